@@ -1,0 +1,1 @@
+"""Offline extraction: videos in, HDF5 shards of frames, keyframes and motion grids out."""

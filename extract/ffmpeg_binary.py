@@ -1,0 +1,62 @@
+"""Finds the one FFmpeg binary that a run uses and reads its version."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from dataclasses import dataclass
+from pathlib import Path
+
+
+class FfmpegError(RuntimeError):
+    """No usable FFmpeg binary, or one that failed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FfmpegBinary:
+    """One FFmpeg binary.
+
+    Attributes:
+        path: the executable.
+        version: the first line of ``ffmpeg -version``, e.g. ``ffmpeg version 5.1.9-0+deb12u1 ...``, without the
+            copyright notice.
+    """
+
+    path: str
+    version: str
+
+
+def find_ffmpeg(explicit: str | None = None) -> FfmpegBinary:
+    """The binary asked for, else the system's, else the one in the wheel imageio-ffmpeg.
+
+    Args:
+        explicit: path or command name to use and nothing else.
+
+    Raises:
+        FfmpegError: there is none, or it does not run.
+    """
+    if explicit is not None:
+        found = shutil.which(explicit)
+        if found is None:
+            raise FfmpegError(f"ffmpeg: {explicit!r} is not an executable file; give the path of an ffmpeg binary")
+        return _describe(found)
+    found = shutil.which("ffmpeg")
+    if found is not None:
+        return _describe(found)
+    import imageio_ffmpeg
+
+    return _describe(str(Path(imageio_ffmpeg.get_ffmpeg_exe()).resolve()))
+
+
+def _describe(path: str) -> FfmpegBinary:
+    try:
+        # -nostdin is not accepted before -version by old builds; stdin is closed instead.
+        done = subprocess.run([path, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=True)
+    except (OSError, subprocess.SubprocessError) as error:
+        raise FfmpegError(f"ffmpeg: {path} does not run: {error}") from error
+    lines = done.stdout.decode(errors="replace").splitlines()
+    match = re.match(r"(ffmpeg version \S+)", lines[0] if lines else "")
+    if match is None:
+        raise FfmpegError(f"ffmpeg: {path} does not say its version; give the path of an ffmpeg binary")
+    return FfmpegBinary(path=path, version=match.group(1))

@@ -1,0 +1,200 @@
+"""The files beside the shards: ``index.json``, ``failures.csv``, ``run.json``; and whether a folder may be used."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import h5py
+import joblib
+
+from extract import schema
+from extract.config import ExtractConfig
+from extract.ffmpeg_binary import FfmpegBinary
+from extract.plan import ShardPlan
+from extract.schema import ShardError, VideoRecord, hash_records
+from extract.shard_reader import ShardReader
+from extract.shard_writer import WrittenShard
+from extract.source import fingerprint
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunJob:
+    """What every worker needs to know.
+
+    Attributes:
+        root: folder that relative manifest paths start from.
+        out: output folder.
+        scratch: folder in which each run makes one of its own for temporary files.
+        config: the extraction configuration.
+        binary: the run's FFmpeg.
+    """
+
+    root: Path
+    out: Path
+    scratch: Path
+    config: ExtractConfig
+    binary: FfmpegBinary
+
+    @property
+    def described(self) -> dict[str, Any]:
+        """The configuration as stored."""
+        return self.config.describe(self.binary.version)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """Totals of an output folder after a run.
+
+    Attributes:
+        videos, frames, failures, shards: of the whole folder.
+        new_videos, new_frames: what this run added.
+        seconds: wall time of this run.
+        size_bytes: of all shards.
+    """
+
+    videos: int
+    frames: int
+    failures: int
+    shards: int
+    new_videos: int
+    new_frames: int
+    seconds: float
+    size_bytes: int
+
+
+def software_versions(binary: FfmpegBinary) -> dict[str, str]:
+    """Name to version of the programs whose work ends up in a shard."""
+    packages = ("av", "h5py", "hdf5plugin", "motion-vector-extractor", "numpy")
+    return {"ffmpeg": binary.version, "hdf5": h5py.version.hdf5_version} | {p: version(p) for p in packages}
+
+
+def is_finished(plan: ShardPlan, job: RunJob) -> bool:
+    """Whether the shard lies in the output folder, complete, of these rows and this configuration."""
+    path = job.out / plan.name
+    if not path.exists():
+        return False
+    with h5py.File(path, "r", locking=False) as file:
+        same_rows = file.attrs.get(schema.ATTR_ROWS_HASH) == plan.rows_hash
+        return bool(same_rows and file.attrs.get(schema.ATTR_CONFIG_HASH) == schema.hash_json(job.described))
+
+
+def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:
+    """Writes what this folder is for, or refuses it if it is for something else."""
+    path = job.out / schema.RUN_NAME
+    claim = _claim(job, records, plans)
+    if path.exists():
+        before = json.loads(path.read_text("utf-8"))
+        changed = [
+            f"{key}: {before.get(key)!r} is now {claim[key]!r}" for key in claim if before.get(key) != claim[key]
+        ]
+        old, new = before.get("config", {}), claim["config"]
+        changed = [c for c in changed if not c.startswith(("config:", "config_hash:"))]
+        changed += [
+            f"{k}: {old.get(k)!r} is now {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
+        ]
+        if changed:
+            raise ShardError(
+                f"{job.out} holds an extraction made differently ({'; '.join(changed)}). "
+                "Nothing was changed; choose another folder, or remove this one."
+            )
+        return
+    if any(job.out.glob("shard-*.h5")):
+        raise ShardError(f"{job.out} holds shards but no {schema.RUN_NAME}; choose another folder")
+    _write_json(path, claim)
+
+
+def _claim(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> dict[str, Any]:
+    return {
+        "format": schema.FORMAT_NAME,
+        "version": schema.FORMAT_VERSION,
+        "config": job.described,
+        "config_hash": schema.hash_json(job.described),
+        "manifest_hash": hash_records(tuple(records)),
+        "manifest_rows": len(records),
+        "shards": len(plans),
+    }
+
+
+def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, WrittenShard]) -> dict[str, Any]:
+    """Writes ``index.json`` and ``failures.csv``: what the folder holds, in manifest order and without times."""
+    shards, failures = [], []
+    for plan in plans:
+        entry = written.get(plan.name) or _describe_existing(job.out / plan.name)
+        rows = [plan.records[0].row, plan.records[-1].row + 1]
+        shards.append(asdict(entry) | {"rows": rows, "rows_hash": plan.rows_hash})
+        if entry.failures:
+            failures += ShardReader(job.out / plan.name).failures()
+    totals = {key: sum(s[key] for s in shards) for key in ("videos", "frames", "failures", "size_bytes")}
+    index = {
+        "format": schema.FORMAT_NAME,
+        "version": schema.FORMAT_VERSION,
+        "config": job.described,
+        "config_hash": schema.hash_json(job.described),
+        "totals": totals,
+        "shards": shards,
+    }
+    _write_failures(job.out / schema.FAILURES_NAME, failures)
+    _write_json(job.out / schema.INDEX_NAME, index)
+    return index
+
+
+def _describe_existing(path: Path) -> WrittenShard:
+    reader = ShardReader(path)
+    entries = reader.entries()
+    failures = len(reader.failures())
+    reader.close()
+    return WrittenShard(
+        name=path.name,
+        sha256=fingerprint(path),
+        size_bytes=path.stat().st_size,
+        videos=len(entries),
+        frames=sum(e.frame_count for e in entries),
+        failures=failures,
+    )
+
+
+def _write_failures(path: Path, failures: Iterable[tuple[int, str, str, str]]) -> None:
+    def write(temporary: Path) -> None:
+        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(["row", "path", "stage", "reason"])
+            writer.writerows(failures)
+
+    _write_aside(path, write)
+
+
+def write_run_record(
+    job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan], summary: RunSummary
+) -> None:
+    """Writes ``run.json``: what was asked for, with what software, on what machine, and how the last run went."""
+    machine = {"system": platform.platform(), "python": platform.python_version(), "cores": joblib.cpu_count()}
+    record = _claim(job, records, plans) | {
+        "software": software_versions(job.binary),
+        "ffmpeg_path": job.binary.path,
+        "machine": machine,
+        "summary": asdict(summary),
+    }
+    _write_json(job.out / schema.RUN_NAME, record)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    text = json.dumps(value, indent=1, ensure_ascii=True) + "\n"
+    _write_aside(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def _write_aside(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes under a temporary name and renames, so that the file is never seen half written."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

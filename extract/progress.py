@@ -1,0 +1,69 @@
+"""Shows how a run goes: a live line on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+_PLAIN_EVERY_SECONDS = 10.0
+
+
+class ProgressReport:
+    """Counts videos, frames and failures, and says the rate and the time left.
+
+    Args:
+        total: videos to do in this run.
+        already_done: videos that an earlier run has finished.
+    """
+
+    def __init__(self, total: int, already_done: int = 0) -> None:
+        self._total = total
+        self._done_before = already_done
+        self._start = time.monotonic()
+        self._last_plain = self._start
+        self._bar: Progress | None = None
+        self._task = TaskID(0)
+        if sys.stderr.isatty():
+            self._bar = Progress(
+                TextColumn("extract"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("{task.fields[note]}"),
+                TimeRemainingColumn(),
+                console=Console(stderr=True),
+            )
+
+    def __enter__(self) -> ProgressReport:
+        if self._bar:
+            self._bar.start()
+            self._task = self._bar.add_task("extract", total=self._total, note="")
+        elif self._done_before:
+            _say(f"{self._done_before} videos done by an earlier run, {self._total} to go")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def update(self, videos: int, frames: int, failures: int) -> None:
+        """Shows the counts so far; ``videos`` includes ``failures``."""
+        elapsed = max(time.monotonic() - self._start, 1e-6)
+        note = f"{frames} frames, {frames / elapsed:.0f} frames/s, {failures} failed"
+        if self._bar:
+            self._bar.update(self._task, completed=videos, note=note)
+            return
+        now = time.monotonic()
+        if now - self._last_plain >= _PLAIN_EVERY_SECONDS or videos == self._total:
+            self._last_plain = now
+            left = elapsed / videos * (self._total - videos) if videos else 0.0
+            _say(f"extract {videos}/{self._total} videos, {note}, about {left:.0f} s left")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

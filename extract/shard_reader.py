@@ -1,0 +1,297 @@
+"""Reads shards: lazily, once per process, read-only and without locks.
+
+JPEG bytes are mapped from the file, not copied through HDF5; motion is read chunk by chunk.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import OrderedDict
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import h5py
+import hdf5plugin  # noqa: F401 -- registers the filter that motion is compressed with
+import numpy as np
+from numpy.typing import NDArray
+
+from extract import schema
+from extract.schema import MotionGrid, ShardError, ShardHeader, VideoEntry
+
+_MAX_OPEN_SHARDS = 256
+
+
+class ShardReader:
+    """One shard.
+
+    Safe to pickle and to use after a fork: each process opens the file for itself.
+
+    Args:
+        path: the HDF5 file.
+        number: its number in the index.
+    """
+
+    def __init__(self, path: Path, number: int = 0) -> None:
+        self.path = path
+        self.number = number
+        self._open_files: dict[int, _OpenShard] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"path": self.path, "number": self.number, "_open_files": {}}
+
+    @property
+    def _file(self) -> _OpenShard:
+        # A handle opened before a fork reads garbage, so handles are keyed by process.
+        pid = os.getpid()
+        if pid not in self._open_files:
+            self._open_files.clear()
+            self._open_files[pid] = _OpenShard(self.path)
+        return self._open_files[pid]
+
+    def close(self) -> None:
+        """Gives back this process's file handle; the next access opens it again."""
+        for opened in self._open_files.values():
+            opened.h5.close()
+        self._open_files.clear()
+
+    @property
+    def header(self) -> ShardHeader:
+        """Configuration and sizes shared by all videos of the shard."""
+        return self._file.header
+
+    def entries(self) -> tuple[VideoEntry, ...]:
+        """The videos of the shard, in manifest order."""
+        return self._file.entries(self.number)
+
+    def failures(self) -> list[tuple[int, str, str, str]]:
+        """Rows that gave no video: (row, path, stage, reason)."""
+        file = self._file.h5
+        rows = file[schema.FAILURE_ROW][:].tolist()
+        texts = (_texts(file, n) for n in (schema.FAILURE_PATH, schema.FAILURE_STAGE, schema.FAILURE_REASON))
+        return list(zip(rows, *texts, strict=True))
+
+    def frame_jpegs(self, position: int, frames: Sequence[int]) -> list[memoryview]:
+        """JPEG bytes of some frames of the video at ``position``, in the order asked for."""
+        opened = self._file
+        first = opened.first_frame[position]
+        count = opened.frame_counts[position]
+        out = []
+        for frame in frames:
+            if not 0 <= frame < count:
+                raise IndexError(f"frame {frame} of video {position} in {self.path.name}, which has {count}")
+            start, stop = opened.frame_offset[first + frame : first + frame + 2]
+            out.append(opened.frame_bytes[start:stop].data)
+        return out
+
+    def keyframe_jpeg(self, position: int, keyframe: int) -> memoryview:
+        """JPEG bytes of the ``keyframe``-th keyframe of the video at ``position``."""
+        opened = self._file
+        row = opened.first_keyframe[position] + keyframe
+        if keyframe < 0 or row >= opened.first_keyframe[position + 1]:
+            raise IndexError(f"keyframe {keyframe} of video {position} in {self.path.name}")
+        start, stop = opened.keyframe_offset[row : row + 2]
+        return opened.keyframe_bytes[start:stop].data
+
+    def motion(self, position: int, start: int, stop: int) -> MotionGrid:
+        """Motion of frames ``start`` to ``stop`` - 1 of the video at ``position``."""
+        opened = self._file
+        first, count = opened.first_frame[position], opened.frame_counts[position]
+        if not 0 <= start <= stop <= count:
+            raise IndexError(f"frames {start}-{stop} of video {position} in {self.path.name}, which has {count}")
+        rows = slice(first + start, first + stop)
+        grid = opened.h5[schema.MOTION_GRID][rows]
+        valid = opened.h5[schema.MOTION_VALID][rows].astype(np.bool_)
+        return MotionGrid(grid_quarter_px=grid, valid=valid)
+
+    def frame_types(self, position: int) -> NDArray[np.bytes_]:
+        """(F,) S1, type of each frame of the video in the canonical stream."""
+        return self._file.column(schema.FRAME_TYPE, position)
+
+    def pts_seconds(self, position: int) -> NDArray[np.float64]:
+        """(F,) float64, time stamps of the source."""
+        return self._file.column(schema.FRAME_PTS, position)
+
+
+class _OpenShard:
+    """A shard opened by this process."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        try:
+            self.h5 = h5py.File(path, "r", locking=False)
+        except OSError as error:
+            raise ShardError(
+                f"{path}: not a readable HDF5 file ({error}); run cmd-extract again to replace it"
+            ) from None
+        self._check_format()
+        file = self.h5
+        self.frame_counts = [int(n) for n in file[schema.VIDEO_FRAME_COUNT][:]]
+        self.first_frame = [int(n) for n in file[schema.VIDEO_FIRST_FRAME][:]]
+        keyframe_count = len(file[schema.KEYFRAME_INDEX])
+        self.first_keyframe = [*(int(n) for n in file[schema.VIDEO_FIRST_KEYFRAME][:]), keyframe_count]
+
+    def _check_format(self) -> None:
+        name, version = self.h5.attrs.get(schema.ATTR_FORMAT), self.h5.attrs.get(schema.ATTR_VERSION)
+        if name != schema.FORMAT_NAME:
+            raise ShardError(f"{self.path}: not a shard of this project (format {name!r})")
+        if version != schema.FORMAT_VERSION:
+            raise ShardError(
+                f"{self.path}: shard format version {version}, this release reads {schema.FORMAT_VERSION}; "
+                "extract again or use the release that wrote it"
+            )
+
+    @cached_property
+    def header(self) -> ShardHeader:
+        attrs = self.h5.attrs
+        width, height = (int(n) for n in attrs[schema.ATTR_CANONICAL_SIZE])
+        frame_width, frame_height = (int(n) for n in attrs[schema.ATTR_FRAME_SIZE])
+        return ShardHeader(
+            config=json.loads(attrs[schema.ATTR_CONFIG]),
+            config_hash=str(attrs[schema.ATTR_CONFIG_HASH]),
+            canonical_width=width,
+            canonical_height=height,
+            frame_width=frame_width,
+            frame_height=frame_height,
+            cell_px=int(attrs[schema.ATTR_CELL]),
+        )
+
+    @cached_property
+    def frame_bytes(self) -> NDArray[np.uint8]:
+        return self._map(schema.FRAME_JPEG)
+
+    @cached_property
+    def frame_offset(self) -> NDArray[np.uint64]:
+        return self._map(schema.FRAME_OFFSET)
+
+    @cached_property
+    def keyframe_bytes(self) -> NDArray[np.uint8]:
+        return self._map(schema.KEYFRAME_JPEG)
+
+    @cached_property
+    def keyframe_offset(self) -> NDArray[np.uint64]:
+        return self._map(schema.KEYFRAME_OFFSET)
+
+    def _map(self, name: str) -> NDArray[Any]:
+        dataset = self.h5[name]
+        offset = dataset.id.get_offset()
+        if offset is None:  # nothing was ever written: an empty column
+            return np.empty(0, dataset.dtype)
+        return np.memmap(self.path, dataset.dtype, "r", offset=offset, shape=dataset.shape)
+
+    def column(self, name: str, position: int) -> NDArray[Any]:
+        first = self.first_frame[position]
+        values: NDArray[Any] = self.h5[name][first : first + self.frame_counts[position]]
+        return values
+
+    def entries(self, shard: int) -> tuple[VideoEntry, ...]:
+        file = self.h5
+        ids, labels, groups, codecs, prints = (
+            _texts(file, name)
+            for name in (
+                schema.VIDEO_ID,
+                schema.VIDEO_LABEL,
+                schema.VIDEO_GROUP,
+                schema.VIDEO_CODEC,
+                schema.VIDEO_FINGERPRINT,
+            )
+        )
+        splits = {column: _texts(file, f"{schema.VIDEO_SPLIT}/{column}") for column in file[schema.VIDEO_SPLIT]}
+        rows, fps = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FPS][:].tolist()
+        sizes = file[schema.VIDEO_SOURCE_SIZE][:].tolist()
+        keyframes = file[schema.KEYFRAME_INDEX][:].tolist()
+        return tuple(
+            VideoEntry(
+                row=rows[i],
+                video_id=ids[i],
+                label=labels[i],
+                group=groups[i],
+                splits={column: values[i] for column, values in splits.items()},
+                frame_count=self.frame_counts[i],
+                fps=fps[i],
+                source_width=sizes[i][0],
+                source_height=sizes[i][1],
+                codec=codecs[i],
+                fingerprint=prints[i],
+                keyframe_indices=tuple(keyframes[self.first_keyframe[i] : self.first_keyframe[i + 1]]),
+                shard=shard,
+                position=i,
+            )
+            for i in range(len(rows))
+        )
+
+
+def _texts(file: h5py.File, name: str) -> list[str]:
+    return [bytes(value).decode("utf-8", "surrogateescape") for value in file[name][:]]
+
+
+class ShardSet:
+    """All shards of an output folder, as one list of videos.
+
+    Args:
+        folder: an output folder of ``cmd-extract run``.
+
+    Raises:
+        ShardError: no complete extraction lies there, or its shards do not belong together.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        index = read_index(folder)
+        self.config_hash: str = index["config_hash"]
+        self.data_hash = schema.hash_json([shard["sha256"] for shard in index["shards"]])
+        self._readers = [ShardReader(folder / s["name"], i) for i, s in enumerate(index["shards"])]
+        self._recent: OrderedDict[int, None] = OrderedDict()
+        videos: list[VideoEntry] = []
+        for reader in self._readers:
+            self.header = reader.header
+            if self.header.config_hash != self.config_hash:
+                raise ShardError(f"{reader.path}: made with another configuration than {folder / schema.INDEX_NAME}")
+            videos += reader.entries()
+            reader.close()
+        if not videos:
+            raise ShardError(f"{folder}: the extraction holds no video; see {folder / schema.FAILURES_NAME}")
+        self.videos = tuple(videos)
+
+    def _reader(self, entry: VideoEntry) -> ShardReader:
+        """The entry's shard; the least recently used one is closed, so that handles never run out."""
+        self._recent[entry.shard] = None
+        self._recent.move_to_end(entry.shard)
+        if len(self._recent) > _MAX_OPEN_SHARDS:
+            oldest, _ = self._recent.popitem(last=False)
+            self._readers[oldest].close()
+        return self._readers[entry.shard]
+
+    def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[memoryview]:
+        """JPEG bytes of some frames of a video; (H, W) as in ``header.frame_width`` and ``frame_height``."""
+        return self._reader(entry).frame_jpegs(entry.position, frames)
+
+    def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> memoryview:
+        """JPEG bytes of the keyframe at number ``keyframe`` of ``entry.keyframe_indices``; canonical size."""
+        return self._reader(entry).keyframe_jpeg(entry.position, keyframe)
+
+    def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
+        """Motion of frames ``start`` to ``stop`` - 1 of a video."""
+        return self._reader(entry).motion(entry.position, start, stop)
+
+
+def read_index(folder: Path) -> dict[str, Any]:
+    """Reads ``index.json`` of an output folder.
+
+    Raises:
+        ShardError: there is none, or of another format version.
+    """
+    path = folder / schema.INDEX_NAME
+    try:
+        index: dict[str, Any] = json.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ShardError(
+            f"{folder}: no {schema.INDEX_NAME}; give a folder that `cmd-extract run` has finished"
+        ) from None
+    except (ValueError, OSError) as error:
+        raise ShardError(f"{path}: not readable ({error}); run `cmd-extract run` again to rebuild it") from None
+    if index.get("format") != schema.FORMAT_NAME or index.get("version") != schema.FORMAT_VERSION:
+        raise ShardError(f"{path}: format {index.get('format')!r} version {index.get('version')}, not readable here")
+    return index

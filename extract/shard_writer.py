@@ -1,0 +1,273 @@
+"""Writes one shard: videos are spooled to files, then laid out at their known size and moved into place.
+
+HDF5 cannot grow a contiguous dataset, and only contiguous byte arrays can be mapped by readers; hence the spool.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any
+
+import h5py
+import hdf5plugin
+import numpy as np
+from numpy.typing import NDArray
+
+from extract import schema
+from extract.config import ExtractConfig
+from extract.schema import VideoRecord
+from extract.source import VideoError
+from extract.video import ExtractedVideo
+
+_COPY_BYTES = 1 << 24
+_COPY_FRAMES = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A manifest row that gave no video."""
+
+    record: VideoRecord
+    stage: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenShard:
+    """What became of a shard's rows.
+
+    Attributes:
+        name: file name within the output folder.
+        sha256: checksum of the file.
+        size_bytes: its length.
+        videos, frames, failures: counts.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    videos: int
+    frames: int
+    failures: int
+
+
+@dataclass
+class _Spool:
+    """Growing files of one shard, and the columns that describe them."""
+
+    folder: Path
+    records: list[VideoRecord] = field(default_factory=list)
+    videos: list[ExtractedVideo] = field(default_factory=list)
+    failures: list[Failure] = field(default_factory=list)
+    streams: dict[str, IO[bytes]] = field(default_factory=dict)
+
+    def append(self, name: str, source: Path) -> None:
+        if name not in self.streams:
+            self.streams[name] = (self.folder / name).open("w+b")
+        with source.open("rb") as stream:
+            shutil.copyfileobj(stream, self.streams[name], _COPY_BYTES)
+        source.unlink()
+
+
+class ShardWriter:
+    """Collects the videos and failures of some manifest rows and writes them as one shard.
+
+    Args:
+        target: final path of the shard.
+        workdir: an existing folder for spool files, on any file system.
+        config: the extraction configuration.
+        described: ``config`` as stored, see ``ExtractConfig.describe``.
+        software: name to version of the programs at work.
+        rows_hash: hash of the manifest rows that the shard stands for.
+    """
+
+    def __init__(
+        self,
+        target: Path,
+        *,
+        workdir: Path,
+        config: ExtractConfig,
+        described: dict[str, Any],
+        software: dict[str, str],
+        rows_hash: str,
+    ) -> None:
+        self._target = target
+        self._config = config
+        self._described = described
+        self._software = software
+        self._rows_hash = rows_hash
+        self._spool = _Spool(workdir)
+
+    def __enter__(self) -> ShardWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for stream in self._spool.streams.values():
+            stream.close()
+
+    def add_video(self, record: VideoRecord, video: ExtractedVideo) -> None:
+        """Takes over one video; its spool files are consumed."""
+        spool = self._spool
+        spool.append("frame", video.frame_jpeg)
+        spool.append("keyframe", video.keyframe_jpeg)
+        spool.append("grid", video.grid)
+        spool.append("valid", video.valid)
+        spool.records.append(record)
+        spool.videos.append(video)
+
+    def add_failure(self, record: VideoRecord, error: VideoError) -> None:
+        """Notes a row that gave no video."""
+        self._spool.failures.append(Failure(record=record, stage=error.stage, reason=error.reason))
+
+    def finish(self) -> WrittenShard:
+        """Writes the shard under a temporary name, syncs it to disk and renames it; until then nothing is visible."""
+        temporary = self._target.with_name(f".{self._target.name}.{os.getpid()}.tmp")
+        try:
+            with h5py.File(temporary, "w", libver=("earliest", "v110"), track_order=False) as file:
+                self._write_attributes(file)
+                self._write_videos(file)
+                self._write_frames(file)
+                self._write_motion(file)
+                self._write_failures(file)
+            written = self._seal(temporary)
+            temporary.replace(self._target)
+            _sync_folder(self._target.parent)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return written
+
+    def _seal(self, temporary: Path) -> WrittenShard:
+        with temporary.open("rb") as stream:
+            os.fsync(stream.fileno())
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        return WrittenShard(
+            name=self._target.name,
+            sha256=digest,
+            size_bytes=temporary.stat().st_size,
+            videos=len(self._spool.videos),
+            frames=sum(v.frame_count for v in self._spool.videos),
+            failures=len(self._spool.failures),
+        )
+
+    def _write_attributes(self, file: h5py.File) -> None:
+        config = self._config
+        file.attrs[schema.ATTR_FORMAT] = schema.FORMAT_NAME
+        file.attrs[schema.ATTR_VERSION] = schema.FORMAT_VERSION
+        file.attrs[schema.ATTR_CONFIG] = json.dumps(self._described, sort_keys=True)
+        file.attrs[schema.ATTR_CONFIG_HASH] = schema.hash_json(self._described)
+        file.attrs[schema.ATTR_ROWS_HASH] = self._rows_hash
+        file.attrs[schema.ATTR_SOFTWARE] = json.dumps(self._software, sort_keys=True)
+        file.attrs[schema.ATTR_VIDEO_COUNT] = len(self._spool.videos)
+        file.attrs[schema.ATTR_CANONICAL_SIZE] = np.array([config.width, config.height], np.int32)
+        file.attrs[schema.ATTR_FRAME_SIZE] = np.array(config.frame_size, np.int32)
+        file.attrs[schema.ATTR_CELL] = config.cell_px
+
+    def _write_videos(self, file: h5py.File) -> None:
+        records, videos = self._spool.records, self._spool.videos
+        counts = np.array([v.frame_count for v in videos], np.int64)
+        keyframes = np.array([len(v.keyframe_indices) for v in videos], np.int64)
+        sizes = np.array([(v.facts.width, v.facts.height) for v in videos], np.int32).reshape(len(videos), 2)
+        _put(file, schema.VIDEO_ROW, np.array([r.row for r in records], np.int64))
+        _put_text(file, schema.VIDEO_ID, [r.video_id for r in records])
+        _put_text(file, schema.VIDEO_LABEL, [r.label for r in records])
+        _put_text(file, schema.VIDEO_GROUP, [r.group for r in records])
+        file.create_group(schema.VIDEO_SPLIT)
+        for column in sorted({name for r in records for name in r.splits}):
+            _put_text(file, f"{schema.VIDEO_SPLIT}/{column}", [r.splits.get(column, "") for r in records])
+        _put(file, schema.VIDEO_FRAME_COUNT, counts)
+        _put(file, schema.VIDEO_FPS, np.array([v.fps for v in videos], np.float64))
+        _put(file, schema.VIDEO_SOURCE_SIZE, sizes)
+        _put_text(file, schema.VIDEO_CODEC, [v.facts.codec for v in videos])
+        _put_text(file, schema.VIDEO_FINGERPRINT, [v.facts.fingerprint for v in videos])
+        _put(file, schema.VIDEO_FIRST_FRAME, _starts(counts)[:-1])
+        _put(file, schema.VIDEO_FIRST_KEYFRAME, _starts(keyframes)[:-1])
+
+    def _write_frames(self, file: h5py.File) -> None:
+        videos = self._spool.videos
+        self._copy_bytes(file, schema.FRAME_JPEG, "frame")
+        _put(file, schema.FRAME_OFFSET, _starts(_join([v.frame_sizes for v in videos], np.int64)))
+        _put(file, schema.FRAME_TYPE, _join([v.frame_types for v in videos], "S1"))
+        _put(file, schema.FRAME_PTS, _join([v.pts_seconds for v in videos], np.float64))
+        self._copy_bytes(file, schema.KEYFRAME_JPEG, "keyframe")
+        _put(file, schema.KEYFRAME_OFFSET, _starts(_join([v.keyframe_sizes for v in videos], np.int64)))
+        _put(file, schema.KEYFRAME_INDEX, _join([v.keyframe_indices for v in videos], np.int64))
+
+    def _copy_bytes(self, file: h5py.File, name: str, spool: str) -> None:
+        stream = self._spool.streams.get(spool)
+        size = stream.seek(0, os.SEEK_END) if stream else 0
+        dataset = file.create_dataset(name, shape=(size,), dtype=np.uint8, track_times=False)
+        if stream:
+            stream.seek(0)
+            for start in range(0, size, _COPY_BYTES):
+                dataset[start : start + _COPY_BYTES] = np.frombuffer(stream.read(_COPY_BYTES), np.uint8)
+
+    def _write_motion(self, file: h5py.File) -> None:
+        rows, columns = schema.grid_shape(self._config.width, self._config.height, self._config.cell_px)
+        frames = sum(v.frame_count for v in self._spool.videos)
+        self._copy_grid(file, schema.MOTION_GRID, "grid", (frames, 2, rows, columns), np.int16)
+        self._copy_grid(file, schema.MOTION_VALID, "valid", (frames, rows, columns), np.uint8)
+
+    def _copy_grid(self, file: h5py.File, name: str, spool: str, shape: tuple[int, ...], dtype: type) -> None:
+        dataset = file.create_dataset(
+            name,
+            shape=shape,
+            dtype=dtype,
+            chunks=(schema.MOTION_CHUNK_FRAMES, *shape[1:]),
+            track_times=False,
+            # Ten times smaller than raw, and as fast to read; measured beside gzip, lzf and lz4.
+            **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=hdf5plugin.Blosc.BITSHUFFLE),
+        )
+        stream = self._spool.streams.get(spool)
+        if stream is None:
+            return
+        stream.seek(0)
+        frame_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
+        for start in range(0, shape[0], _COPY_FRAMES):
+            part: NDArray[Any] = np.frombuffer(stream.read(_COPY_FRAMES * frame_bytes), dtype)
+            dataset[start : start + _COPY_FRAMES] = part.reshape(-1, *shape[1:])
+
+    def _write_failures(self, file: h5py.File) -> None:
+        failures = self._spool.failures
+        _put(file, schema.FAILURE_ROW, np.array([f.record.row for f in failures], np.int64))
+        _put_text(file, schema.FAILURE_ID, [f.record.video_id for f in failures])
+        _put_text(file, schema.FAILURE_PATH, [f.record.path for f in failures])
+        _put_text(file, schema.FAILURE_STAGE, [f.stage for f in failures])
+        _put_text(file, schema.FAILURE_REASON, [f.reason for f in failures])
+
+
+def _put(file: h5py.File, name: str, values: NDArray[Any]) -> None:
+    file.create_dataset(name, data=values, track_times=False)
+
+
+def _put_text(file: h5py.File, name: str, texts: Sequence[str]) -> None:
+    """Fixed-length UTF-8; file names that are not UTF-8 keep their bytes."""
+    encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
+    length = max((len(e) for e in encoded), default=0) or 1
+    _put(file, name, np.array(encoded, h5py.string_dtype("utf-8", length)))
+
+
+def _starts(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Offsets of consecutive pieces: one more than there are pieces."""
+    return np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
+
+
+def _join(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
+    return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -1,0 +1,111 @@
+"""Facts of a source file, read from its container with PyAV: no frame is decoded, no ffprobe needed."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+from av.stream import Disposition
+
+# What may be opened at all. FFmpeg's playlists and scripts (hls, concat, dash ...) would read other files or the
+# network under the name of a video, so only plain containers and elementary streams pass.
+SAFE_FORMATS = (
+    "3g2,3gp,asf,av1,avi,dv,flv,gif,h263,h264,hevc,ivf,m4v,matroska,mj2,mov,mp4,mpeg,mpegts,mpegvideo,mxf,nut,obu,ogg,"
+    "rm,vc1,webm,wtv,yuv4mpegpipe"
+)
+SAFE_PROTOCOLS = "file"
+
+
+class VideoError(Exception):
+    """One video that cannot be extracted.
+
+    Attributes:
+        stage: where it failed: ``open``, ``probe``, ``transcode``, ``motion`` or ``assemble``.
+        reason: one line for the failure list.
+    """
+
+    def __init__(self, stage: str, reason: str) -> None:
+        super().__init__(stage, reason)
+        self.stage = stage
+        self.reason = " ".join(reason.split())
+
+    def __str__(self) -> str:
+        return f"{self.stage}: {self.reason}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceFacts:
+    """What the container says of the video stream that is extracted.
+
+    Attributes:
+        stream_index: index of the stream among all streams of the file.
+        codec: FFmpeg's name of the codec.
+        width, height: coded size in pixels, before any rotation the container asks for.
+        fps: mean frame rate by the container, 0 if it does not say.
+        fingerprint: SHA-256 (hex) of the file.
+    """
+
+    stream_index: int
+    codec: str
+    width: int
+    height: int
+    fps: float
+    fingerprint: str
+
+
+def input_options() -> dict[str, str]:
+    """Demuxer options that keep an untrusted file from opening anything but itself."""
+    return {"protocol_whitelist": SAFE_PROTOCOLS, "format_whitelist": SAFE_FORMATS}
+
+
+def input_url(path: Path) -> str:
+    """The URL of a local file that FFmpeg cannot mistake for an option or another protocol."""
+    return "file:" + str(path.absolute())
+
+
+def fingerprint(path: Path) -> str:
+    """SHA-256 (hex) of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def probe(path: Path) -> SourceFacts:
+    """Reads the container of ``path`` and picks its best video stream; cover pictures do not count.
+
+    Raises:
+        VideoError: stage ``open`` if the file cannot be read, ``probe`` if it is no video.
+    """
+    try:
+        digest = fingerprint(path)
+    except OSError as error:
+        raise VideoError("open", f"cannot read the file: {error.strerror}") from error
+    try:
+        # Free text in containers need not be UTF-8, and is not used.
+        with av.open(input_url(path), options=input_options(), metadata_errors="ignore") as container:
+            stream = _best_stream(container)
+            return SourceFacts(
+                stream_index=stream.index,
+                codec=stream.codec_context.name,
+                width=stream.codec_context.width,
+                height=stream.codec_context.height,
+                fps=float(stream.average_rate or Fraction(0)),
+                fingerprint=digest,
+            )
+    except av.error.ArgumentError as error:
+        # What the format whitelist refuses comes back as "Invalid argument".
+        raise VideoError("probe", "not one of the accepted video containers") from error
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise VideoError("probe", f"not a readable video: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _best_stream(container: av.container.InputContainer) -> av.VideoStream:
+    usable = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
+    usable = [s for s in usable if s.codec_context is not None and s.codec_context.width and s.codec_context.height]
+    if not usable:
+        kinds = ", ".join(sorted({s.type for s in container.streams}))
+        raise VideoError("probe", f"no video stream in the file (streams: {kinds or 'none'})")
+    return max(usable, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
