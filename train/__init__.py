@@ -1,0 +1,1 @@
+"""Self-supervised training from shards: backbone, context head, motion head."""

@@ -1,0 +1,143 @@
+"""Contrast of queries with keys: InfoNCE, and the two properties that tell good embeddings from collapsed ones.
+
+Shape legend:
+    N  queries, M  keys
+    D  features of an embedding
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+DEFAULT_TEMPERATURE = 0.1
+_IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class InfoNCEOutput:
+    """A contrastive loss and how well queries find their keys; all scalars are 0-d tensors, so no device waits.
+
+    Attributes:
+        loss: mean cross-entropy over the valid queries, with gradient; 0 if there are none.
+        top1: fraction of valid queries whose key beats all others. A tie is a miss: collapsed embeddings score 0.
+        top5: fraction of valid queries whose key is among the best five.
+        candidates: valid keys that every query chose from.
+        queries: valid queries.
+    """
+
+    loss: Tensor
+    top1: Tensor
+    top5: Tensor
+    candidates: Tensor
+    queries: Tensor
+
+
+def info_nce(
+    query_ND: Tensor,
+    key_MD: Tensor,
+    target_N: Tensor,
+    *,
+    temperature: float = DEFAULT_TEMPERATURE,
+    key_valid_M: Tensor | None = None,
+    query_valid_N: Tensor | None = None,
+    symmetric: bool = False,
+) -> InfoNCEOutput:
+    """Cross-entropy of every query's choice among the keys (the paper's loss), in float32.
+
+    Args:
+        query_ND: queries of unit length.
+        key_MD: keys of unit length.
+        target_N: index of each query's own key.
+        temperature: divides the similarities; positive.
+        key_valid_M: keys that take part (all if None). A query whose own key does not is left out.
+        query_valid_N: queries that take part (all if None).
+        symmetric: whether to average the loss with that of the reverse choice, in which each query's own key chooses
+            among the valid queries; the other outputs stay those of the queries.
+
+    Raises:
+        ValueError: if the temperature is not positive or shapes disagree.
+    """
+    _check_matching(query_ND, key_MD, target_N, temperature, key_valid_M, query_valid_N)
+    valid_N = torch.ones_like(target_N, dtype=torch.bool) if query_valid_N is None else query_valid_N.bool()
+    # Autocast would compute similarities in half precision; divided by the temperature they need more.
+    with torch.autocast(query_ND.device.type, enabled=False):
+        query_ND, key_MD = query_ND.float(), key_MD.float()
+        if key_valid_M is None:
+            candidates = torch.full_like(target_N[:1].sum(), len(key_MD))
+            mask_M = key_MD.new_zeros(len(key_MD))
+        else:
+            valid_M = key_valid_M.bool()
+            valid_N = valid_N & valid_M[target_N]
+            candidates = valid_M.sum()
+            # With no valid key at all a row of -inf would make gradients NaN; no query counts then in any case.
+            mask_M = torch.zeros_like(key_MD[:, 0]).masked_fill(~valid_M & valid_M.any(), -torch.inf)
+        logits_NM = torch.addmm(mask_M, query_ND, key_MD.T, alpha=1 / temperature)
+        summed = F.cross_entropy(
+            logits_NM, target_N.masked_fill(~valid_N, _IGNORED), ignore_index=_IGNORED, reduction="sum"
+        )
+    queries = valid_N.sum()
+    loss = summed / queries.clamp(min=1)
+    with torch.no_grad():
+        own_N1 = logits_NM.gather(1, target_N[:, None])
+        # "Not smaller" rather than "greater": counts ties and NaN against the query.
+        ahead_N = (~(logits_NM < own_N1)).sum(dim=1) - 1
+        top1, top5 = (((ahead_N < rank) & valid_N).sum() / queries.clamp(min=1) for rank in (1, 5))
+    if symmetric:
+        reverse = info_nce(
+            key_MD[target_N],
+            query_ND,
+            torch.arange(len(query_ND), device=target_N.device),
+            temperature=temperature,
+            key_valid_M=valid_N,
+        )
+        loss = (loss + reverse.loss) / 2
+    return InfoNCEOutput(loss=loss, top1=top1, top5=top5, candidates=candidates, queries=queries)
+
+
+def _check_matching(
+    query_ND: Tensor,
+    key_MD: Tensor,
+    target_N: Tensor,
+    temperature: float,
+    key_valid_M: Tensor | None,
+    query_valid_N: Tensor | None,
+) -> None:
+    if not temperature > 0:
+        raise ValueError(f"temperature must be positive, not {temperature}")
+    if query_ND.ndim != 2 or key_MD.ndim != 2 or query_ND.shape[1] != key_MD.shape[1]:
+        raise ValueError(
+            f"query_ND and key_MD must be (N, D) and (M, D), not {tuple(query_ND.shape)} and {tuple(key_MD.shape)}"
+        )
+    for field, tensor, count in (
+        ("target_N", target_N, len(query_ND)),
+        ("query_valid_N", query_valid_N, len(query_ND)),
+        ("key_valid_M", key_valid_M, len(key_MD)),
+    ):
+        if tensor is not None and tensor.shape != (count,):
+            raise ValueError(f"{field} must have shape ({count},), not {tuple(tensor.shape)}")
+
+
+def alignment(query_ND: Tensor, key_ND: Tensor) -> Tensor:
+    """Mean squared distance of matching pairs of unit length: 0 is perfect (Wang & Isola, 2020)."""
+    return (query_ND.float() - key_ND.float()).square().sum(dim=1).mean()
+
+
+def uniformity(embedding_ND: Tensor) -> Tensor:
+    """Log of the mean Gaussian potential exp(-2 d^2) over all pairs: 0 is collapsed, lower is more spread out.
+
+    Source: Wang & Isola, 2020.
+
+    Args:
+        embedding_ND: at least two embeddings of unit length.
+
+    Raises:
+        ValueError: if there are fewer than two.
+    """
+    if len(embedding_ND) < 2:
+        raise ValueError(f"embedding_ND must hold at least 2 embeddings, not {len(embedding_ND)}")
+    squared = F.pdist(embedding_ND.float()).square()
+    return torch.logsumexp(-2 * squared, dim=0) - torch.log(torch.tensor(float(len(squared)), device=squared.device))

@@ -1,0 +1,226 @@
+"""The pre-training losses over the global batch: context matching, motion prediction and their sum.
+
+Shape legend:
+    B  samples of this rank's batch, G  of all ranks
+    W  motion windows of a sample, window 0 being the predicted one
+    P  positions of the predicted motion
+    D  features of an embedding
+    N  any count along the first dimension
+
+Several ranks: keys are gathered from all of them with their gradients, and every rank's loss is weighed so that the
+*mean over ranks* is the mean over all queries of the global batch. Averaging gradients over ranks, as
+DistributedDataParallel does, then gives exactly the gradients of one process with the whole batch (BatchNorm apart).
+Top-1 and top-5 are of the rank's own queries. All ranks must hold batches of one size.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from train.contrast import DEFAULT_TEMPERATURE, InfoNCEOutput, alignment, info_nce, uniformity
+from train.model import ModelOutput
+
+__all__ = [
+    "InfoNCEOutput",
+    "LossOutput",
+    "alignment",
+    "context_loss",
+    "gather_with_grad",
+    "info_nce",
+    "motion_loss",
+    "pretrain_loss",
+    "uniformity",
+]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossOutput:
+    """The pre-training loss and its parts.
+
+    Attributes:
+        total: weighted sum, with gradient.
+        context: context matching; None if its head is off.
+        motion: motion prediction; None if its head is off.
+    """
+
+    total: Tensor
+    context: InfoNCEOutput | None
+    motion: InfoNCEOutput | None
+
+
+class _GatherWithGradient(torch.autograd.Function):
+    """Concatenates a tensor over ranks; a rank's gradient is the sum of what all ranks' losses ask of its part."""
+
+    @staticmethod
+    def forward(ctx: Any, tensor: Tensor) -> Tensor:
+        ctx.count = len(tensor)
+        return _gather(tensor)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous().clone()
+        dist.all_reduce(gradient)
+        start = dist.get_rank() * ctx.count
+        return gradient[start : start + ctx.count]
+
+
+def _gather(tensor: Tensor) -> Tensor:
+    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
+    dist.all_gather(parts, tensor.contiguous())
+    return torch.cat(parts)
+
+
+def _rank_and_world() -> tuple[int, int]:
+    if dist.is_available() and dist.is_initialized():
+        return dist.get_rank(), dist.get_world_size()
+    return 0, 1
+
+
+def gather_with_grad(tensor: Tensor) -> Tensor:
+    """Concatenates the ranks' tensors along the first dimension, in rank order, with gradients to all of them.
+
+    Args:
+        tensor: this rank's part; of one shape on all ranks. Returned as it is if there is one process only.
+    """
+    if _rank_and_world()[1] == 1:
+        return tensor
+    return _GatherWithGradient.apply(tensor)  # type: ignore[no-untyped-call, no-any-return]
+
+
+def _gather_flags(valid_N: Tensor) -> Tensor:
+    """Concatenates boolean flags over ranks."""
+    if _rank_and_world()[1] == 1:
+        return valid_N.bool()
+    return _gather(valid_N.to(torch.uint8)).bool()
+
+
+def _weighed_by_rank(matched: InfoNCEOutput) -> Tensor:
+    """Scales a rank's mean loss so that the mean over ranks is the mean over all valid queries."""
+    world = _rank_and_world()[1]
+    if world == 1:
+        return matched.loss
+    total = matched.queries.clone()
+    dist.all_reduce(total)
+    return matched.loss * matched.queries * world / total.clamp(min=1)
+
+
+def context_loss(
+    output: ModelOutput, *, temperature: float = DEFAULT_TEMPERATURE, symmetric: bool = False
+) -> InfoNCEOutput:
+    """Context matching: every clip picks its own video's keyframe out of all keyframes of the global batch.
+
+    Args:
+        output: embeddings of this rank's batch, with context.
+        temperature: divides the similarities.
+        symmetric: whether keyframes also pick their clips.
+
+    Raises:
+        ValueError: if the output holds no context embeddings.
+    """
+    query_BD, key_BD = output.context_query_BD, output.context_key_BD
+    if query_BD is None or key_BD is None:
+        raise ValueError("output must hold context embeddings: the context head is off")
+    target_B = _rank_and_world()[0] * len(query_BD) + torch.arange(len(query_BD), device=query_BD.device)
+    matched = info_nce(query_BD, gather_with_grad(key_BD), target_B, temperature=temperature)
+    loss = _weighed_by_rank(matched)
+    if symmetric:
+        reverse = info_nce(key_BD, gather_with_grad(query_BD), target_B, temperature=temperature)
+        loss = (loss + _weighed_by_rank(reverse)) / 2
+    return replace(matched, loss=loss)
+
+
+def motion_loss(
+    output: ModelOutput,
+    window_valid_BW: Tensor,
+    *,
+    temperature: float = DEFAULT_TEMPERATURE,
+    symmetric: bool = False,
+) -> InfoNCEOutput:
+    """Motion prediction: every predicted position picks the feature at its place in its own future window.
+
+    Candidates are the features of all positions in all valid windows of the global batch: the same window's other
+    places, the same video's other times, and other videos.
+
+    Args:
+        output: embeddings of this rank's batch, with motion.
+        window_valid_BW: windows that exist; short videos have fewer temporal negatives. A sample without its window
+            0 asks no queries.
+        temperature: divides the similarities.
+        symmetric: whether the features of window 0 also pick the predictions made of them.
+
+    Raises:
+        ValueError: if the output holds no motion embeddings or the flags' shape is not theirs.
+    """
+    query_BPD, key_BWPD = output.motion_query_BPD, output.motion_key_BWPD
+    if query_BPD is None or key_BWPD is None:
+        raise ValueError("output must hold motion embeddings: the motion head is off")
+    samples, windows, positions, _ = key_BWPD.shape
+    if window_valid_BW.shape != (samples, windows):
+        raise ValueError(f"window_valid_BW must have shape {(samples, windows)}, not {tuple(window_valid_BW.shape)}")
+    place_BP = torch.arange(samples * positions, device=query_BPD.device).view(samples, positions)
+    first_B1 = _rank_and_world()[0] * samples + torch.arange(samples, device=query_BPD.device)[:, None]
+    target_BP = first_B1 * windows * positions + place_BP % positions
+    valid_GW = _gather_flags(window_valid_BW)
+    matched = info_nce(
+        query_BPD.flatten(0, 1),
+        gather_with_grad(key_BWPD).flatten(0, 2),
+        target_BP.flatten(),
+        temperature=temperature,
+        key_valid_M=valid_GW.flatten().repeat_interleave(positions),
+    )
+    loss = _weighed_by_rank(matched)
+    if symmetric:
+        reverse = info_nce(
+            key_BWPD[:, 0].flatten(0, 1),
+            gather_with_grad(query_BPD).flatten(0, 1),
+            (first_B1 * positions + place_BP % positions).flatten(),
+            temperature=temperature,
+            key_valid_M=valid_GW[:, 0].repeat_interleave(positions),
+        )
+        loss = (loss + _weighed_by_rank(reverse)) / 2
+    return replace(matched, loss=loss)
+
+
+def pretrain_loss(
+    output: ModelOutput,
+    window_valid_BW: Tensor | None,
+    *,
+    context_weight: float = 1.0,
+    motion_weight: float = 1.0,
+    temperature: float = DEFAULT_TEMPERATURE,
+    symmetric: bool = False,
+) -> LossOutput:
+    """The weighted sum (in the paper: the plain sum) of the losses of the heads that are on.
+
+    Args:
+        output: embeddings of this rank's batch.
+        window_valid_BW: motion windows that exist; None only without motion embeddings.
+        context_weight: weight of context matching, 0 or more.
+        motion_weight: weight of motion prediction, 0 or more.
+        temperature: divides the similarities of both.
+        symmetric: whether keys also pick their queries.
+
+    Raises:
+        ValueError: if the output holds no embeddings, a weight is negative, or the flags are missing.
+    """
+    for field, weight in (("context_weight", context_weight), ("motion_weight", motion_weight)):
+        if not weight >= 0:
+            raise ValueError(f"{field} must be 0 or more, not {weight}")
+    context = motion = None
+    terms = []
+    if output.context_query_BD is not None:
+        context = context_loss(output, temperature=temperature, symmetric=symmetric)
+        terms.append(context_weight * context.loss)
+    if output.motion_query_BPD is not None:
+        if window_valid_BW is None:
+            raise ValueError("window_valid_BW must be given: the output holds motion embeddings")
+        motion = motion_loss(output, window_valid_BW, temperature=temperature, symmetric=symmetric)
+        terms.append(motion_weight * motion.loss)
+    if not terms:
+        raise ValueError("output must hold context or motion embeddings")
+    return LossOutput(total=torch.stack(terms).sum(), context=context, motion=motion)
