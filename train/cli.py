@@ -1,0 +1,92 @@
+"""The command line of training: ``cmd-train``. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+EXIT_INTERRUPTED = 130
+
+
+class _Group(click.Group):
+    """Turns the errors that users can mend into one line and an exit code, and leaves bugs their traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted; run the same command again to continue from the last checkpoint", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except (ValueError, OSError, RuntimeError) as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"show_default": True})
+@click.version_option(package_name="context-motion-decoupling")
+@click.option("--debug", is_flag=True, help="Show the traceback of errors.")
+def main(debug: bool) -> None:
+    """Train video backbones from shards that cmd-extract has written."""
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+@main.command()
+@click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run_dir", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--recipe", default="ucf101", help="Named settings: ucf101, hmdb51, kinetics400, gestures or demo.")
+@click.option("--split-column", help="Train on one part of this split only.  [default: all videos]")
+@click.option("--part", default="train", help="Part of the split to train on.")
+@click.option("--epochs", type=click.IntRange(1), help="Passes over the videos.  [default: the recipe's]")
+@click.option("--batch-size", type=click.IntRange(2), help="Samples a step, all ranks.  [default: the recipe's]")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Decides everything random.")
+@click.option("--workers", type=click.IntRange(0), help="Decoding processes.  [default: the recipe's]")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+@click.option("--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable.")
+@click.option("--print-config", is_flag=True, help="Print the resolved settings and stop.")
+def pretrain(
+    shards: Path,
+    run_dir: Path,
+    recipe: str,
+    split_column: str | None,
+    part: str,
+    epochs: int | None,
+    batch_size: int | None,
+    seed: int,
+    workers: int | None,
+    device: str,
+    pairs: tuple[str, ...],
+    print_config: bool,
+) -> None:
+    """Pre-train a backbone on SHARDS without labels; write checkpoints to RUN_DIR.
+
+    Started again with the same settings, it continues from the last checkpoint. SIGTERM or Ctrl-C saves and stops.
+    """
+    import json
+
+    from train.config import build_config, parse_overrides
+
+    named = {
+        "data.split_column": split_column,
+        "data.part": part,
+        "optim.epochs": epochs,
+        "optim.batch_size": batch_size,
+        "run.seed": seed,
+        "data.workers": workers,
+    }
+    given = {key: value for key, value in named.items() if value is not None}
+    config = build_config(recipe, given | parse_overrides(pairs))
+    if print_config:
+        click.echo(json.dumps(config.as_dict(), indent=1))
+        return
+    from train.pretrain import run_pretraining
+
+    result = run_pretraining(shards, run_dir, config, device=device, say=_say)
+    if not result.finished:
+        click.echo(f"stopped after step {result.steps}; run the same command again to continue", err=True)
+        raise SystemExit(EXIT_INTERRUPTED)
+    click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")

@@ -1,0 +1,255 @@
+"""The whole configuration of a training: sections, named recipes, overrides by name.
+
+``--set section.field=value`` changes any field; a knob that two sections share is set in both.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
+
+from train.augment import AugmentConfig
+from train.contrast import DEFAULT_TEMPERATURE
+from train.model import ModelConfig
+from train.optim import OptimConfig
+from train.sampling import SamplingConfig
+
+PRECISIONS = ("float32", "bf16")
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Which videos, how often, read by whom.
+
+    Attributes:
+        split_column: split column of the manifest; None trains on all videos.
+        part: the part of that split to train on.
+        samples_per_video: samples that an epoch takes of each video; more than one suits small sets.
+        workers: decoding processes; 0 decodes in the training process.
+    """
+
+    split_column: str | None = None
+    part: str = "train"
+    samples_per_video: int = 1
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        _require(self.samples_per_video >= 1, f"samples_per_video: {self.samples_per_video} is not at least 1")
+        _require(self.workers >= 0, f"workers: {self.workers} is negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """The two contrastive losses.
+
+    Attributes:
+        temperature: divides similarities in both.
+        context_weight, motion_weight: weights of the two in the sum; the paper's sum is unweighted.
+        symmetric: whether keys also pick their queries.
+    """
+
+    temperature: float = DEFAULT_TEMPERATURE
+    context_weight: float = 1.0
+    motion_weight: float = 1.0
+    symmetric: bool = False
+
+    def __post_init__(self) -> None:
+        _require(self.temperature > 0, f"temperature: {self.temperature} is not positive")
+        for name in ("context_weight", "motion_weight"):
+            _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How the run goes.
+
+    Attributes:
+        seed: decides weights, order, samples, augmentation and dropout.
+        precision: ``float32``, or ``bf16`` for automatic mixed precision.
+        log_seconds: about how often a line is printed.
+        checkpoint_epochs: epochs between checkpoints.
+        keep_checkpoints: newest checkpoints that stay.
+    """
+
+    seed: int = 0
+    precision: str = "float32"
+    log_seconds: float = 10.0
+    checkpoint_epochs: int = 10
+    keep_checkpoints: int = 2
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, f"seed: {self.seed} is not between 0 and 2**31 - 1")
+        _require(self.precision in PRECISIONS, f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        _require(self.log_seconds >= 0, f"log_seconds: {self.log_seconds} is negative")
+        for name in ("checkpoint_epochs", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is not at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """Everything that decides a training; recorded in every checkpoint.
+
+    Attributes:
+        data, sampling, augment, model, loss, optim, run: the sections, each documented by its class.
+    """
+
+    data: DataConfig = field(default_factory=DataConfig)
+    sampling: SamplingConfig = field(default_factory=SamplingConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    run: RunConfig = field(default_factory=RunConfig)
+
+    def __post_init__(self) -> None:
+        for shared, sections in SHARED_FIELDS.items():
+            values = {section: getattr(getattr(self, section), shared) for section in sections}
+            _require(len(set(values.values())) == 1, f"{shared}: sections disagree: {values}")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested plain values, for JSON."""
+        return asdict(self)
+
+
+SHARED_FIELDS = {
+    "clip_frames": ("sampling", "model"),
+    "motion_frames": ("sampling", "model"),
+    "crop_size": ("augment", "model"),
+    "motion_input": ("augment", "model"),
+}
+"""Knobs that two sections read; setting one of them sets both."""
+
+_SMALL_MODEL = {
+    "model.backbone": "r2plus1d_10",
+    "model.width": 16,
+    "model.encoder_width": 16,
+    "model.crop_size": 56,
+    "model.embedding_dim": 128,
+    "model.head_hidden": 256,
+    "model.predictor_width": 128,
+    "model.predictor_heads": 4,
+    "model.predictor_ff": 128,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 2,
+}
+
+RECIPES: Mapping[str, Mapping[str, Any]] = {
+    # The paper's, with the motion encoder at the grid's resolution.
+    "ucf101": {},
+    "hmdb51": {},
+    "kinetics400": {"optim.batch_size": 512},
+    # Short real clips of gestures: most have 40 to 80 frames.
+    "gestures": _SMALL_MODEL
+    | {"sampling.stride": 2, "optim.batch_size": 24, "data.samples_per_video": 4, "optim.epochs": 40},
+    # The embedded default: a few minutes on two cores, on the synthesized videos.
+    "demo": _SMALL_MODEL | {"sampling.stride": 2, "optim.batch_size": 24, "optim.epochs": 20},
+}
+
+
+def build_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+    """A recipe with some fields changed.
+
+    Args:
+        recipe: a name in ``RECIPES``.
+        overrides: ``section.field`` to value.
+
+    Raises:
+        ValueError: an unknown recipe, section or field, or a value out of range.
+    """
+    _require(recipe in RECIPES, f"recipe: {recipe!r} is not one of {', '.join(RECIPES)}")
+    return _with_values(TrainConfig().as_dict(), {**RECIPES[recipe], **(overrides or {})})
+
+
+def config_from_dict(stored: Mapping[str, Any]) -> TrainConfig:
+    """The configuration that a checkpoint holds.
+
+    Raises:
+        ValueError: a field is unknown to this release or its value out of range.
+    """
+    flat = {f"{section}.{name}": value for section, values in stored.items() for name, value in values.items()}
+    return _with_values(TrainConfig().as_dict(), flat)
+
+
+def _with_values(base: dict[str, Any], changes: Mapping[str, Any]) -> TrainConfig:
+    sections = {f.name: f.default_factory for f in fields(TrainConfig)}
+    for key, value in changes.items():
+        section, _, name = key.partition(".")
+        if section not in sections or name not in base[section]:
+            raise ValueError(f"{key}: no such field; the fields are {', '.join(field_names())}")
+        for target in SHARED_FIELDS.get(name, (section,)):
+            base[target][name] = _as_tuple(value)
+    built = {}
+    for section, kind in sections.items():
+        try:
+            built[section] = typing.cast(Any, kind)(**{k: _as_tuple(v) for k, v in base[section].items()})
+        except (ValueError, TypeError) as error:
+            raise ValueError(f"{section}: {error}") from error
+    return TrainConfig(**built)
+
+
+def _as_tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def field_names() -> list[str]:
+    """All fields as ``section.field``."""
+    base = TrainConfig().as_dict()
+    return [f"{section}.{name}" for section in base for name in base[section]]
+
+
+def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
+    """Reads ``section.field=value`` texts, the value by the field's type.
+
+    Raises:
+        ValueError: a text without ``=``, an unknown field, or a value that is not of the field's type.
+    """
+    out = {}
+    for pair in pairs:
+        key, equals, text = pair.partition("=")
+        _require(bool(equals), f"--set {pair!r}: need SECTION.FIELD=VALUE")
+        out[key] = _parse_value(key, text)
+    return out
+
+
+def _parse_value(key: str, text: str) -> Any:
+    section, _, name = key.partition(".")
+    kinds = {f.name: f.default_factory for f in fields(TrainConfig)}
+    hints = typing.get_type_hints(kinds[section]) if section in kinds else {}
+    _require(name in hints, f"{key}: no such field; the fields are {', '.join(field_names())}")
+    hint = hints[name]
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    if str in options or typing.get_origin(hint) is typing.Literal:
+        return None if text == "none" and type(None) in options else text
+    try:
+        value = json.loads(text.lower() if bool in options else text)
+    except ValueError:
+        raise ValueError(f"{key}: {text!r} is not a value of type {getattr(hint, '__name__', hint)}") from None
+    wrong = isinstance(value, bool) != (bool in options) or (int in options and not isinstance(value, int))
+    _require(not wrong, f"{key}: {text!r} is not a value of type {getattr(hint, '__name__', hint)}")
+    return value
+
+
+def describe_fields() -> str:
+    """All fields with their defaults, for ``--help``."""
+    base = TrainConfig().as_dict()
+    return "\n".join(f"{section}.{name} = {base[section][name]}" for section in base for name in base[section])
+
+
+def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """What differs between two stored configurations, one text a field."""
+    keys = [(section, name) for section in after for name in after[section]]
+    differ = [(s, n) for s, n in keys if _plain(before.get(s, {}).get(n)) != _plain(after[s][n])]
+    return [f"{s}.{n}: {before.get(s, {}).get(n)!r} is now {after[s][n]!r}" for s, n in differ]
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

@@ -1,0 +1,234 @@
+"""The training loop: batches in, checkpoints and metrics out; it does not know what is optimised.
+
+A step depends on the seed, its number and the data alone: the order of samples, their augmentation and dropout are
+drawn from those, so that a run that was stopped continues as if it had not been.
+"""
+
+from __future__ import annotations
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from extract.schema import VideoEntry
+from train.batch import Batch, collate
+from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
+from train.config import TrainConfig, changed_fields
+from train.dataset import PretrainDataset, VideoSource
+from train.distributed import Placement
+from train.epoch_sampler import EpochSampler
+from train.objective import StepOutput
+from train.optim import build_optimizer, learning_rate, set_learning_rate
+from train.run_log import RunLog
+from train.sampling import seed_sequence
+from train.sampling_report import SamplingReport
+
+_PURPOSE_STEP = (2,)
+
+Objective = Callable[[nn.Module, Batch], StepOutput]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingResult:
+    """How a training ended.
+
+    Attributes:
+        steps: steps done, earlier runs included.
+        finished: False if it was asked to stop before its end.
+        report: what the sampling rules did to the samples of this run.
+        last_metrics: numbers of the last logged step.
+    """
+
+    steps: int
+    finished: bool
+    report: SamplingReport
+    last_metrics: dict[str, float]
+
+
+class _StopFlag:
+    """Set by SIGTERM or SIGINT; the loop looks at it between steps."""
+
+    def __init__(self) -> None:
+        self.is_set = False
+
+    def __call__(self, *_: object) -> None:
+        if self.is_set:
+            # Asked twice: somebody is in a hurry.
+            raise KeyboardInterrupt
+        self.is_set = True
+
+
+@contextmanager
+def _stop_on_signals() -> Iterator[_StopFlag]:
+    flag = _StopFlag()
+    before = {number: signal.signal(number, flag) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def train(
+    model: nn.Module,
+    objective: Objective,
+    shards: VideoSource,
+    entries: Sequence[VideoEntry],
+    config: TrainConfig,
+    run_dir: Path,
+    placement: Placement,
+    *,
+    data_hash: str,
+    say: Callable[[str], None],
+) -> TrainingResult:
+    """Trains to the configured end, continuing from the last checkpoint in ``run_dir``.
+
+    Args:
+        model: on the CPU, freshly initialised from the seed.
+        objective: turns (model, batch) into a loss.
+        shards, entries: the data, and the videos of it to train on.
+        config: everything else.
+        run_dir: where checkpoints, metrics and configuration go.
+        placement: this process among all.
+        data_hash: identifies the shards; recorded.
+        say: prints a line for the user.
+
+    Raises:
+        CheckpointError: ``run_dir`` holds a training of another configuration or of other data.
+        TrainingError: the loss is not finite.
+    """
+    sampler = EpochSampler(
+        video_count=len(entries),
+        global_batch=config.optim.batch_size,
+        epochs=config.optim.epochs,
+        seed=config.run.seed,
+        samples_per_video=config.data.samples_per_video,
+        rank=placement.rank,
+        world_size=placement.world_size,
+    )
+    model.to(placement.device)
+    optimizer = build_optimizer(model, config.optim)
+    stored = {"settings": config.as_dict(), "data_hash": data_hash}
+    first_step = _resume(run_dir, model, optimizer, stored, sampler.total_steps)
+    if first_step:
+        say(f"continuing after step {first_step} of {sampler.total_steps}")
+    log = RunLog(run_dir, stored, first_step, sampler, config, placement, say)
+    loader = _make_loader(shards, entries, config, sampler, first_step, placement)
+    wrapped = _wrap(model, placement)
+    step, last_saved = first_step, first_step
+
+    def save() -> None:
+        if placement.is_main:
+            state = {"optimizer": optimizer.state_dict(), "step": step}
+            save_checkpoint(run_dir, step=step, weights=model.state_dict(), state=state, config=stored)
+            prune_checkpoints(run_dir, config.run.keep_checkpoints)
+
+    with _stop_on_signals() as stop:
+        waited_from = time.monotonic()
+        for host_batch in loader:
+            waiting = time.monotonic() - waited_from
+            batch = host_batch.to(placement.device, non_blocking=True)
+            rate = learning_rate(step, sampler.steps_per_epoch, config.optim)
+            set_learning_rate(optimizer, rate)
+            _seed_step(config.run.seed, step, placement.rank)
+            output, norm = _optimise(wrapped, objective, batch, optimizer, config.optim.clip_norm)
+            step += 1
+            log.add(step, output, batch, rate=rate, norm=norm, waiting=waiting, entries=entries)
+            due = step % (sampler.steps_per_epoch * config.run.checkpoint_epochs) == 0
+            if due or stop.is_set:
+                save()
+                last_saved = step
+            if stop.is_set:
+                break
+            waited_from = time.monotonic()
+    if last_saved != step:
+        save()
+    log.close()
+    return TrainingResult(
+        steps=step, finished=step == sampler.total_steps, report=log.report, last_metrics=log.last_metrics
+    )
+
+
+def _wrap(model: nn.Module, placement: Placement) -> nn.Module:
+    model.train()
+    if placement.world_size == 1:
+        return model
+    if placement.device.type == "cuda":
+        # SyncBatchNorm exists for CUDA only; on CPUs each rank normalises its own part.
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call] # torch leaves it bare
+        return DistributedDataParallel(model, device_ids=[placement.device])
+    return DistributedDataParallel(model)
+
+
+def _seed_step(seed: int, step: int, rank: int) -> None:
+    """Dropout draws from torch's global generator: seeded by the step, it needs no place in the checkpoint."""
+    torch.manual_seed(int(seed_sequence(seed, step, rank, purpose=_PURPOSE_STEP).generate_state(1)[0]))
+
+
+def _optimise(
+    model: nn.Module, objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer, clip_norm: float
+) -> tuple[StepOutput, torch.Tensor]:
+    """One step; returns its output and the norm of the gradient before clipping."""
+    optimizer.zero_grad(set_to_none=True)
+    output = objective(model, batch)
+    output.loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm > 0 else math.inf)
+    optimizer.step()
+    return output, norm
+
+
+def _make_loader(
+    shards: VideoSource,
+    entries: Sequence[VideoEntry],
+    config: TrainConfig,
+    sampler: EpochSampler,
+    first_step: int,
+    placement: Placement,
+) -> DataLoader[Batch]:
+    dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed)
+    return DataLoader(
+        dataset,  # type: ignore[arg-type] # the loader's type does not know that collate changes what comes out
+        batch_sampler=replace(sampler, first_step=first_step),
+        num_workers=config.data.workers,
+        collate_fn=collate,
+        pin_memory=placement.device.type == "cuda",
+        # Workers ignore the signals that stop the loop between steps.
+        worker_init_fn=_ignore_signals,
+    )
+
+
+def _ignore_signals(_: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _resume(
+    run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any], total_steps: int
+) -> int:
+    """Loads the last checkpoint of a folder, if there is one; returns the steps it has done."""
+    if not list_checkpoints(run_dir):
+        return 0
+    checkpoint = load_checkpoint(run_dir)
+    if checkpoint.config.get("data_hash") != stored["data_hash"]:
+        raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
+    # How fast and how often things are done may change; what is computed may not.
+    free = ("data.workers", "run.log_seconds", "run.checkpoint_epochs", "run.keep_checkpoints")
+    changed = [c for c in changed_fields(checkpoint.config["settings"], stored["settings"]) if not c.startswith(free)]
+    if changed:
+        raise CheckpointError(
+            f"{run_dir} holds a training of another configuration ({'; '.join(changed)}); "
+            "choose another folder, or give the same settings to continue it"
+        )
+    model.load_state_dict(checkpoint.weights)
+    optimizer.load_state_dict(checkpoint.load_state()["optimizer"])
+    return min(checkpoint.step, total_steps)

@@ -1,0 +1,79 @@
+"""What the training loop optimises: turns a batch into a loss and numbers to log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from extract.schema import ShardHeader
+from train.augment import augment, draw_parameters
+from train.batch import Batch
+from train.config import TrainConfig
+from train.contrast import InfoNCEOutput
+from train.losses import pretrain_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """One step's result.
+
+    Attributes:
+        loss: scalar, with gradient.
+        metrics: names to scalar tensors, without gradient.
+    """
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor]
+
+
+class PretrainObjective:
+    """Context matching plus motion prediction (the paper's pre-training).
+
+    Args:
+        config: the training configuration.
+        header: sizes of the shards that batches come from.
+    """
+
+    def __init__(self, config: TrainConfig, header: ShardHeader) -> None:
+        self._config = config
+        self._header = header
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """Augments a batch that lies on the training device, runs the model and computes both losses."""
+        config = self._config
+        parameters = draw_parameters(
+            config.augment,
+            batch.keys,
+            seed=config.run.seed,
+            windows=config.sampling.window_count,
+            picture_size=(self._header.canonical_width, self._header.canonical_height),
+        )
+        inputs = augment(batch, parameters, config.augment, self._header)
+        enabled = config.run.precision == "bf16"
+        with torch.autocast(batch.clip_u8_BTHWC.device.type, torch.bfloat16, enabled=enabled):
+            output = model(inputs.clip_B3THW, inputs.keyframe_B31HW, inputs.motion_BWCTHW)
+        loss = pretrain_loss(
+            output,
+            inputs.window_valid_BW,
+            context_weight=config.loss.context_weight,
+            motion_weight=config.loss.motion_weight,
+            temperature=config.loss.temperature,
+            symmetric=config.loss.symmetric,
+        )
+        metrics = {"loss": loss.total.detach()}
+        for name, part in (("context", loss.context), ("motion", loss.motion)):
+            if part is not None:
+                metrics |= _describe(name, part)
+        return StepOutput(loss=loss.total, metrics=metrics)
+
+
+def _describe(name: str, part: InfoNCEOutput) -> dict[str, Tensor]:
+    return {
+        f"{name}_loss": part.loss.detach(),
+        f"{name}_top1": part.top1,
+        f"{name}_top5": part.top5,
+        f"{name}_candidates": part.candidates,
+    }

@@ -1,0 +1,131 @@
+"""What a training says of itself: lines for people, ``metrics.jsonl`` for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from extract.schema import VideoEntry
+from train.batch import Batch
+from train.config import TrainConfig
+from train.distributed import Placement
+from train.epoch_sampler import EpochSampler
+from train.objective import StepOutput
+from train.sampling_report import SamplingReport
+
+METRICS_NAME = "metrics.jsonl"
+CONFIG_NAME = "config.json"
+
+
+class TrainingError(RuntimeError):
+    """A training that cannot go on; the message says at which step and why."""
+
+
+class RunLog:
+    """Prints how a training goes and appends its numbers to ``metrics.jsonl``."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        stored: dict[str, Any],
+        first_step: int,
+        sampler: EpochSampler,
+        config: TrainConfig,
+        placement: Placement,
+        say: Callable[[str], None],
+    ) -> None:
+        self._sampler, self._config, self._say = sampler, config, say
+        self._main = placement.is_main
+        self._first_step = first_step
+        self._start = self._last_line = time.monotonic()
+        self._waiting = 0.0
+        self._lines: list[str] = []
+        self._path = run_dir / METRICS_NAME
+        self.report = SamplingReport()
+        self.last_metrics: dict[str, float] = {}
+        if self._main:
+            run_dir.mkdir(parents=True, exist_ok=True)
+            (run_dir / CONFIG_NAME).write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", "utf-8")
+            self._drop_later_lines(first_step)
+
+    def _drop_later_lines(self, first_step: int) -> None:
+        """Forgets steps that an interrupted run has logged but not saved; they are about to be done again."""
+        if not self._path.exists():
+            return
+        kept = []
+        for line in self._path.read_text("utf-8").splitlines(keepends=True):
+            # A line without its end was cut off by a crash.
+            if line.endswith("\n") and json.loads(line)["step"] <= first_step:
+                kept.append(line)
+        temporary = self._path.with_name(f".{METRICS_NAME}.{os.getpid()}.tmp")
+        temporary.write_text("".join(kept), "utf-8")
+        temporary.replace(self._path)
+
+    def add(
+        self,
+        step: int,
+        output: StepOutput,
+        batch: Batch,
+        *,
+        rate: float,
+        norm: torch.Tensor,
+        waiting: float,
+        entries: Sequence[VideoEntry],
+    ) -> None:
+        """Takes one step's numbers.
+
+        Raises:
+            TrainingError: the loss is not finite.
+        """
+        self.report += batch.report
+        self._waiting += waiting
+        metrics = {name: float(value) for name, value in output.metrics.items()}
+        if not math.isfinite(metrics["loss"]):
+            ids = ", ".join(entries[int(video)].video_id for video in batch.video_B)
+            raise TrainingError(
+                f"step {step}: the loss is {metrics['loss']}; lower optim.lr_per_sample, or look at these videos: {ids}"
+            )
+        self.last_metrics = metrics
+        if not self._main:
+            return
+        elapsed = max(time.monotonic() - self._start, 1e-9)
+        done = step - self._first_step
+        line = {
+            "step": step,
+            "epoch": step / self._sampler.steps_per_epoch,
+            **metrics,
+            "lr": rate,
+            "grad_norm": float(norm),
+            "clips_per_second": done * self._config.optim.batch_size / elapsed,
+            "data_wait_share": self._waiting / elapsed,
+        }
+        self._lines.append(json.dumps(line))
+        if time.monotonic() - self._last_line >= self._config.run.log_seconds or step == self._sampler.total_steps:
+            self._last_line = time.monotonic()
+            self._print(line, elapsed / done * (self._sampler.total_steps - step))
+            self._flush()
+
+    def _print(self, line: dict[str, float], seconds_left: float) -> None:
+        parts = [f"step {line['step']}/{self._sampler.total_steps}", f"loss {line['loss']:.3f}"]
+        for name in ("context", "motion"):
+            if f"{name}_top1" in line:
+                parts.append(f"{name} top-1 {line[f'{name}_top1']:.1%} of {line[f'{name}_candidates']:.0f}")
+        parts += [f"{line['clips_per_second']:.1f} clips/s", f"data wait {line['data_wait_share']:.0%}"]
+        self._say(", ".join([*parts, f"about {seconds_left:.0f} s left"]))
+
+    def _flush(self) -> None:
+        with self._path.open("a", encoding="utf-8") as stream:
+            stream.writelines(line + "\n" for line in self._lines)
+        self._lines.clear()
+
+    def close(self) -> None:
+        """Writes what is still held back."""
+        if self._main:
+            self._flush()
