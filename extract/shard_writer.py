@@ -222,6 +222,8 @@ class ShardWriter:
             shape=shape,
             dtype=dtype,
             chunks=(schema.MOTION_CHUNK_FRAMES, *shape[1:]),
+            # Fixed-size datasets may not be smaller than a chunk; very short shards are.
+            maxshape=(None, *shape[1:]),
             track_times=False,
             # Ten times smaller than raw, and as fast to read; measured beside gzip, lzf and lz4.
             **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=hdf5plugin.Blosc.BITSHUFFLE),

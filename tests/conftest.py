@@ -1,0 +1,45 @@
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from extract.ffmpeg_binary import FfmpegBinary, find_ffmpeg
+
+REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> None:
+    # Tests run side by side; more threads than cores only make them wait for one another.
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def ffmpeg() -> FfmpegBinary:
+    return find_ffmpeg()
+
+
+@pytest.fixture(scope="session")
+def make_video(ffmpeg: FfmpegBinary) -> Callable[..., Path]:
+    """Makes a small video: ``make_video(path, "-c:v", "libx264", source="testsrc2", frames=30, size="160x120")``."""
+
+    def make(path: Path, *options: str, source: str = "testsrc2", frames: int = 30, size: str = "160x120") -> Path:
+        pattern = f"{source}=size={size}:rate=30"
+        command = [ffmpeg.path, "-nostdin", "-loglevel", "error", "-y", "-f", "lavfi", "-i", pattern]
+        command += ["-frames:v", str(frames), "-pix_fmt", "yuv420p", "-threads", "1", *options, str(path)]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        subprocess.run(command, check=True)
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def real_videos() -> Path:
+    if not REAL_VIDEOS.is_dir():
+        pytest.skip("no real videos: the folder ../shared/videos is absent")
+    return REAL_VIDEOS

@@ -1,0 +1,46 @@
+from __future__ import annotations
+
+import pytest
+
+from extract.config import ExtractConfig
+from extract.plan import automatic_videos_per_shard, plan_shards
+from extract.schema import VideoRecord
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("width", 341), ("height", 8), ("codec", "hevc"), ("gop", 0), ("quality", 99), ("fps", "fast"), ("fps", "1/0"),
+        ("fps", "1e9"), ("frame_short_side", 300), ("jpeg_quality", 1), ("cell_px", 4),
+    ],
+)  # fmt: skip
+def test_bad_values_are_named(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=field):
+        ExtractConfig(**{field: value})
+
+
+def test_frame_size_keeps_the_geometry() -> None:
+    assert ExtractConfig().frame_size == (170, 128)
+    assert ExtractConfig(width=256, height=340).frame_size == (128, 170)
+
+
+def test_default_quality_is_resolved_before_hashing() -> None:
+    assert ExtractConfig().describe("x") == ExtractConfig(quality=3).describe("x")
+    assert ExtractConfig().describe("x") != ExtractConfig().describe("y")
+
+
+def records(count: int) -> list[VideoRecord]:
+    return [VideoRecord(row=i, video_id=str(i), path=str(i)) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 7, 32, 33, 237, 9000])
+def test_plan_covers_every_row_once_in_order(count: int) -> None:
+    plans = plan_shards(records(count))
+    assert [r.row for p in plans for r in p.records] == list(range(count))
+    assert max(len(p.records) for p in plans) == min(automatic_videos_per_shard(count), count) <= 256
+    assert [p.number for p in plans] == list(range(len(plans)))
+
+
+def test_plan_refuses_empty_shards() -> None:
+    with pytest.raises(ValueError, match="videos_per_shard: 0"):
+        plan_shards(records(3), 0)
