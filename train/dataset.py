@@ -1,0 +1,193 @@
+"""Reads samples out of shards: decodes JPEG and gathers motion, in the data workers.
+
+A sample is asked for by its key (epoch, position), which alone, with the seed, decides what is read. So workers share
+no state, and a run can resume anywhere. ``train.epoch_sampler`` makes the keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from extract.schema import MotionGrid, ShardHeader, VideoEntry
+from train.batch import ClipSample, EvalSample
+from train.sampling import MotionWindow, SamplingConfig, evaluation_clips, plan_sample, sample_rng
+from train.sampling_report import SamplingReport
+
+
+class DamagedSampleError(RuntimeError):
+    """Stored data of a video that cannot be read; the message names the video and what is damaged.
+
+    It takes one argument, the message, so that the data loader can raise it again in the parent process.
+    """
+
+
+class VideoSource(Protocol):
+    """What the datasets need of ``extract.shard_reader.ShardSet``."""
+
+    header: ShardHeader
+
+    def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> Sequence[bytes | memoryview]:
+        """JPEG bytes of some frames, in the order asked for."""
+
+    def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> bytes | memoryview:
+        """JPEG bytes of a keyframe, by its number among the video's keyframes."""
+
+    def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
+        """Motion of frames ``start`` to ``stop`` - 1."""
+
+
+class PretrainDataset(Dataset[ClipSample]):
+    """Training samples, by key.
+
+    Args:
+        shards: where the videos are read from.
+        entries: the videos to train on. Position p of an epoch belongs to video p modulo their number.
+        sampling: geometry of a sample.
+        seed: decides, with the key, which frames a sample takes; see ``train.sampling``.
+
+    Raises:
+        ValueError: if there is no video.
+    """
+
+    def __init__(
+        self, shards: VideoSource, entries: Sequence[VideoEntry], sampling: SamplingConfig, *, seed: int
+    ) -> None:
+        _require_entries(entries)
+        self._shards = shards
+        self._entries = tuple(entries)
+        self._sampling = sampling
+        self._seed = seed
+
+    def __getitem__(self, key: tuple[int, int]) -> ClipSample:
+        """Read the sample of ``key`` = (epoch, position).
+
+        Raises:
+            DamagedSampleError: if what is stored cannot be decoded or has the wrong size.
+        """
+        epoch, position = key
+        video = position % len(self._entries)
+        entry = self._entries[video]
+        rng = sample_rng(self._seed, epoch, position)
+        plan = plan_sample(entry.frame_count, entry.keyframe_indices, self._sampling, rng)
+        grid, valid = _read_motion(self._shards, entry, plan.motion_windows, self._sampling.motion_frames)
+        return ClipSample(
+            clip_u8=_read_clips(self._shards, entry, (plan.clip_frames,))[0],
+            keyframe_u8=_read_keyframe(self._shards, entry, plan.keyframe),
+            motion_quarter_px=grid,
+            motion_valid=valid,
+            epoch=epoch,
+            position=position,
+            video=video,
+            plan=plan,
+        )
+
+
+class EvalDataset(Dataset[EvalSample]):
+    """Evaluation clips at equal spacing, one item a video.
+
+    Args:
+        shards: where the videos are read from.
+        entries: the videos to evaluate.
+        sampling: geometry of a clip.
+        clips: clips a video.
+
+    Raises:
+        ValueError: if there is no video.
+    """
+
+    def __init__(
+        self, shards: VideoSource, entries: Sequence[VideoEntry], sampling: SamplingConfig, clips: int = 10
+    ) -> None:
+        _require_entries(entries)
+        self._shards = shards
+        self._entries = tuple(entries)
+        self._sampling = sampling
+        self._clips = clips
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, video: int) -> EvalSample:
+        """Read all clips of a video.
+
+        Raises:
+            DamagedSampleError: if what is stored cannot be decoded or has the wrong size.
+        """
+        entry = self._entries[video]
+        clips = evaluation_clips(entry.frame_count, self._sampling, self._clips)
+        return EvalSample(clips_u8=_read_clips(self._shards, entry, clips), video=video)
+
+    def report(self) -> SamplingReport:
+        """How many videos are too short for the configured clips."""
+        return SamplingReport.of_evaluation((entry.frame_count for entry in self._entries), self._sampling)
+
+
+def _require_entries(entries: Sequence[VideoEntry]) -> None:
+    if not entries:
+        raise ValueError("entries: no video is selected, need at least one; check the split's name and part")
+
+
+def _read_clips(shards: VideoSource, entry: VideoEntry, clips: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
+    """(N, T, H, W, 3) uint8; a frame that several clips share, or that one repeats, is decoded once."""
+    frames, place = np.unique(np.asarray(clips), return_inverse=True)
+    size = (shards.header.frame_height, shards.header.frame_width)
+    jpegs = shards.frame_jpegs(entry, frames.tolist())
+    decoded = [_decode(jpeg, size, entry, f"frame {frame}") for frame, jpeg in zip(frames.tolist(), jpegs, strict=True)]
+    return np.stack(decoded)[place.reshape(len(clips), -1)]
+
+
+def _read_keyframe(shards: VideoSource, entry: VideoEntry, keyframe: int) -> NDArray[np.uint8]:
+    """(Hk, Wk, 3) uint8."""
+    size = (shards.header.canonical_height, shards.header.canonical_width)
+    jpeg = shards.keyframe_jpeg(entry, keyframe)
+    return _decode(jpeg, size, entry, f"keyframe {keyframe} (frame {entry.keyframe_indices[keyframe]})")
+
+
+def _decode(jpeg: bytes | memoryview, size: tuple[int, int], entry: VideoEntry, what: str) -> NDArray[np.uint8]:
+    try:
+        # The fast transforms win 5 % of the time and would make pixels depend on the library's build.
+        picture: NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, "RGB", fastdct=False, fastupsample=False)
+    except ValueError as error:
+        raise DamagedSampleError(f"video {entry.video_id}: {what} is not a readable JPEG ({error})") from error
+    if picture.shape != (*size, 3):
+        raise DamagedSampleError(
+            f"video {entry.video_id}: {what} has {picture.shape[1]} x {picture.shape[0]} pixels, "
+            f"the shard says {size[1]} x {size[0]}"
+        )
+    return picture
+
+
+def _read_motion(
+    shards: VideoSource, entry: VideoEntry, windows: Sequence[MotionWindow], motion_frames: int
+) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
+    """(W, Tm, 2, gh, gw) int16 and (W, Tm, gh, gw) bool; frames that do not exist stay zero and invalid."""
+    shape = shards.header.grid_shape
+    grid = np.zeros((len(windows), motion_frames, 2, *shape), np.int16)
+    valid = np.zeros((len(windows), motion_frames, *shape), np.bool_)
+    for number, (start, count) in enumerate(windows):
+        if count == 0:
+            continue
+        stored = _motion_of(shards, entry, start, start + count)
+        if stored.grid_quarter_px.shape != (count, 2, *shape):
+            raise DamagedSampleError(
+                f"video {entry.video_id}: motion of frames {start} to {start + count - 1} has shape "
+                f"{stored.grid_quarter_px.shape}, the shard says {(count, 2, *shape)}"
+            )
+        grid[number, :count] = stored.grid_quarter_px
+        valid[number, :count] = stored.valid
+    return grid, valid
+
+
+def _motion_of(shards: VideoSource, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
+    try:
+        return shards.motion(entry, start, stop)
+    except OSError as error:  # what HDF5 raises where a chunk cannot be decompressed
+        raise DamagedSampleError(
+            f"video {entry.video_id}: motion of frames {start} to {stop - 1} cannot be read ({error})"
+        ) from error
