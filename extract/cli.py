@@ -174,3 +174,32 @@ def _read_source(source: Path, form: str, videos: Path | None, root: Path, missi
     if form == "hmdb51":
         return manifest_datasets.from_hmdb51(videos, source, root=root)
     return manifest_datasets.from_kinetics(source, videos, root=root, missing=missing)
+
+
+@main.command()
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--videos-per-combination", type=click.IntRange(2), default=4, help="Videos of each motion and context.")
+@click.option("--frames", type=click.IntRange(2), default=96, help="Frames a video, at 30 a second.")
+@click.option("--seed", type=click.IntRange(0), default=0, help="Decides every video.")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores]")
+@click.option("--ffmpeg", "ffmpeg_path", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]")
+def synthesize(
+    out: Path, videos_per_combination: int, frames: int, seed: int, workers: int | None, ffmpeg_path: str | None
+) -> None:
+    """Make a labelled set of small videos in OUT, with its manifest.
+
+    What moves how (the label) and what it moves in front of (the group) are independent of each other.
+    """
+    import joblib
+
+    from extract.ffmpeg_binary import find_ffmpeg
+    from extract.progress import CountReport
+    from extract.synthetic import SyntheticConfig, synthesize
+
+    config = SyntheticConfig(videos_per_combination=videos_per_combination, frames=frames, seed=seed)
+    binary = find_ffmpeg(ffmpeg_path)
+    with CountReport("synthesize") as report:
+        manifest = synthesize(
+            config, out, ffmpeg_binary=binary.path, workers=workers or joblib.cpu_count(), progress=report.update
+        )
+    click.echo(f"{manifest}: a manifest of synthetic videos")

@@ -124,7 +124,8 @@ def assemble(
         raise ManifestError(f"{source}: {summarise(absent, 'row')} of {len(videos)} point to no file; check the paths")
     if not videos:
         raise ManifestError(f"{source}: no videos found; extensions that count: {' '.join(sorted(VIDEO_EXTENSIONS))}")
-    base = absolute_folder(root)
+    # The root may be a folder that the manifest is going to make.
+    base = absolute_folder(root) if root.is_dir() else Path(os.path.normpath(root.absolute()))
     records = tuple(
         VideoRecord(
             row=row,

@@ -65,5 +65,40 @@ class ProgressReport:
             _say(f"extract {videos}/{self._total} videos, {note}, about {left:.0f} s left")
 
 
+class CountReport:
+    """Shows how many of some things are done, and the time left.
+
+    Args:
+        what: the name of the work.
+    """
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._start = self._last = time.monotonic()
+        self._first: int | None = None
+
+    def __enter__(self) -> CountReport:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if sys.stderr.isatty() and kind is None:
+            print(file=sys.stderr)
+
+    def update(self, done: int, total: int) -> None:
+        """Shows the counts so far; what was done before the first call does not count for the rate."""
+        now = time.monotonic()
+        self._first = done if self._first is None else self._first
+        live = sys.stderr.isatty()
+        if not live and now - self._last < _PLAIN_EVERY_SECONDS and done != total:
+            return
+        self._last = now
+        here = done - self._first
+        left = f", about {(now - self._start) / here * (total - done):.0f} s left" if here else ""
+        text = f"{self._what} {done}/{total} videos{left}"
+        print(f"\r{text:<70}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
+
+
 def _say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

@@ -12,9 +12,10 @@ from extract.ffmpeg_binary import FfmpegBinary, find_ffmpeg
 REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    # Tests run side by side; more threads than cores only make them wait for one another.
+    # Tests run side by side; more threads than cores only make them wait for one another. With another number of
+    # threads sums are made in another order, and what is compared bit for bit would differ.
     torch.set_num_threads(1)
 
 

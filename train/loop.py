@@ -46,13 +46,13 @@ class TrainingResult:
         steps: steps done, earlier runs included.
         finished: False if it was asked to stop before its end.
         report: what the sampling rules did to the samples of this run.
-        last_metrics: numbers of the last logged step.
+        metrics: means over the last steps of this run; empty if it had none to do.
     """
 
     steps: int
     finished: bool
     report: SamplingReport
-    last_metrics: dict[str, float]
+    metrics: dict[str, float]
 
 
 class _StopFlag:
@@ -129,7 +129,7 @@ def train(
 
     def save() -> None:
         if placement.is_main:
-            state = {"optimizer": optimizer.state_dict(), "step": step}
+            state = {"optimizer": optimizer.state_dict(), "step": step, "recent_metrics": log.recent_metrics()}
             save_checkpoint(run_dir, step=step, weights=model.state_dict(), state=state, config=stored)
             prune_checkpoints(run_dir, config.run.keep_checkpoints)
 
@@ -155,7 +155,10 @@ def train(
         save()
     log.close()
     return TrainingResult(
-        steps=step, finished=step == sampler.total_steps, report=log.report, last_metrics=log.last_metrics
+        steps=step,
+        finished=step == sampler.total_steps,
+        report=log.report,
+        metrics=log.recent_metrics() if step > first_step else {},
     )
 
 

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+OPTIMIZERS = ("sgd", "adamw")
+
 
 def _require(condition: bool, message: str) -> None:
     if not condition:
@@ -19,17 +21,19 @@ class OptimConfig:
     """Optimisation; the defaults are the paper's for pre-training on UCF101.
 
     Attributes:
+        optimizer: ``sgd`` with Nesterov momentum, the paper's; ``adamw`` gets somewhere in far fewer steps.
         batch_size: samples a step, all ranks together.
         epochs: passes over the training videos.
         lr_per_sample: peak learning rate divided by the batch size.
         warmup_epochs: epochs of linear warm-up, step by step.
         warmup_lr_per_sample: where the warm-up starts.
         final_lr_per_sample: where the cosine ends.
-        momentum: Nesterov momentum of SGD.
-        weight_decay: L2 penalty on all parameters (1e-3 in the released code, 5e-3 in the paper's text).
+        momentum: Nesterov momentum of SGD, or the decay of AdamW's first moment.
+        weight_decay: penalty on all parameters (1e-3 in the released code, 5e-3 in the paper's text).
         clip_norm: largest norm of the gradient; 0 switches clipping off.
     """
 
+    optimizer: str = "sgd"
     batch_size: int = 64
     epochs: int = 120
     lr_per_sample: float = 5e-4
@@ -41,6 +45,7 @@ class OptimConfig:
     clip_norm: float = 15.0
 
     def __post_init__(self) -> None:
+        _require(self.optimizer in OPTIMIZERS, f"optimizer: {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
         # One clip alone has nothing to be told apart from, and BatchNorm nothing to average over.
         _require(self.batch_size >= 2, f"batch_size: {self.batch_size} is not at least 2")
         _require(self.epochs >= 1, f"epochs: {self.epochs} is not at least 1")
@@ -50,15 +55,16 @@ class OptimConfig:
             _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
 
 
-def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.SGD:
-    """SGD with Nesterov momentum over all trainable parameters."""
+def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The configured optimiser over all trainable parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
+    peak = config.lr_per_sample * config.batch_size
+    if config.optimizer == "adamw":
+        betas = (config.momentum, 0.999)
+        return torch.optim.AdamW(parameters, lr=peak, betas=betas, weight_decay=config.weight_decay)
+    nesterov = config.momentum > 0
     return torch.optim.SGD(
-        parameters,
-        lr=config.lr_per_sample * config.batch_size,
-        momentum=config.momentum,
-        nesterov=config.momentum > 0,
-        weight_decay=config.weight_decay,
+        parameters, lr=peak, momentum=config.momentum, nesterov=nesterov, weight_decay=config.weight_decay
     )
 
 

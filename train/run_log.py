@@ -6,6 +6,7 @@ import json
 import math
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from train.sampling_report import SamplingReport
 
 METRICS_NAME = "metrics.jsonl"
 CONFIG_NAME = "config.json"
+
+
+_RECENT_STEPS = 50
 
 
 class TrainingError(RuntimeError):
@@ -49,7 +53,7 @@ class RunLog:
         self._lines: list[str] = []
         self._path = run_dir / METRICS_NAME
         self.report = SamplingReport()
-        self.last_metrics: dict[str, float] = {}
+        self._recent: deque[dict[str, float]] = deque(maxlen=_RECENT_STEPS)
         if self._main:
             run_dir.mkdir(parents=True, exist_ok=True)
             (run_dir / CONFIG_NAME).write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", "utf-8")
@@ -92,7 +96,7 @@ class RunLog:
             raise TrainingError(
                 f"step {step}: the loss is {metrics['loss']}; lower optim.lr_per_sample, or look at these videos: {ids}"
             )
-        self.last_metrics = metrics
+        self._recent.append(metrics)
         if not self._main:
             return
         elapsed = max(time.monotonic() - self._start, 1e-9)
@@ -124,6 +128,10 @@ class RunLog:
         with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(line + "\n" for line in self._lines)
         self._lines.clear()
+
+    def recent_metrics(self) -> dict[str, float]:
+        """Means over the last steps of this run, of which there may be up to 50."""
+        return {name: sum(m[name] for m in self._recent) / len(self._recent) for name in self._recent[0]}
 
     def close(self) -> None:
         """Writes what is still held back."""

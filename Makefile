@@ -1,0 +1,44 @@
+# Two commands: `make demo` runs the whole job on videos it makes itself, `make test` runs lint, types and tests.
+# Both make .venv and install into it; nothing else on the machine is touched.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Without a GPU, torch's CPU build is asked for by its version; with one, pip picks the newest build.
+CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c .ci/constraints-cpu.txt)
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
+DEMO := build/demo
+
+.PHONY: install install-dev demo test lint types clean
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(VENV)/bin/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "venv is missing: apt-get install python3-venv"; exit 2; }
+
+$(VENV)/.installed: pyproject.toml .ci/constraints-cpu.txt | $(VENV)/bin/pip
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-dev: pyproject.toml .ci/constraints-cpu.txt | $(VENV)/bin/pip
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PIP) -e '.[dev]'
+	@touch $@ $(VENV)/.installed
+
+demo: install
+	$(BIN)/cmd-eval demo $(DEMO)
+
+lint: install-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: install-dev
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/pytest --numprocesses 2
+
+clean:
+	rm -rf build .mypy_cache .pytest_cache .ruff_cache

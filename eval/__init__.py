@@ -1,0 +1,1 @@
+"""Evaluation: embeddings, retrieval, probes and reports."""

@@ -1,0 +1,131 @@
+"""The command line of evaluation: ``cmd-eval``. Heavy imports wait until a command needs them."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from eval.retrieval import RetrievalResult
+
+_PROGRESS_SECONDS = 10.0
+
+
+class _Group(click.Group):
+    """Turns the errors that users can mend into one line and an exit code, and leaves bugs their traceback."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except (ValueError, OSError, RuntimeError) as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+@click.group(cls=_Group, context_settings={"show_default": True})
+@click.version_option(package_name="context-motion-decoupling")
+@click.option("--debug", is_flag=True, help="Show the traceback of errors.")
+def main(debug: bool) -> None:
+    """Evaluate trained video backbones."""
+
+
+@main.command()
+@click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
+@click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--split-column", default="split1", help="Split column of the manifest.")
+@click.option("--query", "query_part", default="test", help="Part whose videos ask.")
+@click.option("--gallery", "gallery_part", default="train", help="Part whose videos are found.")
+@click.option(
+    "--label",
+    "kinds",
+    type=click.Choice(["label", "group"]),
+    multiple=True,
+    default=["label"],
+    help="What a hit must share with its query; give it twice for both.",
+)
+@click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video, at equal spacing.")
+@click.option("--untrained", is_flag=True, help="Evaluate the network as it was before training.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file.  [default: beside CHECKPOINT]"
+)
+@click.option("--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in this one.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+def retrieval(
+    checkpoint: Path,
+    shards: Path,
+    split_column: str,
+    query_part: str,
+    gallery_part: str,
+    kinds: tuple[str, ...],
+    clips: int,
+    untrained: bool,
+    output: Path | None,
+    workers: int,
+    device: str,
+) -> None:
+    """Retrieve videos by nearest neighbours: R@1, 5, 10, 20 and 50, by cosine similarity.
+
+    CHECKPOINT is a checkpoint, or a training's folder for its last one; SHARDS a folder of cmd-extract.
+    """
+    from eval.run_retrieval import RetrievalRequest, run_retrieval, write_json
+    from train.checkpoint import find_checkpoint
+
+    request = RetrievalRequest(
+        checkpoint=checkpoint,
+        shards=shards,
+        split_column=split_column,
+        query_part=query_part,
+        gallery_part=gallery_part,
+        kinds=tuple(dict.fromkeys(kinds)),
+        clips=clips,
+        untrained=untrained,
+        device=device,
+        workers=workers,
+    )
+    results, record = run_retrieval(request, _progress("embed"))
+    name = f"retrieval-{split_column}-{'-'.join(request.kinds)}{'-untrained' if untrained else ''}.json"
+    target = output or find_checkpoint(checkpoint) / name
+    write_json(target, record)
+    click.echo(_table(results))
+    click.echo(f"written to {target}")
+
+
+def _table(results: Sequence[RetrievalResult]) -> str:
+    ranks = list(results[0].recall)
+    lines = ["".join(["by".ljust(16), *(f"R@{k}".rjust(8) for k in ranks)])]
+    for result in results:
+        lines.append("".join([result.label_kind.ljust(16), *(f"{result.recall[k]:8.1%}" for k in ranks)]))
+        lines.append("".join(["  chance".ljust(16), *(f"{result.chance[k]:8.1%}" for k in ranks)]))
+    return "\n".join([*lines, f"{results[0].queries} queries, {results[0].gallery} in the gallery"])
+
+
+@main.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def compare(results: tuple[Path, ...]) -> None:
+    """Show the JSON files of several retrieval runs in one table, beside chance."""
+    from eval.comparison import comparison_table
+
+    click.echo(comparison_table(results))
+
+
+def _progress(what: str) -> Callable[[int, int], None]:
+    start = time.monotonic()
+    last = start
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _PROGRESS_SECONDS and done != total:
+            return
+        last = now
+        left = (now - start) / done * (total - done)
+        print(f"{what} {done}/{total} videos, {done / (now - start):.1f} a second, about {left:.0f} s left",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+    return show

@@ -1,0 +1,183 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+
+from eval.cli import main as eval_main
+from extract.cli import main as extract_main
+from train.checkpoint import list_checkpoints, load_checkpoint
+from train.cli import main as train_main
+
+_FIELDS = {
+    "model.width": 8,
+    "model.encoder_width": 4,
+    "model.crop_size": 32,
+    "model.predictor_width": 32,
+    "model.embedding_dim": 16,
+    "model.head_hidden": 32,
+    "sampling.clip_frames": 8,
+    "optim.warmup_epochs": 1,
+    "run.log_seconds": 0,
+}
+SMALL = ["--recipe", "demo", "--split-column", "split", "--batch-size", "8", "--workers", "0"]
+SMALL += [word for field, value in _FIELDS.items() for word in ("--set", f"{field}={value}")]
+
+
+def call(command: object, *arguments: object) -> Result:
+    result = CliRunner().invoke(command, [str(a) for a in arguments])  # type: ignore[arg-type]
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    return result
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("job")
+    made = call(extract_main, "synthesize", folder / "videos", "--videos-per-combination", 2, "--frames", 30)
+    assert made.exit_code == 0, made.output
+    # A quarter of the set is enough here.
+    manifest = folder / "videos" / "manifest.csv"
+    lines = manifest.read_text().splitlines()
+    kept = [line for line in lines[1:] if line.startswith(("left-", "up-"))]
+    manifest.write_text("\n".join([lines[0], *kept]) + "\n")
+    run = call(extract_main, "run", manifest, folder / "shards", "--workers", 2)
+    assert run.exit_code == 0, run.output
+    return folder / "shards"
+
+
+@pytest.fixture(scope="module")
+def trained(shards: Path) -> Path:
+    run_dir = shards.parent / "run"
+    result = call(train_main, "pretrain", shards, run_dir, *SMALL, "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    return run_dir
+
+
+def weights(run_dir: Path) -> dict[str, torch.Tensor]:
+    return load_checkpoint(run_dir).weights
+
+
+def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
+
+
+def losses(run_dir: Path) -> list[tuple[int, float]]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [(line["step"], line["loss"]) for line in lines]
+
+
+def test_training_writes_metrics_and_a_checkpoint(trained: Path) -> None:
+    steps = [step for step, _ in losses(trained)]
+    assert steps == list(range(1, len(steps) + 1))
+    checkpoint = load_checkpoint(trained)
+    assert checkpoint.step == steps[-1]
+    assert checkpoint.config["settings"]["data"]["split_column"] == "split"
+    state = checkpoint.load_state()
+    assert state["step"] == steps[-1]
+
+
+def test_only_the_train_rows_are_trained_on(trained: Path, shards: Path) -> None:
+    # 12 of the 24 videos are in the part, 8 make a batch: one step an epoch, where all 24 would make three.
+    assert load_checkpoint(trained).step == 2
+
+
+def test_retrieval_prints_and_writes_a_table(trained: Path, shards: Path, tmp_path: Path) -> None:
+    common = (shards, "--split-column", "split", "--clips", 2, "--workers", 0, "--label", "label", "--label", "group")
+    result = call(eval_main, "retrieval", trained, *common, "--output", tmp_path / "trained.json")
+    assert result.exit_code == 0, result.output
+    assert "R@50" in result.output
+    record = json.loads((tmp_path / "trained.json").read_text())
+    assert [r["label"] for r in record["results"]] == ["label", "group"]
+    assert record["results"][0]["queries"] == record["results"][0]["gallery"] == 12
+    assert set(record["results"][0]["recall"]) == {"R@1", "R@5", "R@10", "R@20", "R@50"}
+    assert record["data_hash"] == record["trained_on"]
+    untrained = call(eval_main, "retrieval", trained, *common, "--untrained", "--output", tmp_path / "untrained.json")
+    assert untrained.exit_code == 0, untrained.output
+    both = call(eval_main, "compare", tmp_path / "trained.json", tmp_path / "untrained.json")
+    assert both.exit_code == 0, both.output
+    assert "untrained" in both.output
+
+
+def test_the_same_again_gives_the_same_weights(trained: Path, shards: Path, tmp_path: Path) -> None:
+    result = call(train_main, "pretrain", shards, tmp_path / "run", *SMALL, "--epochs", 2, "--workers", 2)
+    assert result.exit_code == 0, result.output
+    assert same(weights(trained), weights(tmp_path / "run"))
+    assert losses(trained) == losses(tmp_path / "run")
+    other = call(train_main, "pretrain", shards, tmp_path / "other", *SMALL, "--epochs", 2, "--seed", 1)
+    assert other.exit_code == 0, other.output
+    assert not same(weights(trained), weights(tmp_path / "other"))
+
+
+def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
+    program = "from train.cli import main; main()"
+    command = [sys.executable, "-c", program, *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+
+
+def test_a_stopped_training_continues_bit_for_bit(shards: Path, tmp_path: Path) -> None:
+    arguments = ("pretrain", shards, tmp_path / "stopped", *SMALL, "--epochs", 30, "--workers", 1, "--device", "cpu")
+    process = start(arguments)
+    deadline = time.monotonic() + 120
+    assert process.stderr is not None
+    for line in process.stderr:
+        assert time.monotonic() < deadline
+        if line.startswith("step 3/"):
+            break
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    stopped_at = load_checkpoint(tmp_path / "stopped").step
+    assert 3 <= stopped_at < 30
+    assert call(train_main, *arguments).exit_code == 0
+    whole = start(("pretrain", shards, tmp_path / "whole", *arguments[3:]))
+    whole.communicate(timeout=300)
+    assert whole.returncode == 0
+    assert [step for step, _ in losses(tmp_path / "stopped")] == list(range(1, 31))
+    assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
+    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+
+
+def test_another_configuration_does_not_continue_a_training(trained: Path, shards: Path) -> None:
+    before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
+    result = call(train_main, "pretrain", shards, trained, *SMALL, "--epochs", 3)
+    assert result.exit_code == 1
+    assert "optim.epochs: 2 is now 3" in result.output
+    assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--split-column", "split7"), "split7"),
+        (("--part", "val"), "'val'"),
+        (("--batch-size", "500"), "500"),
+        (("--recipe", "imagenet"), "imagenet"),
+        (("--set", "model.depth=3"), "model.depth"),
+    ],
+)
+def test_bad_input_is_named_before_the_first_step(
+    shards: Path, tmp_path: Path, arguments: tuple[str, str], words: str
+) -> None:
+    result = call(train_main, "pretrain", shards, tmp_path / "run", *SMALL, "--epochs", 1, *arguments)
+    assert result.exit_code == 1
+    assert words in result.output
+    assert not list_checkpoints(tmp_path / "run")
+
+
+def test_a_loss_that_is_not_finite_stops_the_training(shards: Path, tmp_path: Path) -> None:
+    options = ("--epochs", 4, "--set", "optim.lr_per_sample=1e30", "--set", "optim.clip_norm=0")
+    result = call(train_main, "pretrain", shards, tmp_path / "run", *SMALL, *options)
+    assert result.exit_code == 1
+    assert "the loss is nan" in result.output
+    assert "left-" in result.output, "the videos of the step are named"

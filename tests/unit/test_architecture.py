@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = ("extract", "train", "eval")
+# What a package may import of its siblings; None means any module of it.
+ALLOWED = {
+    "extract": {},
+    "train": {"extract": {"schema", "shard_reader"}},
+    "eval": {"extract": {"schema", "shard_reader"}, "train": None},
+}
+LOOP_MODULES = {"loop", "run_log", "objective"}
+
+
+def imports(path: Path) -> set[tuple[str, str]]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            package, _, module = node.module.partition(".")
+            found |= {(package, module)} if module else {(package, alias.name) for alias in node.names}
+        elif isinstance(node, ast.Import):
+            found |= {(alias.name.partition(".")[0], alias.name.partition(".")[2]) for alias in node.names}
+    return {(package, module) for package, module in found if package in PACKAGES}
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_go_one_way(package: str) -> None:
+    files = list((ROOT / package).glob("*.py"))
+    assert files
+    for path in files:
+        for target, module in imports(path):
+            if target == package:
+                assert module != "cli", f"{path.name} imports the command line"
+                continue
+            allowed = ALLOWED[package].get(target, set())
+            assert allowed is None or module in allowed, f"{package}/{path.name} imports {target}.{module}"
+
+
+def test_eval_does_not_reach_into_the_training_loop() -> None:
+    for path in (ROOT / "eval").glob("*.py"):
+        assert not {("train", name) for name in LOOP_MODULES} & imports(path), path.name
+
+
+def test_package_files_hold_a_docstring_only() -> None:
+    for package in PACKAGES:
+        body = ast.parse((ROOT / package / "__init__.py").read_text("utf-8")).body
+        assert len(body) == 1
+        assert isinstance(body[0], ast.Expr)
+
+
+@pytest.mark.parametrize(
+    ("module", "forbidden"),
+    [
+        ("extract.schema", {"torch", "av", "mvextractor", "h5py"}),
+        ("extract.shard_reader", {"torch", "av", "mvextractor"}),
+        ("extract.pipeline", {"torch", "cv2"}),
+        ("train.loop", {"av", "mvextractor", "ffmpeg", "cv2"}),
+        ("train.cli", {"torch", "numpy"}),
+        ("eval.cli", {"torch", "numpy"}),
+    ],
+)
+def test_what_a_module_does_not_load(module: str, forbidden: set[str]) -> None:
+    program = f"import sys, {module}; bad = {forbidden!r} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors import safe_open
+from torch import nn
+
+from train.checkpoint import (
+    CheckpointError,
+    find_checkpoint,
+    list_checkpoints,
+    load_checkpoint,
+    prune_checkpoints,
+    save_checkpoint,
+)
+from train.config import RECIPES, TrainConfig, build_config, changed_fields, config_from_dict, parse_overrides
+from train.neighbours import nearest
+from train.optim import OptimConfig, build_optimizer, learning_rate
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_survive_json(recipe: str) -> None:
+    config = build_config(recipe)
+    assert config_from_dict(json.loads(json.dumps(config.as_dict()))) == config
+
+
+def test_papers_recipe() -> None:
+    config = build_config("ucf101")
+    assert (config.optim.batch_size, config.optim.epochs, config.optim.lr_per_sample) == (64, 120, 5e-4)
+    assert (config.sampling.clip_frames, config.sampling.stride, config.model.backbone) == (16, 4, "r2plus1d_26")
+
+
+def test_overrides_reach_every_section_that_shares_a_knob() -> None:
+    config = build_config("ucf101", parse_overrides(["model.crop_size=64", "augment.crop_area=[0.5, 1]"]))
+    assert (config.model.crop_size, config.augment.crop_size) == (64, 64)
+    assert config.augment.crop_area == (0.5, 1)
+    assert build_config("ucf101", parse_overrides(["data.split_column=none"])).data.split_column is None
+
+
+@pytest.mark.parametrize(
+    "pair",
+    ["model.crop_size", "model.crop=64", "nothing.at=1", "model.crop_size=big", "model.crop_size=1.5",
+     "optim.batch_size=true", "model.context_head=1", "model.backbone=resnet", "run.precision=float16",
+     "optim.lr_per_sample=-1", "model.crop_size=57"],
+)  # fmt: skip
+def test_bad_overrides_are_named(pair: str) -> None:
+    with pytest.raises(ValueError, match=pair.partition("=")[0].rpartition(".")[2]):
+        build_config("demo", parse_overrides([pair]))
+
+
+def test_disagreeing_sections_are_refused() -> None:
+    config = TrainConfig()
+    from dataclasses import replace
+
+    with pytest.raises(ValueError, match="crop_size"):
+        replace(config, model=replace(config.model, crop_size=64))
+
+
+def test_changed_fields_are_told() -> None:
+    before = json.loads(json.dumps(build_config("demo").as_dict()))
+    after = build_config("demo", {"optim.epochs": 99})
+    assert changed_fields(before, build_config("demo").as_dict()) == []
+    (change,) = changed_fields(before, after.as_dict())
+    assert change.startswith("optim.epochs")
+
+
+def test_learning_rate_schedule() -> None:
+    config = OptimConfig(batch_size=10, epochs=20, warmup_epochs=5, final_lr_per_sample=1e-6)
+    rates = [learning_rate(step, 8, config) for step in range(161)]
+    assert rates[0] == pytest.approx(5e-6 * 10)
+    assert rates[40] == pytest.approx(5e-4 * 10)
+    assert rates[20] == pytest.approx((5e-6 + 5e-4) / 2 * 10)
+    assert rates[100] == pytest.approx((5e-4 + 1e-6) / 2 * 10)
+    assert rates[160] == pytest.approx(1e-6 * 10)
+    assert all(a < b for a, b in itertools.pairwise(rates))
+    assert all(a > b for a, b in itertools.pairwise(rates))
+
+
+@pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])
+def test_optimizer_choice(name: str, kind: type) -> None:
+    optimizer = build_optimizer(nn.Linear(2, 2), OptimConfig(optimizer=name))
+    assert isinstance(optimizer, kind)
+    assert optimizer.param_groups[0]["weight_decay"] == 1e-3
+
+
+def save(run_dir: Path, step: int) -> Path:
+    weights = {"w": torch.full((2, 3), float(step)), "n": torch.tensor(step)}
+    return save_checkpoint(run_dir, step=step, weights=weights, state={"step": step}, config={"a": {"b": 1}})
+
+
+def test_checkpoint_round_trip(tmp_path: Path) -> None:
+    save(tmp_path, 5)
+    path = save(tmp_path, 12)
+    checkpoint = load_checkpoint(tmp_path)
+    assert checkpoint.path == path == find_checkpoint(path)
+    assert checkpoint.step == 12
+    assert checkpoint.config == {"a": {"b": 1}}
+    assert torch.equal(checkpoint.weights["w"], torch.full((2, 3), 12.0))
+    assert checkpoint.load_state() == {"step": 12}
+    with safe_open(path / "model.safetensors", framework="pt") as file:
+        assert json.loads(file.metadata()["config"]) == {"a": {"b": 1}}
+
+
+def test_checkpoints_are_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    save(tmp_path, 1)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr(torch, "save", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path, 2)
+    assert load_checkpoint(tmp_path).step == 1
+    monkeypatch.undo()
+    for step in (3, 4):
+        save(tmp_path, step)
+    prune_checkpoints(tmp_path, 2)
+    assert [p.name for p in list_checkpoints(tmp_path)] == ["step-00000003", "step-00000004"]
+    assert len(list((tmp_path / "checkpoints").iterdir())) == 2, "what the failed save left is gone"
+
+
+def test_missing_and_damaged_checkpoints_are_named(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_checkpoint(tmp_path)
+    path = save(tmp_path, 1)
+    (path / "model.safetensors").write_bytes(b"cut off")
+    with pytest.raises(CheckpointError, match="step-00000001"):
+        load_checkpoint(tmp_path)
+
+
+def test_nearest_matches_a_full_sort(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("train.neighbours._BLOCK", 7)
+    monkeypatch.setattr("train.neighbours._GALLERY_BLOCK", 13)
+    generator = torch.Generator().manual_seed(0)
+    query, gallery = torch.randn(20, 5, generator=generator), torch.randn(50, 5, generator=generator)
+    similarity, rows = nearest(query, gallery, 9)
+    full = nn.functional.cosine_similarity(query[:, None], gallery[None], dim=2)
+    expected = full.sort(dim=1, descending=True)
+    torch.testing.assert_close(similarity, expected.values[:, :9])
+    assert torch.equal(rows, expected.indices[:, :9])
+
+
+def test_nearest_lists_equals_by_row_and_checks_counts() -> None:
+    gallery = torch.ones(6, 2)
+    assert nearest(torch.ones(1, 2), gallery, 6)[1].tolist() == [[0, 1, 2, 3, 4, 5]]
+    with pytest.raises(ValueError, match="count: 7"):
+        nearest(torch.ones(1, 2), gallery, 7)
+    with pytest.raises(ValueError, match="3 features"):
+        nearest(torch.ones(1, 2), torch.ones(6, 3), 1)
