@@ -7,6 +7,7 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c .ci/constraints-cpu.txt)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 DEMO := build/demo
+DEMO_RETRIEVAL := --split-column split --label label --label group
 
 .PHONY: install install-dev demo test lint types clean
 
@@ -27,8 +28,16 @@ $(VENV)/.installed-dev: pyproject.toml .ci/constraints-cpu.txt | $(VENV)/bin/pip
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+# Each command is echoed: these are the ones to run on videos of your own.
 demo: install
-	$(BIN)/cmd-eval demo $(DEMO)
+	$(BIN)/cmd-extract synthesize $(DEMO)/videos
+	$(BIN)/cmd-extract run data_manifests/demo.csv $(DEMO)/shards --root $(DEMO)/videos
+	$(BIN)/cmd-train pretrain $(DEMO)/shards $(DEMO)/run --recipe demo --split-column split
+	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --untrained --output $(DEMO)/untrained.json
+	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/trained.json
+	@echo
+	@$(BIN)/cmd-eval compare $(DEMO)/untrained.json $(DEMO)/trained.json
+	@echo "written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl), trained.json, untrained.json"
 
 lint: install-dev
 	$(BIN)/ruff check .
