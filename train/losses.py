@@ -16,13 +16,13 @@ Top-1 and top-5 are of the rank's own queries. All ranks must hold batches of on
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from train.contrast import DEFAULT_TEMPERATURE, InfoNCEOutput, alignment, info_nce, uniformity
+from train.gathering import gather_flags, gather_with_grad, rank_and_world
 from train.model import ModelOutput
 
 __all__ = [
@@ -53,55 +53,9 @@ class LossOutput:
     motion: InfoNCEOutput | None
 
 
-class _GatherWithGradient(torch.autograd.Function):
-    """Concatenates a tensor over ranks; a rank's gradient is the sum of what all ranks' losses ask of its part."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.count = len(tensor)
-        return _gather(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        start = dist.get_rank() * ctx.count
-        return gradient[start : start + ctx.count]
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def gather_with_grad(tensor: Tensor) -> Tensor:
-    """Concatenates the ranks' tensors along the first dimension, in rank order, with gradients to all of them.
-
-    Args:
-        tensor: this rank's part; of one shape on all ranks. Returned as it is if there is one process only.
-    """
-    if _rank_and_world()[1] == 1:
-        return tensor
-    return _GatherWithGradient.apply(tensor)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def _gather_flags(valid_N: Tensor) -> Tensor:
-    """Concatenates boolean flags over ranks."""
-    if _rank_and_world()[1] == 1:
-        return valid_N.bool()
-    return _gather(valid_N.to(torch.uint8)).bool()
-
-
 def _weighed_by_rank(matched: InfoNCEOutput) -> Tensor:
     """Scales a rank's mean loss so that the mean over ranks is the mean over all valid queries."""
-    world = _rank_and_world()[1]
+    world = rank_and_world()[1]
     if world == 1:
         return matched.loss
     total = matched.queries.clone()
@@ -125,7 +79,7 @@ def context_loss(
     query_BD, key_BD = output.context_query_BD, output.context_key_BD
     if query_BD is None or key_BD is None:
         raise ValueError("output must hold context embeddings: the context head is off")
-    target_B = _rank_and_world()[0] * len(query_BD) + torch.arange(len(query_BD), device=query_BD.device)
+    target_B = rank_and_world()[0] * len(query_BD) + torch.arange(len(query_BD), device=query_BD.device)
     matched = info_nce(query_BD, gather_with_grad(key_BD), target_B, temperature=temperature)
     loss = _weighed_by_rank(matched)
     if symmetric:
@@ -163,9 +117,9 @@ def motion_loss(
     if window_valid_BW.shape != (samples, windows):
         raise ValueError(f"window_valid_BW must have shape {(samples, windows)}, not {tuple(window_valid_BW.shape)}")
     place_BP = torch.arange(samples * positions, device=query_BPD.device).view(samples, positions)
-    first_B1 = _rank_and_world()[0] * samples + torch.arange(samples, device=query_BPD.device)[:, None]
+    first_B1 = rank_and_world()[0] * samples + torch.arange(samples, device=query_BPD.device)[:, None]
     target_BP = first_B1 * windows * positions + place_BP % positions
-    valid_GW = _gather_flags(window_valid_BW)
+    valid_GW = gather_flags(window_valid_BW)
     matched = info_nce(
         query_BPD.flatten(0, 1),
         gather_with_grad(key_BWPD).flatten(0, 2),
