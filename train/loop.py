@@ -259,6 +259,8 @@ def _resume(
     if not list_checkpoints(run_dir):
         return 0
     checkpoint = load_checkpoint(run_dir)
+    if "imported" in checkpoint.config:
+        raise CheckpointError(f"{run_dir} holds imported weights; choose another folder and give --init {run_dir}")
     if checkpoint.config.get("data_hash") != stored["data_hash"]:
         raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
     # How fast and how often things are done may change; what is computed may not.

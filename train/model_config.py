@@ -29,7 +29,8 @@ class ModelConfig:
         dropout: its dropout probability, in [0, 1).
         encoder_width: channels of the first stage of the context and motion encoders; even.
         context_head: whether clips are matched to keyframes.
-        motion_head: whether clips predict future motion; at least one of the two.
+        motion_head: whether clips predict future motion. With both off the network is a backbone alone, which cannot be
+            pre-trained, but can hold imported weights.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -76,8 +77,6 @@ class ModelConfig:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
         if self.encoder_width < 2 or self.encoder_width % 2:
             raise ValueError(f"encoder_width must be even and at least 2, not {self.encoder_width}")
-        if not (self.context_head or self.motion_head):
-            raise ValueError("context_head and motion_head must not both be False")
 
     @property
     def token_grid(self) -> tuple[int, int, int]:

@@ -35,9 +35,14 @@ class PretrainObjective:
     Args:
         config: the training configuration.
         header: sizes of the shards that batches come from.
+
+    Raises:
+        ValueError: if both heads are off.
     """
 
     def __init__(self, config: TrainConfig, header: ShardHeader) -> None:
+        if not (config.model.context_head or config.model.motion_head):
+            raise ValueError("context_head and motion_head must not both be False")
         self._config = config
         self._header = header
 

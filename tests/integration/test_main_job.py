@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -146,6 +147,28 @@ def test_a_stopped_training_continues_bit_for_bit(shards: Path, tmp_path: Path) 
     assert [step for step, _ in losses(tmp_path / "stopped")] == list(range(1, 31))
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+
+
+def test_a_training_starts_from_given_weights(trained: Path, shards: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(trained, start)
+    arguments = ("pretrain", shards, tmp_path / "run", *SMALL, "--epochs", 1)
+    rates = ("--set", "optim.lr_per_sample=1e-30", "--set", "optim.warmup_lr_per_sample=0")
+    result = call(train_main, *arguments, *rates, "--init", start)
+    assert result.exit_code == 0, result.output
+    parameters = {name for name, t in weights(trained).items() if t.is_floating_point() and "running" not in name}
+    assert all(torch.equal(weights(trained)[name], weights(tmp_path / "run")[name]) for name in parameters)
+    record = load_checkpoint(tmp_path / "run").config
+    assert (record["recipe"], record["init"]["source"], record["init"]["part"]) == ("demo", str(start), "all")
+    shutil.rmtree(start)
+    for again in ((), ("--init", start)):
+        result = call(train_main, *arguments, *rates, *again)
+        assert result.exit_code == 0, result.output
+    result = call(train_main, *arguments, *rates, "--init", trained)
+    assert result.exit_code == 1
+    assert f"began from {start}" in result.output
+    result = call(train_main, "pretrain", shards, trained, *SMALL, "--epochs", 2, "--init", start)
+    assert "began without --init" in result.output
 
 
 def test_another_configuration_does_not_continue_a_training(trained: Path, shards: Path) -> None:
