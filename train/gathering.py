@@ -53,6 +53,15 @@ def gather_with_grad(tensor: Tensor) -> Tensor:
     return _GatherWithGradient.apply(tensor)  # type: ignore[no-untyped-call, no-any-return]
 
 
+def gather(tensor: Tensor) -> Tensor:
+    """Concatenates the ranks' tensors along the first dimension, in rank order, without gradients.
+
+    Args:
+        tensor: this rank's part; of one shape on all ranks. Returned as it is if there is one process only.
+    """
+    return tensor if rank_and_world()[1] == 1 else _gather(tensor)
+
+
 def gather_flags(valid_N: Tensor) -> Tensor:
     """Concatenates boolean flags over ranks."""
     if rank_and_world()[1] == 1:

@@ -10,6 +10,7 @@ Shape legend:
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -75,18 +76,46 @@ class MotionHead(nn.Module):
         """Predicts embeddings (B, P, D) of the motion after the clips from their token map."""
         return self.query_head(self.predictor(tokens_BCTHW))  # type: ignore[no-any-return]
 
-    def forward_key(self, motion_BWCTHW: Tensor) -> Tensor:
+    def forward_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
         """Embeds motion windows (B, W, C, T, H, W) position by position, as (B, W, P, D).
+
+        Args:
+            motion_BWCTHW: motion windows.
+            window_valid_BW: windows that exist (all if None). The others do not enter the BatchNorm statistics;
+                what is returned for them is meaningless.
 
         Raises:
             ValueError: if a window does not have the configured shape.
         """
         if motion_BWCTHW.ndim != 6 or motion_BWCTHW.shape[2:] != self.motion_shape:
             raise ValueError(f"motion must be (B, W, *{self.motion_shape}), not {tuple(motion_BWCTHW.shape)}")
-        map_NDTHW = self.encoder(motion_BWCTHW.flatten(0, 1))
+        motion_NCTHW = motion_BWCTHW.flatten(0, 1)
+        if window_valid_BW is not None:
+            motion_NCTHW = replace_missing_windows(motion_NCTHW, window_valid_BW.flatten())
+        map_NDTHW = self.encoder(motion_NCTHW)
         feature_NPD = map_NDTHW.flatten(2).transpose(1, 2)
         return self.key_head(feature_NPD).unflatten(0, motion_BWCTHW.shape[:2])  # type: ignore[no-any-return]
 
-    def forward(self, tokens_BCTHW: Tensor, motion_BWCTHW: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens_BCTHW: Tensor, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Returns the predicted embeddings (B, P, D) and those of the windows (B, W, P, D)."""
-        return self.forward_query(tokens_BCTHW), self.forward_key(motion_BWCTHW)
+        return self.forward_query(tokens_BCTHW), self.forward_key(motion_BWCTHW, window_valid_BW)
+
+
+def replace_missing_windows(motion_NCTHW: Tensor, valid_N: Tensor) -> Tensor:
+    """Puts existing windows in the places of missing ones, in turn, so that BatchNorm sees nothing but real motion.
+
+    Leaving them out would be plainer, but the number of windows would then change from batch to batch: the device
+    would have to wait for it, and a compiled model would be compiled anew.
+
+    Args:
+        motion_NCTHW: motion windows.
+        valid_N: bool, windows that exist; if none does, all stay as they are.
+    """
+    valid_N = valid_N.bool()
+    place_N = torch.arange(len(valid_N), device=valid_N.device)
+    existing_first_N = valid_N.logical_not().to(torch.uint8).argsort(stable=True)
+    existing = valid_N.sum()
+    turn_N = (valid_N.logical_not().cumsum(0) - 1).clamp(min=0) % existing.clamp(min=1)
+    return motion_NCTHW[torch.where(valid_N | (existing == 0), place_N, existing_first_N[turn_N])]

@@ -37,6 +37,7 @@ _PRETRAIN_RULES = (
 )
 PUBLISHED_BACKBONE = "rgb_backbone."
 _WRAPPER_KEYS = ("state_dict", "model")
+_QUEUE = "context_queue."
 _LISTED_NAMES = 20
 
 
@@ -122,7 +123,7 @@ def load_published(model: PretrainModel | Backbone, state: Mapping[str, Tensor])
 def load_named(
     model: nn.Module, given: Mapping[str, Tensor], name_of: Callable[[str], str] = lambda name: name
 ) -> None:
-    """Copies tensors into a model by name, all of them or none.
+    """Copies tensors into a model by name, all of them or none; a queue of keys starts empty.
 
     Args:
         model: the network to fill, in place.
@@ -133,7 +134,9 @@ def load_named(
         ValueError: if names are missing or unexpected or shapes differ; the message lists them, and the model is
             left as it was.
     """
-    own = model.state_dict()
+    # The queue holds what other weights have made of other data.
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_QUEUE)}
+    given = {name: tensor for name, tensor in given.items() if not name.startswith(_QUEUE)}
     theirs = {name: name_of(name) for name in own}
     problems = []
     if missing := sorted(set(theirs.values()) - set(given)):
@@ -150,7 +153,9 @@ def load_named(
         problems.append(_listed("of another shape", misshapen))
     if problems:
         raise ValueError("the checkpoint does not fit the model; " + "; ".join(problems))
-    model.load_state_dict(found)
+    model.load_state_dict(found, strict=False)
+    if isinstance(model, PretrainModel):
+        model.restart_queue()
 
 
 def read_weights_file(path: Path | str) -> dict[str, Tensor]:

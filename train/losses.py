@@ -69,7 +69,7 @@ def context_loss(
     """Context matching: every clip picks its own video's keyframe out of all keyframes of the global batch.
 
     Args:
-        output: embeddings of this rank's batch, with context.
+        output: embeddings of this rank's batch, with context. Keys of a queue are further candidates.
         temperature: divides the similarities.
         symmetric: whether keyframes also pick their clips.
 
@@ -80,7 +80,11 @@ def context_loss(
     if query_BD is None or key_BD is None:
         raise ValueError("output must hold context embeddings: the context head is off")
     target_B = rank_and_world()[0] * len(query_BD) + torch.arange(len(query_BD), device=query_BD.device)
-    matched = info_nce(query_BD, gather_with_grad(key_BD), target_B, temperature=temperature)
+    key_GD, pair_valid_BG = gather_with_grad(key_BD), None
+    if (queue := output.context_queue) is not None:
+        pair_valid_BG = torch.cat([queue.usable_BM.new_ones(len(query_BD), len(key_GD)), queue.usable_BM], dim=1)
+        key_GD = torch.cat([key_GD, queue.key_MD.to(key_GD.dtype)])
+    matched = info_nce(query_BD, key_GD, target_B, temperature=temperature, pair_valid_NM=pair_valid_BG)
     loss = _weighed_by_rank(matched)
     if symmetric:
         reverse = info_nce(key_BD, gather_with_grad(query_BD), target_B, temperature=temperature)
@@ -94,6 +98,7 @@ def motion_loss(
     *,
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
+    query_valid_BP: Tensor | None = None,
 ) -> InfoNCEOutput:
     """Motion prediction: every predicted position picks the feature at its place in its own future window.
 
@@ -106,6 +111,7 @@ def motion_loss(
             0 asks no queries.
         temperature: divides the similarities.
         symmetric: whether the features of window 0 also pick the predictions made of them.
+        query_valid_BP: positions that ask queries (all if None); the features of the others stay candidates.
 
     Raises:
         ValueError: if the output holds no motion embeddings or the flags' shape is not theirs.
@@ -119,6 +125,7 @@ def motion_loss(
     place_BP = torch.arange(samples * positions, device=query_BPD.device).view(samples, positions)
     first_B1 = rank_and_world()[0] * samples + torch.arange(samples, device=query_BPD.device)[:, None]
     target_BP = first_B1 * windows * positions + place_BP % positions
+    query_valid_N = None if query_valid_BP is None else query_valid_BP.flatten()
     valid_GW = gather_flags(window_valid_BW)
     matched = info_nce(
         query_BPD.flatten(0, 1),
@@ -126,6 +133,7 @@ def motion_loss(
         target_BP.flatten(),
         temperature=temperature,
         key_valid_M=valid_GW.flatten().repeat_interleave(positions),
+        query_valid_N=query_valid_N,
     )
     loss = _weighed_by_rank(matched)
     if symmetric:
@@ -135,6 +143,7 @@ def motion_loss(
             (first_B1 * positions + place_BP % positions).flatten(),
             temperature=temperature,
             key_valid_M=valid_GW[:, 0].repeat_interleave(positions),
+            query_valid_N=query_valid_N,
         )
         loss = (loss + _weighed_by_rank(reverse)) / 2
     return replace(matched, loss=loss)
@@ -148,6 +157,7 @@ def pretrain_loss(
     motion_weight: float = 1.0,
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
+    query_valid_BP: Tensor | None = None,
 ) -> LossOutput:
     """The weighted sum (in the paper: the plain sum) of the losses of the heads that are on.
 
@@ -158,6 +168,7 @@ def pretrain_loss(
         motion_weight: weight of motion prediction, 0 or more.
         temperature: divides the similarities of both.
         symmetric: whether keys also pick their queries.
+        query_valid_BP: positions whose motion is asked for (all if None).
 
     Raises:
         ValueError: if the output holds no embeddings, a weight is negative, or the flags are missing.
@@ -173,7 +184,9 @@ def pretrain_loss(
     if output.motion_query_BPD is not None:
         if window_valid_BW is None:
             raise ValueError("window_valid_BW must be given: the output holds motion embeddings")
-        motion = motion_loss(output, window_valid_BW, temperature=temperature, symmetric=symmetric)
+        motion = motion_loss(
+            output, window_valid_BW, temperature=temperature, symmetric=symmetric, query_valid_BP=query_valid_BP
+        )
         terms.append(motion_weight * motion.loss)
     if not terms:
         raise ValueError("output must hold context or motion embeddings")

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from train.backbones import build_backbone
 from train.encoders import ContextEncoder
 from train.heads import EmbeddingHead, MotionHead
+from train.key_queue import KeyQueue, QueuedKeys
 from train.model_config import ModelConfig
 
 __all__ = ["EmbeddingHead", "ModelConfig", "ModelOutput", "MotionHead", "PretrainModel"]
@@ -33,6 +34,7 @@ class ModelOutput:
         context_key_BD: embeddings of the keyframes.
         motion_query_BPD: predicted motion embeddings.
         motion_key_BWPD: embeddings of the motion windows, window 0 being the predicted one.
+        context_queue: keys of earlier batches; None without a queue.
 
     Raises:
         ValueError: if a head is given by half or its shapes disagree.
@@ -43,6 +45,7 @@ class ModelOutput:
     context_key_BD: Tensor | None = None
     motion_query_BPD: Tensor | None = None
     motion_key_BWPD: Tensor | None = None
+    context_queue: QueuedKeys | None = None
 
     def __post_init__(self) -> None:
         context_query, context_key = self.context_query_BD, self.context_key_BD
@@ -82,6 +85,13 @@ class PretrainModel(nn.Module):
             self.context_key_head = EmbeddingHead(
                 self.context_encoder.out_channels, config.head_hidden, config.embedding_dim
             )
+        if config.context_queue:
+            self.context_queue = KeyQueue(
+                self._key_encoder(),
+                size=config.context_queue,
+                features=config.embedding_dim,
+                momentum=config.queue_momentum,
+            )
         if config.motion_head:
             self.motion = MotionHead(config, token_channels=channels)
 
@@ -97,12 +107,25 @@ class PretrainModel(nn.Module):
         """Predicts the embeddings (B, P, D) of the motion after the clip."""
         return self.motion.forward_query(tokens_BCTHW)
 
-    def forward_motion_key(self, motion_BWCTHW: Tensor) -> Tensor:
+    def forward_motion_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
         """Embeds motion windows (B, W, C, T, H, W) as (B, W, P, D)."""
-        return self.motion.forward_key(motion_BWCTHW)
+        return self.motion.forward_key(motion_BWCTHW, window_valid_BW)
+
+    def restart_queue(self) -> None:
+        """Empties the queue of keys, if there is one, as after other weights have been loaded."""
+        if self.config.context_queue:
+            self.context_queue.restart(self._key_encoder())
+
+    def _key_encoder(self) -> nn.Module:
+        return nn.Sequential(self.context_encoder, self.context_key_head)
 
     def forward(
-        self, clip_B3THW: Tensor, keyframe_B31HW: Tensor | None = None, motion_BWCTHW: Tensor | None = None
+        self,
+        clip_B3THW: Tensor,
+        keyframe_B31HW: Tensor | None = None,
+        motion_BWCTHW: Tensor | None = None,
+        window_valid_BW: Tensor | None = None,
+        video_B: Tensor | None = None,
     ) -> ModelOutput:
         """Embeds a batch for both heads.
 
@@ -111,26 +134,33 @@ class PretrainModel(nn.Module):
             keyframe_B31HW: keyframes, normalised RGB; not read if the context head is off.
             motion_BWCTHW: motion windows (units: pixels / 10), the predicted one first; not read if the motion head
                 is off.
+            window_valid_BW: motion windows that exist (all if None).
+            video_B: which video each sample is of; read by the queue of keys only.
 
         Raises:
             ValueError: if an input of a head that is on is missing, or a shape is not the configured one.
         """
         encoded = self.backbone(clip_B3THW)
-        context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = None
+        context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = queued = None
         if self.config.context_head:
             if keyframe_B31HW is None:
                 raise ValueError("keyframe_B31HW must be given: the context head is on")
             context_query_BD = self.forward_context_query(encoded.tokens_BCTHW)
             context_key_BD = self.forward_context_key(keyframe_B31HW)
+            if self.config.context_queue:
+                if video_B is None:
+                    raise ValueError("video_B must be given: the context queue is on")
+                queued = self.context_queue(self._key_encoder(), keyframe_B31HW, video_B)
         if self.config.motion_head:
             if motion_BWCTHW is None:
                 raise ValueError("motion_BWCTHW must be given: the motion head is on")
             motion_query_BPD = self.forward_motion_query(encoded.tokens_BCTHW)
-            motion_key_BWPD = self.forward_motion_key(motion_BWCTHW)
+            motion_key_BWPD = self.forward_motion_key(motion_BWCTHW, window_valid_BW)
         return ModelOutput(
             feature_BF=encoded.pooled_BC,
             context_query_BD=context_query_BD,
             context_key_BD=context_key_BD,
             motion_query_BPD=motion_query_BPD,
             motion_key_BWPD=motion_key_BWPD,
+            context_queue=queued,
         )

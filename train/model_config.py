@@ -31,6 +31,9 @@ class ModelConfig:
         context_head: whether clips are matched to keyframes.
         motion_head: whether clips predict future motion. With both off the network is a backbone alone, which cannot be
             pre-trained, but can hold imported weights.
+        context_queue: keyframes' embeddings of earlier batches that serve as further negatives; 0 = none, the paper's.
+            Helps where batches are small.
+        queue_momentum: share of its weights that the slow encoder of those embeddings keeps at each step, in [0, 1).
 
     Raises:
         ValueError: if a field is out of its range.
@@ -53,6 +56,8 @@ class ModelConfig:
     encoder_width: int = 64
     context_head: bool = True
     motion_head: bool = True
+    context_queue: int = 0
+    queue_momentum: float = 0.99
 
     def __post_init__(self) -> None:
         for field, allowed in (("backbone", BACKBONE_NAMES), ("motion_input", MOTION_INPUTS)):
@@ -77,6 +82,10 @@ class ModelConfig:
             raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
         if self.encoder_width < 2 or self.encoder_width % 2:
             raise ValueError(f"encoder_width must be even and at least 2, not {self.encoder_width}")
+        if self.context_queue < 0 or (self.context_queue and not self.context_head):
+            raise ValueError(f"context_queue must be 0, or positive with context_head, not {self.context_queue}")
+        if not 0.0 <= self.queue_momentum < 1.0:
+            raise ValueError(f"queue_momentum must be in [0, 1), not {self.queue_momentum}")
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
