@@ -82,6 +82,20 @@ def test_missing_windows_do_not_enter_the_statistics() -> None:
     assert not torch.allclose(mixed[:, :2], keys[:, :2], atol=1e-2), "without the flags it would be otherwise"
 
 
+def test_missing_windows_do_not_make_a_compiled_model_compile_again() -> None:
+    model, given = PretrainModel(SMALL), random_inputs(SMALL)
+    graphs = []
+
+    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    compiled = torch.compile(model, backend=keep, fullgraph=True)
+    for valid in ([[1, 1, 1], [1, 1, 1]], [[1, 0, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 0]]):
+        compiled(*given, torch.tensor(valid).bool())
+    assert len(graphs) == 1
+
+
 # Static positions
 
 
