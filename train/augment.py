@@ -18,8 +18,8 @@ from torch import Tensor
 
 from extract.schema import ShardHeader
 from train.augment_color import change_colors, normalize
+from train.augment_config import AugmentConfig
 from train.augment_parameters import (
-    AugmentConfig,
     AugmentParameters,
     ColorParameters,
     CropParameters,
@@ -29,6 +29,7 @@ from train.augment_parameters import (
 )
 from train.augment_space import crop_motion, crop_pictures, rotate
 from train.batch import Batch
+from train.global_motion import remove_global_motion
 
 __all__ = [
     "AugmentConfig",
@@ -116,7 +117,10 @@ def augment_motion(
     flat = CropParameters(
         box=parameters.motion_crop.box.flatten(0, 1).to(device), flip=parameters.motion_crop.flip.flatten().to(device)
     )
-    motion = crop_motion(motion_quarter_px_BWTCHW.flatten(0, 1), valid_BWTHW.flatten(0, 1), flat, config, header)
+    whole, valid = motion_quarter_px_BWTCHW.flatten(0, 1), valid_BWTHW.flatten(0, 1)
+    if config.global_motion != "keep":
+        whole = remove_global_motion(whole, valid, config.global_motion)
+    motion = crop_motion(whole, valid, flat, config, header)
     return motion.view(*motion_quarter_px_BWTCHW.shape[:2], *motion.shape[1:])
 
 

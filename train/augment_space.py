@@ -21,7 +21,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from extract.schema import QUARTER_PX, ShardHeader
-from train.augment_parameters import AugmentConfig, CropParameters
+from train.augment_config import AugmentConfig
+from train.augment_parameters import CropParameters
 
 _BLUR_UNIT_SIZE = 112
 

@@ -38,7 +38,7 @@ def _say(text: str) -> None:
 @main.command()
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("run_dir", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--recipe", default="ucf101", help="Named settings: ucf101, hmdb51, kinetics400, gestures or demo.")
+@click.option("--recipe", default="ucf101", help="Named settings; `cmd-train recipes` lists them.")
 @click.option("--split-column", help="Train on one part of this split only.  [default: all videos]")
 @click.option("--part", default="train", help="Part of the split to train on.")
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the videos.  [default: the recipe's]")
@@ -46,6 +46,12 @@ def _say(text: str) -> None:
 @click.option("--seed", type=click.IntRange(0), default=0, help="Decides everything random.")
 @click.option("--workers", type=click.IntRange(0), help="Decoding processes.  [default: the recipe's]")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+@click.option(
+    "--init", type=click.Path(path_type=Path), help="Start from these weights: a published file or a checkpoint."
+)
+@click.option(
+    "--init-part", type=click.Choice(["auto", "all", "backbone"]), default="auto", help="What to take of --init."
+)
 @click.option("--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable.")
 @click.option("--print-config", is_flag=True, help="Print the resolved settings and stop.")
 def pretrain(
@@ -59,12 +65,15 @@ def pretrain(
     seed: int,
     workers: int | None,
     device: str,
+    init: Path | None,
+    init_part: str,
     pairs: tuple[str, ...],
     print_config: bool,
 ) -> None:
     """Pre-train a backbone on SHARDS without labels; write checkpoints to RUN_DIR.
 
-    Started again with the same settings, it continues from the last checkpoint. SIGTERM or Ctrl-C saves and stops.
+    Started again with the same settings, it continues from the last checkpoint; --init is not read again then.
+    SIGTERM or Ctrl-C saves and stops.
     """
     import json
 
@@ -83,10 +92,59 @@ def pretrain(
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return
-    from train.pretrain import run_pretraining
+    from train.pretrain import InitRequest, run_pretraining
 
-    result = run_pretraining(shards, run_dir, config, device=device, say=_say)
+    start = InitRequest(source=init, part=init_part) if init else None
+    result = run_pretraining(shards, run_dir, config, device=device, say=_say, init=start, recipe=recipe)
     if not result.finished:
         click.echo(f"stopped after step {result.steps}; run the same command again to continue", err=True)
         raise SystemExit(EXIT_INTERRUPTED)
     click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")
+
+
+@main.command("import-weights")
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.argument("out_dir", type=click.Path(file_okay=False, path_type=Path))
+@click.option("--backbone", help="r2plus1d_26, r3d_26, c3d or r2plus1d_10.  [default: told by the names]")
+@click.option(
+    "--part",
+    type=click.Choice(["auto", "all", "backbone"]),
+    default="auto",
+    help="The whole pre-training network, or its backbone; auto: as the names tell.",
+)
+@click.option("--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable.")
+def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, pairs: tuple[str, ...]) -> None:
+    """Write published weights (FILE, .pth or .safetensors) to OUT_DIR as a checkpoint of this project.
+
+    Names may carry a common prefix. Missing or unexpected names are an error that lists them.
+    """
+    from train.config import build_config, parse_overrides
+    from train.initial_weights import detect_network, read_published, write_imported
+    from train.pretrain import build_model
+
+    state = read_published(file)
+    found = None if backbone and part != "auto" else detect_network(state)
+    whole = part == "all" or (part == "auto" and found is not None and found.whole)
+    changes: dict[str, object] = {
+        "model.backbone": backbone or (found and found.backbone),
+        # The published network reads motion at the crop's resolution; a backbone alone reads none.
+        "model.motion_input": "paper" if whole else "native",
+        "model.context_head": whole,
+        "model.motion_head": whole,
+    }
+    config = build_config("ucf101", changes | parse_overrides(pairs))
+    path = write_imported(file, out_dir, config, state, build=build_model)
+    what = "pre-training network" if whole else "backbone"
+    click.echo(f"{what} with {config.model.backbone}, {len(state)} tensors; checkpoint in {path}")
+
+
+@main.command()
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the recipes, or print every field of the one that is named."""
+    import json
+
+    from train.config import build_config
+    from train.recipes import list_recipes
+
+    click.echo(json.dumps(build_config(name).as_dict(), indent=1) if name else list_recipes())

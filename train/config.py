@@ -55,16 +55,19 @@ class LossConfig:
         temperature: divides similarities in both.
         context_weight, motion_weight: weights of the two in the sum; the paper's sum is unweighted.
         symmetric: whether keys also pick their queries.
+        drop_static_px: positions whose motion is slower than this on average (pixels a frame, over their window) ask
+            no queries; 0 = none is left out, as in the paper. How many are is logged as ``motion_static_share``.
     """
 
     temperature: float = DEFAULT_TEMPERATURE
     context_weight: float = 1.0
     motion_weight: float = 1.0
     symmetric: bool = False
+    drop_static_px: float = 0.0
 
     def __post_init__(self) -> None:
         _require(self.temperature > 0, f"temperature: {self.temperature} is not positive")
-        for name in ("context_weight", "motion_weight"):
+        for name in ("context_weight", "motion_weight", "drop_static_px"):
             _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
 
 

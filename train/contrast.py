@@ -25,7 +25,7 @@ class InfoNCEOutput:
         loss: mean cross-entropy over the valid queries, with gradient; 0 if there are none.
         top1: fraction of valid queries whose key beats all others. A tie is a miss: collapsed embeddings score 0.
         top5: fraction of valid queries whose key is among the best five.
-        candidates: valid keys that every query chose from.
+        candidates: valid keys that every query chose from; the mean over queries where they differ in it.
         queries: valid queries.
     """
 
@@ -44,6 +44,7 @@ def info_nce(
     temperature: float = DEFAULT_TEMPERATURE,
     key_valid_M: Tensor | None = None,
     query_valid_N: Tensor | None = None,
+    pair_valid_NM: Tensor | None = None,
     symmetric: bool = False,
 ) -> InfoNCEOutput:
     """Cross-entropy of every query's choice among the keys (the paper's loss), in float32.
@@ -55,6 +56,8 @@ def info_nce(
         temperature: divides the similarities; positive.
         key_valid_M: keys that take part (all if None). A query whose own key does not is left out.
         query_valid_N: queries that take part (all if None).
+        pair_valid_NM: keys that each query chooses from (all if None); its own key must be among them. Not applied
+            to the reverse choice.
         symmetric: whether to average the loss with that of the reverse choice, in which each query's own key chooses
             among the valid queries; the other outputs stay those of the queries.
 
@@ -62,6 +65,10 @@ def info_nce(
         ValueError: if the temperature is not positive or shapes disagree.
     """
     _check_matching(query_ND, key_MD, target_N, temperature, key_valid_M, query_valid_N)
+    if pair_valid_NM is not None and pair_valid_NM.shape != (len(query_ND), len(key_MD)):
+        raise ValueError(
+            f"pair_valid_NM must have shape {(len(query_ND), len(key_MD))}, not {tuple(pair_valid_NM.shape)}"
+        )
     valid_N = torch.ones_like(target_N, dtype=torch.bool) if query_valid_N is None else query_valid_N.bool()
     # Autocast would compute similarities in half precision; divided by the temperature they need more.
     with torch.autocast(query_ND.device.type, enabled=False):
@@ -76,6 +83,9 @@ def info_nce(
             # With no valid key at all a row of -inf would make gradients NaN; no query counts then in any case.
             mask_M = torch.zeros_like(key_MD[:, 0]).masked_fill(~valid_M & valid_M.any(), -torch.inf)
         logits_NM = torch.addmm(mask_M, query_ND, key_MD.T, alpha=1 / temperature)
+        if pair_valid_NM is not None:
+            logits_NM = logits_NM.masked_fill(~pair_valid_NM, -torch.inf)
+            candidates = (logits_NM.detach() > -torch.inf).sum() / len(query_ND)
         summed = F.cross_entropy(
             logits_NM, target_N.masked_fill(~valid_N, _IGNORED), ignore_index=_IGNORED, reduction="sum"
         )
@@ -121,23 +131,37 @@ def _check_matching(
             raise ValueError(f"{field} must have shape ({count},), not {tuple(tensor.shape)}")
 
 
-def alignment(query_ND: Tensor, key_ND: Tensor) -> Tensor:
-    """Mean squared distance of matching pairs of unit length: 0 is perfect (Wang & Isola, 2020)."""
-    return (query_ND.float() - key_ND.float()).square().sum(dim=1).mean()
+def alignment(query_ND: Tensor, key_ND: Tensor, valid_N: Tensor | None = None) -> Tensor:
+    """Mean squared distance of matching pairs of unit length: 0 is perfect (Wang & Isola, 2020).
+
+    Args:
+        query_ND, key_ND: matching embeddings of unit length.
+        valid_N: pairs that count (all if None); 0 is returned if none does.
+    """
+    squared_N = (query_ND.float() - key_ND.float()).square().sum(dim=1)
+    if valid_N is None:
+        return squared_N.mean()
+    return (squared_N * valid_N).sum() / valid_N.sum().clamp(min=1)
 
 
-def uniformity(embedding_ND: Tensor) -> Tensor:
+def uniformity(embedding_ND: Tensor, valid_N: Tensor | None = None) -> Tensor:
     """Log of the mean Gaussian potential exp(-2 d^2) over all pairs: 0 is collapsed, lower is more spread out.
 
     Source: Wang & Isola, 2020.
 
     Args:
         embedding_ND: at least two embeddings of unit length.
+        valid_N: embeddings that count (all if None); 0 is returned if fewer than two do.
 
     Raises:
-        ValueError: if there are fewer than two.
+        ValueError: if there are fewer than two embeddings.
     """
     if len(embedding_ND) < 2:
         raise ValueError(f"embedding_ND must hold at least 2 embeddings, not {len(embedding_ND)}")
-    squared = F.pdist(embedding_ND.float()).square()
-    return torch.logsumexp(-2 * squared, dim=0) - torch.log(torch.tensor(float(len(squared)), device=squared.device))
+    potential_K = (-2 * F.pdist(embedding_ND.float()).square()).exp()
+    if valid_N is None:
+        return potential_K.mean().log()
+    first_K, second_K = torch.triu_indices(len(valid_N), len(valid_N), offset=1, device=valid_N.device)
+    counts_K = valid_N[first_K] & valid_N[second_K]
+    mean = (potential_K * counts_K).sum() / counts_K.sum().clamp(min=1)
+    return torch.where(counts_K.any(), mean, 1.0).log()

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from train.backbones import Backbone
 from train.model import PretrainModel
@@ -35,8 +35,9 @@ _PRETRAIN_RULES = (
     (r"\.feed_forward\.expand\.", ".fc1."),
     (r"\.feed_forward\.contract\.", ".fc2."),
 )
-_PUBLISHED_BACKBONE = "rgb_backbone."
+PUBLISHED_BACKBONE = "rgb_backbone."
 _WRAPPER_KEYS = ("state_dict", "model")
+_QUEUE = "context_queue."
 _LISTED_NAMES = 20
 
 
@@ -69,14 +70,14 @@ def published_name(name: str) -> str:
     return re.sub(r"\blayers\.(\d[ab]?)\.norm\.", r"bn\1.", name)
 
 
-def _without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Drops leading name components (`module.` and the like) as long as all names share them."""
     named = dict(state)
     while named:
         heads = {name.partition(".")[0] for name in named}
         if len(heads) != 1 or any("." not in name for name in named):
             break
-        if f"{next(iter(heads))}." == _PUBLISHED_BACKBONE:
+        if f"{next(iter(heads))}." == PUBLISHED_BACKBONE:
             break
         named = {name.partition(".")[2]: tensor for name, tensor in named.items()}
     return named
@@ -102,35 +103,59 @@ def load_published(model: PretrainModel | Backbone, state: Mapping[str, Tensor])
         ValueError: if names are missing or unexpected or shapes differ; the message lists them, and the model is
             left as it was.
     """
-    given = _without_wrappers(state)
-    if isinstance(model, Backbone) and any(name.startswith(_PUBLISHED_BACKBONE) for name in given):
+    given = without_wrappers(state)
+    if isinstance(model, Backbone) and any(name.startswith(PUBLISHED_BACKBONE) for name in given):
         given = {
-            name.removeprefix(_PUBLISHED_BACKBONE): tensor
+            name.removeprefix(PUBLISHED_BACKBONE): tensor
             for name, tensor in given.items()
-            if name.startswith(_PUBLISHED_BACKBONE)
+            if name.startswith(PUBLISHED_BACKBONE)
         }
-    own = model.state_dict()
-    published = {name: published_name(name) for name in own}
+    # Published heads are convolutions over one position, ours linear layers.
+    flat = {
+        name: tensor[:, :, 0]
+        if name.partition(".")[0].endswith("_head") and tensor.ndim == 3 and tensor.shape[2] == 1
+        else tensor
+        for name, tensor in given.items()
+    }
+    load_named(model, flat, published_name)
+
+
+def load_named(
+    model: nn.Module, given: Mapping[str, Tensor], name_of: Callable[[str], str] = lambda name: name
+) -> None:
+    """Copies tensors into a model by name, all of them or none; a queue of keys starts empty.
+
+    Args:
+        model: the network to fill, in place.
+        given: tensors by name.
+        name_of: the name in ``given`` of one of the model's own parameters or buffers.
+
+    Raises:
+        ValueError: if names are missing or unexpected or shapes differ; the message lists them, and the model is
+            left as it was.
+    """
+    # The queue holds what other weights have made of other data.
+    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_QUEUE)}
+    given = {name: tensor for name, tensor in given.items() if not name.startswith(_QUEUE)}
+    theirs = {name: name_of(name) for name in own}
     problems = []
-    if missing := sorted(set(published.values()) - set(given)):
+    if missing := sorted(set(theirs.values()) - set(given)):
         problems.append(_listed("missing", missing))
-    if unexpected := sorted(set(given) - set(published.values())):
+    if unexpected := sorted(set(given) - set(theirs.values())):
         problems.append(_listed("unexpected", unexpected))
-    loaded, misshapen = {}, []
-    for name, theirs in published.items():
-        if theirs not in given:
-            continue
-        tensor = given[theirs]
-        if theirs.partition(".")[0].endswith("_head") and tensor.ndim == 3 and tensor.shape[2] == 1:
-            tensor = tensor[:, :, 0]  # published heads are convolutions over one position, ours linear layers
-        if tensor.shape != own[name].shape:
-            misshapen.append(f"{theirs} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}")
-        loaded[name] = tensor
+    found = {name: given[other] for name, other in theirs.items() if other in given}
+    misshapen = [
+        f"{theirs[name]} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
+        for name, tensor in found.items()
+        if tensor.shape != own[name].shape
+    ]
     if misshapen:
         problems.append(_listed("of another shape", misshapen))
     if problems:
         raise ValueError("the checkpoint does not fit the model; " + "; ".join(problems))
-    model.load_state_dict(loaded)
+    model.load_state_dict(found, strict=False)
+    if isinstance(model, PretrainModel):
+        model.restart_queue()
 
 
 def read_weights_file(path: Path | str) -> dict[str, Tensor]:

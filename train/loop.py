@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -89,6 +89,7 @@ def train(
     placement: Placement,
     *,
     data_hash: str,
+    record: Mapping[str, Any] | None = None,
     say: Callable[[str], None],
 ) -> TrainingResult:
     """Trains to the configured end, continuing from the last checkpoint in ``run_dir``.
@@ -101,6 +102,7 @@ def train(
         run_dir: where checkpoints, metrics and configuration go.
         placement: this process among all.
         data_hash: identifies the shards; recorded.
+        record: whatever else every checkpoint is to say of where it comes from.
         say: prints a line for the user.
 
     Raises:
@@ -118,48 +120,83 @@ def train(
     )
     model.to(placement.device)
     optimizer = build_optimizer(model, config.optim)
-    stored = {"settings": config.as_dict(), "data_hash": data_hash}
+    stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
     first_step = _resume(run_dir, model, optimizer, stored, sampler.total_steps)
     if first_step:
         say(f"continuing after step {first_step} of {sampler.total_steps}")
-    log = RunLog(run_dir, stored, first_step, sampler, config, placement, say)
-    loader = _make_loader(shards, entries, config, sampler, first_step, placement)
-    wrapped = _wrap(model, placement)
-    step, last_saved = first_step, first_step
-
-    def save() -> None:
-        if placement.is_main:
-            state = {"optimizer": optimizer.state_dict(), "step": step, "recent_metrics": log.recent_metrics()}
-            save_checkpoint(run_dir, step=step, weights=model.state_dict(), state=state, config=stored)
-            prune_checkpoints(run_dir, config.run.keep_checkpoints)
-
-    with _stop_on_signals() as stop:
-        waited_from = time.monotonic()
-        for host_batch in loader:
-            waiting = time.monotonic() - waited_from
-            batch = host_batch.to(placement.device, non_blocking=True)
-            rate = learning_rate(step, sampler.steps_per_epoch, config.optim)
-            set_learning_rate(optimizer, rate)
-            _seed_step(config.run.seed, step, placement.rank)
-            output, norm = _optimise(wrapped, objective, batch, optimizer, config.optim.clip_norm)
-            step += 1
-            log.add(step, output, batch, rate=rate, norm=norm, waiting=waiting, entries=entries)
-            due = step % (sampler.steps_per_epoch * config.run.checkpoint_epochs) == 0
-            if due or stop.is_set:
-                save()
-                last_saved = step
-            if stop.is_set:
-                break
-            waited_from = time.monotonic()
-    if last_saved != step:
-        save()
-    log.close()
-    return TrainingResult(
-        steps=step,
-        finished=step == sampler.total_steps,
-        report=log.report,
-        metrics=log.recent_metrics() if step > first_step else {},
+    running = _Training(
+        model=model,
+        wrapped=_wrap(model, placement),
+        objective=objective,
+        optimizer=optimizer,
+        sampler=sampler,
+        config=config,
+        placement=placement,
+        run_dir=run_dir,
+        stored=stored,
+        log=RunLog(run_dir, stored, first_step, sampler, config, placement, say),
+        step=first_step,
+        last_saved=first_step,
     )
+    running.run(_make_loader(shards, entries, config, sampler, first_step, placement), entries)
+    return TrainingResult(
+        steps=running.step,
+        finished=running.step == sampler.total_steps,
+        report=running.log.report,
+        metrics=running.log.recent_metrics() if running.step > first_step else {},
+    )
+
+
+@dataclass(kw_only=True)
+class _Training:
+    """A training under way: what its steps read, and how far it is."""
+
+    model: nn.Module
+    wrapped: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    sampler: EpochSampler
+    config: TrainConfig
+    placement: Placement
+    run_dir: Path
+    stored: dict[str, Any]
+    log: RunLog
+    step: int
+    last_saved: int
+
+    def run(self, loader: Iterable[Batch], entries: Sequence[VideoEntry]) -> None:
+        """Takes all steps that are left, or as many as it is given time for; then all is saved."""
+        every = self.sampler.steps_per_epoch * self.config.run.checkpoint_epochs
+        with _stop_on_signals() as stop:
+            waited_from = time.monotonic()
+            for batch in loader:
+                self._advance(batch, time.monotonic() - waited_from, entries)
+                if self.step % every == 0 or stop.is_set:
+                    self._save()
+                if stop.is_set:
+                    break
+                waited_from = time.monotonic()
+        if self.last_saved != self.step:
+            self._save()
+        self.log.close()
+
+    def _advance(self, host_batch: Batch, waiting: float, entries: Sequence[VideoEntry]) -> None:
+        batch = host_batch.to(self.placement.device, non_blocking=True)
+        rate = learning_rate(self.step, self.sampler.steps_per_epoch, self.config.optim)
+        set_learning_rate(self.optimizer, rate)
+        _seed_step(self.config.run.seed, self.step, self.placement.rank)
+        output, norm = _optimise(self.wrapped, self.objective, batch, self.optimizer, self.config.optim.clip_norm)
+        self.step += 1
+        self.log.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting, entries=entries)
+
+    def _save(self) -> None:
+        if self.placement.is_main:
+            recent = self.log.recent_metrics()
+            state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "recent_metrics": recent}
+            weights = self.model.state_dict()
+            save_checkpoint(self.run_dir, step=self.step, weights=weights, state=state, config=self.stored)
+            prune_checkpoints(self.run_dir, self.config.run.keep_checkpoints)
+        self.last_saved = self.step
 
 
 def _wrap(model: nn.Module, placement: Placement) -> nn.Module:
@@ -222,6 +259,8 @@ def _resume(
     if not list_checkpoints(run_dir):
         return 0
     checkpoint = load_checkpoint(run_dir)
+    if "imported" in checkpoint.config:
+        raise CheckpointError(f"{run_dir} holds imported weights; choose another folder and give --init {run_dir}")
     if checkpoint.config.get("data_hash") != stored["data_hash"]:
         raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
     # How fast and how often things are done may change; what is computed may not.

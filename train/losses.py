@@ -16,13 +16,13 @@ Top-1 and top-5 are of the rank's own queries. All ranks must hold batches of on
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from train.contrast import DEFAULT_TEMPERATURE, InfoNCEOutput, alignment, info_nce, uniformity
+from train.gathering import gather_flags, gather_with_grad, rank_and_world
 from train.model import ModelOutput
 
 __all__ = [
@@ -53,55 +53,9 @@ class LossOutput:
     motion: InfoNCEOutput | None
 
 
-class _GatherWithGradient(torch.autograd.Function):
-    """Concatenates a tensor over ranks; a rank's gradient is the sum of what all ranks' losses ask of its part."""
-
-    @staticmethod
-    def forward(ctx: Any, tensor: Tensor) -> Tensor:
-        ctx.count = len(tensor)
-        return _gather(tensor)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        gradient = gradient.contiguous().clone()
-        dist.all_reduce(gradient)
-        start = dist.get_rank() * ctx.count
-        return gradient[start : start + ctx.count]
-
-
-def _gather(tensor: Tensor) -> Tensor:
-    parts = [torch.empty_like(tensor, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-    dist.all_gather(parts, tensor.contiguous())
-    return torch.cat(parts)
-
-
-def _rank_and_world() -> tuple[int, int]:
-    if dist.is_available() and dist.is_initialized():
-        return dist.get_rank(), dist.get_world_size()
-    return 0, 1
-
-
-def gather_with_grad(tensor: Tensor) -> Tensor:
-    """Concatenates the ranks' tensors along the first dimension, in rank order, with gradients to all of them.
-
-    Args:
-        tensor: this rank's part; of one shape on all ranks. Returned as it is if there is one process only.
-    """
-    if _rank_and_world()[1] == 1:
-        return tensor
-    return _GatherWithGradient.apply(tensor)  # type: ignore[no-untyped-call, no-any-return]
-
-
-def _gather_flags(valid_N: Tensor) -> Tensor:
-    """Concatenates boolean flags over ranks."""
-    if _rank_and_world()[1] == 1:
-        return valid_N.bool()
-    return _gather(valid_N.to(torch.uint8)).bool()
-
-
 def _weighed_by_rank(matched: InfoNCEOutput) -> Tensor:
     """Scales a rank's mean loss so that the mean over ranks is the mean over all valid queries."""
-    world = _rank_and_world()[1]
+    world = rank_and_world()[1]
     if world == 1:
         return matched.loss
     total = matched.queries.clone()
@@ -115,7 +69,7 @@ def context_loss(
     """Context matching: every clip picks its own video's keyframe out of all keyframes of the global batch.
 
     Args:
-        output: embeddings of this rank's batch, with context.
+        output: embeddings of this rank's batch, with context. Keys of a queue are further candidates.
         temperature: divides the similarities.
         symmetric: whether keyframes also pick their clips.
 
@@ -125,8 +79,12 @@ def context_loss(
     query_BD, key_BD = output.context_query_BD, output.context_key_BD
     if query_BD is None or key_BD is None:
         raise ValueError("output must hold context embeddings: the context head is off")
-    target_B = _rank_and_world()[0] * len(query_BD) + torch.arange(len(query_BD), device=query_BD.device)
-    matched = info_nce(query_BD, gather_with_grad(key_BD), target_B, temperature=temperature)
+    target_B = rank_and_world()[0] * len(query_BD) + torch.arange(len(query_BD), device=query_BD.device)
+    key_GD, pair_valid_BG = gather_with_grad(key_BD), None
+    if (queue := output.context_queue) is not None:
+        pair_valid_BG = torch.cat([queue.usable_BM.new_ones(len(query_BD), len(key_GD)), queue.usable_BM], dim=1)
+        key_GD = torch.cat([key_GD, queue.key_MD.to(key_GD.dtype)])
+    matched = info_nce(query_BD, key_GD, target_B, temperature=temperature, pair_valid_NM=pair_valid_BG)
     loss = _weighed_by_rank(matched)
     if symmetric:
         reverse = info_nce(key_BD, gather_with_grad(query_BD), target_B, temperature=temperature)
@@ -140,6 +98,7 @@ def motion_loss(
     *,
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
+    query_valid_BP: Tensor | None = None,
 ) -> InfoNCEOutput:
     """Motion prediction: every predicted position picks the feature at its place in its own future window.
 
@@ -152,6 +111,7 @@ def motion_loss(
             0 asks no queries.
         temperature: divides the similarities.
         symmetric: whether the features of window 0 also pick the predictions made of them.
+        query_valid_BP: positions that ask queries (all if None); the features of the others stay candidates.
 
     Raises:
         ValueError: if the output holds no motion embeddings or the flags' shape is not theirs.
@@ -163,15 +123,17 @@ def motion_loss(
     if window_valid_BW.shape != (samples, windows):
         raise ValueError(f"window_valid_BW must have shape {(samples, windows)}, not {tuple(window_valid_BW.shape)}")
     place_BP = torch.arange(samples * positions, device=query_BPD.device).view(samples, positions)
-    first_B1 = _rank_and_world()[0] * samples + torch.arange(samples, device=query_BPD.device)[:, None]
+    first_B1 = rank_and_world()[0] * samples + torch.arange(samples, device=query_BPD.device)[:, None]
     target_BP = first_B1 * windows * positions + place_BP % positions
-    valid_GW = _gather_flags(window_valid_BW)
+    query_valid_N = None if query_valid_BP is None else query_valid_BP.flatten()
+    valid_GW = gather_flags(window_valid_BW)
     matched = info_nce(
         query_BPD.flatten(0, 1),
         gather_with_grad(key_BWPD).flatten(0, 2),
         target_BP.flatten(),
         temperature=temperature,
         key_valid_M=valid_GW.flatten().repeat_interleave(positions),
+        query_valid_N=query_valid_N,
     )
     loss = _weighed_by_rank(matched)
     if symmetric:
@@ -181,6 +143,7 @@ def motion_loss(
             (first_B1 * positions + place_BP % positions).flatten(),
             temperature=temperature,
             key_valid_M=valid_GW[:, 0].repeat_interleave(positions),
+            query_valid_N=query_valid_N,
         )
         loss = (loss + _weighed_by_rank(reverse)) / 2
     return replace(matched, loss=loss)
@@ -194,6 +157,7 @@ def pretrain_loss(
     motion_weight: float = 1.0,
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
+    query_valid_BP: Tensor | None = None,
 ) -> LossOutput:
     """The weighted sum (in the paper: the plain sum) of the losses of the heads that are on.
 
@@ -204,6 +168,7 @@ def pretrain_loss(
         motion_weight: weight of motion prediction, 0 or more.
         temperature: divides the similarities of both.
         symmetric: whether keys also pick their queries.
+        query_valid_BP: positions whose motion is asked for (all if None).
 
     Raises:
         ValueError: if the output holds no embeddings, a weight is negative, or the flags are missing.
@@ -219,7 +184,9 @@ def pretrain_loss(
     if output.motion_query_BPD is not None:
         if window_valid_BW is None:
             raise ValueError("window_valid_BW must be given: the output holds motion embeddings")
-        motion = motion_loss(output, window_valid_BW, temperature=temperature, symmetric=symmetric)
+        motion = motion_loss(
+            output, window_valid_BW, temperature=temperature, symmetric=symmetric, query_valid_BP=query_valid_BP
+        )
         terms.append(motion_weight * motion.loss)
     if not terms:
         raise ValueError("output must hold context or motion embeddings")

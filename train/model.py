@@ -14,100 +14,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from train.backbones import BACKBONE_NAMES, BackboneName, build_backbone, token_grid
-from train.encoders import (
-    LONGEST_MOTION_FRAMES,
-    MOTION_INPUTS,
-    ContextEncoder,
-    MotionEncoder,
-    MotionInput,
-    motion_input_shape,
-)
-from train.predictor import MotionPredictor
+from train.backbones import build_backbone
+from train.encoders import ContextEncoder
+from train.heads import EmbeddingHead, MotionHead
+from train.key_queue import KeyQueue, QueuedKeys
+from train.model_config import ModelConfig
 
-
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Sizes of the pre-training network; the defaults are the paper's except for the motion input.
-
-    Attributes:
-        backbone: one of `BACKBONE_NAMES`.
-        width: channels of the backbone's first stage.
-        motion_input: "native" (dx, dy, validity at a quarter of the crop) or "paper" (dx, dy at the crop's size).
-        clip_frames: frames of a clip, a multiple of 8.
-        crop_size: side of a crop in pixels, a multiple of 4 from 32.
-        motion_frames: frames of a motion window, 1 to 8.
-        embedding_dim: features of the matched embeddings.
-        head_hidden: hidden features of the four MLP heads.
-        predictor_width: features of the predictor's tokens.
-        predictor_heads: its attention heads; must divide its width.
-        predictor_ff: hidden features of its feed-forward parts.
-        encoder_layers: its layers over the clip's tokens.
-        decoder_layers: its layers over predicted positions.
-        dropout: its dropout probability, in [0, 1).
-        encoder_width: channels of the first stage of the context and motion encoders; even.
-        context_head: whether clips are matched to keyframes.
-        motion_head: whether clips predict future motion; at least one of the two.
-
-    Raises:
-        ValueError: if a field is out of its range.
-    """
-
-    backbone: BackboneName = "r2plus1d_26"
-    width: int = 64
-    motion_input: MotionInput = "native"
-    clip_frames: int = 16
-    crop_size: int = 112
-    motion_frames: int = 8
-    embedding_dim: int = 512
-    head_hidden: int = 2048
-    predictor_width: int = 512
-    predictor_heads: int = 8
-    predictor_ff: int = 512
-    encoder_layers: int = 2
-    decoder_layers: int = 4
-    dropout: float = 0.1
-    encoder_width: int = 64
-    context_head: bool = True
-    motion_head: bool = True
-
-    def __post_init__(self) -> None:
-        for field, allowed in (("backbone", BACKBONE_NAMES), ("motion_input", MOTION_INPUTS)):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, not {getattr(self, field)!r}")
-        for field in ("width", "embedding_dim", "head_hidden", "predictor_width", "predictor_heads", "predictor_ff"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        for field in ("encoder_layers", "decoder_layers"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        if self.clip_frames < 8 or self.clip_frames % 8:
-            raise ValueError(f"clip_frames must be a positive multiple of 8, not {self.clip_frames}")
-        token_grid(self.clip_frames, self.crop_size)
-        if not 1 <= self.motion_frames <= LONGEST_MOTION_FRAMES:
-            raise ValueError(f"motion_frames must be from 1 to {LONGEST_MOTION_FRAMES}, not {self.motion_frames}")
-        if self.predictor_width % self.predictor_heads:
-            raise ValueError(
-                f"predictor_heads must divide predictor_width = {self.predictor_width}, not {self.predictor_heads}"
-            )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
-        if self.encoder_width < 2 or self.encoder_width % 2:
-            raise ValueError(f"encoder_width must be even and at least 2, not {self.encoder_width}")
-        if not (self.context_head or self.motion_head):
-            raise ValueError("context_head and motion_head must not both be False")
-
-    @property
-    def token_grid(self) -> tuple[int, int, int]:
-        """Extents (T, H, W) of the token map."""
-        return token_grid(self.clip_frames, self.crop_size)
-
-    @property
-    def motion_shape(self) -> tuple[int, int, int, int]:
-        """Extents (C, T, H, W) of one motion window."""
-        return motion_input_shape(self.motion_input, frames=self.motion_frames, crop_size=self.crop_size)
+__all__ = ["EmbeddingHead", "ModelConfig", "ModelOutput", "MotionHead", "PretrainModel"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +34,7 @@ class ModelOutput:
         context_key_BD: embeddings of the keyframes.
         motion_query_BPD: predicted motion embeddings.
         motion_key_BWPD: embeddings of the motion windows, window 0 being the predicted one.
+        context_queue: keys of earlier batches; None without a queue.
 
     Raises:
         ValueError: if a head is given by half or its shapes disagree.
@@ -130,6 +45,7 @@ class ModelOutput:
     context_key_BD: Tensor | None = None
     motion_query_BPD: Tensor | None = None
     motion_key_BWPD: Tensor | None = None
+    context_queue: QueuedKeys | None = None
 
     def __post_init__(self) -> None:
         context_query, context_key = self.context_query_BD, self.context_key_BD
@@ -148,80 +64,6 @@ class ModelOutput:
                 f"motion_key_BWPD must hold windows of the shape of motion_query_BPD, {tuple(query.shape)}, "
                 f"not {tuple(key.shape)}"
             )
-
-
-class EmbeddingHead(nn.Module):
-    """MLP head: linear, BatchNorm, ReLU, linear without bias, BatchNorm, unit length (the paper).
-
-    Args:
-        in_features: features read.
-        hidden: features between.
-        out_features: features D of the embedding.
-    """
-
-    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(in_features, hidden),
-            nn.BatchNorm1d(hidden),
-            nn.ReLU(inplace=True),
-            nn.Linear(hidden, out_features, bias=False),
-            nn.BatchNorm1d(out_features),
-        )
-
-    def forward(self, feature: Tensor) -> Tensor:
-        """Maps (..., in_features) to (..., D); leading dimensions share the BatchNorm's statistics."""
-        embedded_ND = self.layers(feature.flatten(0, -2))
-        # A length in half precision would be off by up to a percent.
-        return F.normalize(embedded_ND.float(), dim=-1).view(*feature.shape[:-1], -1)
-
-
-class MotionHead(nn.Module):
-    """Motion prediction: predictor, motion encoder and their two heads; attaches to any backbone's token map.
-
-    Args:
-        config: sizes; its backbone and its two switches are not read here.
-        token_channels: channels of the token map that will be read.
-    """
-
-    def __init__(self, config: ModelConfig, *, token_channels: int) -> None:
-        super().__init__()
-        time, rows, columns = config.token_grid
-        self.motion_shape = config.motion_shape
-        self.predictor = MotionPredictor(
-            token_channels=token_channels,
-            source_count=time * rows * columns,
-            target_count=rows * columns,
-            width=config.predictor_width,
-            heads=config.predictor_heads,
-            hidden=config.predictor_ff,
-            encoder_layers=config.encoder_layers,
-            decoder_layers=config.decoder_layers,
-            dropout=config.dropout,
-        )
-        self.encoder = MotionEncoder(motion_input=config.motion_input, width=config.encoder_width)
-        self.query_head = EmbeddingHead(config.predictor_width, config.head_hidden, config.embedding_dim)
-        self.key_head = EmbeddingHead(self.encoder.out_channels, config.head_hidden, config.embedding_dim)
-
-    def forward_query(self, tokens_BCTHW: Tensor) -> Tensor:
-        """Predicts embeddings (B, P, D) of the motion after the clips from their token map."""
-        return self.query_head(self.predictor(tokens_BCTHW))  # type: ignore[no-any-return]
-
-    def forward_key(self, motion_BWCTHW: Tensor) -> Tensor:
-        """Embeds motion windows (B, W, C, T, H, W) position by position, as (B, W, P, D).
-
-        Raises:
-            ValueError: if a window does not have the configured shape.
-        """
-        if motion_BWCTHW.ndim != 6 or motion_BWCTHW.shape[2:] != self.motion_shape:
-            raise ValueError(f"motion must be (B, W, *{self.motion_shape}), not {tuple(motion_BWCTHW.shape)}")
-        map_NDTHW = self.encoder(motion_BWCTHW.flatten(0, 1))
-        feature_NPD = map_NDTHW.flatten(2).transpose(1, 2)
-        return self.key_head(feature_NPD).unflatten(0, motion_BWCTHW.shape[:2])  # type: ignore[no-any-return]
-
-    def forward(self, tokens_BCTHW: Tensor, motion_BWCTHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the predicted embeddings (B, P, D) and those of the windows (B, W, P, D)."""
-        return self.forward_query(tokens_BCTHW), self.forward_key(motion_BWCTHW)
 
 
 class PretrainModel(nn.Module):
@@ -243,6 +85,13 @@ class PretrainModel(nn.Module):
             self.context_key_head = EmbeddingHead(
                 self.context_encoder.out_channels, config.head_hidden, config.embedding_dim
             )
+        if config.context_queue:
+            self.context_queue = KeyQueue(
+                self._key_encoder(),
+                size=config.context_queue,
+                features=config.embedding_dim,
+                momentum=config.queue_momentum,
+            )
         if config.motion_head:
             self.motion = MotionHead(config, token_channels=channels)
 
@@ -258,12 +107,25 @@ class PretrainModel(nn.Module):
         """Predicts the embeddings (B, P, D) of the motion after the clip."""
         return self.motion.forward_query(tokens_BCTHW)
 
-    def forward_motion_key(self, motion_BWCTHW: Tensor) -> Tensor:
+    def forward_motion_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
         """Embeds motion windows (B, W, C, T, H, W) as (B, W, P, D)."""
-        return self.motion.forward_key(motion_BWCTHW)
+        return self.motion.forward_key(motion_BWCTHW, window_valid_BW)
+
+    def restart_queue(self) -> None:
+        """Empties the queue of keys, if there is one, as after other weights have been loaded."""
+        if self.config.context_queue:
+            self.context_queue.restart(self._key_encoder())
+
+    def _key_encoder(self) -> nn.Module:
+        return nn.Sequential(self.context_encoder, self.context_key_head)
 
     def forward(
-        self, clip_B3THW: Tensor, keyframe_B31HW: Tensor | None = None, motion_BWCTHW: Tensor | None = None
+        self,
+        clip_B3THW: Tensor,
+        keyframe_B31HW: Tensor | None = None,
+        motion_BWCTHW: Tensor | None = None,
+        window_valid_BW: Tensor | None = None,
+        video_B: Tensor | None = None,
     ) -> ModelOutput:
         """Embeds a batch for both heads.
 
@@ -272,26 +134,33 @@ class PretrainModel(nn.Module):
             keyframe_B31HW: keyframes, normalised RGB; not read if the context head is off.
             motion_BWCTHW: motion windows (units: pixels / 10), the predicted one first; not read if the motion head
                 is off.
+            window_valid_BW: motion windows that exist (all if None).
+            video_B: which video each sample is of; read by the queue of keys only.
 
         Raises:
             ValueError: if an input of a head that is on is missing, or a shape is not the configured one.
         """
         encoded = self.backbone(clip_B3THW)
-        context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = None
+        context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = queued = None
         if self.config.context_head:
             if keyframe_B31HW is None:
                 raise ValueError("keyframe_B31HW must be given: the context head is on")
             context_query_BD = self.forward_context_query(encoded.tokens_BCTHW)
             context_key_BD = self.forward_context_key(keyframe_B31HW)
+            if self.config.context_queue:
+                if video_B is None:
+                    raise ValueError("video_B must be given: the context queue is on")
+                queued = self.context_queue(self._key_encoder(), keyframe_B31HW, video_B)
         if self.config.motion_head:
             if motion_BWCTHW is None:
                 raise ValueError("motion_BWCTHW must be given: the motion head is on")
             motion_query_BPD = self.forward_motion_query(encoded.tokens_BCTHW)
-            motion_key_BWPD = self.forward_motion_key(motion_BWCTHW)
+            motion_key_BWPD = self.forward_motion_key(motion_BWCTHW, window_valid_BW)
         return ModelOutput(
             feature_BF=encoded.pooled_BC,
             context_query_BD=context_query_BD,
             context_key_BD=context_key_BD,
             motion_query_BPD=motion_query_BPD,
             motion_key_BWPD=motion_key_BWPD,
+            context_queue=queued,
         )

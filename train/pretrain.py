@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from extract.schema import VideoEntry
 from extract.shard_reader import ShardSet
+from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 from train.config import TrainConfig
 from train.distributed import process_group
+from train.initial_weights import load_initial
 from train.loop import TrainingResult, train
 from train.model import PretrainModel
 from train.objective import PretrainObjective
@@ -41,26 +44,74 @@ def build_model(config: TrainConfig) -> PretrainModel:
     return PretrainModel(config.model)
 
 
+@dataclass(frozen=True, kw_only=True)
+class InitRequest:
+    """Which weights to start from.
+
+    Attributes:
+        source: a published file, or a checkpoint of this project.
+        part: ``auto``, ``all`` or ``backbone``; see ``train.initial_weights.load_initial``.
+    """
+
+    source: Path
+    part: str = "auto"
+
+
 def run_pretraining(
-    folder: Path, run_dir: Path, config: TrainConfig, *, device: str, say: Callable[[str], None]
+    folder: Path,
+    run_dir: Path,
+    config: TrainConfig,
+    *,
+    device: str,
+    say: Callable[[str], None],
+    init: InitRequest | None = None,
+    recipe: str | None = None,
 ) -> TrainingResult:
-    """Pre-trains on the shards in ``folder``; see ``train.loop.train``."""
+    """Pre-trains on the shards in ``folder``; see ``train.loop.train``.
+
+    Args:
+        folder: of shards.
+        run_dir: where checkpoints, metrics and configuration go.
+        config: the settings.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        say: prints a line for the user.
+        init: weights to start from; not read again where ``run_dir`` has a checkpoint to continue from.
+        recipe: name of the preset that ``config`` was made from; recorded.
+
+    Raises:
+        ValueError: settings, shards or initial weights that do not fit.
+    """
     with process_group(device) as placement:
+        speak = say if placement.is_main else lambda _: None
         shards = ShardSet(folder)
         entries = select_training_videos(shards, config)
-        if placement.is_main:
-            say(f"{len(entries)} videos, {config.model.backbone} on {placement.device}")
+        objective = PretrainObjective(config, shards.header)
+        speak(f"{len(entries)} videos, {config.model.backbone} on {placement.device}")
+        model = build_model(config)
+        record = {"recipe": recipe, "init": _initialise(model, run_dir, init)}
         result = train(
-            build_model(config),
-            PretrainObjective(config, shards.header),
+            model,
+            objective,
             shards,
             entries,
             config,
             run_dir,
             placement,
             data_hash=shards.data_hash,
-            say=say if placement.is_main else lambda _: None,
+            record=record,
+            say=speak,
         )
-        if placement.is_main and result.report.samples:
-            say(result.report.text())
+        if result.report.samples:
+            speak(result.report.text())
         return result
+
+
+def _initialise(model: PretrainModel, run_dir: Path, init: InitRequest | None) -> dict[str, str] | None:
+    """Loads the weights to start from, unless the training has started already; returns what to record of them."""
+    if not list_checkpoints(run_dir):
+        return load_initial(model, init.source, init.part) if init else None
+    record: dict[str, str] | None = load_checkpoint(run_dir).config.get("init")
+    if init and (record is None or record["source"] != str(init.source)):
+        began = f"from {record['source']}" if record else "without --init"
+        raise CheckpointError(f"{run_dir} holds a training that began {began}; choose another folder")
+    return record

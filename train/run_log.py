@@ -90,7 +90,9 @@ class RunLog:
         """
         self.report += batch.report
         self._waiting += waiting
-        metrics = {name: float(value) for name, value in output.metrics.items()}
+        # One transfer from the device for all of them.
+        values = torch.stack([value.float() for value in output.metrics.values()]).tolist()
+        metrics = dict(zip(output.metrics, values, strict=True))
         if not math.isfinite(metrics["loss"]):
             ids = ", ".join(entries[int(video)].video_id for video in batch.video_B)
             raise TrainingError(

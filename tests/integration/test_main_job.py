@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -86,6 +87,43 @@ def test_training_writes_metrics_and_a_checkpoint(trained: Path) -> None:
     assert state["step"] == steps[-1]
 
 
+def test_metrics_tell_how_features_are_spread(trained: Path) -> None:
+    (*_, last) = (json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
+    for head in ("context", "motion"):
+        assert 0 <= last[f"{head}_alignment"] <= 4
+        assert -8 <= last[f"{head}_query_uniformity"] <= 0
+        assert -8 <= last[f"{head}_key_uniformity"] <= 0
+        assert {f"{head}_top1", f"{head}_top5"} <= last.keys()
+    assert "motion_static_share" not in last, "off by default"
+
+
+def test_options_beyond_the_paper_train_and_resume_exactly(shards: Path, tmp_path: Path) -> None:
+    options = {
+        "model.context_queue": 12,
+        "augment.global_motion": "median",
+        "loss.drop_static_px": 0.25,
+        "loss.symmetric": "true",
+        "sampling.temporal_negatives": 0,
+        "run.checkpoint_epochs": 2,
+    }
+    words = [word for field, value in options.items() for word in ("--set", f"{field}={value}")]
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert call(train_main, "pretrain", shards, whole, *SMALL, *words, "--epochs", 4).exit_code == 0
+    lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["context_candidates"] == 8
+    assert 8 + 12 - 2 <= lines[-1]["context_candidates"] <= 8 + 12
+    positions = (32 // 16) ** 2
+    assert {line["motion_candidates"] for line in lines} == {8 * positions}, "no temporal negatives"
+    assert 0 < lines[-1]["motion_static_share"] < 1
+    shutil.copytree(whole, stopped)
+    shutil.rmtree(list_checkpoints(stopped)[-1])
+    assert load_checkpoint(stopped).step == 2
+    assert call(train_main, "pretrain", shards, stopped, *SMALL, *words, "--epochs", 4).exit_code == 0
+    assert "context_queue.key_MD" in weights(whole)
+    assert same(weights(whole), weights(stopped))
+    assert losses(whole) == losses(stopped)
+
+
 def test_only_the_train_rows_are_trained_on(trained: Path, shards: Path) -> None:
     # 12 of the 24 videos are in the part, 8 make a batch: one step an epoch, where all 24 would make three.
     assert load_checkpoint(trained).step == 2
@@ -148,6 +186,28 @@ def test_a_stopped_training_continues_bit_for_bit(shards: Path, tmp_path: Path) 
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
 
 
+def test_a_training_starts_from_given_weights(trained: Path, shards: Path, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    shutil.copytree(trained, start)
+    arguments = ("pretrain", shards, tmp_path / "run", *SMALL, "--epochs", 1)
+    rates = ("--set", "optim.lr_per_sample=1e-30", "--set", "optim.warmup_lr_per_sample=0")
+    result = call(train_main, *arguments, *rates, "--init", start)
+    assert result.exit_code == 0, result.output
+    parameters = {name for name, t in weights(trained).items() if t.is_floating_point() and "running" not in name}
+    assert all(torch.equal(weights(trained)[name], weights(tmp_path / "run")[name]) for name in parameters)
+    record = load_checkpoint(tmp_path / "run").config
+    assert (record["recipe"], record["init"]["source"], record["init"]["part"]) == ("demo", str(start), "all")
+    shutil.rmtree(start)
+    for again in ((), ("--init", start)):
+        result = call(train_main, *arguments, *rates, *again)
+        assert result.exit_code == 0, result.output
+    result = call(train_main, *arguments, *rates, "--init", trained)
+    assert result.exit_code == 1
+    assert f"began from {start}" in result.output
+    result = call(train_main, "pretrain", shards, trained, *SMALL, "--epochs", 2, "--init", start)
+    assert "began without --init" in result.output
+
+
 def test_another_configuration_does_not_continue_a_training(trained: Path, shards: Path) -> None:
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     result = call(train_main, "pretrain", shards, trained, *SMALL, "--epochs", 3)
@@ -164,10 +224,12 @@ def test_another_configuration_does_not_continue_a_training(trained: Path, shard
         (("--batch-size", "500"), "500"),
         (("--recipe", "imagenet"), "imagenet"),
         (("--set", "model.depth=3"), "model.depth"),
+        (("--set", "model.context_head=false", "--set", "model.motion_head=false"), "must not both be False"),
+        (("--init", "/nowhere/weights.pth"), "/nowhere/weights.pth"),
     ],
 )
 def test_bad_input_is_named_before_the_first_step(
-    shards: Path, tmp_path: Path, arguments: tuple[str, str], words: str
+    shards: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     result = call(train_main, "pretrain", shards, tmp_path / "run", *SMALL, "--epochs", 1, *arguments)
     assert result.exit_code == 1

@@ -6,8 +6,10 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.backbones import BACKBONE_NAMES, BackboneOutput, build_backbone, join_stages, token_grid
+from train.config import TrainConfig
 from train.encoders import ContextEncoder, MotionEncoder, motion_input_shape
 from train.model import ModelConfig, ModelOutput, MotionHead, PretrainModel
+from train.objective import PretrainObjective
 from train.predictor import MotionPredictor
 from train.resnet import FactorisedConvNorm, ResidualBlock
 
@@ -308,9 +310,10 @@ def test_config_names_the_field_it_refuses(field, value):
     assert str(value) in str(error.value)
 
 
-def test_config_wants_a_head():
+def test_pretraining_wants_a_head():
+    config = TrainConfig(model=ModelConfig(context_head=False, motion_head=False))
     with pytest.raises(ValueError, match="context_head and motion_head"):
-        ModelConfig(context_head=False, motion_head=False)
+        PretrainObjective(config, header=None)
 
 
 def test_output_refuses_halves_and_other_shapes():

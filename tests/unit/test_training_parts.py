@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from click.testing import CliRunner
 from safetensors import safe_open
 from torch import nn
 
@@ -17,15 +18,37 @@ from train.checkpoint import (
     prune_checkpoints,
     save_checkpoint,
 )
+from train.cli import main
 from train.config import RECIPES, TrainConfig, build_config, changed_fields, config_from_dict, parse_overrides
 from train.neighbours import nearest
 from train.optim import OptimConfig, build_optimizer, learning_rate
+from train.recipes import NOTES
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_recipes_survive_json(recipe: str) -> None:
     config = build_config(recipe)
     assert config_from_dict(json.loads(json.dumps(config.as_dict()))) == config
+
+
+def test_recipes_print_themselves() -> None:
+    listed = CliRunner().invoke(main, ["recipes"])
+    assert listed.exit_code == 0, listed.output
+    lines = dict(line.split(maxsplit=1) for line in listed.output.splitlines())
+    assert lines.keys() == RECIPES.keys() == NOTES.keys()
+    assert "optim.batch_size=512" in lines["kinetics400"]
+    assert "=" not in lines["ucf101"]
+    for recipe in RECIPES:
+        printed = CliRunner().invoke(main, ["recipes", recipe])
+        assert config_from_dict(json.loads(printed.output)) == build_config(recipe)
+    assert build_config("hmdb51") == build_config("ucf101")
+    assert CliRunner().invoke(main, ["recipes", "imagenet"]).exit_code == 1
+
+
+def test_every_field_can_be_set() -> None:
+    for name, value in ((f"{s}.{f}", v) for s, fields in TrainConfig().as_dict().items() for f, v in fields.items()):
+        text = "none" if value is None else value if isinstance(value, str) else json.dumps(value)
+        assert build_config("ucf101", parse_overrides([f"{name}={text}"])) == build_config("ucf101"), name
 
 
 def test_papers_recipe() -> None:
@@ -76,8 +99,8 @@ def test_learning_rate_schedule() -> None:
     assert rates[20] == pytest.approx((5e-6 + 5e-4) / 2 * 10)
     assert rates[100] == pytest.approx((5e-4 + 1e-6) / 2 * 10)
     assert rates[160] == pytest.approx(1e-6 * 10)
-    assert all(a < b for a, b in itertools.pairwise(rates))
-    assert all(a > b for a, b in itertools.pairwise(rates))
+    assert all(a < b for a, b in itertools.pairwise(rates[:41])), "warm-up"
+    assert all(a > b for a, b in itertools.pairwise(rates[40:])), "cosine"
 
 
 @pytest.mark.parametrize(("name", "kind"), [("sgd", torch.optim.SGD), ("adamw", torch.optim.AdamW)])

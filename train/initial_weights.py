@@ -1,0 +1,179 @@
+"""Where a network's first weights come from: published files, imported or used at once, and our own checkpoints."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from train.backbones import BACKBONE_NAMES, BackboneName, build_backbone
+from train.checkpoint import WEIGHTS_NAME, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
+from train.config import TrainConfig
+from train.import_weights import (
+    PUBLISHED_BACKBONE,
+    load_named,
+    load_published,
+    published_name,
+    read_weights_file,
+    without_wrappers,
+)
+from train.model import PretrainModel
+
+InitPart = Literal["auto", "all", "backbone"]
+INIT_PARTS: tuple[InitPart, ...] = get_args(InitPart)
+_BACKBONE = "backbone."
+_LIST_LENGTH = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublishedNetwork:
+    """What a published file holds, as its names tell.
+
+    Attributes:
+        backbone: which backbone.
+        whole: whether the other parts of the pre-training network are there too.
+    """
+
+    backbone: BackboneName
+    whole: bool
+
+
+def read_published(path: Path) -> dict[str, Tensor]:
+    """The tensors of a weights file; no code in it is run.
+
+    Raises:
+        ValueError: the file is not one of named tensors.
+        OSError: it cannot be read.
+    """
+    try:
+        return read_weights_file(path)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        raise ValueError(f"{path}: not a readable .pth or .safetensors file of weights ({error})") from error
+
+
+def detect_network(state: Mapping[str, Tensor]) -> PublishedNetwork:
+    """Tells the published networks apart by the names of their tensors.
+
+    Raises:
+        ValueError: the names are those of none of them; the message shows some.
+    """
+    given = set(without_wrappers(state))
+    prefixed = {name for name in given if name.startswith(PUBLISHED_BACKBONE)}
+    names = {name.removeprefix(PUBLISHED_BACKBONE) for name in prefixed} or given
+    expected = {name: _published_names(name) for name in BACKBONE_NAMES}
+    best = min(BACKBONE_NAMES, key=lambda name: len(expected[name] ^ names))
+    if 2 * len(expected[best] & names) < len(expected[best]):
+        shown = ", ".join(sorted(given)[:_LIST_LENGTH])
+        raise ValueError(f"none of {', '.join(BACKBONE_NAMES)} has names like these ({len(given)}): {shown} ...")
+    return PublishedNetwork(backbone=best, whole=bool(prefixed) and len(prefixed) < len(given))
+
+
+def _published_names(backbone: str) -> set[str]:
+    with torch.device("meta"):
+        return {published_name(name) for name in build_backbone(backbone).state_dict()}
+
+
+def write_imported(
+    path: Path,
+    out_dir: Path,
+    config: TrainConfig,
+    state: Mapping[str, Tensor],
+    *,
+    build: Callable[[TrainConfig], PretrainModel],
+) -> Path:
+    """Writes a checkpoint of step 0 with published weights.
+
+    Args:
+        path: where the weights come from; recorded.
+        out_dir: as the folder of a training.
+        config: its ``model`` section says what the file holds; a network without heads takes a backbone.
+        state: the file's tensors.
+        build: makes the network of a configuration.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        ValueError: names are missing or unexpected or shapes differ; all are listed.
+        CheckpointError: ``out_dir`` holds checkpoints already.
+    """
+    if list_checkpoints(out_dir):
+        raise CheckpointError(f"{out_dir} holds checkpoints already; choose another folder")
+    model = build(config)
+    whole = config.model.context_head or config.model.motion_head
+    load_published(model if whole else model.backbone, state)
+    stored = {
+        "settings": config.as_dict(),
+        "data_hash": None,
+        "imported": {"source": str(path), "sha256": _sha256(path), "part": "all" if whole else "backbone"},
+    }
+    fresh: dict[str, Any] = {"step": 0, "recent_metrics": {}}
+    return save_checkpoint(out_dir, step=0, weights=model.state_dict(), state=fresh, config=stored)
+
+
+def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict[str, str]:
+    """Replaces a fresh network's weights, all that are asked for or none.
+
+    Args:
+        model: the network to fill, in place.
+        source: a checkpoint or a training's folder of this project, or a published file.
+        part: ``all`` of the network, its ``backbone`` alone, or ``auto``: all if the source holds more than a
+            backbone.
+
+    Returns:
+        What to record: ``source``, ``sha256`` of the weights file, and the ``part`` taken.
+
+    Raises:
+        ValueError: names are missing or unexpected or shapes differ; all are listed.
+        OSError: the source cannot be read.
+    """
+    if part not in INIT_PARTS:
+        raise ValueError(f"init_part: {part!r} is not one of {', '.join(INIT_PARTS)}")
+    own = source.is_dir() or _is_own(source)
+    try:
+        if own:
+            checkpoint = load_checkpoint(source if source.is_dir() else source.parent)
+            file = checkpoint.path / WEIGHTS_NAME
+            taken = _load_own(model, checkpoint.weights, part)
+        else:
+            file, state = source, read_published(source)
+            taken = part if part != "auto" else "all" if detect_network(state).whole else "backbone"
+            load_published(model if taken == "all" else model.backbone, state)
+    except CheckpointError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}; --init-part backbone takes the backbone alone") from error
+    return {"source": str(source), "sha256": _sha256(file), "part": taken}
+
+
+def _load_own(model: PretrainModel, weights: Mapping[str, Tensor], part: str) -> str:
+    backbone = {name.removeprefix(_BACKBONE): t for name, t in weights.items() if name.startswith(_BACKBONE)}
+    taken = part if part != "auto" else "all" if len(backbone) < len(weights) else "backbone"
+    if taken == "all":
+        load_named(model, weights)
+    else:
+        load_named(model.backbone, backbone)
+    return taken
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file is the weights file of one of our checkpoints, which carries its configuration."""
+    if path.name != WEIGHTS_NAME or not path.is_file():
+        return False
+    try:
+        with safe_open(path, framework="pt") as file:
+            return "config" in (file.metadata() or {})
+    except SafetensorError:
+        return False
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
