@@ -35,9 +35,10 @@ demo: install
 	$(BIN)/cmd-train pretrain $(DEMO)/shards $(DEMO)/run --recipe demo --split-column split
 	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --untrained --output $(DEMO)/untrained.json
 	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/trained.json
+	$(BIN)/cmd-eval baseline $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/motion-grids.json
 	@echo
-	@$(BIN)/cmd-eval compare $(DEMO)/untrained.json $(DEMO)/trained.json
-	@echo "written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl), trained.json, untrained.json"
+	@$(BIN)/cmd-eval compare $(DEMO)/untrained.json $(DEMO)/trained.json $(DEMO)/motion-grids.json
+	@echo "written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl), and the three .json"
 
 lint: install-dev
 	$(BIN)/ruff check .

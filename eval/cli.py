@@ -12,8 +12,11 @@ import click
 
 if TYPE_CHECKING:
     from eval.retrieval import RetrievalResult
+    from eval.run_retrieval import RetrievalRun
 
+EXIT_INTERRUPTED = 130
 _PROGRESS_SECONDS = 10.0
+_LABEL_HELP = "What a hit must share with its query; give it twice for both."
 
 
 class _Group(click.Group):
@@ -22,6 +25,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted; nothing was written", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
         except (ValueError, OSError, RuntimeError) as error:
             if ctx.params.get("debug"):
                 raise
@@ -35,25 +41,26 @@ def main(debug: bool) -> None:
     """Evaluate trained video backbones."""
 
 
+def _question_options(command: Callable[..., None]) -> Callable[..., None]:
+    """The options that say which videos look for which."""
+    kinds = click.Choice(["label", "group"])
+    for option in (
+        click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the result."),
+        click.option("--label", "kinds", type=kinds, multiple=True, default=["label"], help=_LABEL_HELP),
+        click.option("--gallery", "gallery_part", default="train", help="Part whose videos are found."),
+        click.option("--query", "query_part", default="test", help="Part whose videos ask."),
+        click.option("--split-column", default="split1", help="Split column of the manifest."),
+    ):
+        command = option(command)
+    return command
+
+
 @main.command()
 @click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--split-column", default="split1", help="Split column of the manifest.")
-@click.option("--query", "query_part", default="test", help="Part whose videos ask.")
-@click.option("--gallery", "gallery_part", default="train", help="Part whose videos are found.")
-@click.option(
-    "--label",
-    "kinds",
-    type=click.Choice(["label", "group"]),
-    multiple=True,
-    default=["label"],
-    help="What a hit must share with its query; give it twice for both.",
-)
+@_question_options
 @click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video, at equal spacing.")
 @click.option("--untrained", is_flag=True, help="Evaluate the network as it was before training.")
-@click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file.  [default: beside CHECKPOINT]"
-)
 @click.option("--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in this one.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 def retrieval(
@@ -63,37 +70,69 @@ def retrieval(
     query_part: str,
     gallery_part: str,
     kinds: tuple[str, ...],
+    output: Path | None,
     clips: int,
     untrained: bool,
-    output: Path | None,
     workers: int,
     device: str,
 ) -> None:
     """Retrieve videos by nearest neighbours: R@1, 5, 10, 20 and 50, by cosine similarity.
 
-    CHECKPOINT is a checkpoint, or a training's folder for its last one; SHARDS a folder of cmd-extract.
+    CHECKPOINT is a checkpoint, or a training's folder for its last one; SHARDS a folder of cmd-extract. The result is
+    written beside the checkpoint unless --output says otherwise.
     """
-    from eval.run_retrieval import RetrievalRequest, run_retrieval, write_json
+    from eval.run_retrieval import ModelChoice, Question, retrieve_by_model
     from train.checkpoint import find_checkpoint
 
-    request = RetrievalRequest(
-        checkpoint=checkpoint,
+    question = Question(
         shards=shards,
         split_column=split_column,
         query_part=query_part,
         gallery_part=gallery_part,
         kinds=tuple(dict.fromkeys(kinds)),
-        clips=clips,
-        untrained=untrained,
-        device=device,
-        workers=workers,
     )
-    results, record = run_retrieval(request, _progress("embed"))
-    name = f"retrieval-{split_column}-{'-'.join(request.kinds)}{'-untrained' if untrained else ''}.json"
+    choice = ModelChoice(checkpoint=checkpoint, untrained=untrained, clips=clips, device=device, workers=workers)
+    name = f"retrieval-{split_column}-{'-'.join(question.kinds)}{'-untrained' if untrained else ''}.json"
     target = output or find_checkpoint(checkpoint) / name
-    write_json(target, record)
-    click.echo(_table(results))
-    click.echo(f"written to {target}")
+    _report(retrieve_by_model(question, choice, _progress("embed")), target)
+
+
+@main.command()
+@click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@_question_options
+def baseline(
+    shards: Path,
+    split_column: str,
+    query_part: str,
+    gallery_part: str,
+    kinds: tuple[str, ...],
+    output: Path | None,
+) -> None:
+    """Retrieve by a hand-made descriptor of the motion grids: no training, no pixels; the mark to beat.
+
+    The result is printed, and written where --output says.
+    """
+    from eval.run_retrieval import Question, retrieve_by_motion_grids
+
+    question = Question(
+        shards=shards,
+        split_column=split_column,
+        query_part=query_part,
+        gallery_part=gallery_part,
+        kinds=tuple(dict.fromkeys(kinds)),
+    )
+    _report(retrieve_by_motion_grids(question, _progress("describe")), output)
+
+
+def _report(run: RetrievalRun, target: Path | None) -> None:
+    from eval.run_retrieval import write_json
+
+    for note in run.notes:
+        click.echo(note, err=True)
+    click.echo(_table(run.results))
+    if target is not None:
+        write_json(target, run.record)
+        click.echo(f"written to {target}")
 
 
 def _table(results: Sequence[RetrievalResult]) -> str:

@@ -59,8 +59,9 @@ def _pretext_lines(name: str, pretext: dict[str, float]) -> list[str]:
     for head in ("context", "motion"):
         if f"{head}_top1" in pretext:
             candidates = pretext[f"{head}_candidates"]
+            top1, top5 = pretext[f"{head}_top1"], pretext[f"{head}_top5"]
             lines.append(
-                f"{head} task of {name}: top-1 {pretext[f'{head}_top1']:.1%}, top-5 {pretext[f'{head}_top5']:.1%} "
+                f"{head} task of {name}, on its last training batches: top-1 {top1:.1%}, top-5 {top5:.1%} "
                 f"of {candidates:.0f} candidates (chance {1 / candidates:.2%}, {5 / candidates:.2%})"
             )
     return lines

@@ -11,6 +11,7 @@ from torch import Tensor
 from eval.metrics import RECALL_RANKS, chance_recall_at, recall_at
 from extract.schema import VideoEntry
 from train.neighbours import nearest
+from train.selection import select_videos
 
 LABEL_KINDS = ("label", "group")
 
@@ -43,24 +44,19 @@ class RetrievalResult:
         }
 
 
-def select_part(entries: Sequence[VideoEntry], split_column: str, part: str, kinds: Sequence[str]) -> list[int]:
-    """Numbers of the entries in a part of a split that have every label asked for.
+def select_labelled(
+    entries: Sequence[VideoEntry], split_column: str, part: str, kinds: Sequence[str]
+) -> tuple[list[VideoEntry], int]:
+    """The videos in a part of a split that have every label asked for, and how many of the part have not.
 
     Raises:
-        ValueError: the split column does not exist, or the part is empty.
+        ValueError: the split column does not exist, or no such video is in the part.
     """
-    columns = sorted({column for entry in entries for column in entry.splits})
-    if split_column not in columns:
-        raise ValueError(
-            f"--split-column: {split_column!r} is not in the shards; they have {', '.join(columns) or 'none'}"
-        )
-    inside = [i for i, entry in enumerate(entries) if entry.splits.get(split_column) == part]
-    chosen = [i for i in inside if all(label_of(entries[i], kind) for kind in kinds)]
+    inside = select_videos(entries, split_column, part)
+    chosen = [entry for entry in inside if all(label_of(entry, kind) for kind in kinds)]
     if not chosen:
-        parts = sorted({entry.splits.get(split_column, "") for entry in entries} - {""})
-        why = f"no labelled video is in part {part!r} of {split_column}"
-        raise ValueError(f"{why}; its parts are {', '.join(parts) or 'all empty'}")
-    return chosen
+        raise ValueError(f"no video in part {part!r} of {split_column} has a {' and a '.join(kinds)}")
+    return chosen, len(inside) - len(chosen)
 
 
 def label_of(entry: VideoEntry, kind: str) -> str:
@@ -69,7 +65,7 @@ def label_of(entry: VideoEntry, kind: str) -> str:
 
 
 def check_leakage(queries: Sequence[VideoEntry], gallery: Sequence[VideoEntry]) -> None:
-    """Refuses a gallery that holds a query, by id or by the source file's bytes.
+    """Refuses a gallery that holds a query: the same source file, told by its bytes.
 
     Raises:
         ValueError: names the first such video.

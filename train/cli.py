@@ -118,9 +118,9 @@ def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, p
 
     Names may carry a common prefix. Missing or unexpected names are an error that lists them.
     """
+    from train.build import build_model
     from train.config import build_config, parse_overrides
     from train.initial_weights import detect_network, read_published, write_imported
-    from train.pretrain import build_model
 
     state = read_published(file)
     found = None if backbone and part != "auto" else detect_network(state)

@@ -58,6 +58,15 @@ def process_group(device: str = "auto") -> Iterator[Placement]:
         dist.destroy_process_group()
 
 
+def any_rank(flag: bool, placement: Placement) -> bool:
+    """Whether the flag is set on any rank; all ranks must call this together and get the same answer."""
+    if placement.world_size == 1:
+        return flag
+    seen = torch.tensor(int(flag), device=placement.device)
+    dist.all_reduce(seen, dist.ReduceOp.MAX)
+    return bool(seen.item())
+
+
 def _choose_device(name: str, local_rank: int) -> torch.device:
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: {name!r} is not auto, cpu or cuda")

@@ -25,7 +25,7 @@ from train.batch import Batch, collate
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
 from train.config import TrainConfig, changed_fields
 from train.dataset import PretrainDataset, VideoSource
-from train.distributed import Placement
+from train.distributed import Placement, any_rank
 from train.epoch_sampler import EpochSampler
 from train.objective import StepOutput
 from train.optim import build_optimizer, learning_rate, set_learning_rate
@@ -171,14 +171,17 @@ class _Training:
             waited_from = time.monotonic()
             for batch in loader:
                 self._advance(batch, time.monotonic() - waited_from, entries)
-                if self.step % every == 0 or stop.is_set:
+                # A signal reaches ranks on different sides of a step; all must leave after the same one.
+                stopping = any_rank(stop.is_set, self.placement)
+                if self.step % every == 0 or stopping:
                     self._save()
-                if stop.is_set:
+                if stopping:
                     break
                 waited_from = time.monotonic()
         if self.last_saved != self.step:
             self._save()
-        self.log.close()
+        if self.placement.is_main:
+            self.log.flush()
 
     def _advance(self, host_batch: Batch, waiting: float, entries: Sequence[VideoEntry]) -> None:
         batch = host_batch.to(self.placement.device, non_blocking=True)
@@ -191,6 +194,8 @@ class _Training:
 
     def _save(self) -> None:
         if self.placement.is_main:
+            # First the numbers, then what they are of: a kill in between costs nothing.
+            self.log.flush()
             recent = self.log.recent_metrics()
             state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "recent_metrics": recent}
             weights = self.model.state_dict()
@@ -248,8 +253,9 @@ def _make_loader(
 
 
 def _ignore_signals(_: int) -> None:
+    """Batch systems signal the whole process group; a worker that died of it would take the last steps with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _resume(

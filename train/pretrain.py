@@ -6,10 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
-from extract.schema import VideoEntry
 from extract.shard_reader import ShardSet
+from train.build import build_model
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 from train.config import TrainConfig
 from train.distributed import process_group
@@ -17,31 +15,7 @@ from train.initial_weights import load_initial
 from train.loop import TrainingResult, train
 from train.model import PretrainModel
 from train.objective import PretrainObjective
-
-
-def select_training_videos(shards: ShardSet, config: TrainConfig) -> tuple[VideoEntry, ...]:
-    """The videos to train on: one part of a split, or all.
-
-    Raises:
-        ValueError: the split column or part does not exist.
-    """
-    column, part = config.data.split_column, config.data.part
-    if column is None:
-        return shards.videos
-    columns = sorted({name for entry in shards.videos for name in entry.splits})
-    if column not in columns:
-        raise ValueError(f"split_column: {column!r} is not in {shards.folder}; it has {', '.join(columns) or 'none'}")
-    chosen = tuple(entry for entry in shards.videos if entry.splits.get(column) == part)
-    if not chosen:
-        parts = sorted({entry.splits.get(column, "") for entry in shards.videos} - {""})
-        raise ValueError(f"part: no video of {column} is in {part!r}; its parts are {', '.join(parts) or 'all empty'}")
-    return chosen
-
-
-def build_model(config: TrainConfig) -> PretrainModel:
-    """The freshly initialised network; its weights depend on the seed alone."""
-    torch.manual_seed(config.run.seed)
-    return PretrainModel(config.model)
+from train.selection import select_videos
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +58,7 @@ def run_pretraining(
     with process_group(device) as placement:
         speak = say if placement.is_main else lambda _: None
         shards = ShardSet(folder)
-        entries = select_training_videos(shards, config)
+        entries = select_videos(shards.videos, config.data.split_column, config.data.part)
         objective = PretrainObjective(config, shards.header)
         speak(f"{len(entries)} videos, {config.model.backbone} on {placement.device}")
         model = build_model(config)

@@ -26,6 +26,7 @@ CONFIG_NAME = "config.json"
 
 
 _RECENT_STEPS = 50
+_NOT_MEASURED_ON_BATCHES = ("step", "epoch", "lr", "grad_norm", "clips_per_second", "data_wait_share")
 
 
 class TrainingError(RuntimeError):
@@ -68,6 +69,8 @@ class RunLog:
             # A line without its end was cut off by a crash.
             if line.endswith("\n") and json.loads(line)["step"] <= first_step:
                 kept.append(line)
+        for line in kept[-_RECENT_STEPS:]:
+            self._recent.append({k: v for k, v in json.loads(line).items() if k not in _NOT_MEASURED_ON_BATCHES})
         temporary = self._path.with_name(f".{METRICS_NAME}.{os.getpid()}.tmp")
         temporary.write_text("".join(kept), "utf-8")
         temporary.replace(self._path)
@@ -116,7 +119,7 @@ class RunLog:
         if time.monotonic() - self._last_line >= self._config.run.log_seconds or step == self._sampler.total_steps:
             self._last_line = time.monotonic()
             self._print(line, elapsed / done * (self._sampler.total_steps - step))
-            self._flush()
+            self.flush()
 
     def _print(self, line: dict[str, float], seconds_left: float) -> None:
         parts = [f"step {line['step']}/{self._sampler.total_steps}", f"loss {line['loss']:.3f}"]
@@ -126,16 +129,12 @@ class RunLog:
         parts += [f"{line['clips_per_second']:.1f} clips/s", f"data wait {line['data_wait_share']:.0%}"]
         self._say(", ".join([*parts, f"about {seconds_left:.0f} s left"]))
 
-    def _flush(self) -> None:
+    def flush(self) -> None:
+        """Writes what is still held back to ``metrics.jsonl``."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(line + "\n" for line in self._lines)
         self._lines.clear()
 
     def recent_metrics(self) -> dict[str, float]:
-        """Means over the last steps of this run, of which there may be up to 50."""
+        """Means over the last 50 steps, or all if there are fewer, those before an interruption included."""
         return {name: sum(m[name] for m in self._recent) / len(self._recent) for name in self._recent[0]}
-
-    def close(self) -> None:
-        """Writes what is still held back."""
-        if self._main:
-            self._flush()

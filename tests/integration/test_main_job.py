@@ -15,9 +15,12 @@ import torch
 from click.testing import CliRunner, Result
 
 from eval.cli import main as eval_main
+from eval.run_retrieval import load_model
 from extract.cli import main as extract_main
+from train.build import build_model
 from train.checkpoint import list_checkpoints, load_checkpoint
 from train.cli import main as train_main
+from train.config import config_from_dict
 
 _FIELDS = {
     "model.width": 8,
@@ -44,7 +47,7 @@ def call(command: object, *arguments: object) -> Result:
 @pytest.fixture(scope="module")
 def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("job")
-    made = call(extract_main, "synthesize", folder / "videos", "--videos-per-combination", 2, "--frames", 30)
+    made = call(extract_main, "synthesize", folder / "videos", "--videos-per-combination", 3, "--frames", 30)
     assert made.exit_code == 0, made.output
     # A quarter of the set is enough here.
     manifest = folder / "videos" / "manifest.csv"
@@ -117,16 +120,16 @@ def test_options_beyond_the_paper_train_and_resume_exactly(shards: Path, tmp_pat
     assert 0 < lines[-1]["motion_static_share"] < 1
     shutil.copytree(whole, stopped)
     shutil.rmtree(list_checkpoints(stopped)[-1])
-    assert load_checkpoint(stopped).step == 2
+    assert load_checkpoint(stopped).step == 6
     assert call(train_main, "pretrain", shards, stopped, *SMALL, *words, "--epochs", 4).exit_code == 0
     assert "context_queue.key_MD" in weights(whole)
     assert same(weights(whole), weights(stopped))
     assert losses(whole) == losses(stopped)
 
 
-def test_only_the_train_rows_are_trained_on(trained: Path, shards: Path) -> None:
-    # 12 of the 24 videos are in the part, 8 make a batch: one step an epoch, where all 24 would make three.
-    assert load_checkpoint(trained).step == 2
+def test_only_the_train_rows_are_trained_on(trained: Path) -> None:
+    # 24 of the 36 videos are in the part, 8 make a batch: three steps an epoch; the test part would make one.
+    assert load_checkpoint(trained).step == 6
 
 
 def test_retrieval_prints_and_writes_a_table(trained: Path, shards: Path, tmp_path: Path) -> None:
@@ -136,7 +139,8 @@ def test_retrieval_prints_and_writes_a_table(trained: Path, shards: Path, tmp_pa
     assert "R@50" in result.output
     record = json.loads((tmp_path / "trained.json").read_text())
     assert [r["label"] for r in record["results"]] == ["label", "group"]
-    assert record["results"][0]["queries"] == record["results"][0]["gallery"] == 12
+    assert (record["results"][0]["queries"], record["results"][0]["gallery"]) == (12, 24)
+    assert record["queries_trained_on"] == 0
     assert set(record["results"][0]["recall"]) == {"R@1", "R@5", "R@10", "R@20", "R@50"}
     assert record["data_hash"] == record["trained_on"]
     untrained = call(eval_main, "retrieval", trained, *common, "--untrained", "--output", tmp_path / "untrained.json")
@@ -144,6 +148,23 @@ def test_retrieval_prints_and_writes_a_table(trained: Path, shards: Path, tmp_pa
     both = call(eval_main, "compare", tmp_path / "trained.json", tmp_path / "untrained.json")
     assert both.exit_code == 0, both.output
     assert "untrained" in both.output
+    assert "last training batches" in both.output
+
+
+def test_untrained_means_the_weights_before_the_first_step(trained: Path) -> None:
+    checkpoint = load_checkpoint(trained)
+    config = config_from_dict(checkpoint.config["settings"])
+    before = load_model(checkpoint, config, untrained=True).state_dict()
+    assert same(before, build_model(config).state_dict())
+    assert same(load_model(checkpoint, config).state_dict(), checkpoint.weights)
+    assert not same(before, checkpoint.weights)
+
+
+def test_queries_that_were_trained_on_are_told(trained: Path, shards: Path, tmp_path: Path) -> None:
+    common = (shards, "--split-column", "split", "--clips", 1, "--workers", 0, "--output", tmp_path / "r.json")
+    result = call(eval_main, "retrieval", trained, *common, "--query", "train", "--gallery", "test")
+    assert result.exit_code == 0, result.output
+    assert "trained on 24 of the queries" in result.output
 
 
 def test_the_same_again_gives_the_same_weights(trained: Path, shards: Path, tmp_path: Path) -> None:
@@ -160,11 +181,13 @@ def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
     program = "from train.cli import main; main()"
     command = [sys.executable, "-c", program, *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment)
+    return subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=environment, start_new_session=True
+    )
 
 
 def test_a_stopped_training_continues_bit_for_bit(shards: Path, tmp_path: Path) -> None:
-    arguments = ("pretrain", shards, tmp_path / "stopped", *SMALL, "--epochs", 30, "--workers", 1, "--device", "cpu")
+    arguments = ("pretrain", shards, tmp_path / "stopped", *SMALL, "--epochs", 10, "--workers", 1, "--device", "cpu")
     process = start(arguments)
     deadline = time.monotonic() + 120
     assert process.stderr is not None
@@ -172,7 +195,8 @@ def test_a_stopped_training_continues_bit_for_bit(shards: Path, tmp_path: Path) 
         assert time.monotonic() < deadline
         if line.startswith("step 3/"):
             break
-    process.send_signal(signal.SIGTERM)
+    # To the whole group, as batch systems do: the decoding workers get it too.
+    os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
     stopped_at = load_checkpoint(tmp_path / "stopped").step

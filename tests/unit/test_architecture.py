@@ -15,7 +15,6 @@ ALLOWED = {
     "train": {"extract": {"schema", "shard_reader"}},
     "eval": {"extract": {"schema", "shard_reader"}, "train": None},
 }
-LOOP_MODULES = {"loop", "run_log", "objective"}
 
 
 def imports(path: Path) -> set[tuple[str, str]]:
@@ -42,11 +41,6 @@ def test_imports_go_one_way(package: str) -> None:
             assert allowed is None or module in allowed, f"{package}/{path.name} imports {target}.{module}"
 
 
-def test_eval_does_not_reach_into_the_training_loop() -> None:
-    for path in (ROOT / "eval").glob("*.py"):
-        assert not {("train", name) for name in LOOP_MODULES} & imports(path), path.name
-
-
 def test_package_files_hold_a_docstring_only() -> None:
     for package in PACKAGES:
         body = ast.parse((ROOT / package / "__init__.py").read_text("utf-8")).body
@@ -63,6 +57,8 @@ def test_package_files_hold_a_docstring_only() -> None:
         ("train.loop", {"av", "mvextractor", "ffmpeg", "cv2"}),
         ("train.cli", {"torch", "numpy"}),
         ("eval.cli", {"torch", "numpy"}),
+        # Evaluation uses data, model and checkpoints, never the loop, not even by way of another module.
+        ("eval.run_retrieval", {"train.loop", "train.run_log", "train.objective", "av", "mvextractor"}),
     ],
 )
 def test_what_a_module_does_not_load(module: str, forbidden: set[str]) -> None:

@@ -20,13 +20,13 @@ from tests.unit.test_parity import (
     small_model,
 )
 from train.backbones import build_backbone
+from train.build import build_model
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.cli import main
 from train.config import config_from_dict
 from train.import_weights import published_name
 from train.initial_weights import detect_network, load_initial
 from train.model import PretrainModel
-from train.pretrain import build_model
 
 
 def import_weights(*arguments: object) -> Result:

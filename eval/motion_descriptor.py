@@ -1,0 +1,66 @@
+"""A hand-made descriptor of a video's motion, without any training: the mark that a learned feature has to beat.
+
+Shape legend: V videos, T frames, N time bins, gh x gw cells.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from extract.schema import QUARTER_PX, MotionGrid, VideoEntry
+from extract.shard_reader import ShardSet
+
+TIME_BINS = 12
+MOVING_PX = 1.0
+"""A cell moves if its vector is at least this long, in pixels of the canonical stream a frame."""
+
+
+def describe_motion(motion: MotionGrid) -> NDArray[np.float64]:
+    """Where a video's motion goes and where it is, over its time.
+
+    The video is cut into 12 equal spans. Of each: the mean vector (dx, dy, in pixels) over its moving cells, and the
+    centre of these cells (x, y, from 0 to 1). A span without moving cells gives no motion at the picture's centre.
+
+    Args:
+        motion: grids of all frames, (T, 2, gh, gw).
+
+    Returns:
+        (12 * 4,) values, time first.
+    """
+    vectors = motion.grid_quarter_px.astype(np.float64) / QUARTER_PX
+    moving = motion.valid & (np.hypot(vectors[:, 0], vectors[:, 1]) >= MOVING_PX)
+    rows, columns = moving.shape[1:]
+    centre_y, centre_x = np.meshgrid(
+        (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij"
+    )
+    edges = np.linspace(0, len(motion), TIME_BINS + 1).round().astype(int)
+    described = np.tile([0.0, 0.0, 0.5, 0.5], (TIME_BINS, 1))
+    for number, (start, stop) in enumerate(itertools.pairwise(edges)):
+        where = moving[start:stop]
+        if where.any():
+            dx, dy = vectors[start:stop, 0][where], vectors[start:stop, 1][where]
+            x, y = np.broadcast_to(centre_x, where.shape)[where], np.broadcast_to(centre_y, where.shape)[where]
+            described[number] = [dx.mean(), dy.mean(), x.mean(), y.mean()]
+    return described.ravel()
+
+
+def describe_videos(shards: ShardSet, entries: Sequence[VideoEntry], progress: Callable[[int, int], None]) -> Tensor:
+    """Descriptors of whole videos, (V, 48) float64, not standardised."""
+    described = []
+    for entry in entries:
+        described.append(describe_motion(shards.motion(entry, 0, entry.frame_count)))
+        progress(len(described), len(entries))
+    return torch.from_numpy(np.stack(described))
+
+
+def standardise(query_QF: Tensor, gallery_GF: Tensor) -> tuple[Tensor, Tensor]:
+    """Both, with the gallery's mean and standard deviation taken out; the queries decide nothing."""
+    mean, deviation = gallery_GF.mean(dim=0), gallery_GF.std(dim=0, correction=0)
+    scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
+    return (query_QF - mean) / scale, (gallery_GF - mean) / scale

@@ -1,0 +1,29 @@
+"""Which videos of a shard set take part: one part of a split, or all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from extract.schema import VideoEntry
+
+
+def select_videos(entries: Sequence[VideoEntry], split_column: str | None, part: str) -> tuple[VideoEntry, ...]:
+    """The videos of one part of a split, in order; all videos if no split column is named.
+
+    Raises:
+        ValueError: the split column does not exist, or no video is in the part.
+    """
+    if split_column is None:
+        return tuple(entries)
+    columns = sorted({name for entry in entries for name in entry.splits})
+    if split_column not in columns:
+        raise ValueError(
+            f"split_column: {split_column!r} is not in the shards; they have {', '.join(columns) or 'none'}"
+        )
+    chosen = tuple(entry for entry in entries if entry.splits.get(split_column) == part)
+    if not chosen:
+        parts = sorted({entry.splits.get(split_column, "") for entry in entries} - {""})
+        raise ValueError(
+            f"part: no video of {split_column} is in {part!r}; its parts are {', '.join(parts) or 'all empty'}"
+        )
+    return chosen
