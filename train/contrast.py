@@ -64,11 +64,7 @@ def info_nce(
     Raises:
         ValueError: if the temperature is not positive or shapes disagree.
     """
-    _check_matching(query_ND, key_MD, target_N, temperature, key_valid_M, query_valid_N)
-    if pair_valid_NM is not None and pair_valid_NM.shape != (len(query_ND), len(key_MD)):
-        raise ValueError(
-            f"pair_valid_NM must have shape {(len(query_ND), len(key_MD))}, not {tuple(pair_valid_NM.shape)}"
-        )
+    _check_matching(query_ND, key_MD, target_N, temperature, key_valid_M, query_valid_N, pair_valid_NM)
     valid_N = torch.ones_like(target_N, dtype=torch.bool) if query_valid_N is None else query_valid_N.bool()
     # Autocast would compute similarities in half precision; divided by the temperature they need more.
     with torch.autocast(query_ND.device.type, enabled=False):
@@ -86,26 +82,25 @@ def info_nce(
         if pair_valid_NM is not None:
             logits_NM = logits_NM.masked_fill(~pair_valid_NM, -torch.inf)
             candidates = (logits_NM.detach() > -torch.inf).sum() / len(query_ND)
-        summed = F.cross_entropy(
-            logits_NM, target_N.masked_fill(~valid_N, _IGNORED), ignore_index=_IGNORED, reduction="sum"
-        )
+        asked_N = target_N.masked_fill(~valid_N, _IGNORED)
+        summed = F.cross_entropy(logits_NM, asked_N, ignore_index=_IGNORED, reduction="sum")
     queries = valid_N.sum()
     loss = summed / queries.clamp(min=1)
-    with torch.no_grad():
-        own_N1 = logits_NM.gather(1, target_N[:, None])
-        # "Not smaller" rather than "greater": counts ties and NaN against the query.
-        ahead_N = (~(logits_NM < own_N1)).sum(dim=1) - 1
-        top1, top5 = (((ahead_N < rank) & valid_N).sum() / queries.clamp(min=1) for rank in (1, 5))
     if symmetric:
-        reverse = info_nce(
-            key_MD[target_N],
-            query_ND,
-            torch.arange(len(query_ND), device=target_N.device),
-            temperature=temperature,
-            key_valid_M=valid_N,
-        )
+        own_N = torch.arange(len(query_ND), device=target_N.device)
+        reverse = info_nce(key_MD[target_N], query_ND, own_N, temperature=temperature, key_valid_M=valid_N)
         loss = (loss + reverse.loss) / 2
+    top1, top5 = (_found_among_best(rank, logits_NM, target_N, valid_N) for rank in (1, 5))
     return InfoNCEOutput(loss=loss, top1=top1, top5=top5, candidates=candidates, queries=queries)
+
+
+@torch.no_grad()
+def _found_among_best(rank: int, logits_NM: Tensor, target_N: Tensor, valid_N: Tensor) -> Tensor:
+    """Fraction of valid queries with fewer than ``rank`` keys ahead of their own."""
+    own_N1 = logits_NM.gather(1, target_N[:, None])
+    # "Not smaller" rather than "greater": counts ties and NaN against the query.
+    ahead_N = (~(logits_NM < own_N1)).sum(dim=1) - 1
+    return ((ahead_N < rank) & valid_N).sum() / valid_N.sum().clamp(min=1)
 
 
 def _check_matching(
@@ -115,6 +110,7 @@ def _check_matching(
     temperature: float,
     key_valid_M: Tensor | None,
     query_valid_N: Tensor | None,
+    pair_valid_NM: Tensor | None,
 ) -> None:
     if not temperature > 0:
         raise ValueError(f"temperature must be positive, not {temperature}")
@@ -129,6 +125,10 @@ def _check_matching(
     ):
         if tensor is not None and tensor.shape != (count,):
             raise ValueError(f"{field} must have shape ({count},), not {tuple(tensor.shape)}")
+    if pair_valid_NM is not None and pair_valid_NM.shape != (len(query_ND), len(key_MD)):
+        raise ValueError(
+            f"pair_valid_NM must have shape {(len(query_ND), len(key_MD))}, not {tuple(pair_valid_NM.shape)}"
+        )
 
 
 def alignment(query_ND: Tensor, key_ND: Tensor, valid_N: Tensor | None = None) -> Tensor:

@@ -109,15 +109,7 @@ def train(
         CheckpointError: ``run_dir`` holds a training of another configuration or of other data.
         TrainingError: the loss is not finite.
     """
-    sampler = EpochSampler(
-        video_count=len(entries),
-        global_batch=config.optim.batch_size,
-        epochs=config.optim.epochs,
-        seed=config.run.seed,
-        samples_per_video=config.data.samples_per_video,
-        rank=placement.rank,
-        world_size=placement.world_size,
-    )
+    sampler = _make_sampler(len(entries), config, placement)
     model.to(placement.device)
     optimizer = build_optimizer(model, config.optim)
     stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
@@ -230,6 +222,18 @@ def _optimise(
     norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm > 0 else math.inf)
     optimizer.step()
     return output, norm
+
+
+def _make_sampler(video_count: int, config: TrainConfig, placement: Placement) -> EpochSampler:
+    return EpochSampler(
+        video_count=video_count,
+        global_batch=config.optim.batch_size,
+        epochs=config.optim.epochs,
+        seed=config.run.seed,
+        samples_per_video=config.data.samples_per_video,
+        rank=placement.rank,
+        world_size=placement.world_size,
+    )
 
 
 def _make_loader(

@@ -98,6 +98,7 @@ def test_collapsed_embeddings_score_nothing():
         ({"target_N": torch.tensor([0])}, "target_N"),
         ({"key_valid_M": torch.ones(2).bool()}, "key_valid_M"),
         ({"query_valid_N": torch.ones(3).bool()}, "query_valid_N"),
+        ({"pair_valid_NM": torch.ones(3, 2).bool()}, "pair_valid_NM"),
     ],
 )
 def test_info_nce_refuses(change, message):
