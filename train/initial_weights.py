@@ -136,6 +136,7 @@ def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict
     """
     if part not in INIT_PARTS:
         raise ValueError(f"init_part: {part!r} is not one of {', '.join(INIT_PARTS)}")
+    load: Callable[[PretrainModel | Backbone, Mapping[str, Tensor]], None]
     if source.is_dir() or _is_own(source):
         checkpoint = load_checkpoint(source if source.is_dir() else source.parent)
         file, state = checkpoint.path / WEIGHTS_NAME, checkpoint.weights
