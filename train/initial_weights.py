@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from train.backbones import BACKBONE_NAMES, BackboneName, build_backbone
+from train.backbones import BACKBONE_NAMES, Backbone, BackboneName, build_backbone
 from train.checkpoint import WEIGHTS_NAME, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
 from train.config import TrainConfig
 from train.import_weights import (
@@ -136,31 +136,27 @@ def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict
     """
     if part not in INIT_PARTS:
         raise ValueError(f"init_part: {part!r} is not one of {', '.join(INIT_PARTS)}")
-    own = source.is_dir() or _is_own(source)
-    try:
-        if own:
-            checkpoint = load_checkpoint(source if source.is_dir() else source.parent)
-            file = checkpoint.path / WEIGHTS_NAME
-            taken = _load_own(model, checkpoint.weights, part)
-        else:
-            file, state = source, read_published(source)
-            taken = part if part != "auto" else "all" if detect_network(state).whole else "backbone"
-            load_published(model if taken == "all" else model.backbone, state)
-    except CheckpointError:
-        raise
-    except ValueError as error:
-        raise ValueError(f"{source}: {error}; --init-part backbone takes the backbone alone") from error
-    return {"source": str(source), "sha256": _sha256(file), "part": taken}
-
-
-def _load_own(model: PretrainModel, weights: Mapping[str, Tensor], part: str) -> str:
-    backbone = {name.removeprefix(_BACKBONE): t for name, t in weights.items() if name.startswith(_BACKBONE)}
-    taken = part if part != "auto" else "all" if len(backbone) < len(weights) else "backbone"
-    if taken == "all":
-        load_named(model, weights)
+    load: Callable[[PretrainModel | Backbone, Mapping[str, Tensor]], None]
+    if source.is_dir() or _is_own(source):
+        checkpoint = load_checkpoint(source if source.is_dir() else source.parent)
+        file, state = checkpoint.path / WEIGHTS_NAME, checkpoint.weights
+        whole, load = any(not name.startswith(_BACKBONE) for name in state), _load_own
     else:
-        load_named(model.backbone, backbone)
-    return taken
+        file, state = source, read_published(source)
+        whole, load = part == "auto" and detect_network(state).whole, load_published
+    everything = part == "all" or (part == "auto" and whole)
+    try:
+        load(model if everything else model.backbone, state)
+    except ValueError as error:
+        hint = "; --init-part backbone takes the backbone alone" if everything else ""
+        raise ValueError(f"{source}: {error}{hint}") from error
+    return {"source": str(source), "sha256": _sha256(file), "part": "all" if everything else "backbone"}
+
+
+def _load_own(model: PretrainModel | Backbone, weights: Mapping[str, Tensor]) -> None:
+    if isinstance(model, Backbone):
+        weights = {name.removeprefix(_BACKBONE): t for name, t in weights.items() if name.startswith(_BACKBONE)}
+    load_named(model, weights)
 
 
 def _is_own(path: Path) -> bool:

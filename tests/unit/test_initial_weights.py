@@ -154,3 +154,6 @@ def test_initial_weights_from_a_published_file(tmp_path: Path) -> None:
         ValueError, match=r"(?s)whole.pth: .*m_backbone.project.*of another shape.*--init-part backbone"
     ):
         load_initial(PretrainModel(replace(target.config, motion_input="native")), tmp_path / "whole.pth")
+    with pytest.raises(ValueError, match=r"of another shape") as error:
+        load_initial(PretrainModel(replace(target.config, width=8)), small_file(tmp_path))
+    assert "--init-part" not in str(error.value), "that would not help"
