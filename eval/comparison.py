@@ -18,7 +18,7 @@ def comparison_table(paths: Sequence[Path]) -> str:
         ValueError: a file is not one of these.
     """
     records = [_read(path) for path in paths]
-    names = [path.stem + (" (untrained)" if r["untrained"] else "") for path, r in zip(paths, records, strict=True)]
+    names = [_name(path, record) for path, record in zip(paths, records, strict=True)]
     width = max(len(name) for name in (*names, "chance")) + 4
     lines = []
     for kind in dict.fromkeys(result["label"] for record in records for result in record["results"]):
@@ -27,6 +27,12 @@ def comparison_table(paths: Sequence[Path]) -> str:
         if not record["untrained"]:
             lines += _pretext_lines(name, record["pretext"])
     return "\n".join(lines)
+
+
+def _name(path: Path, record: dict[str, Any]) -> str:
+    """The file's name; it may not pass off an untrained network as another one."""
+    hidden = record["untrained"] and "untrained" not in path.stem
+    return f"{path.stem} (untrained)" if hidden else path.stem
 
 
 def _read(path: Path) -> dict[str, Any]:

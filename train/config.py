@@ -165,7 +165,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "optim.weight_decay": 0.01,
         "optim.warmup_epochs": 2.0,
         "optim.batch_size": 16,
-        "optim.epochs": 55,
+        "optim.epochs": 42,
         "data.workers": 1,
     },
 }
