@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,18 @@ import h5py
 import joblib
 
 from extract import schema
+from extract.atomic import write_whole
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
+from extract.limits import Limits
 from extract.plan import ShardPlan
 from extract.schema import ShardError, VideoRecord, hash_records
 from extract.shard_reader import ShardReader
 from extract.shard_writer import WrittenShard
 from extract.source import fingerprint
+
+FailedRow = tuple[int, str, str, str]
+"""Manifest row, path, stage, reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +40,7 @@ class RunJob:
         scratch: folder in which each run makes one of its own for temporary files.
         config: the extraction configuration.
         binary: the run's FFmpeg.
+        limits: what one video may cost.
     """
 
     root: Path
@@ -42,6 +48,7 @@ class RunJob:
     scratch: Path
     config: ExtractConfig
     binary: FfmpegBinary
+    limits: Limits = field(default_factory=Limits)
 
     @property
     def described(self) -> dict[str, Any]:
@@ -73,17 +80,39 @@ class RunSummary:
 def software_versions(binary: FfmpegBinary) -> dict[str, str]:
     """Name to version of the programs whose work ends up in a shard."""
     packages = ("av", "h5py", "hdf5plugin", "motion-vector-extractor", "numpy")
-    return {"ffmpeg": binary.version, "hdf5": h5py.version.hdf5_version} | {p: version(p) for p in packages}
+    found = {"ffmpeg": binary.version, "hdf5": h5py.version.hdf5_version}
+    for package in packages:
+        # mvextractor exists for x86-64 Linux only.
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def is_finished(plan: ShardPlan, job: RunJob) -> bool:
-    """Whether the shard lies in the output folder, complete, of these rows and this configuration."""
+    """Whether the shard lies in the output folder, complete, of these rows and this configuration.
+
+    One that HDF5 cannot open is not: it is made again.
+    """
     path = job.out / plan.name
     if not path.exists():
         return False
-    with h5py.File(path, "r", locking=False) as file:
-        same_rows = file.attrs.get(schema.ATTR_ROWS_HASH) == plan.rows_hash
-        return bool(same_rows and file.attrs.get(schema.ATTR_CONFIG_HASH) == schema.hash_json(job.described))
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            same_rows = file.attrs.get(schema.ATTR_ROWS_HASH) == plan.rows_hash
+            return bool(same_rows and file.attrs.get(schema.ATTR_CONFIG_HASH) == schema.hash_json(job.described))
+    except PermissionError:
+        raise
+    except OSError:
+        return False
+
+
+def failures_of(plan: ShardPlan, job: RunJob) -> list[FailedRow]:
+    """The rows of a finished shard that gave no video."""
+    reader = ShardReader(job.out / plan.name)
+    try:
+        return reader.failures()
+    finally:
+        reader.close()
 
 
 def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:
@@ -131,7 +160,7 @@ def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, Writ
         rows = [plan.records[0].row, plan.records[-1].row + 1]
         shards.append(asdict(entry) | {"rows": rows, "rows_hash": plan.rows_hash})
         if entry.failures:
-            failures += ShardReader(job.out / plan.name).failures()
+            failures += failures_of(plan, job)
     totals = {key: sum(s[key] for s in shards) for key in ("videos", "frames", "failures", "size_bytes")}
     index = {
         "format": schema.FORMAT_NAME,
@@ -141,7 +170,7 @@ def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, Writ
         "totals": totals,
         "shards": shards,
     }
-    _write_failures(job.out / schema.FAILURES_NAME, failures)
+    write_failures(job.out / schema.FAILURES_NAME, failures)
     _write_json(job.out / schema.INDEX_NAME, index)
     return index
 
@@ -161,14 +190,16 @@ def _describe_existing(path: Path) -> WrittenShard:
     )
 
 
-def _write_failures(path: Path, failures: Iterable[tuple[int, str, str, str]]) -> None:
+def write_failures(path: Path, failures: Iterable[FailedRow]) -> None:
+    """Writes ``failures.csv``: row, path, stage, reason."""
+
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(["row", "path", "stage", "reason"])
             writer.writerows(failures)
 
-    _write_aside(path, write)
+    write_whole(path, write)
 
 
 def write_run_record(
@@ -187,14 +218,4 @@ def write_run_record(
 
 def _write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=True) + "\n"
-    _write_aside(path, lambda temporary: temporary.write_text(text, "utf-8"))
-
-
-def _write_aside(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes under a temporary name and renames, so that the file is never seen half written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import schema
+from extract.atomic import write_whole
 from extract.config import ExtractConfig
 from extract.schema import VideoRecord
 from extract.source import VideoError
@@ -130,33 +131,25 @@ class ShardWriter:
 
     def finish(self) -> WrittenShard:
         """Writes the shard under a temporary name, syncs it to disk and renames it; until then nothing is visible."""
-        temporary = self._target.with_name(f".{self._target.name}.{os.getpid()}.tmp")
-        try:
-            with h5py.File(temporary, "w", libver=("earliest", "v110"), track_order=False) as file:
-                self._write_attributes(file)
-                self._write_videos(file)
-                self._write_frames(file)
-                self._write_motion(file)
-                self._write_failures(file)
-            written = self._seal(temporary)
-            temporary.replace(self._target)
-            _sync_folder(self._target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return written
-
-    def _seal(self, temporary: Path) -> WrittenShard:
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        write_whole(self._target, self._write)
+        with self._target.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return WrittenShard(
             name=self._target.name,
             sha256=digest,
-            size_bytes=temporary.stat().st_size,
+            size_bytes=self._target.stat().st_size,
             videos=len(self._spool.videos),
             frames=sum(v.frame_count for v in self._spool.videos),
             failures=len(self._spool.failures),
         )
+
+    def _write(self, path: Path) -> None:
+        with h5py.File(path, "w", libver=("earliest", "v110"), track_order=False) as file:
+            self._write_attributes(file)
+            self._write_videos(file)
+            self._write_frames(file)
+            self._write_motion(file)
+            self._write_failures(file)
 
     def _write_attributes(self, file: h5py.File) -> None:
         config = self._config
@@ -264,12 +257,3 @@ def _starts(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 def _join(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
     return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +26,8 @@ class VideoError(Exception):
     """One video that cannot be extracted.
 
     Attributes:
-        stage: where it failed: ``open``, ``probe``, ``transcode``, ``motion`` or ``assemble``.
+        stage: where it failed: ``open``, ``probe``, ``transcode`` or ``motion``; or how: ``timeout``, ``memory``,
+            ``crash`` or ``error`` (an exception that nobody foresaw).
         reason: one line for the failure list.
     """
 
@@ -68,8 +71,16 @@ def input_url(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as stream:
+    """SHA-256 (hex) of a file's bytes.
+
+    Raises:
+        VideoError: it is a folder, device, pipe or socket; reading one may never end.
+        OSError: it cannot be read.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise VideoError("open", "not a regular file")
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 

@@ -7,6 +7,10 @@ of one is frame n of the others.
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +23,19 @@ import ffmpeg
 
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
+from extract.limits import OutputError, prepare_program
 from extract.source import SourceFacts, VideoError, input_options, input_url
 
 # A clock for the canonical stream only, whose time stamps nobody reads: MPEG-4 refuses the fine time bases that
 # variable frame rates need, so its frames are simply numbered.
 _CANONICAL_TIME_BASE = "1/25"
 _NEVER = 1_000_000_000
-_STDERR_BYTES = 4000
+_STDERR_BYTES = 1 << 16
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_OUT_OF_MEMORY = re.compile(
+    r"an't allocate|annot allocate|ould not allocate|get_buffer\(\) failed|pthread_create\(\) failed"
+)
+_ADDRESS = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] ?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +120,7 @@ def transcode(
 
     Raises:
         VideoError: FFmpeg failed; the reason holds its last words.
+        OutputError: it could not write.
     """
     files = TranscodedFiles(
         canonical=workdir / "canonical.avi", frames=workdir / "frames.nut", keyframes=workdir / "keyframes.nut"
@@ -118,7 +129,13 @@ def transcode(
     log = workdir / "ffmpeg.log"
     with (
         log.open("wb") as stderr,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr) as process,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            preexec_fn=prepare_program,
+        ) as process,
     ):
         try:
             status = process.wait()
@@ -126,19 +143,37 @@ def transcode(
             # An interrupt must not leave FFmpeg running.
             process.kill()
             raise
+    words = _last_words(log)
+    if any(_OUT_OF_MEMORY.search(line) for line in words):
+        # Whatever its status: a picture that found no memory is missing from the outputs.
+        raise VideoError("memory", "ffmpeg needs more memory than --max-memory-mb allows")
     if status != 0:
-        raise VideoError("transcode", f"ffmpeg ended with status {status}: {_last_words(log)}")
+        raise _explain(status, words, workdir)
     return files
 
 
-def _last_words(log: Path) -> str:
-    """The last line FFmpeg wrote, without the memory addresses that would differ from run to run."""
+def _explain(status: int, words: list[str], workdir: Path) -> VideoError | OutputError:
+    """Tells a bad video from a machine that lacks something."""
+    # FFmpeg ends with the low byte of its negative error code.
+    code = 256 - status if status > 0 else 0
+    said = words[-1] if words else "it said nothing"
+    for unwritable in _UNWRITABLE:
+        if code == unwritable or any(os.strerror(unwritable) in line for line in words):
+            return OutputError(f"cannot write in {workdir}: {os.strerror(unwritable)}")
+    if status == -signal.SIGXFSZ:
+        return OutputError(f"cannot write in {workdir}: {os.strerror(errno.EFBIG)}")
+    if status < 0:
+        return VideoError("crash", f"ffmpeg was killed by {signal.Signals(-status).name}")
+    return VideoError("transcode", f"ffmpeg ended with status {status}: {said}")
+
+
+def _last_words(log: Path) -> list[str]:
+    """The last lines FFmpeg wrote, without the memory addresses that would differ from run to run."""
     with log.open("rb") as stream:
         stream.seek(0, 2)
         stream.seek(max(0, stream.tell() - _STDERR_BYTES))
         lines = stream.read().decode(errors="replace").splitlines()
-    words = [line.partition("] ")[2] if line.startswith("[") else line for line in lines if line.strip()]
-    return words[-1] if words else "it said nothing"
+    return [_ADDRESS.sub("", line).strip() for line in lines if line.strip()]
 
 
 def read_packets(path: Path) -> Iterator[tuple[float, bytes]]:
