@@ -20,6 +20,7 @@ from extract.atomic import write_whole
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.limits import Limits
+from extract.manifest import resolve_path
 from extract.plan import ShardPlan
 from extract.schema import ShardError, VideoRecord, hash_records
 from extract.shard_reader import ShardReader
@@ -113,6 +114,24 @@ def failures_of(plan: ShardPlan, job: RunJob) -> list[FailedRow]:
         return reader.failures()
     finally:
         reader.close()
+
+
+def check_sources(plan: ShardPlan, job: RunJob) -> list[str]:
+    """Names the videos of a finished shard whose files have another length now than when they were extracted.
+
+    Files that are gone are no longer needed. A change that keeps the length is found by ``verify``, which reads all.
+    """
+    reader = ShardReader(job.out / plan.name)
+    records = {record.row: record for record in plan.records}
+    changed = []
+    for entry, length in zip(reader.entries(), reader.source_bytes(), strict=True):
+        path = resolve_path(records[entry.row], job.root)
+        with contextlib.suppress(OSError):
+            now = path.stat().st_size
+            if now != length:
+                changed.append(f"{path}: {length} bytes when extracted, {now} now")
+    reader.close()
+    return changed
 
 
 def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:

@@ -19,6 +19,7 @@ from extract.containment import ContainedExtractor, Extract, interrupts_blocked
 from extract.index import (
     RunJob,
     RunSummary,
+    check_sources,
     claim_folder,
     failures_of,
     is_finished,
@@ -30,9 +31,10 @@ from extract.index import (
 from extract.journal import ShardJournal, count_failures, count_progress, read_failures
 from extract.limits import FailureLimitError, OutputError, watch_parent
 from extract.manifest import resolve_path
+from extract.manifest_table import summarise
 from extract.plan import ShardPlan, plan_shards
 from extract.progress import ProgressReport
-from extract.schema import FAILURES_NAME, VideoRecord
+from extract.schema import FAILURES_NAME, ShardError, VideoRecord
 from extract.shard_writer import ShardWriter, WrittenShard
 from extract.source import VideoError
 from extract.video import extract_video
@@ -161,6 +163,12 @@ def run_extraction(
     done = [plan for plan in plans if is_finished(plan, job)]
     done_numbers = {plan.number for plan in done}
     todo = [plan for plan in plans if plan.number not in done_numbers]
+    changed = [text for plan in done for text in check_sources(plan, job)]
+    if changed:
+        raise ShardError(
+            f"{job.out}: sources are not what they were: {summarise(changed, 'file')}. Nothing was changed; "
+            f"`cmd-extract verify {job.out} --repair` extracts them again, or choose another folder"
+        )
     failed_before = [row for plan in done for row in failures_of(plan, job)]
     scratch = scratch_folder(job.scratch)
     try:

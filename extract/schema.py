@@ -51,6 +51,7 @@ VIDEO_FPS = "video/fps"  # (V,) float64, frames over their span in seconds
 VIDEO_SOURCE_SIZE = "video/source_size"  # (V, 2) int32, coded width and height in pixels
 VIDEO_CODEC = "video/codec"
 VIDEO_FINGERPRINT = "video/fingerprint"  # (V,) S64, SHA-256 of the source file's bytes
+VIDEO_SOURCE_BYTES = "video/source_bytes"  # (V,) int64, length of the source file
 VIDEO_FIRST_FRAME = "video/first_frame"  # (V,) uint64
 VIDEO_FIRST_KEYFRAME = "video/first_keyframe"  # (V,) uint64
 FRAME_JPEG = "frame/jpeg"  # (bytes,) uint8, contiguous

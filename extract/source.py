@@ -50,6 +50,7 @@ class SourceFacts:
         width, height: coded size in pixels, before any rotation the container asks for.
         fps: mean frame rate by the container, 0 if it does not say.
         fingerprint: SHA-256 (hex) of the file.
+        file_bytes: its length.
     """
 
     stream_index: int
@@ -58,6 +59,7 @@ class SourceFacts:
     height: int
     fps: float
     fingerprint: str
+    file_bytes: int
 
 
 def input_options() -> dict[str, str]:
@@ -91,7 +93,7 @@ def probe(path: Path) -> SourceFacts:
         VideoError: stage ``open`` if the file cannot be read, ``probe`` if it is no video.
     """
     try:
-        digest = fingerprint(path)
+        digest, length = fingerprint(path), path.stat().st_size
     except OSError as error:
         raise VideoError("open", f"cannot read the file: {error.strerror}") from error
     try:
@@ -105,6 +107,7 @@ def probe(path: Path) -> SourceFacts:
                 height=stream.codec_context.height,
                 fps=float(stream.average_rate or Fraction(0)),
                 fingerprint=digest,
+                file_bytes=length,
             )
     except av.error.ArgumentError as error:
         # What the format whitelist refuses comes back as "Invalid argument".
