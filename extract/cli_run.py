@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,17 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--frame-short-side", type=int, default=128, help="Short side of the small frames in pixels.")
 @click.option("--jpeg-quality", type=int, default=3, help="Quantiser of all JPEGs, 2 (best) to 31.")
 @click.option("--cell", "cell_px", type=click.Choice(["8", "16"]), default="8", help="Motion grid cell in pixels.")
+@click.option(
+    "--transcode",
+    type=click.Choice(["always", "auto", "never"]),
+    default="always",
+    help="Take vectors of a canonical stream (always), of the source (never), or of sources like a canonical stream.",
+)
+@click.option(
+    "--reader", type=click.Choice(["auto", "pyav", "mvextractor"]), default="auto", help="What reads the vectors."
+)
+@click.option("--frames/--no-frames", "store_frames", default=True, help="Store the small frames training needs.")
+@click.option("--segment-seconds", type=click.FloatRange(0, min_open=True), help="Cut videos into samples this long.")
 @click.option("--videos-per-shard", type=click.IntRange(1), help="[default: about 32 shards, at most 256 videos each]")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=3600.0, help="Seconds one video may take.")
 @click.option("--max-memory-mb", type=click.IntRange(64), default=4096, help="Memory one video may take, in MiB.")
@@ -54,6 +66,10 @@ def run(
     frame_short_side: int,
     jpeg_quality: int,
     cell_px: str,
+    transcode: str,
+    reader: str,
+    store_frames: bool,
+    segment_seconds: float | None,
     videos_per_shard: int | None,
     timeout: float,
     max_memory_mb: int,
@@ -82,7 +98,9 @@ def run(
     from extract.index import RunJob
     from extract.limits import Limits, parse_failure_limit
     from extract.manifest import read_manifest
+    from extract.motion import choose_reader
     from extract.pipeline import run_extraction
+    from extract.video import extract_video
 
     width, height = _parse_size(size)
     try:
@@ -96,7 +114,13 @@ def run(
             frame_short_side=frame_short_side,
             jpeg_quality=jpeg_quality,
             cell_px=int(cell_px),
+            transcode=transcode,
+            store_frames=store_frames,
+            segment_seconds=segment_seconds,
         )
+        reader = choose_reader(reader)
+        if reader == "mvextractor" and transcode != "always":
+            raise ValueError("reader: mvextractor reads canonical streams only, which needs transcode always")
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     root = root or manifest.parent
@@ -117,6 +141,7 @@ def run(
             workers=workers or joblib.cpu_count(),
             videos_per_shard=videos_per_shard,
             max_failures=allowed,
+            extract=partial(extract_video, reader=reader),
         )
     _print_summary(summary, out)
     if summary.failures:

@@ -182,6 +182,7 @@ class ShardWriter:
         _put_text(file, schema.VIDEO_CODEC, [v.facts.codec for v in videos])
         _put_text(file, schema.VIDEO_FINGERPRINT, [v.facts.fingerprint for v in videos])
         _put(file, schema.VIDEO_SOURCE_BYTES, np.array([v.facts.file_bytes for v in videos], np.int64))
+        _put(file, schema.VIDEO_OWN_VECTORS, np.array([v.own_vectors for v in videos], np.uint8))
         _put(file, schema.VIDEO_FIRST_FRAME, _starts(counts)[:-1])
         _put(file, schema.VIDEO_FIRST_KEYFRAME, _starts(keyframes)[:-1])
 

@@ -43,35 +43,50 @@ class TranscodedFiles:
     """The files that ``transcode`` leaves behind.
 
     Attributes:
-        canonical: the stream that motion vectors are read from.
-        frames: small frames, one JPEG a packet, with the source's time stamps.
-        keyframes: JPEGs at canonical size, one for each I-frame of the canonical stream.
+        canonical: the stream that motion vectors are read from; None if they are the source's own.
+        frames: small frames, one JPEG a packet, with the source's time stamps; None if they are not wanted.
+        keyframes: JPEGs at canonical size, one for each I-frame of the stream that vectors are read from.
     """
 
-    canonical: Path
-    frames: Path
+    canonical: Path | None
+    frames: Path | None
     keyframes: Path
 
 
 def build_command(
     source: Path, facts: SourceFacts, config: ExtractConfig, files: TranscodedFiles, binary: FfmpegBinary
 ) -> list[str]:
-    """The argument list of the FFmpeg process; every coder runs with one thread, so that its bytes are reproducible."""
-    inlet = ffmpeg.input(input_url(source), threads=1, **input_options())
-    picture = inlet[str(facts.stream_index)]
+    """The argument list of the FFmpeg process; every coder runs with one thread, so that its bytes are reproducible.
+
+    Which outputs it makes is said by ``files``.
+    """
+    own_vectors = files.canonical is None
+    options: dict[str, Any] = {"threads": 1, **input_options()}
+    if own_vectors:
+        # The vectors know nothing of a rotation that the container asks for.
+        options["noautorotate"] = None
+        if files.frames is None:
+            options["skip_frame"] = "nointra"
+    picture = ffmpeg.input(input_url(source), **options)[str(facts.stream_index)]
     if config.fps is not None:
         picture = picture.filter("fps", fps=config.fps)
     picture = picture.filter("scale", config.width, config.height, flags="bicubic").filter("setsar", 1)
-    branches = picture.filter_multi_output("split", 3)
-    canonical = branches[0].filter("settb", _CANONICAL_TIME_BASE).filter("setpts", "N")
-    frames = branches[1].filter("scale", *config.frame_size, flags="area", out_range="full")
-    # I-frames stand at every gop-th frame exactly: scene cuts may not insert any (see _canonical_options).
-    keyframes = branches[2].filter("select", f"not(mod(n,{config.gop}))").filter("scale", out_range="full")
-    outputs = [
-        ffmpeg.output(canonical, input_url(files.canonical), format="avi", **_canonical_options(config)),
-        ffmpeg.output(frames, input_url(files.frames), **_jpeg_options(config)),
-        ffmpeg.output(keyframes, input_url(files.keyframes), **_jpeg_options(config)),
-    ]
+    wanted = [path for path in (files.canonical, files.frames, files.keyframes) if path is not None]
+    branches = picture.filter_multi_output("split", len(wanted)) if len(wanted) > 1 else [picture]
+    outputs = []
+    for number, path in enumerate(wanted):
+        branch = branches[number]
+        if path == files.canonical:
+            branch = branch.filter("settb", _CANONICAL_TIME_BASE).filter("setpts", "N")
+            outputs.append(ffmpeg.output(branch, input_url(path), format="avi", **_canonical_options(config)))
+            continue
+        if path == files.frames:
+            branch = branch.filter("scale", *config.frame_size, flags="area", out_range="full")
+        else:
+            # Those of a canonical stream stand at every gop-th frame exactly: scene cuts may not insert any.
+            select = "eq(pict_type,I)" if own_vectors else f"not(mod(n,{config.gop}))"
+            branch = branch.filter("select", select).filter("scale", out_range="full")
+        outputs.append(ffmpeg.output(branch, input_url(path), **_jpeg_options(config)))
     merged = ffmpeg.merge_outputs(*outputs).global_args(
         "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error", "-filter_complex_threads", "1"
     )
@@ -109,9 +124,15 @@ def _jpeg_options(config: ExtractConfig) -> dict[str, Any]:
 
 
 def transcode(
-    source: Path, facts: SourceFacts, config: ExtractConfig, workdir: Path, binary: FfmpegBinary
+    source: Path,
+    facts: SourceFacts,
+    config: ExtractConfig,
+    workdir: Path,
+    binary: FfmpegBinary,
+    *,
+    own_vectors: bool = False,
 ) -> TranscodedFiles:
-    """Runs FFmpeg on one source.
+    """Runs FFmpeg on one source; with ``own_vectors`` it makes no canonical stream.
 
     A source that breaks off or is damaged in places gives the frames that decode.
 
@@ -123,7 +144,9 @@ def transcode(
         OutputError: it could not write.
     """
     files = TranscodedFiles(
-        canonical=workdir / "canonical.avi", frames=workdir / "frames.nut", keyframes=workdir / "keyframes.nut"
+        canonical=None if own_vectors else workdir / "canonical.avi",
+        frames=workdir / "frames.nut" if config.store_frames else None,
+        keyframes=workdir / "keyframes.nut",
     )
     command = build_command(source, facts, config, files, binary)
     log = workdir / "ffmpeg.log"
