@@ -27,11 +27,13 @@ class SequenceFacts:
     """What an H.264 sequence parameter set says.
 
     Attributes:
+        size: width and height in macroblocks.
         references: most frames that a frame may refer to.
         whole_frames: whether there are no fields.
         cropped_at_start: whether the picture begins right of or below the coded corner.
     """
 
+    size: tuple[int, int]
     references: int
     whole_frames: bool
     cropped_at_start: bool
@@ -73,6 +75,8 @@ def h264_problem(packets: Iterable[bytes], extradata: bytes, gop: int) -> str | 
         return f"its headers are damaged ({error})"
     if not sequences:
         return "it has no sequence parameter set"
+    if len(set(sequences)) > 1:
+        return "its parameters change on the way"
     for sequence in sequences:
         if sequence.references > 1:
             return f"it may use {sequence.references} references"
@@ -169,7 +173,7 @@ def _parse_sequence(nal: bytes) -> SequenceFacts:
         raise BitstreamError("picture order type 1 is not supported")
     references = bits.golomb()
     bits.take(1)
-    bits.golomb(), bits.golomb()  # size
+    size = (bits.golomb() + 1, bits.golomb() + 1)
     whole_frames = bool(bits.take(1))
     if not whole_frames:
         bits.take(1)
@@ -177,4 +181,6 @@ def _parse_sequence(nal: bytes) -> SequenceFacts:
     left = top = 0
     if bits.take(1):
         left, _, top, _ = (bits.golomb() for _ in range(4))
-    return SequenceFacts(references=references, whole_frames=whole_frames, cropped_at_start=bool(left or top))
+    return SequenceFacts(
+        size=size, references=references, whole_frames=whole_frames, cropped_at_start=bool(left or top)
+    )

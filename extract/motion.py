@@ -59,23 +59,26 @@ def choose_reader(name: str) -> str:
     return "pyav" if name == "auto" else name
 
 
-def read_vectors(path: Path, reader: str = "auto", stream_index: int = 0) -> Iterator[FrameVectors]:
+def read_vectors(
+    path: Path, reader: str = "auto", stream_index: int = 0, size: tuple[int, int] | None = None
+) -> Iterator[FrameVectors]:
     """Yields the vectors of every frame of a stream, in order of presentation.
 
     Args:
         path: the file; for mvextractor, one that this project wrote.
         reader: see ``choose_reader``.
         stream_index: index of the stream among all of the file.
+        size: width and height that every frame must have, where a change is possible (PyAV only).
 
     Raises:
         VideoError: stage ``motion``; the stream cannot be opened.
     """
     if choose_reader(reader) == "mvextractor":
         return _read_mvextractor(path)
-    return _read_pyav(path, stream_index)
+    return _read_pyav(path, stream_index, size)
 
 
-def _read_pyav(path: Path, stream_index: int) -> Iterator[FrameVectors]:
+def _read_pyav(path: Path, stream_index: int, size: tuple[int, int] | None) -> Iterator[FrameVectors]:
     try:
         with av.open(input_url(path), options=input_options(), metadata_errors="ignore") as container:
             stream = container.streams[stream_index]
@@ -86,17 +89,21 @@ def _read_pyav(path: Path, stream_index: int) -> Iterator[FrameVectors]:
             # Vectors come from the bitstream alone; pictures nobody looks at need neither transform nor filter.
             context.options = {"flags2": "+export_mvs", "skip_loop_filter": "all", "skip_idct": "all"}
             for packet in container.demux(stream):
-                yield from _decode(stream, packet)
+                yield from _decode(stream, packet, size)
     except (av.error.FFmpegError, IndexError) as error:
         raise VideoError("motion", f"the stream cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
-def _decode(stream: av.VideoStream, packet: av.Packet[av.VideoStream]) -> Iterator[FrameVectors]:
+def _decode(
+    stream: av.VideoStream, packet: av.Packet[av.VideoStream], size: tuple[int, int] | None
+) -> Iterator[FrameVectors]:
     try:
         frames = stream.codec_context.decode(packet)
     except av.error.InvalidDataError:
         return  # FFmpeg, which makes the pictures, goes on after a damaged packet too
     for frame in frames:
+        if size is not None and (frame.width, frame.height) != size:
+            raise VideoError("motion", "the size of the picture changes; extract it with --transcode always")
         side = frame.side_data.get("MOTION_VECTORS")
         time = float(frame.pts * frame.time_base) if frame.pts is not None and frame.time_base else float("nan")
         yield FrameVectors(frame_type=PictureType(frame.pict_type).name, vectors=_table(side), pts_seconds=time)

@@ -62,6 +62,8 @@ def build_command(
     """
     own_vectors = files.canonical is None
     options: dict[str, Any] = {"threads": 1, **input_options()}
+    # A picture size that changes on the way is met by the scaler; a new filter graph would lose frames.
+    options["reinit_filter"] = 0
     if own_vectors:
         # The vectors know nothing of a rotation that the container asks for.
         options["noautorotate"] = None

@@ -97,7 +97,7 @@ def extract_video(
     frame_jpeg, keyframe_jpeg = workdir / "frames.jpegs", workdir / "keyframes.jpegs"
     grid, valid = workdir / "grid.raw", workdir / "valid.raw"
     if files.canonical is None:
-        vectors = read_vectors(source, reader, facts.stream_index)
+        vectors = read_vectors(source, reader, facts.stream_index, size=(config.width, config.height))
     else:
         vectors = read_vectors(files.canonical, reader)
     types, vector_pts = _spool_motion(vectors, config, grid, valid)
