@@ -132,7 +132,9 @@ def run(
         raise click.UsageError(str(error)) from error
     limits = Limits(timeout_seconds=timeout, max_memory_mb=max_memory_mb)
     binary = find_ffmpeg(ffmpeg_path)
-    job = RunJob(root=root, out=out, scratch=scratch or out, config=config, binary=binary, limits=limits)
+    job = RunJob(
+        root=root, out=out, scratch=scratch or out, config=config, binary=binary, limits=limits, manifest=manifest
+    )
     click.echo(f"{len(records)} videos; {binary.version} ({binary.path})", err=True)
     with _terminate_is_interrupt():
         summary = run_extraction(

@@ -37,7 +37,7 @@ class ExtractConfig:
             or MPEG-4 Part 2 of exactly ``width`` x ``height``; ``auto`` those of sources that are like a canonical
             stream (no B-frames, one reference, I-frames at most ``gop`` apart, same size, not rotated).
         store_frames: whether to store the small JPEG frames. Without them a shard serves analysis, not training.
-        segment_seconds: cut videos into samples of this length; None keeps them whole.
+        segment_seconds: cut videos into samples of this length, at I-frames; None keeps them whole.
     """
 
     width: int = 340

@@ -7,7 +7,7 @@ import csv
 import json
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from extract.atomic import write_whole
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.limits import Limits
-from extract.manifest import resolve_path
+from extract.manifest import read_manifest, resolve_path
 from extract.plan import ShardPlan
 from extract.schema import ShardError, VideoRecord, hash_records
 from extract.shard_reader import ShardReader
@@ -42,6 +42,7 @@ class RunJob:
         config: the extraction configuration.
         binary: the run's FFmpeg.
         limits: what one video may cost.
+        manifest: the manifest file, for the record.
     """
 
     root: Path
@@ -50,6 +51,7 @@ class RunJob:
     config: ExtractConfig
     binary: FfmpegBinary
     limits: Limits = field(default_factory=Limits)
+    manifest: Path | None = None
 
     @property
     def described(self) -> dict[str, Any]:
@@ -156,7 +158,7 @@ def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[Sh
         return
     if any(job.out.glob("shard-*.h5")):
         raise ShardError(f"{job.out} holds shards but no {schema.RUN_NAME}; choose another folder")
-    _write_json(path, claim)
+    _write_json(path, claim | _places(job))
 
 
 def _claim(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> dict[str, Any]:
@@ -168,7 +170,60 @@ def _claim(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPla
         "manifest_hash": hash_records(tuple(records)),
         "manifest_rows": len(records),
         "shards": len(plans),
+        "videos_per_shard": len(plans[0].records),
     }
+
+
+def _places(job: RunJob) -> dict[str, str]:
+    """Where the run found its videos; not part of what identifies it, since files may be moved."""
+    places = {"root": str(job.root.absolute())}
+    return places | ({"manifest": str(job.manifest.absolute())} if job.manifest else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRun:
+    """What ``run.json`` tells of the run that filled a folder.
+
+    Attributes:
+        records: the manifest's rows.
+        root: folder that relative paths start from.
+        manifest: the manifest file.
+        config: the extraction configuration.
+        videos_per_shard: rows a shard.
+    """
+
+    records: tuple[VideoRecord, ...]
+    root: Path
+    manifest: Path
+    config: ExtractConfig
+    videos_per_shard: int
+
+
+def read_recorded_run(folder: Path, manifest: Path | None = None, root: Path | None = None) -> RecordedRun:
+    """Reads ``run.json`` and the manifest it names.
+
+    Args:
+        folder: the output folder.
+        manifest, root: where these are now, if they were moved.
+
+    Raises:
+        ShardError: the manifest is gone, or is not the one that was extracted.
+    """
+    path = folder / schema.RUN_NAME
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        manifest, root = manifest or Path(record["manifest"]), root or Path(record["root"])
+        described = record["config"]
+        config = ExtractConfig(**{f.name: described[f.name] for f in fields(ExtractConfig)})
+        rows = int(record["videos_per_shard"])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ShardError(f"{path}: does not tell of a run of this release ({error})") from None
+    if not manifest.exists():
+        raise ShardError(f"{manifest}: the manifest of this extraction is gone; name it with --manifest")
+    records = read_manifest(manifest, root=root, check_paths=False)
+    if hash_records(records) != record["manifest_hash"]:
+        raise ShardError(f"{manifest}: is not what it was when {folder} was extracted; name the right one")
+    return RecordedRun(records=records, root=root, manifest=manifest, config=config, videos_per_shard=rows)
 
 
 def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, WrittenShard]) -> dict[str, Any]:
@@ -226,12 +281,16 @@ def write_run_record(
 ) -> None:
     """Writes ``run.json``: what was asked for, with what software, on what machine, and how the last run went."""
     machine = {"system": platform.platform(), "python": platform.python_version(), "cores": joblib.cpu_count()}
-    record = _claim(job, records, plans) | {
-        "software": software_versions(job.binary),
-        "ffmpeg_path": job.binary.path,
-        "machine": machine,
-        "summary": asdict(summary),
-    }
+    record = (
+        _claim(job, records, plans)
+        | _places(job)
+        | {
+            "software": software_versions(job.binary),
+            "ffmpeg_path": job.binary.path,
+            "machine": machine,
+            "summary": asdict(summary),
+        }
+    )
     _write_json(job.out / schema.RUN_NAME, record)
 
 

@@ -137,6 +137,7 @@ def run_extraction(
     videos_per_shard: int | None = None,
     max_failures: int | None = None,
     extract: Extract = extract_video,
+    redo: frozenset[str] = frozenset(),
 ) -> RunSummary:
     """Extracts a manifest into ``job.out``, continuing what an earlier run has left.
 
@@ -147,6 +148,7 @@ def run_extraction(
         videos_per_shard: see ``plan_shards``.
         max_failures: how many of all rows may fail; None for any number.
         extract: what extracts one video, in a process of its own.
+        redo: names of shards to make again even if they look finished; each stays until its successor is whole.
 
     Raises:
         ShardError: the folder holds an extraction of another manifest or configuration.
@@ -160,7 +162,7 @@ def run_extraction(
     claim_folder(job, records, plans)
     for folder in {job.out, job.scratch}:
         remove_leftovers(folder)
-    done = [plan for plan in plans if is_finished(plan, job)]
+    done = [plan for plan in plans if plan.name not in redo and is_finished(plan, job)]
     done_numbers = {plan.number for plan in done}
     todo = [plan for plan in plans if plan.number not in done_numbers]
     changed = [text for plan in done for text in check_sources(plan, job)]

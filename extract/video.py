@@ -73,6 +73,21 @@ class ExtractedVideo:
         return (self.frame_count - 1) / span if span > 0 else self.facts.fps
 
 
+def cut_into_segments(video: ExtractedVideo, seconds: float | None) -> list[tuple[int, int]]:
+    """First and last + 1 frame of each sample of a video.
+
+    A cut falls on the first I-frame at or after each multiple of ``seconds``, so that every sample begins with a
+    keyframe; without ``seconds`` the whole video is one sample.
+    """
+    cuts = [0]
+    if seconds is not None:
+        times = video.pts_seconds[video.keyframe_indices]
+        for index, time in zip(video.keyframe_indices.tolist(), times.tolist(), strict=True):
+            if index > 0 and time // seconds > video.pts_seconds[cuts[-1]] // seconds:
+                cuts.append(index)
+    return list(zip(cuts, [*cuts[1:], video.frame_count], strict=True))
+
+
 def extract_video(
     source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary, *, reader: str = "auto"
 ) -> ExtractedVideo:

@@ -293,3 +293,29 @@ def test_packed_b_frames_in_avi(real_videos: Path, tmp_path: Path) -> None:
     with av.open(str(tmp_path / "a.avi"), metadata_errors="ignore") as container:
         decoded = sum(1 for _ in container.decode(video=0))
     assert entry.frame_count == decoded
+
+
+def test_segments_are_the_whole_in_pieces(make_video: MakeVideo, tmp_path: Path) -> None:
+    for name in ("whole", "cut"):
+        make_video(tmp_path / name / "a.mp4", *X264, source="mandelbrot", frames=80)
+    shards, whole = only(extract(tmp_path / "whole", "--gop", "10")[0])
+    pieces = ShardSet(extract(tmp_path / "cut", "--gop", "10", "--segment-seconds", "0.8")[0])
+    # 24 frames are 0.8 s; the next I-frames stand at 30, 50 and 80, which is the end.
+    assert [(v.video_id, v.row, v.frame_count) for v in pieces.videos] == [
+        ("v0#0000", 0, 30), ("v0#0001", 0, 20), ("v0#0002", 0, 30),
+    ]  # fmt: skip
+    start = 0
+    for piece in pieces.videos:
+        stop = start + piece.frame_count
+        assert piece.fps == pytest.approx(30, rel=1e-3)
+        assert piece.keyframe_indices == tuple(range(0, piece.frame_count, 10))
+        ours, theirs = pieces.motion(piece, 0, piece.frame_count), shards.motion(whole, start, stop)
+        np.testing.assert_array_equal(ours.grid_quarter_px, theirs.grid_quarter_px)
+        expected = [bytes(j) for j in shards.frame_jpegs(whole, range(start, stop))]
+        assert [bytes(j) for j in pieces.frame_jpegs(piece, range(piece.frame_count))] == expected
+        first = whole.keyframe_indices.index(start)
+        assert bytes(pieces.keyframe_jpeg(piece, 0)) == bytes(shards.keyframe_jpeg(whole, first))
+        start = stop
+    assert start == whole.frame_count
+    code = CliRunner().invoke(main, ["verify", str(tmp_path / "cut" / "out")])
+    assert code.exit_code == 0, code.output
