@@ -125,15 +125,15 @@ def check_sources(plan: ShardPlan, job: RunJob) -> list[str]:
     """
     reader = ShardReader(job.out / plan.name)
     records = {record.row: record for record in plan.records}
-    changed = []
+    changed: dict[int, str] = {}
     for entry, length in zip(reader.entries(), reader.source_bytes(), strict=True):
         path = resolve_path(records[entry.row], job.root)
         with contextlib.suppress(OSError):
             now = path.stat().st_size
             if now != length:
-                changed.append(f"{path}: {length} bytes when extracted, {now} now")
+                changed[entry.row] = f"{path}: {length} bytes when extracted, {now} now"
     reader.close()
-    return changed
+    return list(changed.values())
 
 
 def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:

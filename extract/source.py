@@ -102,7 +102,7 @@ def probe(path: Path) -> SourceFacts:
             stream = _best_stream(container)
             return SourceFacts(
                 stream_index=stream.index,
-                codec=stream.codec_context.name,
+                codec=stream.codec_context.codec.canonical_name,
                 width=stream.codec_context.width,
                 height=stream.codec_context.height,
                 fps=float(stream.average_rate or Fraction(0)),
