@@ -116,15 +116,14 @@ def extract_video(
     else:
         vectors = read_vectors(files.canonical, reader)
     types, vector_pts = _spool_motion(vectors, config, grid, valid)
+    if files.canonical is not None:
+        files.canonical.unlink()
     keyframe_sizes, keyframe_pts = _unpack(files.keyframes, keyframe_jpeg)
     if files.frames is None:
         frame_jpeg.touch()
         frame_sizes, pts = np.zeros(len(types), np.int64), vector_pts
     else:
         frame_sizes, pts = _unpack(files.frames, frame_jpeg)
-    for path in (files.canonical, files.frames, files.keyframes):
-        if path is not None:
-            path.unlink()
     indices = np.flatnonzero(types == b"I")
     _check_counts(pts, types, indices, keyframe_pts, compare_times=files.frames is not None)
     return ExtractedVideo(
@@ -164,12 +163,14 @@ def _check_counts(
 
 
 def _unpack(packets: Path, target: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Turns one of FFmpeg's outputs into JPEGs end to end, and removes it."""
     sizes, stamps = [], []
     with target.open("wb") as out:
         for stamp, jpeg in read_packets(packets):
             out.write(jpeg)
             sizes.append(len(jpeg))
             stamps.append(stamp)
+    packets.unlink()
     return np.array(sizes, np.int64), np.array(stamps, np.float64)
 
 

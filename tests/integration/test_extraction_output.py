@@ -67,7 +67,7 @@ def test_no_room_is_an_error_of_the_run_and_of_no_video(
 def test_a_full_disk(videos: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    room = 3 * max(map(len, undisturbed.values()))
+    room = 4 * max(map(len, undisturbed.values()))
     mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(out)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("mounting a small file system needs more rights")
