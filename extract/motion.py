@@ -113,10 +113,11 @@ def _table(side: object) -> NDArray[np.int32]:
     if side is None:
         return np.empty((0, COLUMNS), np.int32)
     rows = side.to_ndarray()  # type: ignore[attr-defined]
-    table = np.empty((len(rows), COLUMNS), np.int32)
+    # Filled by rows of the transpose, whose memory is contiguous.
+    table = np.empty((COLUMNS, len(rows)), np.int32)
     for column, name in enumerate(_FIELDS):
-        table[:, column] = rows[name]
-    return table
+        table[column] = rows[name]
+    return table.T
 
 
 def _read_mvextractor(canonical: Path) -> Iterator[FrameVectors]:
