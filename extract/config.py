@@ -9,6 +9,7 @@ from typing import Any
 from extract.schema import FORMAT_VERSION
 
 CODECS = ("mpeg4", "h264")
+TRANSCODE = ("auto", "always", "never")
 DEFAULT_QUALITY = {"mpeg4": 3, "h264": 23}
 _QUALITY_RANGE = {"mpeg4": (1, 31), "h264": (1, 51)}
 
@@ -32,6 +33,11 @@ class ExtractConfig:
         frame_short_side: short side in pixels of the small JPEG frames.
         jpeg_quality: FFmpeg's quantiser for all JPEGs, 2 (best) to 31.
         cell_px: side of a motion grid cell, 8 (lossless) or 16 pixels.
+        transcode: ``always`` reads vectors of the canonical stream; ``never`` those of the source, which must be H.264
+            or MPEG-4 Part 2 of exactly ``width`` x ``height``; ``auto`` those of sources that are like a canonical
+            stream (no B-frames, one reference, I-frames at most ``gop`` apart, same size, not rotated).
+        store_frames: whether to store the small JPEG frames. Without them a shard serves analysis, not training.
+        segment_seconds: cut videos into samples of this length, at I-frames; None keeps them whole.
     """
 
     width: int = 340
@@ -43,6 +49,9 @@ class ExtractConfig:
     frame_short_side: int = 128
     jpeg_quality: int = 3
     cell_px: int = 8
+    transcode: str = "always"
+    store_frames: bool = True
+    segment_seconds: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
@@ -58,8 +67,14 @@ class ExtractConfig:
         _check_range("jpeg_quality", self.jpeg_quality, 2, 31)
         if self.cell_px not in (8, 16):
             raise ValueError(f"cell_px: {self.cell_px} is not 8 or 16")
+        if self.transcode not in TRANSCODE:
+            raise ValueError(f"transcode: {self.transcode!r} is not one of {', '.join(TRANSCODE)}")
+        if self.segment_seconds is not None and not self.segment_seconds > 0:
+            raise ValueError(f"segment_seconds: {self.segment_seconds} is not positive")
         if self.fps is not None:
             self._check_fps(self.fps)
+            if self.transcode != "always":
+                raise ValueError(f"fps: {self.fps} needs transcode always, not {self.transcode}")
 
     @staticmethod
     def _check_fps(text: str) -> None:

@@ -38,36 +38,45 @@ def rasterize(frames: Sequence[FrameVectors], width: int, height: int, cell_px: 
 
 
 def _rasterize_fine(frames: Sequence[FrameVectors], rows: int, columns: int) -> MotionGrid:
-    grid = np.zeros((len(frames), 2, rows, columns), np.int16)
-    valid = np.zeros((len(frames), rows, columns), np.bool_)
+    # Both components of a cell side by side, so that one assignment writes both.
+    pairs = np.zeros((len(frames) * rows * columns, 2), np.int16)
+    valid = np.zeros(len(frames) * rows * columns, np.bool_)
     if frames:
         vectors = np.concatenate([f.vectors for f in frames])
-        frame_of = np.repeat(np.arange(len(frames)), [len(f.vectors) for f in frames])
+        frame_of = np.repeat(np.arange(len(frames), dtype=np.int32), [len(f.vectors) for f in frames])
         past = vectors[:, _SOURCE] < 0
         if not past.all():
             vectors, frame_of = vectors[past], frame_of[past]
-        _draw(grid, valid, vectors, frame_of)
-    return MotionGrid(grid_quarter_px=grid, valid=valid)
+        _draw(pairs, valid, vectors, frame_of, rows, columns)
+    grid = np.ascontiguousarray(pairs.reshape(len(frames), rows, columns, 2).transpose(0, 3, 1, 2))
+    return MotionGrid(grid_quarter_px=grid, valid=valid.reshape(len(frames), rows, columns))
 
 
 def _draw(
-    grid: NDArray[np.int16], valid: NDArray[np.bool_], vectors: NDArray[np.int32], frame_of: NDArray[np.int64]
+    pairs: NDArray[np.int16],
+    valid: NDArray[np.bool_],
+    vectors: NDArray[np.int32],
+    frame_of: NDArray[np.int32],
+    rows: int,
+    columns: int,
 ) -> None:
-    rows, columns = valid.shape[1:]
-    scale = vectors[:, _SCALE]
+    column_of = np.ascontiguousarray(vectors.T)
+    width, height, scale = column_of[_W], column_of[_H], column_of[_SCALE]
+    values = np.empty((len(vectors), 2), np.int16)
     # Scales are 2 or 4 (half or quarter pixels), so that the division is exact.
-    dx = (-QUARTER_PX * vectors[:, _MOTION_X] // scale).astype(np.int16)
-    dy = (-QUARTER_PX * vectors[:, _MOTION_Y] // scale).astype(np.int16)
-    left = (vectors[:, _DST_X] - vectors[:, _W] // 2) // FINE_CELL_PX
-    top = (vectors[:, _DST_Y] - vectors[:, _H] // 2) // FINE_CELL_PX
-    for down in range(int(vectors[:, _H].max(initial=0)) // FINE_CELL_PX):
-        for right in range(int(vectors[:, _W].max(initial=0)) // FINE_CELL_PX):
-            row, column = top + down, left + right
-            inside = (row >= 0) & (row < rows) & (column >= 0) & (column < columns)
-            covered = (vectors[:, _H] > down * FINE_CELL_PX) & (vectors[:, _W] > right * FINE_CELL_PX) & inside
-            where = (frame_of[covered], row[covered], column[covered])
-            grid[where[0], 0, where[1], where[2]] = dx[covered]
-            grid[where[0], 1, where[1], where[2]] = dy[covered]
+    values[:, 0] = -QUARTER_PX * column_of[_MOTION_X] // scale
+    values[:, 1] = -QUARTER_PX * column_of[_MOTION_Y] // scale
+    left = (column_of[_DST_X] - width // 2) // FINE_CELL_PX
+    top = (column_of[_DST_Y] - height // 2) // FINE_CELL_PX
+    corner = (frame_of.astype(np.int64) * rows + top) * columns + left
+    written, cells = pairs.view(np.int32)[:, 0], values.view(np.int32)[:, 0]
+    for down in range(int(height.max(initial=0)) // FINE_CELL_PX):
+        reaches_down = (height > down * FINE_CELL_PX) & (top >= -down) & (top < rows - down)
+        for right in range(int(width.max(initial=0)) // FINE_CELL_PX):
+            covered = reaches_down & (width > right * FINE_CELL_PX) & (left >= -right) & (left < columns - right)
+            where = np.compress(covered, corner)
+            where += down * columns + right
+            written[where] = np.compress(covered, cells)
             valid[where] = True
 
 

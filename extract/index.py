@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
-import os
 import platform
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,19 @@ import h5py
 import joblib
 
 from extract import schema
+from extract.atomic import write_whole
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
+from extract.limits import Limits
+from extract.manifest import read_manifest, resolve_path
 from extract.plan import ShardPlan
 from extract.schema import ShardError, VideoRecord, hash_records
 from extract.shard_reader import ShardReader
 from extract.shard_writer import WrittenShard
 from extract.source import fingerprint
+
+FailedRow = tuple[int, str, str, str]
+"""Manifest row, path, stage, reason."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +41,8 @@ class RunJob:
         scratch: folder in which each run makes one of its own for temporary files.
         config: the extraction configuration.
         binary: the run's FFmpeg.
+        limits: what one video may cost.
+        manifest: the manifest file, for the record.
     """
 
     root: Path
@@ -42,6 +50,8 @@ class RunJob:
     scratch: Path
     config: ExtractConfig
     binary: FfmpegBinary
+    limits: Limits = field(default_factory=Limits)
+    manifest: Path | None = None
 
     @property
     def described(self) -> dict[str, Any]:
@@ -73,17 +83,57 @@ class RunSummary:
 def software_versions(binary: FfmpegBinary) -> dict[str, str]:
     """Name to version of the programs whose work ends up in a shard."""
     packages = ("av", "h5py", "hdf5plugin", "motion-vector-extractor", "numpy")
-    return {"ffmpeg": binary.version, "hdf5": h5py.version.hdf5_version} | {p: version(p) for p in packages}
+    found = {"ffmpeg": binary.version, "hdf5": h5py.version.hdf5_version}
+    for package in packages:
+        # mvextractor exists for x86-64 Linux only.
+        with contextlib.suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found
 
 
 def is_finished(plan: ShardPlan, job: RunJob) -> bool:
-    """Whether the shard lies in the output folder, complete, of these rows and this configuration."""
+    """Whether the shard lies in the output folder, complete, of these rows and this configuration.
+
+    One that HDF5 cannot open is not: it is made again.
+    """
     path = job.out / plan.name
     if not path.exists():
         return False
-    with h5py.File(path, "r", locking=False) as file:
-        same_rows = file.attrs.get(schema.ATTR_ROWS_HASH) == plan.rows_hash
-        return bool(same_rows and file.attrs.get(schema.ATTR_CONFIG_HASH) == schema.hash_json(job.described))
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            same_rows = file.attrs.get(schema.ATTR_ROWS_HASH) == plan.rows_hash
+            return bool(same_rows and file.attrs.get(schema.ATTR_CONFIG_HASH) == schema.hash_json(job.described))
+    except PermissionError:
+        raise
+    except OSError:
+        return False
+
+
+def failures_of(plan: ShardPlan, job: RunJob) -> list[FailedRow]:
+    """The rows of a finished shard that gave no video."""
+    reader = ShardReader(job.out / plan.name)
+    try:
+        return reader.failures()
+    finally:
+        reader.close()
+
+
+def check_sources(plan: ShardPlan, job: RunJob) -> list[str]:
+    """Names the videos of a finished shard whose files have another length now than when they were extracted.
+
+    Files that are gone are no longer needed. A change that keeps the length is found by ``verify``, which reads all.
+    """
+    reader = ShardReader(job.out / plan.name)
+    records = {record.row: record for record in plan.records}
+    changed: dict[int, str] = {}
+    for entry, length in zip(reader.entries(), reader.source_bytes(), strict=True):
+        path = resolve_path(records[entry.row], job.root)
+        with contextlib.suppress(OSError):
+            now = path.stat().st_size
+            if now != length:
+                changed[entry.row] = f"{path}: {length} bytes when extracted, {now} now"
+    reader.close()
+    return list(changed.values())
 
 
 def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:
@@ -108,7 +158,7 @@ def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[Sh
         return
     if any(job.out.glob("shard-*.h5")):
         raise ShardError(f"{job.out} holds shards but no {schema.RUN_NAME}; choose another folder")
-    _write_json(path, claim)
+    _write_json(path, claim | _places(job))
 
 
 def _claim(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> dict[str, Any]:
@@ -120,7 +170,60 @@ def _claim(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPla
         "manifest_hash": hash_records(tuple(records)),
         "manifest_rows": len(records),
         "shards": len(plans),
+        "videos_per_shard": len(plans[0].records),
     }
+
+
+def _places(job: RunJob) -> dict[str, str]:
+    """Where the run found its videos; not part of what identifies it, since files may be moved."""
+    places = {"root": str(job.root.absolute())}
+    return places | ({"manifest": str(job.manifest.absolute())} if job.manifest else {})
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRun:
+    """What ``run.json`` tells of the run that filled a folder.
+
+    Attributes:
+        records: the manifest's rows.
+        root: folder that relative paths start from.
+        manifest: the manifest file.
+        config: the extraction configuration.
+        videos_per_shard: rows a shard.
+    """
+
+    records: tuple[VideoRecord, ...]
+    root: Path
+    manifest: Path
+    config: ExtractConfig
+    videos_per_shard: int
+
+
+def read_recorded_run(folder: Path, manifest: Path | None = None, root: Path | None = None) -> RecordedRun:
+    """Reads ``run.json`` and the manifest it names.
+
+    Args:
+        folder: the output folder.
+        manifest, root: where these are now, if they were moved.
+
+    Raises:
+        ShardError: the manifest is gone, or is not the one that was extracted.
+    """
+    path = folder / schema.RUN_NAME
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        manifest, root = manifest or Path(record["manifest"]), root or Path(record["root"])
+        described = record["config"]
+        config = ExtractConfig(**{f.name: described[f.name] for f in fields(ExtractConfig)})
+        rows = int(record["videos_per_shard"])
+    except (OSError, KeyError, ValueError, TypeError) as error:
+        raise ShardError(f"{path}: does not tell of a run of this release ({error})") from None
+    if not manifest.exists():
+        raise ShardError(f"{manifest}: the manifest of this extraction is gone; name it with --manifest")
+    records = read_manifest(manifest, root=root, check_paths=False)
+    if hash_records(records) != record["manifest_hash"]:
+        raise ShardError(f"{manifest}: is not what it was when {folder} was extracted; name the right one")
+    return RecordedRun(records=records, root=root, manifest=manifest, config=config, videos_per_shard=rows)
 
 
 def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, WrittenShard]) -> dict[str, Any]:
@@ -131,7 +234,7 @@ def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, Writ
         rows = [plan.records[0].row, plan.records[-1].row + 1]
         shards.append(asdict(entry) | {"rows": rows, "rows_hash": plan.rows_hash})
         if entry.failures:
-            failures += ShardReader(job.out / plan.name).failures()
+            failures += failures_of(plan, job)
     totals = {key: sum(s[key] for s in shards) for key in ("videos", "frames", "failures", "size_bytes")}
     index = {
         "format": schema.FORMAT_NAME,
@@ -141,7 +244,7 @@ def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, Writ
         "totals": totals,
         "shards": shards,
     }
-    _write_failures(job.out / schema.FAILURES_NAME, failures)
+    write_failures(job.out / schema.FAILURES_NAME, failures)
     _write_json(job.out / schema.INDEX_NAME, index)
     return index
 
@@ -161,14 +264,16 @@ def _describe_existing(path: Path) -> WrittenShard:
     )
 
 
-def _write_failures(path: Path, failures: Iterable[tuple[int, str, str, str]]) -> None:
+def write_failures(path: Path, failures: Iterable[FailedRow]) -> None:
+    """Writes ``failures.csv``: row, path, stage, reason."""
+
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(["row", "path", "stage", "reason"])
             writer.writerows(failures)
 
-    _write_aside(path, write)
+    write_whole(path, write)
 
 
 def write_run_record(
@@ -176,25 +281,19 @@ def write_run_record(
 ) -> None:
     """Writes ``run.json``: what was asked for, with what software, on what machine, and how the last run went."""
     machine = {"system": platform.platform(), "python": platform.python_version(), "cores": joblib.cpu_count()}
-    record = _claim(job, records, plans) | {
-        "software": software_versions(job.binary),
-        "ffmpeg_path": job.binary.path,
-        "machine": machine,
-        "summary": asdict(summary),
-    }
+    record = (
+        _claim(job, records, plans)
+        | _places(job)
+        | {
+            "software": software_versions(job.binary),
+            "ffmpeg_path": job.binary.path,
+            "machine": machine,
+            "summary": asdict(summary),
+        }
+    )
     _write_json(job.out / schema.RUN_NAME, record)
 
 
 def _write_json(path: Path, value: Any) -> None:
     text = json.dumps(value, indent=1, ensure_ascii=True) + "\n"
-    _write_aside(path, lambda temporary: temporary.write_text(text, "utf-8"))
-
-
-def _write_aside(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes under a temporary name and renames, so that the file is never seen half written."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))

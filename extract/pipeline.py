@@ -6,30 +6,35 @@ of both, so that a run that was stopped continues where it was.
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import tempfile
 import threading
 import time
 from collections.abc import Sequence
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import joblib
 
+from extract.atomic import remove, remove_leftovers, scratch_folder
+from extract.containment import ContainedExtractor, Extract, interrupts_blocked
 from extract.index import (
     RunJob,
     RunSummary,
+    check_sources,
     claim_folder,
+    failures_of,
     is_finished,
     software_versions,
+    write_failures,
     write_index,
     write_run_record,
 )
+from extract.journal import ShardJournal, count_failures, count_progress, read_failures
+from extract.limits import FailureLimitError, OutputError, watch_parent
 from extract.manifest import resolve_path
+from extract.manifest_table import summarise
 from extract.plan import ShardPlan, plan_shards
 from extract.progress import ProgressReport
-from extract.schema import VideoRecord
+from extract.schema import FAILURES_NAME, ShardError, VideoRecord
 from extract.shard_writer import ShardWriter, WrittenShard
 from extract.source import VideoError
 from extract.video import extract_video
@@ -37,60 +42,69 @@ from extract.video import extract_video
 _POLL_SECONDS = 0.5
 
 
-def extract_shard(plan: ShardPlan, job: RunJob, scratch: Path) -> WrittenShard:
+def extract_shard(plan: ShardPlan, job: RunJob, scratch: Path, may_fail: int | None, extract: Extract) -> WrittenShard:
     """Extracts the videos of one shard and writes it. Runs in a worker process.
 
     Args:
         plan: the shard's rows.
-        job: folders and configuration.
+        job: folders, configuration, limits.
         scratch: the run's folder for temporary files.
+        may_fail: how many videos of this run may fail; None for any number.
+        extract: what extracts one video, in a process of its own.
+
+    Raises:
+        FailureLimitError: more failed.
+        OutputError: the output or scratch folder cannot be written.
     """
-    folder = Path(tempfile.mkdtemp(prefix=f"{plan.name}-", dir=scratch))
-    progress = _ShardProgress(scratch / f"{plan.name}.progress")
+    journal = ShardJournal(scratch, plan.name)
     try:
-        with ShardWriter(
-            job.out / plan.name,
-            workdir=folder,
-            config=job.config,
-            described=job.described,
-            software=software_versions(job.binary),
-            rows_hash=plan.rows_hash,
-        ) as writer:
+        folder = scratch / f"{plan.name}.videos"
+        folder.mkdir()
+        with (
+            ContainedExtractor(job.config, job.binary, job.limits, extract) as extractor,
+            ShardWriter(
+                job.out / plan.name,
+                workdir=folder,
+                config=job.config,
+                described=job.described,
+                software=software_versions(job.binary),
+                rows_hash=plan.rows_hash,
+            ) as writer,
+        ):
             for record in plan.records:
-                frames = _extract_record(record, job, folder, writer)
-                progress.add(frames)
+                fine = _extract_record(record, job, folder, extractor, writer, journal)
+                if not fine and may_fail is not None and count_failures(scratch) > may_fail:
+                    raise FailureLimitError(f"more than {may_fail} videos failed")
             return writer.finish()
+    except OSError as error:
+        raise OutputError(f"cannot write in {job.out} or {job.scratch}: {error.strerror or error}") from None
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(scratch / f"{plan.name}.videos")
 
 
-def _extract_record(record: VideoRecord, job: RunJob, folder: Path, writer: ShardWriter) -> int:
-    """Adds one video or one failure to the shard; returns its frames."""
-    workdir = folder / "video"
+def _extract_record(
+    record: VideoRecord,
+    job: RunJob,
+    folder: Path,
+    extractor: ContainedExtractor,
+    writer: ShardWriter,
+    journal: ShardJournal,
+) -> bool:
+    """Adds one video or one failure to the shard; tells which."""
+    # Not one name for all: a process that was killed may still be writing into its folder for a moment.
+    workdir = folder / str(record.row)
     workdir.mkdir()
     try:
-        video = extract_video(resolve_path(record, job.root), job.config, workdir, job.binary)
+        video = extractor.extract(resolve_path(record, job.root), workdir)
         writer.add_video(record, video)
-        return video.frame_count
+        journal.add_video(video.frame_count)
+        return True
     except VideoError as error:
         writer.add_failure(record, error)
-        return 0
+        journal.add_failure(record, error)
+        return False
     finally:
-        shutil.rmtree(workdir, ignore_errors=True)
-
-
-class _ShardProgress:
-    """Tells the main process how far a worker is, through a small file; no channel that a dead worker could block."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._counts = [0, 0, 0]
-
-    def add(self, frames: int) -> None:
-        self._counts[0] += 1
-        self._counts[1] += frames
-        self._counts[2] += frames == 0
-        self._path.write_text(" ".join(map(str, self._counts)))
+        remove(workdir)
 
 
 class _ProgressWatcher(threading.Thread):
@@ -107,12 +121,7 @@ class _ProgressWatcher(threading.Thread):
             self.show()
 
     def show(self) -> None:
-        totals = [0, 0, 0]
-        for path in self._folder.glob("*.progress"):
-            # A file caught between opening and writing is empty; the next look sees it whole.
-            counts = path.read_text().split() or ["0", "0", "0"]
-            totals = [t + int(c) for t, c in zip(totals, counts, strict=True)]
-        self._report.update(*totals)
+        self._report.update(*count_progress(self._folder))
 
     def stop(self) -> None:
         self._stop_event.set()
@@ -121,27 +130,59 @@ class _ProgressWatcher(threading.Thread):
 
 
 def run_extraction(
-    records: Sequence[VideoRecord], job: RunJob, *, workers: int, videos_per_shard: int | None = None
+    records: Sequence[VideoRecord],
+    job: RunJob,
+    *,
+    workers: int,
+    videos_per_shard: int | None = None,
+    max_failures: int | None = None,
+    extract: Extract = extract_video,
+    redo: frozenset[str] = frozenset(),
 ) -> RunSummary:
     """Extracts a manifest into ``job.out``, continuing what an earlier run has left.
 
     Args:
         records: all manifest rows.
-        job: folders and configuration.
+        job: folders, configuration, limits.
         workers: processes.
         videos_per_shard: see ``plan_shards``.
+        max_failures: how many of all rows may fail; None for any number.
+        extract: what extracts one video, in a process of its own.
+        redo: names of shards to make again even if they look finished; each stays until its successor is whole.
 
     Raises:
         ShardError: the folder holds an extraction of another manifest or configuration.
-        OSError: the folder cannot be written.
+        OutputError: the folder cannot be written.
+        FailureLimitError: too many videos failed; finished shards and ``failures.csv`` stay.
     """
     start = time.monotonic()
     plans = plan_shards(records, videos_per_shard)
     job.out.mkdir(parents=True, exist_ok=True)
+    job.scratch.mkdir(parents=True, exist_ok=True)
     claim_folder(job, records, plans)
-    done = {plan.number for plan in plans if is_finished(plan, job)}
-    todo = [plan for plan in plans if plan.number not in done]
-    written = _extract_all(todo, job, workers, already_done=sum(len(plans[n].records) for n in done))
+    for folder in {job.out, job.scratch}:
+        remove_leftovers(folder)
+    done = [plan for plan in plans if plan.name not in redo and is_finished(plan, job)]
+    done_numbers = {plan.number for plan in done}
+    todo = [plan for plan in plans if plan.number not in done_numbers]
+    changed = [text for plan in done for text in check_sources(plan, job)]
+    if changed:
+        raise ShardError(
+            f"{job.out}: sources are not what they were: {summarise(changed, 'file')}. Nothing was changed; "
+            f"`cmd-extract verify {job.out} --repair` extracts them again, or choose another folder"
+        )
+    failed_before = [row for plan in done for row in failures_of(plan, job)]
+    scratch = scratch_folder(job.scratch)
+    try:
+        may_fail = None if max_failures is None else max_failures - len(failed_before)
+        if may_fail is not None and may_fail < 0:
+            raise FailureLimitError(f"{len(failed_before)} videos have failed")
+        written = _extract_all(todo, job, workers, scratch, may_fail, extract, sum(len(p.records) for p in done))
+    except FailureLimitError:
+        write_failures(job.out / FAILURES_NAME, sorted(failed_before + read_failures(scratch)))
+        raise
+    finally:
+        remove(scratch)
     index = write_index(plans, job, {w.name: w for w in written})
     summary = RunSummary(
         **index["totals"],
@@ -154,30 +195,36 @@ def run_extraction(
     return summary
 
 
-def _extract_all(todo: Sequence[ShardPlan], job: RunJob, workers: int, already_done: int) -> list[WrittenShard]:
-    scratch = _make_scratch(job.scratch)
+def _extract_all(
+    todo: Sequence[ShardPlan],
+    job: RunJob,
+    workers: int,
+    scratch: Path,
+    may_fail: int | None,
+    extract: Extract,
+    already_done: int,
+) -> list[WrittenShard]:
     written: list[WrittenShard] = []
-    try:
-        with ProgressReport(sum(len(p.records) for p in todo), already_done) as report:
-            watcher = _ProgressWatcher(scratch, report)
-            watcher.start()
-            try:
-                # One shard a task, handed out as workers become free.
-                pool = joblib.Parallel(n_jobs=workers, return_as="generator_unordered", batch_size=1)
-                written.extend(pool(joblib.delayed(extract_shard)(plan, job, scratch) for plan in todo))
-            finally:
-                watcher.stop()
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+    with ProgressReport(sum(len(p.records) for p in todo), already_done) as report:
+        watcher = _ProgressWatcher(scratch, report)
+        watcher.start()
+        try:
+            # One shard a task, handed out as workers become free.
+            pool = joblib.Parallel(
+                n_jobs=min(workers, len(todo)) or 1,
+                return_as="generator_unordered",
+                batch_size=1,
+                initializer=watch_parent,
+            )
+            tasks = (joblib.delayed(extract_shard)(plan, job, scratch, may_fail, extract) for plan in todo)
+            with interrupts_blocked():
+                results = pool(tasks)  # starts the workers
+            written.extend(results)
+        except BrokenProcessPool:
+            raise RuntimeError(
+                "a worker process was killed from outside, perhaps because the system ran out of memory; "
+                "run the same command again to continue, if need be with fewer --workers"
+            ) from None
+        finally:
+            watcher.stop()
     return written
-
-
-def _make_scratch(parent: Path) -> Path:
-    """A fresh folder named after this process; those of processes that no longer run are removed."""
-    parent.mkdir(parents=True, exist_ok=True)
-    prefix = f".extract-{socket.gethostname()}-"
-    for stale in parent.glob(f"{prefix}*"):
-        pid = stale.name.removeprefix(prefix).partition("-")[0]
-        if pid.isdigit() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(stale, ignore_errors=True)
-    return Path(tempfile.mkdtemp(prefix=f"{prefix}{os.getpid()}-", dir=parent))

@@ -70,10 +70,12 @@ class CountReport:
 
     Args:
         what: the name of the work.
+        things: what is counted.
     """
 
-    def __init__(self, what: str) -> None:
+    def __init__(self, what: str, things: str = "videos") -> None:
         self._what = what
+        self._things = things
         self._start = self._last = time.monotonic()
         self._first: int | None = None
 
@@ -96,7 +98,7 @@ class CountReport:
         self._last = now
         here = done - self._first
         left = f", about {(now - self._start) / here * (total - done):.0f} s left" if here else ""
-        text = f"{self._what} {done}/{total} videos{left}"
+        text = f"{self._what} {done}/{total} {self._things}{left}"
         print(f"\r{text:<70}" if live else text, end="" if live else "\n", file=sys.stderr, flush=True)
 
 

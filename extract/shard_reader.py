@@ -73,6 +73,11 @@ class ShardReader:
         texts = (_texts(file, n) for n in (schema.FAILURE_PATH, schema.FAILURE_STAGE, schema.FAILURE_REASON))
         return list(zip(rows, *texts, strict=True))
 
+    def source_bytes(self) -> list[int]:
+        """Length of each video's source file when it was extracted."""
+        sizes: list[int] = self._file.h5[schema.VIDEO_SOURCE_BYTES][:].tolist()
+        return sizes
+
     def frame_jpegs(self, position: int, frames: Sequence[int]) -> list[memoryview]:
         """JPEG bytes of some frames of the video at ``position``, in the order asked for."""
         opened = self._file

@@ -21,10 +21,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import schema
+from extract.atomic import write_whole
 from extract.config import ExtractConfig
 from extract.schema import VideoRecord
 from extract.source import VideoError
-from extract.video import ExtractedVideo
+from extract.video import ExtractedVideo, cut_into_segments
 
 _COPY_BYTES = 1 << 24
 _COPY_FRAMES = 512
@@ -58,12 +59,41 @@ class WrittenShard:
     failures: int
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """A video, or one of the segments it is cut into."""
+
+    record: VideoRecord
+    video: ExtractedVideo
+    video_id: str
+    start: int
+    stop: int
+
+    @property
+    def frame_count(self) -> int:
+        return self.stop - self.start
+
+    @property
+    def fps(self) -> float:
+        span = float(self.video.pts_seconds[self.stop - 1] - self.video.pts_seconds[self.start])
+        return (self.frame_count - 1) / span if span > 0 else self.video.fps
+
+    @property
+    def pts_seconds(self) -> NDArray[np.float64]:
+        return self.video.pts_seconds[self.start : self.stop]
+
+    @property
+    def keyframe_indices(self) -> NDArray[np.int64]:
+        indices = self.video.keyframe_indices
+        return indices[(indices >= self.start) & (indices < self.stop)] - self.start
+
+
 @dataclass
 class _Spool:
     """Growing files of one shard, and the columns that describe them."""
 
     folder: Path
-    records: list[VideoRecord] = field(default_factory=list)
+    samples: list[_Sample] = field(default_factory=list)
     videos: list[ExtractedVideo] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
     streams: dict[str, IO[bytes]] = field(default_factory=dict)
@@ -121,8 +151,11 @@ class ShardWriter:
         spool.append("keyframe", video.keyframe_jpeg)
         spool.append("grid", video.grid)
         spool.append("valid", video.valid)
-        spool.records.append(record)
         spool.videos.append(video)
+        seconds = self._config.segment_seconds
+        for number, (start, stop) in enumerate(cut_into_segments(video, seconds)):
+            name = record.video_id if seconds is None else f"{record.video_id}#{number:04d}"
+            spool.samples.append(_Sample(record=record, video=video, video_id=name, start=start, stop=stop))
 
     def add_failure(self, record: VideoRecord, error: VideoError) -> None:
         """Notes a row that gave no video."""
@@ -130,33 +163,25 @@ class ShardWriter:
 
     def finish(self) -> WrittenShard:
         """Writes the shard under a temporary name, syncs it to disk and renames it; until then nothing is visible."""
-        temporary = self._target.with_name(f".{self._target.name}.{os.getpid()}.tmp")
-        try:
-            with h5py.File(temporary, "w", libver=("earliest", "v110"), track_order=False) as file:
-                self._write_attributes(file)
-                self._write_videos(file)
-                self._write_frames(file)
-                self._write_motion(file)
-                self._write_failures(file)
-            written = self._seal(temporary)
-            temporary.replace(self._target)
-            _sync_folder(self._target.parent)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return written
-
-    def _seal(self, temporary: Path) -> WrittenShard:
-        with temporary.open("rb") as stream:
-            os.fsync(stream.fileno())
+        write_whole(self._target, self._write)
+        with self._target.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return WrittenShard(
             name=self._target.name,
             sha256=digest,
-            size_bytes=temporary.stat().st_size,
-            videos=len(self._spool.videos),
+            size_bytes=self._target.stat().st_size,
+            videos=len(self._spool.samples),
             frames=sum(v.frame_count for v in self._spool.videos),
             failures=len(self._spool.failures),
         )
+
+    def _write(self, path: Path) -> None:
+        with h5py.File(path, "w", libver=("earliest", "v110"), track_order=False) as file:
+            self._write_attributes(file)
+            self._write_videos(file)
+            self._write_frames(file)
+            self._write_motion(file)
+            self._write_failures(file)
 
     def _write_attributes(self, file: h5py.File) -> None:
         config = self._config
@@ -166,28 +191,31 @@ class ShardWriter:
         file.attrs[schema.ATTR_CONFIG_HASH] = schema.hash_json(self._described)
         file.attrs[schema.ATTR_ROWS_HASH] = self._rows_hash
         file.attrs[schema.ATTR_SOFTWARE] = json.dumps(self._software, sort_keys=True)
-        file.attrs[schema.ATTR_VIDEO_COUNT] = len(self._spool.videos)
+        file.attrs[schema.ATTR_VIDEO_COUNT] = len(self._spool.samples)
         file.attrs[schema.ATTR_CANONICAL_SIZE] = np.array([config.width, config.height], np.int32)
         file.attrs[schema.ATTR_FRAME_SIZE] = np.array(config.frame_size, np.int32)
         file.attrs[schema.ATTR_CELL] = config.cell_px
 
     def _write_videos(self, file: h5py.File) -> None:
-        records, videos = self._spool.records, self._spool.videos
-        counts = np.array([v.frame_count for v in videos], np.int64)
-        keyframes = np.array([len(v.keyframe_indices) for v in videos], np.int64)
-        sizes = np.array([(v.facts.width, v.facts.height) for v in videos], np.int32).reshape(len(videos), 2)
+        samples = self._spool.samples
+        records, facts = [s.record for s in samples], [s.video.facts for s in samples]
+        counts = np.array([s.frame_count for s in samples], np.int64)
+        keyframes = np.array([len(s.keyframe_indices) for s in samples], np.int64)
+        sizes = np.array([(f.width, f.height) for f in facts], np.int32).reshape(len(samples), 2)
         _put(file, schema.VIDEO_ROW, np.array([r.row for r in records], np.int64))
-        _put_text(file, schema.VIDEO_ID, [r.video_id for r in records])
+        _put_text(file, schema.VIDEO_ID, [s.video_id for s in samples])
         _put_text(file, schema.VIDEO_LABEL, [r.label for r in records])
         _put_text(file, schema.VIDEO_GROUP, [r.group for r in records])
         file.create_group(schema.VIDEO_SPLIT)
         for column in sorted({name for r in records for name in r.splits}):
             _put_text(file, f"{schema.VIDEO_SPLIT}/{column}", [r.splits.get(column, "") for r in records])
         _put(file, schema.VIDEO_FRAME_COUNT, counts)
-        _put(file, schema.VIDEO_FPS, np.array([v.fps for v in videos], np.float64))
+        _put(file, schema.VIDEO_FPS, np.array([s.fps for s in samples], np.float64))
         _put(file, schema.VIDEO_SOURCE_SIZE, sizes)
-        _put_text(file, schema.VIDEO_CODEC, [v.facts.codec for v in videos])
-        _put_text(file, schema.VIDEO_FINGERPRINT, [v.facts.fingerprint for v in videos])
+        _put_text(file, schema.VIDEO_CODEC, [f.codec for f in facts])
+        _put_text(file, schema.VIDEO_FINGERPRINT, [f.fingerprint for f in facts])
+        _put(file, schema.VIDEO_SOURCE_BYTES, np.array([f.file_bytes for f in facts], np.int64))
+        _put(file, schema.VIDEO_OWN_VECTORS, np.array([s.video.own_vectors for s in samples], np.uint8))
         _put(file, schema.VIDEO_FIRST_FRAME, _starts(counts)[:-1])
         _put(file, schema.VIDEO_FIRST_KEYFRAME, _starts(keyframes)[:-1])
 
@@ -196,10 +224,10 @@ class ShardWriter:
         self._copy_bytes(file, schema.FRAME_JPEG, "frame")
         _put(file, schema.FRAME_OFFSET, _starts(_join([v.frame_sizes for v in videos], np.int64)))
         _put(file, schema.FRAME_TYPE, _join([v.frame_types for v in videos], "S1"))
-        _put(file, schema.FRAME_PTS, _join([v.pts_seconds for v in videos], np.float64))
+        _put(file, schema.FRAME_PTS, _join([s.pts_seconds for s in self._spool.samples], np.float64))
         self._copy_bytes(file, schema.KEYFRAME_JPEG, "keyframe")
         _put(file, schema.KEYFRAME_OFFSET, _starts(_join([v.keyframe_sizes for v in videos], np.int64)))
-        _put(file, schema.KEYFRAME_INDEX, _join([v.keyframe_indices for v in videos], np.int64))
+        _put(file, schema.KEYFRAME_INDEX, _join([s.keyframe_indices for s in self._spool.samples], np.int64))
 
     def _copy_bytes(self, file: h5py.File, name: str, spool: str) -> None:
         stream = self._spool.streams.get(spool)
@@ -264,12 +292,3 @@ def _starts(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
 
 def _join(parts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
     return np.concatenate([np.empty(0, dtype), *parts]).astype(dtype)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Makes a rename durable."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -24,7 +26,8 @@ class VideoError(Exception):
     """One video that cannot be extracted.
 
     Attributes:
-        stage: where it failed: ``open``, ``probe``, ``transcode``, ``motion`` or ``assemble``.
+        stage: where it failed: ``open``, ``probe``, ``transcode`` or ``motion``; or how: ``timeout``, ``memory``,
+            ``crash`` or ``error`` (an exception that nobody foresaw).
         reason: one line for the failure list.
     """
 
@@ -47,6 +50,7 @@ class SourceFacts:
         width, height: coded size in pixels, before any rotation the container asks for.
         fps: mean frame rate by the container, 0 if it does not say.
         fingerprint: SHA-256 (hex) of the file.
+        file_bytes: its length.
     """
 
     stream_index: int
@@ -55,6 +59,7 @@ class SourceFacts:
     height: int
     fps: float
     fingerprint: str
+    file_bytes: int
 
 
 def input_options() -> dict[str, str]:
@@ -68,8 +73,16 @@ def input_url(path: Path) -> str:
 
 
 def fingerprint(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes."""
-    with path.open("rb") as stream:
+    """SHA-256 (hex) of a file's bytes.
+
+    Raises:
+        VideoError: it is a folder, device, pipe or socket; reading one may never end.
+        OSError: it cannot be read.
+    """
+    # Without O_NONBLOCK, opening a pipe waits for a writer.
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise VideoError("open", "not a regular file")
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
@@ -80,7 +93,7 @@ def probe(path: Path) -> SourceFacts:
         VideoError: stage ``open`` if the file cannot be read, ``probe`` if it is no video.
     """
     try:
-        digest = fingerprint(path)
+        digest, length = fingerprint(path), path.stat().st_size
     except OSError as error:
         raise VideoError("open", f"cannot read the file: {error.strerror}") from error
     try:
@@ -89,11 +102,12 @@ def probe(path: Path) -> SourceFacts:
             stream = _best_stream(container)
             return SourceFacts(
                 stream_index=stream.index,
-                codec=stream.codec_context.name,
+                codec=stream.codec_context.codec.canonical_name,
                 width=stream.codec_context.width,
                 height=stream.codec_context.height,
                 fps=float(stream.average_rate or Fraction(0)),
                 fingerprint=digest,
+                file_bytes=length,
             )
     except av.error.ArgumentError as error:
         # What the format whitelist refuses comes back as "Invalid argument".

@@ -7,6 +7,10 @@ of one is frame n of the others.
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,13 +23,19 @@ import ffmpeg
 
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
+from extract.limits import OutputError, prepare_program
 from extract.source import SourceFacts, VideoError, input_options, input_url
 
 # A clock for the canonical stream only, whose time stamps nobody reads: MPEG-4 refuses the fine time bases that
 # variable frame rates need, so its frames are simply numbered.
 _CANONICAL_TIME_BASE = "1/25"
 _NEVER = 1_000_000_000
-_STDERR_BYTES = 4000
+_STDERR_BYTES = 1 << 16
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_OUT_OF_MEMORY = re.compile(
+    r"an't allocate|annot allocate|ould not allocate|get_buffer\(\) failed|pthread_create\(\) failed"
+)
+_ADDRESS = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] ?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,35 +43,52 @@ class TranscodedFiles:
     """The files that ``transcode`` leaves behind.
 
     Attributes:
-        canonical: the stream that motion vectors are read from.
-        frames: small frames, one JPEG a packet, with the source's time stamps.
-        keyframes: JPEGs at canonical size, one for each I-frame of the canonical stream.
+        canonical: the stream that motion vectors are read from; None if they are the source's own.
+        frames: small frames, one JPEG a packet, with the source's time stamps; None if they are not wanted.
+        keyframes: JPEGs at canonical size, one for each I-frame of the stream that vectors are read from.
     """
 
-    canonical: Path
-    frames: Path
+    canonical: Path | None
+    frames: Path | None
     keyframes: Path
 
 
 def build_command(
     source: Path, facts: SourceFacts, config: ExtractConfig, files: TranscodedFiles, binary: FfmpegBinary
 ) -> list[str]:
-    """The argument list of the FFmpeg process; every coder runs with one thread, so that its bytes are reproducible."""
-    inlet = ffmpeg.input(input_url(source), threads=1, **input_options())
-    picture = inlet[str(facts.stream_index)]
+    """The argument list of the FFmpeg process; every coder runs with one thread, so that its bytes are reproducible.
+
+    Which outputs it makes is said by ``files``.
+    """
+    own_vectors = files.canonical is None
+    options: dict[str, Any] = {"threads": 1, **input_options()}
+    # A picture size that changes on the way is met by the scaler; a new filter graph would lose frames.
+    options["reinit_filter"] = 0
+    if own_vectors:
+        # The vectors know nothing of a rotation that the container asks for.
+        options["noautorotate"] = None
+        if files.frames is None:
+            options["skip_frame"] = "nointra"
+    picture = ffmpeg.input(input_url(source), **options)[str(facts.stream_index)]
     if config.fps is not None:
         picture = picture.filter("fps", fps=config.fps)
     picture = picture.filter("scale", config.width, config.height, flags="bicubic").filter("setsar", 1)
-    branches = picture.filter_multi_output("split", 3)
-    canonical = branches[0].filter("settb", _CANONICAL_TIME_BASE).filter("setpts", "N")
-    frames = branches[1].filter("scale", *config.frame_size, flags="area", out_range="full")
-    # I-frames stand at every gop-th frame exactly: scene cuts may not insert any (see _canonical_options).
-    keyframes = branches[2].filter("select", f"not(mod(n,{config.gop}))").filter("scale", out_range="full")
-    outputs = [
-        ffmpeg.output(canonical, input_url(files.canonical), format="avi", **_canonical_options(config)),
-        ffmpeg.output(frames, input_url(files.frames), **_jpeg_options(config)),
-        ffmpeg.output(keyframes, input_url(files.keyframes), **_jpeg_options(config)),
-    ]
+    wanted = [path for path in (files.canonical, files.frames, files.keyframes) if path is not None]
+    branches = picture.filter_multi_output("split", len(wanted)) if len(wanted) > 1 else [picture]
+    outputs = []
+    for number, path in enumerate(wanted):
+        branch = branches[number]
+        if path == files.canonical:
+            branch = branch.filter("settb", _CANONICAL_TIME_BASE).filter("setpts", "N")
+            outputs.append(ffmpeg.output(branch, input_url(path), format="avi", **_canonical_options(config)))
+            continue
+        if path == files.frames:
+            branch = branch.filter("scale", *config.frame_size, flags="area", out_range="full")
+        else:
+            # Those of a canonical stream stand at every gop-th frame exactly: scene cuts may not insert any.
+            select = "eq(pict_type,I)" if own_vectors else f"not(mod(n,{config.gop}))"
+            branch = branch.filter("select", select).filter("scale", out_range="full")
+        outputs.append(ffmpeg.output(branch, input_url(path), **_jpeg_options(config)))
     merged = ffmpeg.merge_outputs(*outputs).global_args(
         "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error", "-filter_complex_threads", "1"
     )
@@ -99,9 +126,15 @@ def _jpeg_options(config: ExtractConfig) -> dict[str, Any]:
 
 
 def transcode(
-    source: Path, facts: SourceFacts, config: ExtractConfig, workdir: Path, binary: FfmpegBinary
+    source: Path,
+    facts: SourceFacts,
+    config: ExtractConfig,
+    workdir: Path,
+    binary: FfmpegBinary,
+    *,
+    own_vectors: bool = False,
 ) -> TranscodedFiles:
-    """Runs FFmpeg on one source.
+    """Runs FFmpeg on one source; with ``own_vectors`` it makes no canonical stream.
 
     A source that breaks off or is damaged in places gives the frames that decode.
 
@@ -110,15 +143,24 @@ def transcode(
 
     Raises:
         VideoError: FFmpeg failed; the reason holds its last words.
+        OutputError: it could not write.
     """
     files = TranscodedFiles(
-        canonical=workdir / "canonical.avi", frames=workdir / "frames.nut", keyframes=workdir / "keyframes.nut"
+        canonical=None if own_vectors else workdir / "canonical.avi",
+        frames=workdir / "frames.nut" if config.store_frames else None,
+        keyframes=workdir / "keyframes.nut",
     )
     command = build_command(source, facts, config, files, binary)
     log = workdir / "ffmpeg.log"
     with (
         log.open("wb") as stderr,
-        subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr) as process,
+        subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            preexec_fn=prepare_program,
+        ) as process,
     ):
         try:
             status = process.wait()
@@ -126,19 +168,37 @@ def transcode(
             # An interrupt must not leave FFmpeg running.
             process.kill()
             raise
+    words = _last_words(log)
+    if any(_OUT_OF_MEMORY.search(line) for line in words):
+        # Whatever its status: a picture that found no memory is missing from the outputs.
+        raise VideoError("memory", "ffmpeg needs more memory than --max-memory-mb allows")
     if status != 0:
-        raise VideoError("transcode", f"ffmpeg ended with status {status}: {_last_words(log)}")
+        raise _explain(status, words, workdir)
     return files
 
 
-def _last_words(log: Path) -> str:
-    """The last line FFmpeg wrote, without the memory addresses that would differ from run to run."""
+def _explain(status: int, words: list[str], workdir: Path) -> VideoError | OutputError:
+    """Tells a bad video from a machine that lacks something."""
+    # FFmpeg ends with the low byte of its negative error code.
+    code = 256 - status if status > 0 else 0
+    said = words[-1] if words else "it said nothing"
+    for unwritable in _UNWRITABLE:
+        if code == unwritable or any(os.strerror(unwritable) in line for line in words):
+            return OutputError(f"cannot write in {workdir}: {os.strerror(unwritable)}")
+    if status == -signal.SIGXFSZ:
+        return OutputError(f"cannot write in {workdir}: {os.strerror(errno.EFBIG)}")
+    if status < 0:
+        return VideoError("crash", f"ffmpeg was killed by {signal.Signals(-status).name}")
+    return VideoError("transcode", f"ffmpeg ended with status {status}: {said}")
+
+
+def _last_words(log: Path) -> list[str]:
+    """The last lines FFmpeg wrote, without the memory addresses that would differ from run to run."""
     with log.open("rb") as stream:
         stream.seek(0, 2)
         stream.seek(max(0, stream.tell() - _STDERR_BYTES))
         lines = stream.read().decode(errors="replace").splitlines()
-    words = [line.partition("] ")[2] if line.startswith("[") else line for line in lines if line.strip()]
-    return words[-1] if words else "it said nothing"
+    return [_ADDRESS.sub("", line).strip() for line in lines if line.strip()]
 
 
 def read_packets(path: Path) -> Iterator[tuple[float, bytes]]:

@@ -33,7 +33,9 @@ def fake_video(folder: Path, frames: int, seed: int) -> tuple[ExtractedVideo, di
         (folder / name).write_bytes(content)
     indices = np.arange(0, frames, 12)
     video = ExtractedVideo(
-        facts=SourceFacts(stream_index=0, codec="h264", width=320, height=240, fps=25.0, fingerprint=f"{seed:064d}"),
+        facts=SourceFacts(
+            stream_index=0, codec="h264", width=320, height=240, fps=25.0, fingerprint=f"{seed:064d}", file_bytes=9
+        ),
         frame_jpeg=folder / "f",
         frame_sizes=np.array([len(j) for j in jpegs]),
         pts_seconds=np.arange(frames) / 25,
