@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -65,3 +66,14 @@ def test_what_a_module_does_not_load(module: str, forbidden: set[str]) -> None:
     program = f"import sys, {module}; bad = {forbidden!r} & set(sys.modules); sys.exit(str(bad) if bad else 0)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, cwd=ROOT)
     assert done.returncode == 0, done.stderr
+
+
+def test_readme_names_every_module() -> None:
+    readme = (ROOT / "README.md").read_text("utf-8")
+    for package in PACKAGES:
+        start = readme.index(f"\n{package}/ ")
+        following = [readme.find(f"\n{other}/ ", start + 1) for other in (*PACKAGES, "data_manifests")]
+        section = readme[start : min(end for end in following if end > 0)]
+        words = set(re.findall(r"\w+", section))
+        modules = {path.stem for path in (ROOT / package).glob("*.py")} - {"__init__"}
+        assert modules <= words, f"{package}: {sorted(modules - words)}"
