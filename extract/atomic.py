@@ -28,8 +28,24 @@ def remove_leftovers(folder: Path) -> None:
     for stale in folder.glob(f"{_own_prefix()}*"):
         pid = stale.name.removeprefix(_own_prefix()).partition("-")[0]
         # In a container every run may get the same number: what bears ours is of a run before.
-        if pid.isdigit() and (int(pid) == os.getpid() or not Path(f"/proc/{pid}").exists()):
+        if pid.isdigit() and (int(pid) == os.getpid() or not _runs(int(pid))):
             remove(stale)
+
+
+def _runs(pid: int) -> bool:
+    if Path("/proc/self/stat").exists():
+        try:
+            state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
+        except (FileNotFoundError, ProcessLookupError):
+            return False
+        return state not in "ZX"  # ended, but nobody has asked how
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def remove(path: Path) -> None:

@@ -5,6 +5,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from extract.atomic import remove_leftovers
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.index import RunJob
@@ -67,6 +69,23 @@ def failures(out: Path) -> dict[str, tuple[str, str]]:
         return {row["path"].removesuffix(".mp4"): (row["stage"], row["reason"]) for row in csv.DictReader(stream)}
 
 
+def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+    dead = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+    living = subprocess.Popen(["sleep", "60"])
+    host = socket.gethostname()
+    names = {pid: f".extract-{host}-{pid}-shard" for pid in (dead.pid, living.pid)}
+    for name in names.values():
+        (tmp_path / name).touch()
+    (tmp_path / f".extract-elsewhere-{dead.pid}-shard").touch()
+    remove_leftovers(tmp_path)
+    living.kill()
+    left = {p.name for p in tmp_path.iterdir()}
+    assert left == {names[living.pid], f".extract-elsewhere-{dead.pid}-shard"}
+    living.wait()
+    dead.wait()
+
+
 def processes_with(text: str) -> list[str]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
@@ -86,7 +105,7 @@ def test_what_kills_its_process_costs_one_video(
     bad = {"segv": "crash", "kill": "crash", "exit": "crash", "hang": "timeout", "hog": "memory", "bug": "error"}
     names = [name for kind in bad for name in (kind, f"fine{kind}")]
     rows = make_rows(tmp_path, one_video, names)
-    job = make_job(tmp_path, tmp_path / "out", ffmpeg, timeout=4.0)
+    job = make_job(tmp_path, tmp_path / "out", ffmpeg, timeout=10.0)
     summary = run_extraction(rows, job, workers=workers, videos_per_shard=6, extract=hostile_extract)
     assert (summary.videos, summary.failures) == (6, 6)
     found = failures(tmp_path / "out")
@@ -211,7 +230,7 @@ def test_a_run_that_is_stopped_continues_to_the_same_bytes(
     start = time.monotonic()
     (os.killpg if whole_group else os.kill)(process.pid, number)
     _, said = process.communicate(timeout=20)
-    assert time.monotonic() - start < 5
+    assert time.monotonic() - start < 10
     if number is signal.SIGKILL:
         assert process.returncode == -number
     else:
