@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,8 +9,6 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from types import FrameType
-
     from extract.index import RunSummary
 
 EXIT_WITH_FAILURES = 3
@@ -96,6 +91,7 @@ def run(
     from extract.config import ExtractConfig
     from extract.ffmpeg_binary import find_ffmpeg
     from extract.index import RunJob
+    from extract.interrupts import interruptible
     from extract.limits import Limits, parse_failure_limit
     from extract.manifest import read_manifest
     from extract.motion import choose_reader
@@ -136,7 +132,7 @@ def run(
         root=root, out=out, scratch=scratch or out, config=config, binary=binary, limits=limits, manifest=manifest
     )
     click.echo(f"{len(records)} videos; {binary.version} ({binary.path})", err=True)
-    with _terminate_is_interrupt():
+    with interruptible():
         summary = run_extraction(
             records,
             job,
@@ -148,20 +144,6 @@ def run(
     _print_summary(summary, out)
     if summary.failures:
         raise SystemExit(EXIT_WITH_FAILURES)
-
-
-@contextmanager
-def _terminate_is_interrupt() -> Iterator[None]:
-    """SIGTERM, which schedulers send, ends a run as cleanly as Ctrl-C."""
-
-    def interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _parse_size(text: str) -> tuple[int, int]:

@@ -189,7 +189,7 @@ PROGRAM = "from extract.cli import main; main()"
 def start_run(folder: Path, out: Path, workers: int, count: int) -> subprocess.Popen[str]:
     command = [sys.executable, "-c", PROGRAM, "run", str(folder / "m.csv"), str(out), "--workers", str(workers)]
     process = subprocess.Popen(
-        [*command, "--videos-per-shard", "3"], text=True, stderr=subprocess.PIPE, start_new_session=True
+        [*command, "--videos-per-shard", "1"], text=True, stderr=subprocess.PIPE, start_new_session=True
     )
     deadline = time.monotonic() + 30
     while len(list(out.glob("shard-*.h5"))) < count:
@@ -206,7 +206,7 @@ def twelve(one_video: Path, tmp_path_factory: pytest.TempPathFactory, make_video
     video = make_video(folder / "v.mp4", "-c:v", "libx264", frames=60)
     with (folder / "m.csv").open("w") as stream:
         stream.write("id,path\n" + "".join(f"{i},{video.name}\n" for i in range(11)) + "gone,gone.mp4\n")
-    subprocess.run([sys.executable, "-c", PROGRAM, "run", folder / "m.csv", folder / "out", "--videos-per-shard", "3"])
+    subprocess.run([sys.executable, "-c", PROGRAM, "run", folder / "m.csv", folder / "out", "--videos-per-shard", "1"])
     return folder, folder / "out"
 
 
@@ -242,8 +242,8 @@ def test_a_run_that_is_stopped_continues_to_the_same_bytes(
         assert time.monotonic() < deadline, left
         time.sleep(0.1)
     before = {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*.h5")}
-    assert 1 <= len(before) < 4
-    start_again = start_run(folder, out, workers, count=4)
+    assert 1 <= len(before) < 12
+    start_again = start_run(folder, out, workers, count=12)
     start_again.communicate(timeout=60)
     assert start_again.returncode == 3
     assert contents(out) == contents(undisturbed)
@@ -262,6 +262,6 @@ def test_a_killed_worker_stops_the_run_with_advice(twelve: tuple[Path, Path], tm
         assert process.returncode == 1, said
         assert "run the same command again" in said
         assert "Traceback" not in said
-    again = start_run(folder, out, 2, count=4)
+    again = start_run(folder, out, 2, count=12)
     again.communicate(timeout=60)
     assert contents(out) == contents(undisturbed)

@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import os
+import signal
+import time
+
 import pytest
 
 from extract.config import ExtractConfig
+from extract.interrupts import interruptible
 from extract.plan import automatic_videos_per_shard, plan_shards
 from extract.schema import VideoRecord
 
@@ -44,3 +49,21 @@ def test_plan_covers_every_row_once_in_order(count: int) -> None:
 def test_plan_refuses_empty_shards() -> None:
     with pytest.raises(ValueError, match="videos_per_shard: 0"):
         plan_shards(records(3), 0)
+
+
+def test_an_interrupt_that_the_interpreter_drops_comes_again() -> None:
+    class Witness:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            # Within a destructor the exception goes nowhere.
+            for _ in range(1000):
+                pass
+
+    def work() -> None:
+        Witness()
+        time.sleep(5)
+        pytest.fail("the interrupt was lost")
+
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        work()
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
