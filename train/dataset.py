@@ -64,6 +64,10 @@ class PretrainDataset(Dataset[ClipSample]):
         self._sampling = sampling
         self._seed = seed
 
+    def video_id(self, key: tuple[int, int]) -> str:
+        """The video that the sample of ``key`` is of."""
+        return self._entries[key[1] % len(self._entries)].video_id
+
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
         """Read the sample of ``key`` = (epoch, position).
 

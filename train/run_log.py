@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from extract.schema import VideoEntry
 from train.batch import Batch
 from train.config import TrainConfig
 from train.distributed import Placement
@@ -84,23 +82,13 @@ class RunLog:
         rate: float,
         norm: torch.Tensor,
         waiting: float,
-        entries: Sequence[VideoEntry],
     ) -> None:
-        """Takes one step's numbers.
-
-        Raises:
-            TrainingError: the loss is not finite.
-        """
+        """Takes one step's numbers."""
         self.report += batch.report
         self._waiting += waiting
         # One transfer from the device for all of them.
         values = torch.stack([value.float() for value in output.metrics.values()]).tolist()
         metrics = dict(zip(output.metrics, values, strict=True))
-        if not math.isfinite(metrics["loss"]):
-            ids = ", ".join(entries[int(video)].video_id for video in batch.video_B)
-            raise TrainingError(
-                f"step {step}: the loss is {metrics['loss']}; lower optim.lr_per_sample, or look at these videos: {ids}"
-            )
         self._recent.append(metrics)
         if not self._main:
             return
