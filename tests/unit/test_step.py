@@ -126,10 +126,10 @@ def test_parts_of_a_batch_add_up() -> None:
             if parameter.grad is not None:
                 sums[name] = sums.get(name, torch.zeros(())) + parameter.grad / 3
     assert found.keys() == sums.keys()
+    # Gradients that are nothing but rounding (of biases before BatchNorm) have no scale of their own.
+    largest = max(float(total.abs().max()) for total in sums.values())
     for name, gradient in found.items():
-        # BatchNorm over two samples magnifies rounding.
-        limit = 2e-3 * float(sums[name].abs().max()) + 1e-6
-        torch.testing.assert_close(gradient, sums[name], rtol=0, atol=limit)
+        torch.testing.assert_close(gradient, sums[name], rtol=1e-2, atol=1e-4 * largest)
 
 
 def test_uneven_parts_keep_every_sample() -> None:
