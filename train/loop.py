@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 
 from extract.schema import VideoEntry
 from train.batch import Batch
+from train.batch_picture import draw_batch
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, changed_fields
 from train.damage import DamageTally, TolerantDataset, collate_readable
@@ -26,6 +27,8 @@ from train.dataset import PretrainDataset, VideoSource
 from train.distributed import Placement, any_rank, from_all_ranks
 from train.epoch_sampler import EpochSampler
 from train.keeping import CheckpointPlan
+from train.live_line import LiveLine
+from train.monitor import RetrievalMonitor
 from train.optim import build_optimizer, learning_rate, set_learning_rate
 from train.readiness import check_before_start
 from train.run_log import RunLog, TrainingError
@@ -34,6 +37,7 @@ from train.step import GradientStep, Objective
 from train.stopping import StopFlag, ignore_signals, stop_on_signals
 
 FAILED_NAME = "failed"
+PICTURE_NAME = "first_batch.png"
 
 # How fast and how often things are done may change from run to run; what is computed may not.
 _FREE = (
@@ -78,6 +82,7 @@ def train(
     data_hash: str,
     record: Mapping[str, Any] | None = None,
     say: Callable[[str], None],
+    live: LiveLine | None = None,
 ) -> TrainingResult:
     """Trains to the configured end, continuing from the last checkpoint in ``run_dir``.
 
@@ -91,6 +96,7 @@ def train(
         data_hash: identifies the shards; recorded.
         record: whatever else every checkpoint is to say of where it comes from.
         say: prints a line for the user.
+        live: shows how it goes.
 
     Raises:
         CheckpointError: ``run_dir`` holds a training of another configuration or of other data.
@@ -117,7 +123,8 @@ def train(
         stored=stored,
         plan=CheckpointPlan(config.run, sampler.steps_per_epoch, state.get("best")),
         damage=DamageTally(config.data.max_damaged, config.optim.accumulate, state.get("damaged", {}), say),
-        log=RunLog(run_dir, stored, first_step, sampler, config, placement, say),
+        log=RunLog(run_dir, stored, first_step, sampler, config, placement, say, live),
+        monitor=RetrievalMonitor(shards, entries, config, placement),
         step=first_step,
         last_saved=first_step,
     )
@@ -146,8 +153,10 @@ class _Training:
     plan: CheckpointPlan
     damage: DamageTally
     log: RunLog
+    monitor: RetrievalMonitor
     step: int
     last_saved: int
+    retrieval: float | None = None
 
     def run(self, loader: Iterable[Batch]) -> None:
         """Takes all steps that are left, or as many as it is given time for; then all is saved."""
@@ -168,6 +177,9 @@ class _Training:
     def _advance(self, host_batch: Batch, waiting: float, stop: StopFlag) -> bool:
         """One step; returns whether it was to be the last."""
         counted = self.damage.take(host_batch, self.step, self.placement)
+        if self.step == 0 and self.placement.is_main and self.config.run.batch_picture:
+            ids = [self.entries[int(video)].video_id for video in counted.video_B]
+            draw_batch(counted, ids, self.run_dir / PICTURE_NAME)
         batch = counted.to(self.placement.device, non_blocking=True)
         rate = learning_rate(self.step, self.sampler.steps_per_epoch, self.config.optim)
         set_learning_rate(self.optimizer, rate)
@@ -179,7 +191,9 @@ class _Training:
             self._fail(batch, float(output.metrics["loss"]), float(norm))
         self.optimizer.step()
         self.step += 1
-        self.log.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting)
+        watched = self.monitor(self.model) if self.plan.watches(self.step) else {}
+        self.retrieval = watched.get("retrieval_r1")
+        self.log.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting, watched=watched)
         return stopping
 
     def _fail(self, batch: Batch, loss: float, norm: float) -> NoReturn:
@@ -207,7 +221,7 @@ class _Training:
             # First the numbers, then what they are of: a kill in between costs nothing.
             self.log.flush()
             recent = self.log.recent_metrics()
-            self.plan.judge(self.step, recent, None)
+            self.plan.judge(self.step, recent, self.retrieval)
             state = {
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,
