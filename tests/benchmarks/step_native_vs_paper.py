@@ -32,10 +32,10 @@ class FreeEncoder(nn.Module):
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
-        self.feature = nn.Parameter(torch.randn(channels, 1, side, side))
+        self.feature = nn.Parameter(torch.randn(1, channels, 1, side, side))
 
     def forward(self, motion_BCTHW: Tensor) -> Tensor:
-        return self.feature.expand(len(motion_BCTHW), *self.feature.shape)
+        return self.feature.expand(len(motion_BCTHW), -1, -1, -1, -1)
 
 
 def some_batch(size: int, frames: int) -> Batch:
