@@ -22,6 +22,8 @@ from extract import schema
 from extract.schema import MotionGrid, ShardError, ShardHeader, VideoEntry
 
 _MAX_OPEN_SHARDS = 256
+# A sample's windows lie in a few chunks of one video; what more a data set remembers, it remembers for each open shard.
+_CHUNK_CACHE_BYTES = 2**18
 
 
 class ShardReader:
@@ -107,9 +109,7 @@ class ShardReader:
         if not 0 <= start <= stop <= count:
             raise IndexError(f"frames {start}-{stop} of video {position} in {self.path.name}, which has {count}")
         rows = slice(first + start, first + stop)
-        grid = opened.h5[schema.MOTION_GRID][rows]
-        valid = opened.h5[schema.MOTION_VALID][rows].astype(np.bool_)
-        return MotionGrid(grid_quarter_px=grid, valid=valid)
+        return MotionGrid(grid_quarter_px=opened.motion_grid[rows], valid=opened.motion_valid[rows].astype(np.bool_))
 
     def frame_types(self, position: int) -> NDArray[np.bytes_]:
         """(F,) S1, type of each frame of the video in the canonical stream."""
@@ -126,7 +126,7 @@ class _OpenShard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.h5 = h5py.File(path, "r", locking=False)
+            self.h5 = h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
         except OSError as error:
             raise ShardError(
                 f"{path}: not a readable HDF5 file ({error}); run cmd-extract again to replace it"
@@ -179,12 +179,22 @@ class _OpenShard:
     def keyframe_offset(self) -> NDArray[np.uint64]:
         return self._map(schema.KEYFRAME_OFFSET)
 
+    # Looking a data set up costs more than reading a few frames of it, and forgets the chunks it has unpacked.
+    @cached_property
+    def motion_grid(self) -> h5py.Dataset:
+        return self.h5[schema.MOTION_GRID]
+
+    @cached_property
+    def motion_valid(self) -> h5py.Dataset:
+        return self.h5[schema.MOTION_VALID]
+
     def _map(self, name: str) -> NDArray[Any]:
         dataset = self.h5[name]
         offset = dataset.id.get_offset()
         if offset is None:  # nothing was ever written: an empty column
             return np.empty(0, dataset.dtype)
-        return np.memmap(self.path, dataset.dtype, "r", offset=offset, shape=dataset.shape)
+        # As a plain array: a memmap's slices are much slower to make.
+        return np.asarray(np.memmap(self.path, dataset.dtype, "r", offset=offset, shape=dataset.shape))
 
     def column(self, name: str, position: int) -> NDArray[Any]:
         first = self.first_frame[position]

@@ -88,6 +88,8 @@ class Batch(_TensorCarrier):
         video_B: (B,) int64, number of the video among the dataset's entries.
         keys: (epoch, position) of each sample.
         report: what the sampling rules did to these samples.
+        damaged: (video id, what is damaged) of each sample that had to be left out.
+        rank_sizes: samples of each rank's batch; None where all have equally many.
     """
 
     clip_u8_BTHWC: Tensor
@@ -98,9 +100,25 @@ class Batch(_TensorCarrier):
     video_B: Tensor
     keys: tuple[tuple[int, int], ...]
     report: SamplingReport
+    damaged: tuple[tuple[str, str], ...] = ()
+    rank_sizes: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
+
+    def split(self, parts: int) -> list[Self]:
+        """Consecutive parts of nearly one size; the first of them keeps the report."""
+        if parts == 1:
+            return [self]
+        places = torch.arange(len(self)).tensor_split(parts)
+        pieces: list[Self] = []
+        for number, place in enumerate(places):
+            chosen = slice(int(place[0]), int(place[-1]) + 1)
+            piece = self._each_tensor(lambda tensor, chosen=chosen: tensor[chosen])  # type: ignore[misc]
+            report = SamplingReport() if pieces else self.report
+            sizes = self.rank_sizes and tuple(n // parts + (number < n % parts) for n in self.rank_sizes)
+            pieces.append(replace(piece, keys=self.keys[chosen], report=report, rank_sizes=sizes))
+        return pieces
 
 
 def collate(samples: Sequence[ClipSample]) -> Batch:

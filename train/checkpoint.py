@@ -1,7 +1,8 @@
 """Checkpoints: a folder each, written aside and renamed, so that one is either complete or not there.
 
 ``model.safetensors`` holds the weights, with the resolved configuration in its metadata; ``state.pt`` the rest, in
-types that ``torch.load(weights_only=True)`` accepts; ``config.json`` the configuration, for people.
+types that ``torch.load(weights_only=True)`` accepts; ``config.json`` the configuration, for people. The link ``best``
+points to the best of them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ FOLDER_NAME = "checkpoints"
 WEIGHTS_NAME = "model.safetensors"
 STATE_NAME = "state.pt"
 CONFIG_NAME = "config.json"
+BEST_NAME = "best"
 _STEP_PATTERN = re.compile(r"step-(\d{8})")
 
 
@@ -86,22 +88,48 @@ def save_checkpoint(
     save_file(tensors, temporary / WEIGHTS_NAME, metadata={"config": text, "step": str(step)})
     torch.save(dict(state), temporary / STATE_NAME)
     (temporary / CONFIG_NAME).write_text(text + "\n", "utf-8")
-    for file in temporary.iterdir():
+    for file in (*temporary.iterdir(), temporary):
         _sync(file)
     if target.exists():
-        # The same step again, after a resume: the old one is as good, but must make room for the rename.
-        shutil.rmtree(target)
+        # The same step again: the old one makes room by a rename, so that a kill leaves it whole or out of the way.
+        target.replace(temporary.with_suffix(".old.tmp"))
     temporary.replace(target)
     _sync(folder)
     return target
 
 
-def prune_checkpoints(run_dir: Path, keep: int) -> None:
-    """Removes all but the newest ``keep`` checkpoints, and what interrupted saves have left."""
+def prune_checkpoints(run_dir: Path, keep: int, stays: Callable[[int], bool] = lambda _: False) -> None:
+    """Removes all but the newest ``keep`` checkpoints, and what interrupted saves have left.
+
+    Args:
+        run_dir: the training's folder.
+        keep: how many stay, at least 1.
+        stays: tells by the step which others stay.
+    """
+    folder = run_dir / FOLDER_NAME
     for path in list_checkpoints(run_dir)[:-keep]:
-        shutil.rmtree(path)
-    for stale in (run_dir / FOLDER_NAME).glob(".step-*.tmp"):
+        if not stays(int(path.name.removeprefix("step-"))):
+            # Out of the list first: half a checkpoint must not look like a whole one.
+            doomed = folder / f".{path.name}.{os.getpid()}.tmp"
+            path.replace(doomed)
+    for stale in folder.glob(".step-*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
+
+
+def mark_best(run_dir: Path, step: int | None) -> None:
+    """Makes ``checkpoints/best`` a link to the checkpoint of a step; removes it if there is none."""
+    folder = run_dir / FOLDER_NAME
+    link, target = folder / BEST_NAME, folder / f"step-{step:08d}" if step is not None else None
+    if link.is_dir() and not link.is_symlink():
+        # Somebody has copied the folder in a way that follows links.
+        shutil.rmtree(link)
+    if target is None or not target.is_dir():
+        link.unlink(missing_ok=True)
+        return
+    temporary = folder / f".{BEST_NAME}.{os.getpid()}.tmp"
+    temporary.unlink(missing_ok=True)
+    temporary.symlink_to(target.name, target_is_directory=True)
+    temporary.replace(link)
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:

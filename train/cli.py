@@ -31,10 +31,6 @@ def main(debug: bool) -> None:
     """Train video backbones from shards that cmd-extract has written."""
 
 
-def _say(text: str) -> None:
-    click.echo(text, err=True)
-
-
 @main.command()
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("run_dir", type=click.Path(file_okay=False, path_type=Path))
@@ -92,10 +88,14 @@ def pretrain(
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return
+    from train.live_line import LiveLine
     from train.pretrain import InitRequest, run_pretraining
 
     start = InitRequest(source=init, part=init_part) if init else None
-    result = run_pretraining(shards, run_dir, config, device=device, say=_say, init=start, recipe=recipe)
+    with LiveLine() as live:
+        result = run_pretraining(
+            shards, run_dir, config, device=device, say=live.say, live=live, init=start, recipe=recipe
+        )
     if not result.finished:
         click.echo(f"stopped after step {result.steps}; run the same command again to continue", err=True)
         raise SystemExit(EXIT_INTERRUPTED)

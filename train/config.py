@@ -16,9 +16,8 @@ from train.augment import AugmentConfig
 from train.contrast import DEFAULT_TEMPERATURE
 from train.model import ModelConfig
 from train.optim import OptimConfig
+from train.run_config import RunConfig
 from train.sampling import SamplingConfig
-
-PRECISIONS = ("float32", "bf16")
 
 
 def _require(condition: bool, message: str) -> None:
@@ -35,16 +34,20 @@ class DataConfig:
         part: the part of that split to train on.
         samples_per_video: samples that an epoch takes of each video; more than one suits small sets.
         workers: decoding processes; 0 decodes in the training process.
+        max_damaged: damaged videos to put up with. Their samples are left out of their batches and reported; one more
+            stops the training.
     """
 
     split_column: str | None = None
     part: str = "train"
     samples_per_video: int = 1
     workers: int = 2
+    max_damaged: int = 0
 
     def __post_init__(self) -> None:
         _require(self.samples_per_video >= 1, f"samples_per_video: {self.samples_per_video} is not at least 1")
-        _require(self.workers >= 0, f"workers: {self.workers} is negative")
+        for name in ("workers", "max_damaged"):
+            _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,32 +72,6 @@ class LossConfig:
         _require(self.temperature > 0, f"temperature: {self.temperature} is not positive")
         for name in ("context_weight", "motion_weight", "drop_static_px"):
             _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """How the run goes.
-
-    Attributes:
-        seed: decides weights, order, samples, augmentation and dropout.
-        precision: ``float32``, or ``bf16`` for automatic mixed precision.
-        log_seconds: about how often a line is printed.
-        checkpoint_epochs: epochs between checkpoints.
-        keep_checkpoints: newest checkpoints that stay.
-    """
-
-    seed: int = 0
-    precision: str = "float32"
-    log_seconds: float = 10.0
-    checkpoint_epochs: int = 10
-    keep_checkpoints: int = 2
-
-    def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**31, f"seed: {self.seed} is not between 0 and 2**31 - 1")
-        _require(self.precision in PRECISIONS, f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
-        _require(self.log_seconds >= 0, f"log_seconds: {self.log_seconds} is negative")
-        for name in ("checkpoint_epochs", "keep_checkpoints"):
-            _require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is not at least 1")
 
 
 @dataclass(frozen=True, kw_only=True)

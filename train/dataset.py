@@ -64,6 +64,10 @@ class PretrainDataset(Dataset[ClipSample]):
         self._sampling = sampling
         self._seed = seed
 
+    def video_id(self, key: tuple[int, int]) -> str:
+        """The video that the sample of ``key`` is of."""
+        return self._entries[key[1] % len(self._entries)].video_id
+
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
         """Read the sample of ``key`` = (epoch, position).
 
@@ -135,32 +139,52 @@ def _require_entries(entries: Sequence[VideoEntry]) -> None:
 
 def _read_clips(shards: VideoSource, entry: VideoEntry, clips: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
     """(N, T, H, W, 3) uint8; a frame that several clips share, or that one repeats, is decoded once."""
-    frames, place = np.unique(np.asarray(clips), return_inverse=True)
     size = (shards.header.frame_height, shards.header.frame_width)
-    jpegs = shards.frame_jpegs(entry, frames.tolist())
-    decoded = [_decode(jpeg, size, entry, f"frame {frame}") for frame, jpeg in zip(frames.tolist(), jpegs, strict=True)]
-    return np.stack(decoded)[place.reshape(len(clips), -1)]
+    wanted = [frame for clip in clips for frame in clip]
+    frames = sorted(set(wanted))
+    jpegs = dict(zip(frames, shards.frame_jpegs(entry, frames), strict=True))
+    pictures = np.empty((len(wanted), *size, 3), np.uint8)
+    place_of: dict[int, int] = {}
+    for place, frame in enumerate(wanted):
+        if frame in place_of:
+            pictures[place] = pictures[place_of[frame]]
+        else:
+            _decode(jpegs[frame], pictures[place], entry, f"frame {frame}")
+            place_of[frame] = place
+    return pictures.reshape(len(clips), -1, *size, 3)
 
 
 def _read_keyframe(shards: VideoSource, entry: VideoEntry, keyframe: int) -> NDArray[np.uint8]:
     """(Hk, Wk, 3) uint8."""
-    size = (shards.header.canonical_height, shards.header.canonical_width)
+    picture = np.empty((shards.header.canonical_height, shards.header.canonical_width, 3), np.uint8)
     jpeg = shards.keyframe_jpeg(entry, keyframe)
-    return _decode(jpeg, size, entry, f"keyframe {keyframe} (frame {entry.keyframe_indices[keyframe]})")
-
-
-def _decode(jpeg: bytes | memoryview, size: tuple[int, int], entry: VideoEntry, what: str) -> NDArray[np.uint8]:
-    try:
-        # The fast transforms win 5 % of the time and would make pixels depend on the library's build.
-        picture: NDArray[np.uint8] = simplejpeg.decode_jpeg(jpeg, "RGB", fastdct=False, fastupsample=False)
-    except ValueError as error:
-        raise DamagedSampleError(f"video {entry.video_id}: {what} is not a readable JPEG ({error})") from error
-    if picture.shape != (*size, 3):
-        raise DamagedSampleError(
-            f"video {entry.video_id}: {what} has {picture.shape[1]} x {picture.shape[0]} pixels, "
-            f"the shard says {size[1]} x {size[0]}"
-        )
+    _decode(jpeg, picture, entry, f"keyframe {keyframe} (frame {entry.keyframe_indices[keyframe]})")
     return picture
+
+
+def _decode(jpeg: bytes | memoryview, into: NDArray[np.uint8], entry: VideoEntry, what: str) -> None:
+    """Decodes a picture to its place; pictures put together afterwards would be copied once more."""
+    try:
+        # The fast transforms win 5 % of the time and would make pixels depend on the library's build. A picture that is
+        # too large for its place is refused, so that it cannot spill over.
+        shape = simplejpeg.decode_jpeg(jpeg, "RGB", fastdct=False, fastupsample=False, buffer=into).shape
+    except ValueError as error:
+        shape = _size_of(jpeg)
+        if shape is None or shape == into.shape:
+            raise DamagedSampleError(f"video {entry.video_id}: {what} is not a readable JPEG ({error})") from error
+    if shape != into.shape:
+        raise DamagedSampleError(
+            f"video {entry.video_id}: {what} has {shape[1]} x {shape[0]} pixels, "
+            f"the shard says {into.shape[1]} x {into.shape[0]}"
+        )
+
+
+def _size_of(jpeg: bytes | memoryview) -> tuple[int, int, int] | None:
+    try:
+        height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
+    except ValueError:
+        return None
+    return height, width, 3
 
 
 def _read_motion(

@@ -1,16 +1,24 @@
-"""Where this process stands among the processes of a training, from the environment that torchrun sets."""
+"""Where this process stands among the processes of a training, from what torchrun or Slurm's srun have set."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
 
-_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+_SLURM = ("SLURM_STEP_ID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID")
+_FIRST_PORT, _PORTS = 20_000, 20_000
+
+
+class RankError(RuntimeError):
+    """What one of several processes failed of; the message says which one, and on which host."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,39 +40,97 @@ class Placement:
         return self.rank == 0
 
 
+@dataclass(frozen=True, kw_only=True)
+class Seat:
+    """A process's numbers, as the launcher tells them.
+
+    Attributes:
+        rank, world_size: this process's number, and how many there are.
+        local_rank: its number on its host.
+        meeting_point: URL where the processes meet.
+    """
+
+    rank: int
+    world_size: int
+    local_rank: int
+    meeting_point: str = "env://"
+
+
+def find_seat(environment: Mapping[str, str]) -> Seat:
+    """Reads torchrun's variables or, without them, those of a Slurm job step with several tasks.
+
+    Raises:
+        ValueError: torchrun's variables are half set.
+    """
+    given = [name for name in _TORCHRUN if name in environment]
+    if given:
+        if len(given) < len(_TORCHRUN):
+            missing = ", ".join(sorted(set(_TORCHRUN) - set(given)))
+            raise ValueError(f"environment: {', '.join(given)} set but not {missing}; start with torchrun or srun")
+        rank, world_size, local_rank = (int(environment[name]) for name in _TORCHRUN)
+        return Seat(rank=rank, world_size=world_size, local_rank=local_rank)
+    # A batch script itself has no step; what runs in it without srun is alone, whatever the job's number of tasks.
+    if not all(name in environment for name in _SLURM) or int(environment["SLURM_STEP_NUM_TASKS"]) == 1:
+        return Seat(rank=0, world_size=1, local_rank=0)
+    step, tasks, rank, local_rank = (int(environment[name]) for name in _SLURM)
+    nodes = environment.get("SLURM_STEP_NODELIST") or environment.get("SLURM_JOB_NODELIST", "localhost")
+    host = environment.get("MASTER_ADDR") or first_host(nodes)
+    # Steps that run side by side must not meet at one port.
+    port = _FIRST_PORT + (int(environment.get("SLURM_JOB_ID", "0")) * 31 + step) % _PORTS
+    chosen = environment.get("MASTER_PORT") or str(port)
+    return Seat(rank=rank, world_size=tasks, local_rank=local_rank, meeting_point=f"tcp://{host}:{chosen}")
+
+
+def first_host(nodes: str) -> str:
+    """The first host of a Slurm node list: ``gpu[03-05,9],x`` gives ``gpu03``."""
+    first = re.match(r"(?:\[[^]]*\]|[^,\[])*", nodes)
+    return re.sub(r"\[([^],-]*)[^]]*\]", r"\1", first.group() if first else nodes)
+
+
 @contextmanager
 def process_group(device: str = "auto") -> Iterator[Placement]:
-    """Joins the process group that torchrun announces, if it does, and leaves it at the end.
+    """Joins the process group that the launcher announces, if it does, and leaves it at the end.
 
     Args:
         device: ``auto`` (CUDA if there is one), ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: CUDA was asked for and is not there, or the environment is half set.
+        RankError: something failed on this one of several processes.
     """
-    given = [name for name in _VARIABLES if name in os.environ]
-    if given and len(given) < len(_VARIABLES):
-        missing = ", ".join(sorted(set(_VARIABLES) - set(given)))
-        raise ValueError(f"environment: {', '.join(given)} set but not {missing}; start with torchrun, or unset them")
-    rank, world_size, local_rank = (int(os.environ[name]) for name in _VARIABLES) if given else (0, 1, 0)
-    chosen = _choose_device(device, local_rank)
-    if world_size == 1:
-        yield Placement(rank=rank, world_size=world_size, device=chosen)
+    seat = find_seat(os.environ)
+    chosen = _choose_device(device, seat.local_rank)
+    placement = Placement(rank=seat.rank, world_size=seat.world_size, device=chosen)
+    if seat.world_size == 1:
+        yield placement
         return
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Placement(rank=rank, world_size=world_size, device=chosen)
-    finally:
-        dist.destroy_process_group()
+        backend = "nccl" if chosen.type == "cuda" else "gloo"
+        # Options by name only: with torchrun, its agent's store is found through the environment.
+        dist.init_process_group(backend, init_method=seat.meeting_point, rank=seat.rank, world_size=seat.world_size)
+        yield placement
+    except Exception as error:
+        # The group is not left in order: that could wait for ever for ranks that are stuck. The process ends instead.
+        raise RankError(f"rank {seat.rank} of {seat.world_size} on {socket.gethostname()}: {error}") from error
+    dist.destroy_process_group()
 
 
-def any_rank(flag: bool, placement: Placement) -> bool:
-    """Whether the flag is set on any rank; all ranks must call this together and get the same answer."""
+def any_rank(flags: Sequence[bool], placement: Placement) -> tuple[bool, ...]:
+    """Whether each flag is set on any rank; all ranks must call this together and get the same answer."""
     if placement.world_size == 1:
-        return flag
-    seen = torch.tensor(int(flag), device=placement.device)
+        return tuple(flags)
+    seen = torch.tensor([int(flag) for flag in flags], device=placement.device)
     dist.all_reduce(seen, dist.ReduceOp.MAX)
-    return bool(seen.item())
+    return tuple(bool(value) for value in seen.tolist())
+
+
+def from_all_ranks(text: str, placement: Placement) -> list[str]:
+    """The text that each rank gives, in rank order; all ranks must call this together."""
+    if placement.world_size == 1:
+        return [text]
+    texts: list[str | None] = [None] * placement.world_size
+    dist.all_gather_object(texts, text)
+    return [each or "" for each in texts]
 
 
 def _choose_device(name: str, local_rank: int) -> torch.device:
@@ -74,6 +140,7 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError("device: cuda was asked for, but torch sees no CUDA device; use --device cpu")
-    chosen = torch.device("cuda", local_rank)
+    # Slurm may show each task its own device only.
+    chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(chosen)
     return chosen

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from train.gathering import gather
+from train.gathering import gather, sizes_of_ranks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +81,8 @@ class KeyQueue(nn.Module):
         if self.training:
             for slow, fast in zip(self.slow_encoder.parameters(), encoder.parameters(), strict=True):
                 slow.lerp_(fast.detach().to(slow.dtype), 1 - self.momentum)
-            self._store(gather(self.slow_encoder(keyframe_B31HW)), gather(video_B))
+            sizes = sizes_of_ranks(len(video_B), video_B.device)
+            self._store(gather(self.slow_encoder(keyframe_B31HW), sizes), gather(video_B, sizes))
         return stored
 
     def _store(self, key_GD: Tensor, video_G: Tensor) -> None:

@@ -7,35 +7,50 @@ drawn from those, so that a run that was stopped continues as if it had not been
 from __future__ import annotations
 
 import math
-import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
 from extract.schema import VideoEntry
-from train.batch import Batch, collate
-from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, prune_checkpoints, save_checkpoint
+from train.batch import Batch
+from train.batch_picture import draw_batch
+from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, changed_fields
+from train.damage import DamageTally, TolerantDataset, collate_readable
 from train.dataset import PretrainDataset, VideoSource
-from train.distributed import Placement, any_rank
+from train.distributed import Placement, any_rank, from_all_ranks
 from train.epoch_sampler import EpochSampler
-from train.objective import StepOutput
+from train.keeping import CheckpointPlan
+from train.live_line import LiveLine
+from train.monitor import RetrievalMonitor
 from train.optim import build_optimizer, learning_rate, set_learning_rate
-from train.run_log import RunLog
-from train.sampling import seed_sequence
+from train.readiness import check_before_start
+from train.run_log import RunLog, TrainingError
 from train.sampling_report import SamplingReport
+from train.step import GradientStep, Objective
+from train.stopping import StopFlag, ignore_signals, stop_on_signals
 
-_PURPOSE_STEP = (2,)
+FAILED_NAME = "failed"
+PICTURE_NAME = "first_batch.png"
 
-Objective = Callable[[nn.Module, Batch], StepOutput]
+# How fast and how often things are done may change from run to run; what is computed may not.
+_FREE = (
+    "data.workers",
+    "data.max_damaged",
+    "run.log_seconds",
+    "run.checkpoint_",
+    "run.keep_checkpoints",
+    "run.milestone_epochs",
+    "run.tensorboard",
+    "run.batch_picture",
+    "run.knn_epochs",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,30 +70,6 @@ class TrainingResult:
     metrics: dict[str, float]
 
 
-class _StopFlag:
-    """Set by SIGTERM or SIGINT; the loop looks at it between steps."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-
-    def __call__(self, *_: object) -> None:
-        if self.is_set:
-            # Asked twice: somebody is in a hurry.
-            raise KeyboardInterrupt
-        self.is_set = True
-
-
-@contextmanager
-def _stop_on_signals() -> Iterator[_StopFlag]:
-    flag = _StopFlag()
-    before = {number: signal.signal(number, flag) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def train(
     model: nn.Module,
     objective: Objective,
@@ -91,6 +82,7 @@ def train(
     data_hash: str,
     record: Mapping[str, Any] | None = None,
     say: Callable[[str], None],
+    live: LiveLine | None = None,
 ) -> TrainingResult:
     """Trains to the configured end, continuing from the last checkpoint in ``run_dir``.
 
@@ -104,33 +96,39 @@ def train(
         data_hash: identifies the shards; recorded.
         record: whatever else every checkpoint is to say of where it comes from.
         say: prints a line for the user.
+        live: shows how it goes.
 
     Raises:
         CheckpointError: ``run_dir`` holds a training of another configuration or of other data.
-        TrainingError: the loss is not finite.
+        TrainingError: the loss is not finite, or too many videos are damaged.
     """
     sampler = _make_sampler(len(entries), config, placement)
-    model.to(placement.device)
+    check_before_start(config, entries, data_hash, placement)
+    layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
+    model.to(placement.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload knows 4D only
     optimizer = build_optimizer(model, config.optim)
     stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
-    first_step = _resume(run_dir, model, optimizer, stored, sampler.total_steps)
+    first_step, state = _resume(run_dir, model, optimizer, stored, sampler.total_steps)
     if first_step:
         say(f"continuing after step {first_step} of {sampler.total_steps}")
     running = _Training(
         model=model,
-        wrapped=_wrap(model, placement),
-        objective=objective,
+        gradients=GradientStep(model, objective, config, placement, say),
         optimizer=optimizer,
         sampler=sampler,
+        entries=entries,
         config=config,
         placement=placement,
         run_dir=run_dir,
         stored=stored,
-        log=RunLog(run_dir, stored, first_step, sampler, config, placement, say),
+        plan=CheckpointPlan(config.run, sampler.steps_per_epoch, state.get("best")),
+        damage=DamageTally(config.data.max_damaged, config.optim.accumulate, state.get("damaged", {}), say),
+        log=RunLog(run_dir, stored, first_step, sampler, config, placement, say, live),
+        monitor=RetrievalMonitor(shards, entries, config, placement),
         step=first_step,
         last_saved=first_step,
     )
-    running.run(_make_loader(shards, entries, config, sampler, first_step, placement), entries)
+    running.run(_make_loader(shards, entries, config, sampler, first_step, placement))
     return TrainingResult(
         steps=running.step,
         finished=running.step == sampler.total_steps,
@@ -144,28 +142,29 @@ class _Training:
     """A training under way: what its steps read, and how far it is."""
 
     model: nn.Module
-    wrapped: nn.Module
-    objective: Objective
+    gradients: GradientStep
     optimizer: torch.optim.Optimizer
     sampler: EpochSampler
+    entries: Sequence[VideoEntry]
     config: TrainConfig
     placement: Placement
     run_dir: Path
     stored: dict[str, Any]
+    plan: CheckpointPlan
+    damage: DamageTally
     log: RunLog
+    monitor: RetrievalMonitor
     step: int
     last_saved: int
+    retrieval: float | None = None
 
-    def run(self, loader: Iterable[Batch], entries: Sequence[VideoEntry]) -> None:
+    def run(self, loader: Iterable[Batch]) -> None:
         """Takes all steps that are left, or as many as it is given time for; then all is saved."""
-        every = self.sampler.steps_per_epoch * self.config.run.checkpoint_epochs
-        with _stop_on_signals() as stop:
+        with stop_on_signals() as stop:
             waited_from = time.monotonic()
             for batch in loader:
-                self._advance(batch, time.monotonic() - waited_from, entries)
-                # A signal reaches ranks on different sides of a step; all must leave after the same one.
-                stopping = any_rank(stop.is_set, self.placement)
-                if self.step % every == 0 or stopping:
+                stopping = self._advance(batch, time.monotonic() - waited_from, stop)
+                if stopping or self.plan.due(self.step):
                     self._save()
                 if stopping:
                     break
@@ -175,53 +174,65 @@ class _Training:
         if self.placement.is_main:
             self.log.flush()
 
-    def _advance(self, host_batch: Batch, waiting: float, entries: Sequence[VideoEntry]) -> None:
-        batch = host_batch.to(self.placement.device, non_blocking=True)
+    def _advance(self, host_batch: Batch, waiting: float, stop: StopFlag) -> bool:
+        """One step; returns whether it was to be the last."""
+        counted = self.damage.take(host_batch, self.step, self.placement)
+        if self.step == 0 and self.placement.is_main and self.config.run.batch_picture:
+            ids = [self.entries[int(video)].video_id for video in counted.video_B]
+            draw_batch(counted, ids, self.run_dir / PICTURE_NAME)
+        batch = counted.to(self.placement.device, non_blocking=True)
         rate = learning_rate(self.step, self.sampler.steps_per_epoch, self.config.optim)
         set_learning_rate(self.optimizer, rate)
-        _seed_step(self.config.run.seed, self.step, self.placement.rank)
-        output, norm = _optimise(self.wrapped, self.objective, batch, self.optimizer, self.config.optim.clip_norm)
+        output, norm = self.gradients(batch, self.step)
+        broken = not bool(torch.isfinite(output.metrics["loss"]) & torch.isfinite(norm))
+        # A signal reaches ranks on different sides of a step; all must leave after the same one.
+        stopping, broken = any_rank((stop.is_set, broken), self.placement)
+        if broken:
+            self._fail(batch, float(output.metrics["loss"]), float(norm))
+        self.optimizer.step()
         self.step += 1
-        self.log.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting, entries=entries)
+        watched = self.monitor(self.model) if self.plan.watches(self.step) else {}
+        self.retrieval = watched.get("retrieval_r1")
+        self.log.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting, watched=watched)
+        return stopping
+
+    def _fail(self, batch: Batch, loss: float, norm: float) -> NoReturn:
+        """Saves what the failed step started from, and says so."""
+        own = [
+            f"{self.entries[int(video)].video_id} {key}" for video, key in zip(batch.video_B, batch.keys, strict=True)
+        ]
+        samples = ", ".join(from_all_ranks(", ".join(own), self.placement))
+        if self.placement.is_main:
+            self.log.flush()
+            state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "samples": samples}
+            folder = self.run_dir / FAILED_NAME
+            weights = self.model.state_dict()
+            save_checkpoint(folder, step=self.step, weights=weights, state=state, config=self.stored)
+        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the norm of the gradient is {norm}"
+        if math.isfinite(loss) and math.isfinite(norm):
+            what = "the loss is not finite on another rank"
+        raise TrainingError(
+            f"step {self.step + 1}: {what}; the weights before this step are in {self.run_dir / FAILED_NAME}. Lower "
+            f"optim.lr_per_sample, or look at these videos, each with its (epoch, position): {samples}"
+        )
 
     def _save(self) -> None:
         if self.placement.is_main:
             # First the numbers, then what they are of: a kill in between costs nothing.
             self.log.flush()
             recent = self.log.recent_metrics()
-            state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "recent_metrics": recent}
+            self.plan.judge(self.step, recent, self.retrieval)
+            state = {
+                "optimizer": self.optimizer.state_dict(),
+                "step": self.step,
+                "recent_metrics": recent,
+                "best": self.plan.state(),
+                "damaged": self.damage.known,
+            }
             weights = self.model.state_dict()
             save_checkpoint(self.run_dir, step=self.step, weights=weights, state=state, config=self.stored)
-            prune_checkpoints(self.run_dir, self.config.run.keep_checkpoints)
+            self.plan.tidy(self.run_dir)
         self.last_saved = self.step
-
-
-def _wrap(model: nn.Module, placement: Placement) -> nn.Module:
-    model.train()
-    if placement.world_size == 1:
-        return model
-    if placement.device.type == "cuda":
-        # SyncBatchNorm exists for CUDA only; on CPUs each rank normalises its own part.
-        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call] # torch leaves it bare
-        return DistributedDataParallel(model, device_ids=[placement.device])
-    return DistributedDataParallel(model)
-
-
-def _seed_step(seed: int, step: int, rank: int) -> None:
-    """Dropout draws from torch's global generator: seeded by the step, it needs no place in the checkpoint."""
-    torch.manual_seed(int(seed_sequence(seed, step, rank, purpose=_PURPOSE_STEP).generate_state(1)[0]))
-
-
-def _optimise(
-    model: nn.Module, objective: Objective, batch: Batch, optimizer: torch.optim.Optimizer, clip_norm: float
-) -> tuple[StepOutput, torch.Tensor]:
-    """One step; returns its output and the norm of the gradient before clipping."""
-    optimizer.zero_grad(set_to_none=True)
-    output = objective(model, batch)
-    output.loss.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(model.parameters(), clip_norm if clip_norm > 0 else math.inf)
-    optimizer.step()
-    return output, norm
 
 
 def _make_sampler(video_count: int, config: TrainConfig, placement: Placement) -> EpochSampler:
@@ -246,41 +257,35 @@ def _make_loader(
 ) -> DataLoader[Batch]:
     dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed)
     return DataLoader(
-        dataset,  # type: ignore[arg-type] # the loader's type does not know that collate changes what comes out
+        TolerantDataset(dataset),  # type: ignore[arg-type] # the loader's type does not know that collate changes what comes out
         batch_sampler=replace(sampler, first_step=first_step),
         num_workers=config.data.workers,
-        collate_fn=collate,
+        collate_fn=collate_readable,
         pin_memory=placement.device.type == "cuda",
         # Workers ignore the signals that stop the loop between steps.
-        worker_init_fn=_ignore_signals,
+        worker_init_fn=ignore_signals,
     )
-
-
-def _ignore_signals(_: int) -> None:
-    """Batch systems signal the whole process group; a worker that died of it would take the last steps with it."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
 
 
 def _resume(
     run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any], total_steps: int
-) -> int:
-    """Loads the last checkpoint of a folder, if there is one; returns the steps it has done."""
+) -> tuple[int, dict[str, Any]]:
+    """Loads the last checkpoint of a folder, if there is one; returns the steps it has done and its state."""
     if not list_checkpoints(run_dir):
-        return 0
+        return 0, {}
     checkpoint = load_checkpoint(run_dir)
     if "imported" in checkpoint.config:
         raise CheckpointError(f"{run_dir} holds imported weights; choose another folder and give --init {run_dir}")
     if checkpoint.config.get("data_hash") != stored["data_hash"]:
         raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
-    # How fast and how often things are done may change; what is computed may not.
-    free = ("data.workers", "run.log_seconds", "run.checkpoint_epochs", "run.keep_checkpoints")
-    changed = [c for c in changed_fields(checkpoint.config["settings"], stored["settings"]) if not c.startswith(free)]
+    changed = changed_fields(checkpoint.config["settings"], stored["settings"])
+    changed = [change for change in changed if not change.startswith(_FREE)]
     if changed:
         raise CheckpointError(
             f"{run_dir} holds a training of another configuration ({'; '.join(changed)}); "
             "choose another folder, or give the same settings to continue it"
         )
     model.load_state_dict(checkpoint.weights)
-    optimizer.load_state_dict(checkpoint.load_state()["optimizer"])
-    return min(checkpoint.step, total_steps)
+    state = checkpoint.load_state()
+    optimizer.load_state_dict(state["optimizer"])
+    return min(checkpoint.step, total_steps), state

@@ -10,7 +10,8 @@ Shape legend:
 Several ranks: keys are gathered from all of them with their gradients, and every rank's loss is weighed so that the
 *mean over ranks* is the mean over all queries of the global batch. Averaging gradients over ranks, as
 DistributedDataParallel does, then gives exactly the gradients of one process with the whole batch (BatchNorm apart).
-Top-1 and top-5 are of the rank's own queries. All ranks must hold batches of one size.
+Top-1 and top-5 are of the rank's own queries. Where damaged samples have left ranks with batches of different sizes,
+``rank_sizes`` tells them.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from train.contrast import DEFAULT_TEMPERATURE, InfoNCEOutput, alignment, info_nce, uniformity
-from train.gathering import gather_flags, gather_with_grad, rank_and_world
+from train.gathering import Sizes, first_row, gather_flags, gather_with_grad, rank_and_world
 from train.model import ModelOutput
 
 __all__ = [
@@ -64,7 +65,11 @@ def _weighed_by_rank(matched: InfoNCEOutput) -> Tensor:
 
 
 def context_loss(
-    output: ModelOutput, *, temperature: float = DEFAULT_TEMPERATURE, symmetric: bool = False
+    output: ModelOutput,
+    *,
+    temperature: float = DEFAULT_TEMPERATURE,
+    symmetric: bool = False,
+    rank_sizes: Sizes = None,
 ) -> InfoNCEOutput:
     """Context matching: every clip picks its own video's keyframe out of all keyframes of the global batch.
 
@@ -72,6 +77,7 @@ def context_loss(
         output: embeddings of this rank's batch, with context. Keys of a queue are further candidates.
         temperature: divides the similarities.
         symmetric: whether keyframes also pick their clips.
+        rank_sizes: samples of each rank; None if all have equally many.
 
     Raises:
         ValueError: if the output holds no context embeddings.
@@ -79,15 +85,15 @@ def context_loss(
     query_BD, key_BD = output.context_query_BD, output.context_key_BD
     if query_BD is None or key_BD is None:
         raise ValueError("output must hold context embeddings: the context head is off")
-    target_B = rank_and_world()[0] * len(query_BD) + torch.arange(len(query_BD), device=query_BD.device)
-    key_GD, pair_valid_BG = gather_with_grad(key_BD), None
+    target_B = first_row(len(query_BD), rank_sizes) + torch.arange(len(query_BD), device=query_BD.device)
+    key_GD, pair_valid_BG = gather_with_grad(key_BD, rank_sizes), None
     if (queue := output.context_queue) is not None:
         pair_valid_BG = torch.cat([queue.usable_BM.new_ones(len(query_BD), len(key_GD)), queue.usable_BM], dim=1)
         key_GD = torch.cat([key_GD, queue.key_MD.to(key_GD.dtype)])
     matched = info_nce(query_BD, key_GD, target_B, temperature=temperature, pair_valid_NM=pair_valid_BG)
     loss = _weighed_by_rank(matched)
     if symmetric:
-        reverse = info_nce(key_BD, gather_with_grad(query_BD), target_B, temperature=temperature)
+        reverse = info_nce(key_BD, gather_with_grad(query_BD, rank_sizes), target_B, temperature=temperature)
         loss = (loss + _weighed_by_rank(reverse)) / 2
     return replace(matched, loss=loss)
 
@@ -99,6 +105,7 @@ def motion_loss(
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
     query_valid_BP: Tensor | None = None,
+    rank_sizes: Sizes = None,
 ) -> InfoNCEOutput:
     """Motion prediction: every predicted position picks the feature at its place in its own future window.
 
@@ -112,6 +119,7 @@ def motion_loss(
         temperature: divides the similarities.
         symmetric: whether the features of window 0 also pick the predictions made of them.
         query_valid_BP: positions that ask queries (all if None); the features of the others stay candidates.
+        rank_sizes: samples of each rank; None if all have equally many.
 
     Raises:
         ValueError: if the output holds no motion embeddings or the flags' shape is not theirs.
@@ -123,13 +131,13 @@ def motion_loss(
     if window_valid_BW.shape != (samples, windows):
         raise ValueError(f"window_valid_BW must have shape {(samples, windows)}, not {tuple(window_valid_BW.shape)}")
     place_BP = torch.arange(samples * positions, device=query_BPD.device).view(samples, positions)
-    first_B1 = rank_and_world()[0] * samples + torch.arange(samples, device=query_BPD.device)[:, None]
+    first_B1 = first_row(samples, rank_sizes) + torch.arange(samples, device=query_BPD.device)[:, None]
     target_BP = first_B1 * windows * positions + place_BP % positions
     query_valid_N = None if query_valid_BP is None else query_valid_BP.flatten()
-    valid_GW = gather_flags(window_valid_BW)
+    valid_GW = gather_flags(window_valid_BW, rank_sizes)
     matched = info_nce(
         query_BPD.flatten(0, 1),
-        gather_with_grad(key_BWPD).flatten(0, 2),
+        gather_with_grad(key_BWPD, rank_sizes).flatten(0, 2),
         target_BP.flatten(),
         temperature=temperature,
         key_valid_M=valid_GW.flatten().repeat_interleave(positions),
@@ -139,7 +147,7 @@ def motion_loss(
     if symmetric:
         reverse = info_nce(
             key_BWPD[:, 0].flatten(0, 1),
-            gather_with_grad(query_BPD).flatten(0, 1),
+            gather_with_grad(query_BPD, rank_sizes).flatten(0, 1),
             (first_B1 * positions + place_BP % positions).flatten(),
             temperature=temperature,
             key_valid_M=valid_GW[:, 0].repeat_interleave(positions),
@@ -158,6 +166,7 @@ def pretrain_loss(
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
     query_valid_BP: Tensor | None = None,
+    rank_sizes: Sizes = None,
 ) -> LossOutput:
     """The weighted sum (in the paper: the plain sum) of the losses of the heads that are on.
 
@@ -169,6 +178,7 @@ def pretrain_loss(
         temperature: divides the similarities of both.
         symmetric: whether keys also pick their queries.
         query_valid_BP: positions whose motion is asked for (all if None).
+        rank_sizes: samples of each rank; None if all have equally many.
 
     Raises:
         ValueError: if the output holds no embeddings, a weight is negative, or the flags are missing.
@@ -179,13 +189,18 @@ def pretrain_loss(
     context = motion = None
     terms = []
     if output.context_query_BD is not None:
-        context = context_loss(output, temperature=temperature, symmetric=symmetric)
+        context = context_loss(output, temperature=temperature, symmetric=symmetric, rank_sizes=rank_sizes)
         terms.append(context_weight * context.loss)
     if output.motion_query_BPD is not None:
         if window_valid_BW is None:
             raise ValueError("window_valid_BW must be given: the output holds motion embeddings")
         motion = motion_loss(
-            output, window_valid_BW, temperature=temperature, symmetric=symmetric, query_valid_BP=query_valid_BP
+            output,
+            window_valid_BW,
+            temperature=temperature,
+            symmetric=symmetric,
+            query_valid_BP=query_valid_BP,
+            rank_sizes=rank_sizes,
         )
         terms.append(motion_weight * motion.loss)
     if not terms:

@@ -1,9 +1,12 @@
 """Nearest neighbours by cosine similarity, in blocks; used by evaluation and by monitoring during training.
 
-Shape legend: Q queries, G gallery rows, D features, K neighbours.
+Shape legend: Q queries, G gallery rows, N rows that are both, D features, K neighbours.
 """
 
 from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -54,3 +57,36 @@ def _nearest_of_block(query_QD: Tensor, gallery_GD: Tensor, count: int) -> tuple
         kept = best.sort(dim=1, descending=True, stable=True)
         best, rows = kept.values[:, :count], rows.gather(1, kept.indices[:, :count])
     return best, rows
+
+
+def leave_one_out_recall(feature_ND: Tensor, labels: Sequence[str], ranks: Sequence[int]) -> dict[int, float]:
+    """Share of rows that find their label among the nearest others.
+
+    Args:
+        feature_ND: (N, D) features.
+        labels: of each row; rows without one (empty) are left out.
+        ranks: numbers k of neighbours to look at; a k above the number of others counts all of them.
+
+    Returns:
+        k to recall, of the rows whose label another row has as well.
+
+    Raises:
+        ValueError: numbers disagree, or no two rows share a label.
+    """
+    if len(labels) != len(feature_ND):
+        raise ValueError(f"labels: {len(labels)} for {len(feature_ND)} rows")
+    counts = Counter(labels)
+    kept = [row for row, label in enumerate(labels) if label]
+    asked = torch.tensor([counts[labels[row]] > 1 for row in kept], dtype=torch.bool)
+    if not asked.any():
+        raise ValueError("labels: no two rows share a label")
+    number_of = {label: number for number, label in enumerate(counts)}
+    number_N = torch.tensor([number_of[labels[row]] for row in kept])
+    features = feature_ND[kept]
+    _, rows_NK = nearest(features, features, min(max(ranks) + 1, len(kept)))
+    rows_NK = rows_NK.cpu()
+    others_NK = rows_NK != torch.arange(len(kept))[:, None]
+    # A row may find a copy of itself first: it is told by its number, not by its place.
+    place_NK = others_NK.cumsum(1)
+    hit_NK = others_NK & (number_N[rows_NK] == number_N[:, None])
+    return {k: float((hit_NK & (place_NK <= k)).any(1)[asked].float().mean()) for k in ranks}

@@ -72,6 +72,7 @@ class PretrainObjective:
             temperature=config.loss.temperature,
             symmetric=config.loss.symmetric,
             query_valid_BP=moving_BP,
+            rank_sizes=batch.rank_sizes,
         )
         metrics = {"loss": loss.total.detach(), **describe_features(output, valid_BW)}
         for name, part in (("context", loss.context), ("motion", loss.motion)):

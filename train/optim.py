@@ -31,6 +31,9 @@ class OptimConfig:
         momentum: Nesterov momentum of SGD, or the decay of AdamW's first moment.
         weight_decay: penalty on all parameters (1e-3 in the released code, 5e-3 in the paper's text).
         clip_norm: largest norm of the gradient; 0 switches clipping off.
+        accumulate: parts that each rank's batch is computed in, one after the other, to save memory. Clips are told
+            apart within a part only: the optimiser's batch stays, the contrast gets easier.
+        fused: whether the update is one kernel instead of one an operation.
     """
 
     optimizer: str = "sgd"
@@ -43,12 +46,15 @@ class OptimConfig:
     momentum: float = 0.9
     weight_decay: float = 1e-3
     clip_norm: float = 15.0
+    accumulate: int = 1
+    fused: bool = True
 
     def __post_init__(self) -> None:
         _require(self.optimizer in OPTIMIZERS, f"optimizer: {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
         # One clip alone has nothing to be told apart from, and BatchNorm nothing to average over.
         _require(self.batch_size >= 2, f"batch_size: {self.batch_size} is not at least 2")
-        _require(self.epochs >= 1, f"epochs: {self.epochs} is not at least 1")
+        for name in ("epochs", "accumulate"):
+            _require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is not at least 1")
         _require(self.lr_per_sample > 0, f"lr_per_sample: {self.lr_per_sample} is not positive")
         _require(0 <= self.momentum < 1, f"momentum: {self.momentum} is not in [0, 1)")
         for name in ("warmup_epochs", "warmup_lr_per_sample", "final_lr_per_sample", "weight_decay", "clip_norm"):
@@ -61,10 +67,15 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     peak = config.lr_per_sample * config.batch_size
     if config.optimizer == "adamw":
         betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(parameters, lr=peak, betas=betas, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(parameters, lr=peak, betas=betas, weight_decay=config.weight_decay, fused=config.fused)
     nesterov = config.momentum > 0
     return torch.optim.SGD(
-        parameters, lr=peak, momentum=config.momentum, nesterov=nesterov, weight_decay=config.weight_decay
+        parameters,
+        lr=peak,
+        momentum=config.momentum,
+        nesterov=nesterov,
+        weight_decay=config.weight_decay,
+        fused=config.fused,
     )
 
 

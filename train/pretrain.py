@@ -12,6 +12,7 @@ from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 from train.config import TrainConfig
 from train.distributed import process_group
 from train.initial_weights import load_initial
+from train.live_line import LiveLine
 from train.loop import TrainingResult, train
 from train.model import PretrainModel
 from train.objective import PretrainObjective
@@ -38,6 +39,7 @@ def run_pretraining(
     *,
     device: str,
     say: Callable[[str], None],
+    live: LiveLine | None = None,
     init: InitRequest | None = None,
     recipe: str | None = None,
 ) -> TrainingResult:
@@ -49,6 +51,7 @@ def run_pretraining(
         config: the settings.
         device: ``auto``, ``cpu`` or ``cuda``.
         say: prints a line for the user.
+        live: shows how it goes, on a terminal.
         init: weights to start from; not read again where ``run_dir`` has a checkpoint to continue from.
         recipe: name of the preset that ``config`` was made from; recorded.
 
@@ -74,6 +77,7 @@ def run_pretraining(
             data_hash=shards.data_hash,
             record=record,
             say=speak,
+            live=live if placement.is_main else None,
         )
         if result.report.samples:
             speak(result.report.text())

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import json
-import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from extract.schema import VideoEntry
 from train.batch import Batch
 from train.config import TrainConfig
 from train.distributed import Placement
 from train.epoch_sampler import EpochSampler
+from train.live_line import LiveLine
 from train.objective import StepOutput
 from train.sampling_report import SamplingReport
 
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
 METRICS_NAME = "metrics.jsonl"
 CONFIG_NAME = "config.json"
-
+BOARD_NAME = "tensorboard"
 
 _RECENT_STEPS = 50
-_NOT_MEASURED_ON_BATCHES = ("step", "epoch", "lr", "grad_norm", "clips_per_second", "data_wait_share")
+_NOT_MEASURED_ON_BATCHES = (
+    *("step", "epoch", "lr", "grad_norm", "clips_per_second", "data_wait_share"),
+    *("retrieval_r1", "retrieval_r5"),
+)
 
 
 class TrainingError(RuntimeError):
@@ -45,9 +50,12 @@ class RunLog:
         config: TrainConfig,
         placement: Placement,
         say: Callable[[str], None],
+        live: LiveLine | None = None,
     ) -> None:
         self._sampler, self._config, self._say = sampler, config, say
         self._main = placement.is_main
+        self._live = live if live and live.shown else None
+        self._board: SummaryWriter | None = None
         self._first_step = first_step
         self._start = self._last_line = time.monotonic()
         self._waiting = 0.0
@@ -59,6 +67,8 @@ class RunLog:
             run_dir.mkdir(parents=True, exist_ok=True)
             (run_dir / CONFIG_NAME).write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", "utf-8")
             self._drop_later_lines(first_step)
+            if config.run.tensorboard:
+                self._board = _open_board(run_dir / BOARD_NAME, first_step)
 
     def _drop_later_lines(self, first_step: int) -> None:
         """Forgets steps that an interrupted run has logged but not saved; they are about to be done again."""
@@ -84,23 +94,14 @@ class RunLog:
         rate: float,
         norm: torch.Tensor,
         waiting: float,
-        entries: Sequence[VideoEntry],
+        watched: Mapping[str, float],
     ) -> None:
-        """Takes one step's numbers.
-
-        Raises:
-            TrainingError: the loss is not finite.
-        """
+        """Takes one step's numbers, and those of retrieval if it was tried after the step."""
         self.report += batch.report
         self._waiting += waiting
         # One transfer from the device for all of them.
         values = torch.stack([value.float() for value in output.metrics.values()]).tolist()
         metrics = dict(zip(output.metrics, values, strict=True))
-        if not math.isfinite(metrics["loss"]):
-            ids = ", ".join(entries[int(video)].video_id for video in batch.video_B)
-            raise TrainingError(
-                f"step {step}: the loss is {metrics['loss']}; lower optim.lr_per_sample, or look at these videos: {ids}"
-            )
         self._recent.append(metrics)
         if not self._main:
             return
@@ -110,31 +111,57 @@ class RunLog:
             "step": step,
             "epoch": step / self._sampler.steps_per_epoch,
             **metrics,
+            **watched,
             "lr": rate,
             "grad_norm": float(norm),
             "clips_per_second": done * self._config.optim.batch_size / elapsed,
             "data_wait_share": self._waiting / elapsed,
         }
         self._lines.append(json.dumps(line))
+        if self._board:
+            for name, value in line.items():
+                self._board.add_scalar(_board_name(name), value, step)
+        if self._live:
+            self._live.update(step, self._sampler.total_steps, ", ".join(self._describe(line)))
         if time.monotonic() - self._last_line >= self._config.run.log_seconds or step == self._sampler.total_steps:
             self._last_line = time.monotonic()
             self._print(line, elapsed / done * (self._sampler.total_steps - step))
             self.flush()
 
     def _print(self, line: dict[str, float], seconds_left: float) -> None:
-        parts = [f"step {line['step']}/{self._sampler.total_steps}", f"loss {line['loss']:.3f}"]
+        if not self._live:
+            step = f"step {line['step']}/{self._sampler.total_steps}"
+            self._say(", ".join([step, *self._describe(line), f"about {seconds_left:.0f} s left"]))
+
+    def _describe(self, line: dict[str, float]) -> list[str]:
+        parts = [f"loss {line['loss']:.3f}"]
         for name in ("context", "motion"):
             if f"{name}_top1" in line:
                 parts.append(f"{name} top-1 {line[f'{name}_top1']:.1%} of {line[f'{name}_candidates']:.0f}")
-        parts += [f"{line['clips_per_second']:.1f} clips/s", f"data wait {line['data_wait_share']:.0%}"]
-        self._say(", ".join([*parts, f"about {seconds_left:.0f} s left"]))
+        return [*parts, f"{line['clips_per_second']:.1f} clips/s", f"data wait {line['data_wait_share']:.0%}"]
 
     def flush(self) -> None:
         """Writes what is still held back to ``metrics.jsonl``."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(line + "\n" for line in self._lines)
         self._lines.clear()
+        if self._board:
+            self._board.flush()
 
     def recent_metrics(self) -> dict[str, float]:
         """Means over the last 50 steps, or all if there are fewer, those before an interruption included."""
         return {name: sum(m[name] for m in self._recent) / len(self._recent) for name in self._recent[0]}
+
+
+def _open_board(folder: Path, first_step: int) -> SummaryWriter:
+    # It loads a lot, which a training without it need not wait for.
+    from torch.utils.tensorboard import SummaryWriter
+
+    # Steps that an interrupted run has logged but not saved are forgotten here as well.
+    return SummaryWriter(folder, purge_step=first_step + 1)
+
+
+def _board_name(metric: str) -> str:
+    """Groups the metrics of a head, and those of the run."""
+    head, _, rest = metric.partition("_")
+    return f"{head}/{rest}" if head in ("context", "motion", "retrieval") else f"run/{metric}"

@@ -267,3 +267,12 @@ def test_a_loss_that_is_not_finite_stops_the_training(shards: Path, tmp_path: Pa
     assert result.exit_code == 1
     assert "the loss is nan" in result.output
     assert "left-" in result.output, "the videos of the step are named"
+    # What the failed step started from is saved, and which samples it took.
+    failed = load_checkpoint(tmp_path / "run" / "failed")
+    assert f"step {failed.step + 1}: the loss is nan" in result.output
+    parameters = {name: value for name, value in failed.weights.items() if "running" not in name}
+    assert all(torch.isfinite(value).all() for value in parameters.values())
+    state = failed.load_state()
+    assert state["samples"].count("left-") + state["samples"].count("up-") == 8
+    assert "(0, " in state["samples"]
+    assert not list_checkpoints(tmp_path / "run"), "a training does not continue from there by itself"

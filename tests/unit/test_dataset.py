@@ -44,7 +44,8 @@ class MemoryShards:
         return stored
 
     def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> memoryview:
-        return memoryview(jpeg(34 if self.damage == "keyframe" else 68, 52, 10 * keyframe + entry.row))
+        width = {"keyframe": 34, "large keyframe": 70}.get(self.damage, 68)
+        return memoryview(jpeg(width, 52, 10 * keyframe + entry.row))
 
     def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
         if self.damage == "motion":
@@ -135,6 +136,7 @@ def test_collate_stacks_and_keeps_the_keys() -> None:
     [
         ("frame", "frame .* JPEG"),
         ("keyframe", "keyframe .* 34 x 52 .* 68 x 52"),
+        ("large keyframe", "keyframe .* 70 x 52 .* 68 x 52"),
         ("motion", "motion of frames .*filter"),
     ],
 )

@@ -216,10 +216,13 @@ def global_batch() -> tuple[Tensor, Tensor]:
     return unit(2 * LOCAL_BATCH, WIDTH, seed=16), unit(2 * LOCAL_BATCH, WINDOWS, POSITIONS, WIDTH, seed=17)
 
 
-def gradients(model: nn.Module, part: slice, *, symmetric: bool) -> tuple[dict[str, Tensor], dict[str, float]]:
+def gradients(
+    model: nn.Module, part: slice, *, symmetric: bool, rank_sizes: tuple[int, ...] | None = None
+) -> tuple[dict[str, Tensor], dict[str, float]]:
     model.zero_grad()
     samples, motion = global_batch()
-    loss = pretrain_loss(model(samples[part], motion[part]), WINDOW_VALID[part], symmetric=symmetric)
+    output = model(samples[part], motion[part])
+    loss = pretrain_loss(output, WINDOW_VALID[part], symmetric=symmetric, rank_sizes=rank_sizes)
     loss.total.backward()
     values = {"total": loss.total.item(), "candidates": loss.motion.candidates.item()}
     return {name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters()}, values
@@ -232,6 +235,10 @@ def one_rank(rank: int, folder: str) -> None:
     part = slice(rank * LOCAL_BATCH, (rank + 1) * LOCAL_BATCH)
     model = nn.parallel.DistributedDataParallel(LinearModel())
     results = {symmetric: gradients(model, part, symmetric=symmetric) for symmetric in (False, True)}
+    # A damaged sample has left the second rank with fewer.
+    shorter = part if rank == 0 else slice(part.start, part.stop - 1)
+    sizes = (LOCAL_BATCH, LOCAL_BATCH - 1)
+    results["shorter"] = gradients(model, shorter, symmetric=True, rank_sizes=sizes)
     gathered = gather_with_grad(torch.full((2,), float(rank)))
     torch.save((results, gathered), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -240,8 +247,9 @@ def one_rank(rank: int, folder: str) -> None:
 def test_two_ranks_give_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
     mp.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for symmetric in (False, True):
-        expected, values = gradients(LinearModel(), slice(None), symmetric=symmetric)
+    for symmetric in (False, True, "shorter"):
+        whole = slice(None, -1) if symmetric == "shorter" else slice(None)
+        expected, values = gradients(LinearModel(), whole, symmetric=bool(symmetric))
         results = [results[symmetric] for results, _ in ranks]
         assert np.mean([rank_values["total"] for _, rank_values in results]) == pytest.approx(values["total"], rel=1e-5)
         for rank_gradients, rank_values in results:
