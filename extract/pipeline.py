@@ -183,6 +183,9 @@ def run_extraction(
         raise
     finally:
         remove(scratch)
+        # An error in one worker ends the others wherever they are, perhaps in the middle of a shard.
+        for folder in {job.out, job.scratch}:
+            remove_leftovers(folder)
     index = write_index(plans, job, {w.name: w for w in written})
     summary = RunSummary(
         **index["totals"],
