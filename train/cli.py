@@ -32,8 +32,8 @@ def main(debug: bool) -> None:
 
 
 @main.command()
-@click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("run_dir", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.argument("run_dir", required=False, type=click.Path(file_okay=False, path_type=Path))
 @click.option("--recipe", default="ucf101", help="Named settings; `cmd-train recipes` lists them.")
 @click.option("--split-column", help="Train on one part of this split only.  [default: all videos]")
 @click.option("--part", default="train", help="Part of the split to train on.")
@@ -49,10 +49,10 @@ def main(debug: bool) -> None:
     "--init-part", type=click.Choice(["auto", "all", "backbone"]), default="auto", help="What to take of --init."
 )
 @click.option("--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable.")
-@click.option("--print-config", is_flag=True, help="Print the resolved settings and stop.")
+@click.option("--print-config", is_flag=True, help="Print the resolved settings and stop; needs no SHARDS.")
 def pretrain(
-    shards: Path,
-    run_dir: Path,
+    shards: Path | None,
+    run_dir: Path | None,
     recipe: str,
     split_column: str | None,
     part: str,
@@ -88,6 +88,8 @@ def pretrain(
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return
+    if shards is None or run_dir is None:
+        raise click.UsageError(f"Missing argument '{'SHARDS' if shards is None else 'RUN_DIR'}'.")
     from train.live_line import LiveLine
     from train.pretrain import InitRequest, run_pretraining
 

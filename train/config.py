@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -227,6 +228,8 @@ def _parse_value(key: str, text: str) -> Any:
     except ValueError:
         raise ValueError(f"{key}: {text!r} is not a value of type {getattr(hint, '__name__', hint)}") from None
     wrong = isinstance(value, bool) != (bool in options) or (int in options and not isinstance(value, int))
+    # A text where a number belongs, or a number beyond all numbers, which JSON as Python reads it lets through.
+    wrong = wrong or (float in options and not (isinstance(value, int | float) and math.isfinite(value)))
     _require(not wrong, f"{key}: {text!r} is not a value of type {getattr(hint, '__name__', hint)}")
     return value
 

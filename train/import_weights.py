@@ -38,7 +38,6 @@ _PRETRAIN_RULES = (
 PUBLISHED_BACKBONE = "rgb_backbone."
 _WRAPPER_KEYS = ("state_dict", "model")
 _QUEUE = "context_queue."
-_LISTED_NAMES = 20
 
 
 def _publish_convolution(match: re.Match[str]) -> str:
@@ -84,8 +83,7 @@ def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _listed(title: str, names: list[str]) -> str:
-    more = f" and {len(names) - _LISTED_NAMES} more" if len(names) > _LISTED_NAMES else ""
-    return f"{title}: {', '.join(names[:_LISTED_NAMES])}{more}"
+    return f"{title}: {', '.join(names)}"
 
 
 def load_published(model: PretrainModel | Backbone, state: Mapping[str, Tensor]) -> None:

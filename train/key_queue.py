@@ -43,7 +43,8 @@ class KeyQueue(nn.Module):
         encoder: the encoder of keys, as initialised.
         size: keys M to remember, over all ranks.
         features: features D of a key.
-        momentum: share of the slow copy's weights that stays at each step, in [0, 1).
+        momentum: share of the slow copy's weights that stays at each step, in [0, 1); with ``optim.accumulate`` at each
+            part of a step.
     """
 
     key_MD: Tensor

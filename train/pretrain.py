@@ -89,7 +89,7 @@ def _initialise(model: PretrainModel, run_dir: Path, init: InitRequest | None) -
     if not list_checkpoints(run_dir):
         return load_initial(model, init.source, init.part) if init else None
     record: dict[str, str] | None = load_checkpoint(run_dir).config.get("init")
-    if init and (record is None or record["source"] != str(init.source)):
+    if init and (record is None or Path(record["source"]).resolve() != init.source.resolve()):
         began = f"from {record['source']}" if record else "without --init"
         raise CheckpointError(f"{run_dir} holds a training that began {began}; choose another folder")
     return record

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from train.backbones import build_backbone
 from train.contrast import DEFAULT_TEMPERATURE, InfoNCEOutput
+from train.gathering import Sizes
 from train.heads import MotionHead
 from train.losses import motion_loss
 from train.model import ModelOutput
@@ -120,6 +121,7 @@ def supervised_loss(
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
     query_valid_BP: Tensor | None = None,
+    rank_sizes: Sizes = None,
 ) -> SupervisedLoss:
     """Cross-entropy plus, where the model predicted motion, the weighted motion loss of pre-training.
 
@@ -130,6 +132,8 @@ def supervised_loss(
         motion_weight: weight of motion prediction, 0 or more.
         temperature: divides the similarities of motion prediction.
         symmetric, query_valid_BP: see ``train.losses.motion_loss``.
+        rank_sizes: samples of each rank; None if all have equally many. A rank's cross-entropy is weighed by its
+            share, so that the mean over ranks is the mean over the global batch.
 
     Raises:
         ValueError: the weight is negative, or the flags are missing.
@@ -137,7 +141,8 @@ def supervised_loss(
     if not motion_weight >= 0:
         raise ValueError(f"motion_weight must be 0 or more, not {motion_weight}")
     logits_BK = output.logits_BK.float()
-    classification = F.cross_entropy(logits_BK, label_B)
+    share = 1.0 if rank_sizes is None else len(label_B) * len(rank_sizes) / sum(rank_sizes)
+    classification = F.cross_entropy(logits_BK, label_B) * share
     top1 = (logits_BK.detach().argmax(1) == label_B).float().mean()
     if output.embeddings.motion_query_BPD is None:
         return SupervisedLoss(total=classification, classification=classification, top1=top1, motion=None)
@@ -149,6 +154,7 @@ def supervised_loss(
         temperature=temperature,
         symmetric=symmetric,
         query_valid_BP=query_valid_BP,
+        rank_sizes=rank_sizes,
     )
     total = classification + motion_weight * motion.loss
     return SupervisedLoss(total=total, classification=classification, top1=top1, motion=motion)

@@ -57,6 +57,35 @@ def test_papers_recipe() -> None:
     assert (config.sampling.clip_frames, config.sampling.stride, config.model.backbone) == (16, 4, "r2plus1d_26")
 
 
+def test_every_number_of_the_papers_optimisation() -> None:
+    optim = build_config("ucf101").optim
+    published = {
+        "optimizer": "sgd", "batch_size": 64, "epochs": 120, "lr_per_sample": 5e-4, "warmup_epochs": 5.0,
+        "warmup_lr_per_sample": 5e-6, "final_lr_per_sample": 0.0, "momentum": 0.9, "weight_decay": 1e-3,
+        "clip_norm": 15.0,
+    }  # fmt: skip
+    assert {name: getattr(optim, name) for name in published} == published
+    group = build_optimizer(nn.Linear(2, 2), optim).param_groups[0]
+    assert (group["nesterov"], group["momentum"]) == (True, 0.9)
+    loss = build_config("ucf101").loss
+    assert (loss.temperature, loss.context_weight, loss.motion_weight, loss.symmetric) == (0.1, 1.0, 1.0, False)
+    assert build_config("hmdb51") == build_config("ucf101")
+    assert build_config("kinetics400") == build_config("ucf101", {"optim.batch_size": 512})
+
+
+@pytest.mark.parametrize("pair", ["optim.lr_per_sample=Infinity", "loss.temperature=NaN", 'optim.weight_decay="a"'])
+def test_numbers_must_be_finite_numbers(pair: str) -> None:
+    with pytest.raises(ValueError, match=pair.partition("=")[0]):
+        parse_overrides([pair])
+
+
+def test_settings_are_printed_without_data() -> None:
+    result = CliRunner().invoke(main, ["pretrain", "--recipe", "hmdb51", "--print-config", "--set", "optim.epochs=3"])
+    assert result.exit_code == 0, result.output
+    assert config_from_dict(json.loads(result.output)) == build_config("hmdb51", {"optim.epochs": 3})
+    assert CliRunner().invoke(main, ["pretrain", "--recipe", "hmdb51"]).exit_code == 2
+
+
 def test_overrides_reach_every_section_that_shares_a_knob() -> None:
     config = build_config("ucf101", parse_overrides(["model.crop_size=64", "augment.crop_area=[0.5, 1]"]))
     assert (config.model.crop_size, config.augment.crop_size) == (64, 64)
