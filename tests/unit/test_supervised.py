@@ -104,3 +104,29 @@ def test_evaluation_reads_clips_only_and_drops_nothing() -> None:
 def test_bad_sizes_are_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field} must .* not {value}"):
         SupervisedModel(PLAIN, **({"classes": 5} | {field: value}))  # type: ignore[arg-type]
+
+
+def test_ranks_of_unequal_size_give_the_mean_over_all_samples() -> None:
+    model, (clip, _, _) = built(PLAIN), random_inputs(SMALL)
+    logits = model.eval()(clip).logits_BK
+    whole = supervised_loss(SupervisedOutput(logits_BK=logits, embeddings=ModelOutput(feature_BF=logits)), LABELS)
+    parts = [
+        supervised_loss(
+            SupervisedOutput(logits_BK=logits[rows], embeddings=ModelOutput(feature_BF=logits[rows])),
+            LABELS[rows],
+            rank_sizes=[1, 1],
+        ).classification
+        for rows in (slice(0, 1), slice(1, 2))
+    ]
+    torch.testing.assert_close((parts[0] + parts[1]) / 2, whole.classification)
+    three = logits[[0, 1, 1]]
+    uneven = [
+        supervised_loss(
+            SupervisedOutput(logits_BK=three[rows], embeddings=ModelOutput(feature_BF=three[rows])),
+            LABELS[[0, 1, 1]][rows],
+            rank_sizes=[2, 1],
+        ).classification
+        for rows in (slice(0, 2), slice(2, 3))
+    ]
+    expected = torch.nn.functional.cross_entropy(three, LABELS[[0, 1, 1]])
+    torch.testing.assert_close((uneven[0] + uneven[1]) / 2, expected)
