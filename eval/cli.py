@@ -12,7 +12,7 @@ import click
 
 if TYPE_CHECKING:
     from eval.retrieval import RetrievalResult
-    from eval.run_retrieval import RetrievalRun
+    from eval.run_retrieval import Question, RetrievalRun
 
 EXIT_INTERRUPTED = 130
 _PROGRESS_SECONDS = 10.0
@@ -81,16 +81,10 @@ def retrieval(
     CHECKPOINT is a checkpoint, or a training's folder for its last one; SHARDS a folder of cmd-extract. The result is
     written beside the checkpoint unless --output says otherwise.
     """
-    from eval.run_retrieval import ModelChoice, Question, retrieve_by_model
+    from eval.run_retrieval import ModelChoice, retrieve_by_model
     from train.checkpoint import find_checkpoint
 
-    question = Question(
-        shards=shards,
-        split_column=split_column,
-        query_part=query_part,
-        gallery_part=gallery_part,
-        kinds=tuple(dict.fromkeys(kinds)),
-    )
+    question = _question(shards, split_column, query_part, gallery_part, kinds)
     choice = ModelChoice(checkpoint=checkpoint, untrained=untrained, clips=clips, device=device, workers=workers)
     name = f"retrieval-{split_column}-{'-'.join(question.kinds)}{'-untrained' if untrained else ''}.json"
     target = output or find_checkpoint(checkpoint) / name
@@ -112,16 +106,22 @@ def baseline(
 
     The result is printed, and written where --output says.
     """
-    from eval.run_retrieval import Question, retrieve_by_motion_grids
+    from eval.run_retrieval import retrieve_by_motion_grids
 
-    question = Question(
+    question = _question(shards, split_column, query_part, gallery_part, kinds)
+    _report(retrieve_by_motion_grids(question, _progress("describe")), output)
+
+
+def _question(shards: Path, split_column: str, query_part: str, gallery_part: str, kinds: Sequence[str]) -> Question:
+    from eval.run_retrieval import Question
+
+    return Question(
         shards=shards,
         split_column=split_column,
         query_part=query_part,
         gallery_part=gallery_part,
         kinds=tuple(dict.fromkeys(kinds)),
     )
-    _report(retrieve_by_motion_grids(question, _progress("describe")), output)
 
 
 def _report(run: RetrievalRun, target: Path | None) -> None:

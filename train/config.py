@@ -234,12 +234,6 @@ def _parse_value(key: str, text: str) -> Any:
     return value
 
 
-def describe_fields() -> str:
-    """All fields with their defaults, for ``--help``."""
-    base = TrainConfig().as_dict()
-    return "\n".join(f"{section}.{name} = {base[section][name]}" for section in base for name in base[section])
-
-
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """What differs between two stored configurations, one text a field."""
     keys = [(section, name) for section in after for name in after[section]]

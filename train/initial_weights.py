@@ -55,7 +55,9 @@ def read_published(path: Path) -> dict[str, Tensor]:
     try:
         return read_weights_file(path)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        raise ValueError(f"{path}: not a readable .pth or .safetensors file of weights ({error})") from error
+        # torch goes on for a page about settings that nobody can give here.
+        why = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise ValueError(f"{path}: not a readable .pth or .safetensors file of weights ({why})") from error
 
 
 def detect_network(state: Mapping[str, Tensor]) -> PublishedNetwork:

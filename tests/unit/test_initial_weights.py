@@ -25,7 +25,7 @@ from train.checkpoint import load_checkpoint, save_checkpoint
 from train.cli import main
 from train.config import config_from_dict
 from train.import_weights import published_name
-from train.initial_weights import detect_network, load_initial
+from train.initial_weights import detect_network, load_initial, read_published
 from train.model import PretrainModel
 
 
@@ -157,3 +157,12 @@ def test_initial_weights_from_a_published_file(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"of another shape") as error:
         load_initial(PretrainModel(replace(target.config, width=8)), small_file(tmp_path))
     assert "--init-part" not in str(error.value), "that would not help"
+
+
+@pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"id,path\n1,2\n", b"\x80\x02cposix\nsystem\n"])
+def test_files_that_are_no_weights_are_named_in_one_line(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=name) as error:
+        read_published(tmp_path / name)
+    assert "\n" not in str(error.value)
