@@ -1,4 +1,4 @@
-"""The cluster options of ``run``, and the commands ``status`` and ``merge``."""
+"""The cluster options of ``run``, and the commands ``status`` and ``merge``; ``cli_submit`` has ``submit``."""
 
 from __future__ import annotations
 
