@@ -79,7 +79,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     },
     "finetune-ucf101": _PAPER_FINETUNE | {"optim.lr_per_sample": 1e-4, "optim.weight_decay": 3e-3},
     "finetune-hmdb51": _PAPER_FINETUNE | {"optim.lr_per_sample": 2e-4, "optim.weight_decay": 2e-3},
-    "finetune-gestures": _SMALL_FINETUNE | {"data.samples_per_video": 4},
+    # A class is the hand's whole path: a clip spans all of most videos, which have 40 to 80 frames.
+    "finetune-gestures": _SMALL_FINETUNE | {"sampling.stride": 4, "data.samples_per_video": 4},
     "finetune-demo": _SMALL_FINETUNE | {"sampling.clip_frames": 8, "data.workers": 1},
 }
 
