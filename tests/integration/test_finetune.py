@@ -100,27 +100,40 @@ def test_it_starts_from_a_pretrained_checkpoint(
     assert record["trained_on"]["split_column"] == "split"
 
 
-@pytest.mark.parametrize("auxiliary", ["none", "motion"])
-def test_a_stopped_fine_tuning_continues_bit_for_bit(auxiliary: str, few_shards: Path, tmp_path: Path) -> None:
-    words = ["--from", "scratch", "--auxiliary", auxiliary, *settings(optim__epochs=40, data__workers=1)]
+def assert_same_run(first: Path, second: Path) -> None:
+    assert metrics(first) == metrics(second)
+    assert same(weights(first), weights(second))
+    states = [load_checkpoint(run_dir).load_state()["optimizer"]["state"] for run_dir in (first, second)]
+    assert states[0].keys() == states[1].keys()
+    assert all(same(states[0][key], states[1][key]) for key in states[0])
+
+
+def test_a_stopped_fine_tuning_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
+    words = ["--from", "scratch", "--auxiliary", "motion", *settings(optim__epochs=30, data__workers=1)]
     process = launch(1, [few_shards, tmp_path / "stopped", *words], "finetune")
     until_line(process, "step 4/")
     os.killpg(process.pid, signal.SIGTERM)
     finish(process, timeout=60)
     assert process.returncode == 130
     stopped_at = load_checkpoint(tmp_path / "stopped").step
-    assert 4 <= stopped_at < 40
+    assert 4 <= stopped_at < 30
     continued = call(train_main, "finetune", few_shards, tmp_path / "stopped", *words)
     assert f"continuing after step {stopped_at}" in continued.output
     whole = call(train_main, "finetune", few_shards, tmp_path / "whole", *words)
     assert (continued.exit_code, whole.exit_code) == (0, 0), whole.output
-    assert metrics(tmp_path / "stopped") == metrics(tmp_path / "whole")
-    assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
-    first, second = (
-        load_checkpoint(tmp_path / name).load_state()["optimizer"]["state"] for name in ("stopped", "whole")
-    )
-    assert first.keys() == second.keys()
-    assert all(same(first[key], second[key]) for key in second)
+    assert_same_run(tmp_path / "stopped", tmp_path / "whole")
+
+
+def test_a_classifier_alone_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
+    changes = {"optim__epochs": 6, "run__checkpoint_epochs": 1, "run__keep_checkpoints": 9, "data__workers": 1}
+    whole = finetune(few_shards, tmp_path / "whole", **changes)
+    assert whole.exit_code == 0, whole.output
+    shutil.copytree(tmp_path / "whole", tmp_path / "part", symlinks=True)
+    for path in list_checkpoints(tmp_path / "part")[2:]:
+        shutil.rmtree(path)
+    continued = finetune(few_shards, tmp_path / "part", **changes)
+    assert "continuing after step 2 of 6" in continued.output
+    assert_same_run(tmp_path / "part", tmp_path / "whole")
 
 
 def test_two_ranks_train_one_classifier(few_shards: Path, tmp_path: Path) -> None:
