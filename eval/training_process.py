@@ -36,7 +36,7 @@ def run_cmd_train(arguments: Sequence[str]) -> None:
         process = subprocess.Popen(command, env=os.environ | {"PYTHONPATH": path}, start_new_session=True)
         try:
             code = process.wait()
-        except BaseException:
+        except KeyboardInterrupt:
             _stop(process)
             raise
     if code == EXIT_INTERRUPTED:
@@ -49,11 +49,10 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
     process.send_signal(signal.SIGTERM)
     try:
         process.wait(_SECONDS_TO_SAVE)
-    except BaseException:
+    except (KeyboardInterrupt, subprocess.TimeoutExpired):
         # It does not save in time, or the user does not want to wait for that.
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-        raise
 
 
 def _told(arguments: Sequence[str]) -> str:

@@ -20,8 +20,9 @@ MOTION_FIELDS = (
     *("model.predictor_width", "model.predictor_heads", "model.predictor_ff", "model.encoder_layers"),
     *("model.decoder_layers", "model.head_hidden", "model.embedding_dim"),
 )
-SEEN_FIELDS = ("model.clip_frames", "sampling.stride", "model.crop_size")
-"""What may differ, but changes what the backbone sees."""
+CLIP_FIELDS = ("model.clip_frames", "sampling.stride", "model.crop_size")
+VECTOR_FIELDS = ("augment.motion_clamp_px", "augment.rescale_vectors", "augment.global_motion")
+"""These may differ, but change what the network sees."""
 
 _BACKBONE, _MOTION = "backbone.", "motion."
 
@@ -73,9 +74,9 @@ def load_start(model: SupervisedModel, config: TrainConfig, source: Path) -> tup
     said = [f"took the {record['part']} of {given.checkpoint.path}, step {given.checkpoint.step}"]
     if config.model.motion_head and not with_motion:
         said.append("it has no motion head; that one starts new")
-    changed = _differences(theirs, config, SEEN_FIELDS)
+    changed = _differences(theirs, config, (*CLIP_FIELDS, *(VECTOR_FIELDS if with_motion else ())))
     if changed:
-        said.append(f"note: the backbone was trained on other clips: {_told(changed)}")
+        said.append(f"note: it was trained on other input: {_told(changed)}")
     return record, said
 
 

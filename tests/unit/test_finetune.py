@@ -281,7 +281,11 @@ def test_another_network_is_refused_by_its_fields(tmp_path: Path) -> None:
 def test_other_clips_are_noted(tmp_path: Path) -> None:
     saved(tmp_path, configured(sampling__stride=1))
     _, lines = load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path)
-    assert "note: the backbone was trained on other clips: sampling.stride 1 there, 2 here" in lines
+    assert "note: it was trained on other input: sampling.stride 1 there, 2 here" in lines
+    saved(tmp_path / "b", configured(augment__global_motion="median"))
+    assert len(load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path / "b")[1]) == 1
+    _, lines = load_start(build_classifier(MOTION, 4), MOTION, tmp_path / "b")
+    assert lines[-1] == "note: it was trained on other input: augment.global_motion median there, keep here"
 
 
 def test_the_backbone_of_a_published_file_is_taken(tmp_path: Path) -> None:
