@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from eval.cli_features import decoupling, embed, probe, search
+from eval.cli_recognition import auxiliary, recognition
 from eval.cli_retrieval import baseline, compare, retrieval
 from eval.command_line import EvalGroup
 
@@ -23,3 +24,5 @@ main.add_command(decoupling)
 main.add_command(retrieval)
 main.add_command(baseline)
 main.add_command(compare)
+main.add_command(recognition)
+main.add_command(auxiliary)

@@ -123,7 +123,7 @@ def training_notes(features: Features, query: NDArray[np.int64], where: str) -> 
     if not seen:
         return []
     return [
-        f"warning: {where}: the checkpoint was trained on {seen} of the {len(query)} queries (without labels); "
+        f"warning: {where}: the checkpoint was trained on {seen} of the {len(query)} queries; "
         "train with --split-column to avoid it"
     ]
 

@@ -255,7 +255,9 @@ def _make_loader(
     first_step: int,
     placement: Placement,
 ) -> DataLoader[Batch]:
-    dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed)
+    # Keyframes and motion are read for the heads alone.
+    clips_only = not (config.model.context_head or config.model.motion_head)
+    dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed, clips_only=clips_only)
     return DataLoader(
         TolerantDataset(dataset),  # type: ignore[arg-type] # the loader's type does not know that collate changes what comes out
         batch_sampler=replace(sampler, first_step=first_step),
@@ -276,6 +278,9 @@ def _resume(
     checkpoint = load_checkpoint(run_dir)
     if "imported" in checkpoint.config:
         raise CheckpointError(f"{run_dir} holds imported weights; choose another folder and give --init {run_dir}")
+    if ("classes" in checkpoint.config) != ("classes" in stored):
+        task = "fine-tuning" if "classes" in checkpoint.config else "pre-training"
+        raise CheckpointError(f"{run_dir} holds a {task}; choose another folder")
     if checkpoint.config.get("data_hash") != stored["data_hash"]:
         raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
     changed = changed_fields(checkpoint.config["settings"], stored["settings"])
