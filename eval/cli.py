@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from eval.cli_report import report
+
 if TYPE_CHECKING:
     from eval.retrieval import RetrievalResult
     from eval.run_retrieval import Question, RetrievalRun
@@ -39,6 +41,9 @@ class _Group(click.Group):
 @click.option("--debug", is_flag=True, help="Show the traceback of errors.")
 def main(debug: bool) -> None:
     """Evaluate trained video backbones."""
+
+
+main.add_command(report)
 
 
 def _question_options(command: Callable[..., None]) -> Callable[..., None]:

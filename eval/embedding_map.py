@@ -105,7 +105,8 @@ def project(feature_NF: NDArray[np.floating[Any]]) -> Projection:
     rows = np.arange(count)
     if count > MOST_VIDEOS:
         rows = np.sort(np.random.default_rng(0).choice(count, MOST_VIDEOS, replace=False))
-    chosen = np.asarray(feature_NF, np.float64)[rows]
+    # The rows first: the table may be a map of a large file.
+    chosen = np.asarray(feature_NF[rows], np.float64)
     # With unit vectors, distances order as cosine similarities do, by which retrieval compares.
     unit = chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
     if len(rows) < _FEWEST_FOR_TSNE:

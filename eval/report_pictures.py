@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from extract.schema import QUARTER_PX, MotionGrid, VideoEntry
@@ -145,7 +146,7 @@ def draw_arrows(picture: Image.Image, motion: MotionGrid, cell_px: int) -> Image
     return image
 
 
-def _draw_arrow(pen: ImageDraw.ImageDraw, start: np.ndarray, tip: np.ndarray) -> None:
+def _draw_arrow(pen: ImageDraw.ImageDraw, start: NDArray[np.float64], tip: NDArray[np.float64]) -> None:
     along = (tip - start) / max(float(np.hypot(*(tip - start))), 1e-9)
     across = np.array([-along[1], along[0]])
     barbs = [tip - 5 * along + side * 3 * across for side in (1, -1)]
