@@ -10,7 +10,9 @@ import click
 @click.command()
 @click.argument("run_dir", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="The page to write.  [default: RUN_DIR/report.html]"
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The page to write.  [default: RUN_DIR/report.html]",
 )
 @click.option(
     "--shards",

@@ -36,6 +36,7 @@ class ConfusionView:
 
     Attributes:
         title: whose it is.
+        first: whether it is of the first split, and so shown at once.
         classes: names of rows and columns.
         rows: cells of the table; empty if there are too many classes for one.
         picture: shown instead then.
@@ -43,17 +44,19 @@ class ConfusionView:
     """
 
     title: str
+    first: bool
     classes: Sequence[str]
     rows: Sequence[Sequence[ConfusionCell]]
     picture: Picture | None
     confused: Table | None
 
 
-def view_confusion(title: str, split: Mapping[str, Any]) -> ConfusionView:
+def view_confusion(title: str, split: Mapping[str, Any], *, first: bool = True) -> ConfusionView:
     """The confusion matrix of a split's result.
 
     Args:
         title: whose it is.
+        first: whether it is of the first split.
         split: with ``classes`` (K names) and ``confusion`` (K rows of K counts).
 
     Raises:
@@ -71,6 +74,7 @@ def view_confusion(title: str, split: Mapping[str, Any]) -> ConfusionView:
     ]
     return ConfusionView(
         title=title,
+        first=first,
         classes=classes,
         rows=rows if small else [],
         picture=None if small else _draw(share_KK, title),

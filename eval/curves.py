@@ -14,6 +14,8 @@ import numpy as np
 WIDTH, HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 26
 _MOST_POINTS = 120
+_MINUS = "\N{MINUS SIGN}"
+_FEW_POINTS = 12
 _TICKS = 4
 
 Metrics = Sequence[Mapping[str, float]]
@@ -26,6 +28,7 @@ class Line:
     Attributes:
         name: for the legend.
         points: ``x,y x,y ...``.
+        dots: places of the points where they are few; else empty.
         band: the same of a polygon from least to greatest; empty where every step has its own point.
         last: the last point's value, written out.
         dashed: whether it is a mark to compare with, such as chance.
@@ -35,6 +38,7 @@ class Line:
     points: str
     band: str
     last: str
+    dots: Sequence[tuple[float, float]] = ()
     dashed: bool = False
 
 
@@ -125,7 +129,9 @@ def _accuracy_chart(metrics: Metrics, prefix: str, title: str) -> Chart | None:
     return _chart(title, series, _percent, from_zero=True)
 
 
-def _chart(title: str, series: Sequence[Series], write: Callable[[float], str], from_zero: bool = False) -> Chart | None:
+def _chart(
+    title: str, series: Sequence[Series], write: Callable[[float], str], from_zero: bool = False
+) -> Chart | None:
     present = [one for one in series if one.values]
     if not present:
         return None
@@ -163,7 +169,9 @@ def _line(
 
     banded = _bucket(len(series.values)) > 1 and not series.dashed
     band = f"{path(points.high)} {path(points.low, backwards=True)}" if banded else ""
-    return Line(name=series.name, points=path(points.mean), band=band, last=last, dashed=series.dashed)
+    few = len(points.steps) <= _FEW_POINTS and not series.dashed
+    dots = [(round(x_of(s), 1), round(y_of(v), 1)) for s, v in zip(points.steps, points.mean, strict=True) if few]
+    return Line(name=series.name, points=path(points.mean), band=band, last=last, dots=dots, dashed=series.dashed)
 
 
 def _bucket(count: int) -> int:
@@ -198,7 +206,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
 
 def format_number(value: float) -> str:
     """Four digits at most, without needless zeros."""
-    return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e")
+    return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e").replace("-", _MINUS)
 
 
 def _percent(value: float) -> str:

@@ -3,6 +3,8 @@
 Shape legend: N videos, F features.
 """
 
+# ruff: noqa: N815 (carriers name the shapes of their arrays)
+
 from __future__ import annotations
 
 from collections import Counter

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +16,7 @@ from eval.report_examples import Example, read_examples
 from eval.report_figures import Table, features_name
 from eval.report_inputs import RunInputs, open_shards, read_run
 from eval.report_maps import MappedFeatures, read_maps
+from eval.report_page import check_template_engine, render_page
 from eval.report_pictures import MotionView, choose_videos, color_key, draw_motion
 from eval.report_summary import summarise
 from eval.report_tables import (
@@ -28,7 +29,6 @@ from eval.report_tables import (
 )
 from extract.shard_reader import ShardSet
 
-_TEMPLATES = Path(__file__).parent / "report_template"
 _MOST_MOTION_PICTURES = 6
 _PROBE_CAPTION = "Classifiers on frozen features. Per cent of the test videos; below, the 95 % interval."
 _RECOGNITION_CAPTION = "Networks fine-tuned with labels. Per cent of the test videos; below, the 95 % interval."
@@ -70,44 +70,17 @@ def write_report(run_dir: Path, output: Path, shards_dir: Path | None = None) ->
     Raises:
         ValueError: it is no training's folder, the shards are others, or jinja2 is missing.
     """
-    render = _load_template()
-    inputs = read_run(run_dir)
-    page = render(gather(inputs, shards_dir))
+    check_template_engine()
+    content = gather(read_run(run_dir), shards_dir)
+    page = render_page(content)
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(page.html, "utf-8")
+        temporary.write_text(page, "utf-8")
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
-    return WrittenReport(path=output, bytes=output.stat().st_size, left_out=page.left_out)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Page:
-    html: str
-    left_out: Sequence[str]
-
-
-def _load_template() -> Callable[[Mapping[str, Any]], _Page]:
-    """The page's template, which escapes all that comes from users.
-
-    Raises:
-        ValueError: jinja2 is missing.
-    """
-    try:
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    except ImportError as error:
-        raise ValueError("jinja2 is missing; pip install 'context-motion-decoupling[report]'") from error
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    template = environment.get_template("page.html.j2")
-    return lambda content: _Page(html=template.render(**content), left_out=content["left_out"])
+    return WrittenReport(path=output, bytes=output.stat().st_size, left_out=content["left_out"])
 
 
 def gather(inputs: RunInputs, shards_dir: Path | None) -> dict[str, Any]:
@@ -203,12 +176,13 @@ def result_sections(results: Mapping[str, Sequence[Mapping[str, Any]]], dataset:
 def _examples(inputs: RunInputs, shards: ShardSet | None, left_out: list[str]) -> list[Example]:
     if shards is None:
         return []
-    # The newest result of trained features first, by label before by group.
-    records = sorted(reversed(inputs.results.get("retrieval", ())), key=lambda r: r["provenance"]["untrained"])
+    # The newest result of the trained network first, by label before by group.
+    records = list(inputs.results.get("retrieval", ()))[::-1]
+    records.sort(key=lambda record: (record["provenance"]["checkpoint"] is None, record["provenance"]["untrained"]))
     for record in records:
         if record["provenance"]["data_hash"] != shards.data_hash:
             continue
-        for split in sorted(record["splits"], key=lambda split: bool(split["label"] != "label")):
+        for split in sorted(record["splits"], key=lambda split: str(split["label"]) != "label"):
             if split.get("examples"):
                 return read_examples(record, split, shards)
     if records:
@@ -234,9 +208,11 @@ def _confusion_views(kind: str, record: Mapping[str, Any]) -> list[ConfusionView
     method = {"knn": "k-NN", "linear": "linear probe"}.get(record["method"], "fine-tuned")
     return [
         view_confusion(
-            f"{method} by {split['label']}, {features_name(record['provenance'])}, {split['split_column']}", split
+            f"{method} by {split['label']}, {features_name(record['provenance'])}, {split['split_column']}",
+            split,
+            first=number == 0,
         )
-        for split in record["splits"]
+        for number, split in enumerate(record["splits"])
         if split.get("confusion")
     ]
 
@@ -259,4 +235,6 @@ def _missing_results(inputs: RunInputs) -> list[str]:
         "auxiliary": "cmd-eval auxiliary SHARDS OUT",
         "decoupling": f"cmd-eval decoupling SHARDS --both {run} ...",
     }
-    return [f"{kind}: no result; `{command}` makes one" for kind, command in commands.items() if kind not in inputs.results]
+    return [
+        f"{kind}: no result; `{command}` makes one" for kind, command in commands.items() if kind not in inputs.results
+    ]

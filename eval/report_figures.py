@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-MISSING = "–"  # noqa: RUF001 (an en dash, as tables have it)
-_DASH = "–"  # noqa: RUF001
+MISSING = "\N{EN DASH}"
+_DASH = "\N{EN DASH}"
 
 
 @dataclass(frozen=True, kw_only=True)

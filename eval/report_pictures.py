@@ -27,7 +27,7 @@ _ARROW_EVERY = 2  # cells; more would hide the picture
 ARROW_SCALE = 2
 _DRAWN_LARGER = 2  # than the canonical stream, so that arrows are fine lines
 _TILE_BOX = (680, 512)
-_SLOWEST_ARROW_PX = 0.5
+_SLOWEST_ARROW_PX = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,7 +111,9 @@ def draw_motion(shards: ShardSet, entry: VideoEntry) -> MotionView:
         label=entry.label,
         keyframe=jpeg_picture(keyframe, f"Keyframe of {entry.video_id}"),
         arrows=jpeg_picture(arrows, f"Frame {frame} of {entry.video_id} with motion vectors as arrows"),
-        colors=_draw_colors(one, header.cell_px, size, f"Motion vectors of frame {frame} of {entry.video_id} as colours"),
+        colors=_draw_colors(
+            one, header.cell_px, size, f"Motion vectors of frame {frame} of {entry.video_id} as colours"
+        ),
         frame=frame,
         keyframe_number=entry.keyframe_indices[number],
         valid_share=float(one.valid.mean()),
@@ -147,9 +149,10 @@ def draw_arrows(picture: Image.Image, motion: MotionGrid, cell_px: int) -> Image
 
 
 def _draw_arrow(pen: ImageDraw.ImageDraw, start: NDArray[np.float64], tip: NDArray[np.float64]) -> None:
-    along = (tip - start) / max(float(np.hypot(*(tip - start))), 1e-9)
+    length = max(float(np.hypot(*(tip - start))), 1e-9)
+    along, barb_px = (tip - start) / length, min(6.0, length / 2)
     across = np.array([-along[1], along[0]])
-    barbs = [tip - 5 * along + side * 3 * across for side in (1, -1)]
+    barbs = [tip - barb_px * along + side * barb_px / 2 * across for side in (1, -1)]
     # Dark below light: seen on any picture.
     for color, width in (((0, 0, 0), 4), ((255, 224, 0), 2)):
         pen.line([tuple(start), tuple(tip)], fill=color, width=width)
@@ -175,19 +178,20 @@ def color_key() -> str:
 
 
 def choose_videos(entries: Sequence[VideoEntry], most: int) -> list[VideoEntry]:
-    """Up to ``most`` videos, spread over the labels: the first of each, in the order of the labels."""
-    firsts: dict[str, VideoEntry] = {}
+    """Up to ``most`` videos: one of each label, of a group that none before it has where there is one, then others."""
+    by_label: dict[str, list[VideoEntry]] = {}
     for entry in entries:
-        firsts.setdefault(entry.label, entry)
-    pool = [firsts[label] for label in sorted(firsts)]
-    if len(pool) < most:
-        taken = {entry.video_id for entry in pool}
-        pool += [entry for entry in entries if entry.video_id not in taken]
-    if len(pool) <= most:
-        return pool
-    if len(firsts) < most:
-        return pool[:most]
-    return [pool[place] for place in np.linspace(0, len(firsts) - 1, most).round().astype(int)]
+        by_label.setdefault(entry.label, []).append(entry)
+    # Videos without a label last; of many labels, some that are spread over all of them.
+    labels = sorted(by_label, key=lambda label: (not label, label))
+    if len(labels) > most:
+        labels = [labels[place] for place in np.linspace(0, len(labels) - 1, most).round().astype(int)]
+    chosen: list[VideoEntry] = []
+    for label in labels:
+        groups = {entry.group for entry in chosen}
+        chosen.append(next((e for e in by_label[label] if e.group not in groups), by_label[label][0]))
+    taken = {entry.video_id for entry in chosen}
+    return [*chosen, *(entry for entry in entries if entry.video_id not in taken)][:most]
 
 
 def _frame(shards: ShardSet, entry: VideoEntry, frame: int) -> Image.Image:

@@ -140,12 +140,14 @@ def _software_facts(inputs: RunInputs) -> list[tuple[str, str]]:
 
 
 def main_figures(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[MainFigure]:
-    """R@1 of every retrieval and top-1 of every probe and fine-tuned network."""
+    """R@1 of every retrieval and top-1 of every probe and fine-tuned network, of the first split of each."""
     figures: list[MainFigure | None] = []
     for kind in ("recognition", "probe", "retrieval"):
         for record in results.get(kind, ()):
             name = features_name(record["provenance"])
-            for split in record["splits"]:
+            # One split for each kind of name; papers quote the first.
+            firsts = {split["label"]: split for split in reversed(record["splits"])}
+            for split in reversed(firsts.values()):
                 where = f"{name}, {split['split_column']}"
                 if kind == "retrieval":
                     what = f"Retrieval by {split['label']}, R@1"

@@ -18,11 +18,11 @@ class Block:
 
     Attributes:
         table: shown.
-        details: title and table of each one that unfolds.
+        details: unfold.
     """
 
     table: Table
-    details: Sequence[tuple[str, Table]] = ()
+    details: Sequence[Table] = ()
 
 
 def retrieval_blocks(records: Sequence[Record]) -> list[Block]:
@@ -60,25 +60,24 @@ def _retrieval_block(by_name: Mapping[str, Record]) -> Block:
         "the k nearest; below, the 95 % interval."
     )
     table = Table(caption=caption, columns=["features", *ranks], rows=rows, quiet_rows=1)
-    details = [
-        (f"per {split['label']}: {name}", _class_recall_table(split)) for name, split in ordered if split["per_class"]
-    ]
+    details = [_class_recall_table(name, split) for name, split in ordered if split["per_class"]]
     return Block(table=table, details=details)
 
 
-def _class_recall_table(split: Record) -> Table:
+def _class_recall_table(name: str, split: Record) -> Table:
     ranks = list(split["per_class"][0]["recall"])
     rows = [
         words(item["class"], str(item["queries"]), *(percent(_value(item["recall"][rank])) for rank in ranks))
         for item in split["per_class"]
     ]
-    caption = f"Per cent of the queries of each {split['label']}."
+    caption = f"Per cent of the queries of each {split['label']}: {name}, {split['split_column']}."
     return Table(caption=caption, columns=[split["label"], "queries", *ranks], rows=rows)
 
 
 def _value(figure: Any) -> float | None:
     """A bare number, or the value of a figure with an interval."""
-    return figure["value"] if isinstance(figure, Mapping) else figure
+    value: float | None = figure["value"] if isinstance(figure, Mapping) else figure
+    return value
 
 
 def _mean_blocks(records: Sequence[Record]) -> list[Block]:
@@ -111,9 +110,9 @@ def accuracy_block(records: Sequence[Record], caption: str) -> Block:
             name = f"{method}, {features_name(record['provenance'])}"
             rows.append(_accuracy_row(name, split))
             if split.get("per_class"):
-                title = f"per {split['label']}: {name}, {split['split_column']}"
-                details.append((title, _class_accuracy_table(split)))
-        rows += [_mean_row(method, mean) for mean in record.get("mean") or () if mean["top1"]["splits"] > 1]
+                details.append(_class_accuracy_table(name, split))
+        mean_name = f"{method}, {features_name(record['provenance'])}, mean"
+        rows += [_mean_row(mean_name, mean) for mean in record.get("mean") or () if mean["top1"]["splits"] > 1]
     columns = ["method", "by", "split", "train", "test", "top-1", "top-5", "chance"]
     table = Table(caption=caption, columns=columns, rows=rows, text_columns=3)
     return Block(table=table, details=details)
@@ -130,18 +129,19 @@ def _accuracy_row(name: str, split: Record) -> list[Cell]:
     ]
 
 
-def _mean_row(method: str, mean: Record) -> list[Cell]:
+def _mean_row(name: str, mean: Record) -> list[Cell]:
     return [
-        *words(f"{method}, mean", str(mean.get("label", "")), f"{mean['top1']['splits']} splits", "", ""),
+        *words(name, str(mean.get("label", "")), f"{mean['top1']['splits']} splits", "", ""),
         spread_cell(mean["top1"]),
         spread_cell(mean.get("top5")),
         Cell(text=""),
     ]
 
 
-def _class_accuracy_table(split: Record) -> Table:
+def _class_accuracy_table(name: str, split: Record) -> Table:
     rows = [words(item["class"], str(item["test"]), percent(item["accuracy"])) for item in split["per_class"]]
-    return Table(caption="Accuracy (%) per class.", columns=["class", "test videos", "accuracy"], rows=rows)
+    caption = f"Accuracy (%) per {split['label']}: {name}, {split['split_column']}."
+    return Table(caption=caption, columns=["class", "test videos", "accuracy"], rows=rows)
 
 
 def auxiliary_block(record: Record) -> Block:
@@ -152,8 +152,8 @@ def auxiliary_block(record: Record) -> Block:
     rows = []
     for (seed, split), tops in sorted(pairs.items()):
         without, with_motion = tops.get("none"), tops.get("motion")
-        both = without and with_motion and None not in (without["value"], with_motion["value"])
-        gain = points(with_motion["value"] - without["value"]) if both else MISSING
+        before, after = (_value(top) for top in (without, with_motion))
+        gain = MISSING if before is None or after is None else points(after - before)
         rows.append([*words(str(seed), split), figure_cell(without), figure_cell(with_motion), Cell(text=gain)])
     caption = (
         "Top-1 (%) of supervised training from scratch, without and with motion prediction as a further loss. "
