@@ -1,0 +1,113 @@
+"""What the commands of cmd-eval share: options, progress, the words of the command. Loads nothing heavy."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+EXIT_INTERRUPTED = 130
+_PROGRESS_SECONDS = 10.0
+_WORDS = "eval.command_words"
+_LABEL_HELP = "What a hit must share with its query; give it twice for both."
+
+Command = Callable[..., None]
+
+
+class EvalGroup(click.Group):
+    """Turns the errors that users can mend into one line and an exit code, and leaves bugs their traceback."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Keeps the words of the command line, for the record."""
+        ctx.meta[_WORDS] = shlex.join(["cmd-eval", *args])
+        return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted; run the same command again, what is done of features is kept", err=True)
+            ctx.exit(EXIT_INTERRUPTED)
+        except (ValueError, OSError, RuntimeError) as error:
+            if ctx.params.get("debug"):
+                raise
+            raise click.ClickException(str(error)) from error
+
+
+def command_words() -> str:
+    """The command line as it was given."""
+    return str(click.get_current_context().meta[_WORDS])
+
+
+def source_options(command: Command) -> Command:
+    """Arguments and options that name features: a features file, or CHECKPOINT and SHARDS."""
+    for decorate in (
+        click.argument("source", metavar="FEATURES.h5|CHECKPOINT", type=click.Path(exists=True, path_type=Path)),
+        click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)),
+    )[::-1]:
+        command = decorate(command)
+    return model_options(click.option("--fresh", is_flag=True, help="Make the checkpoint's features anew.")(command))
+
+
+def model_options(command: Command) -> Command:
+    """Options that say how a checkpoint embeds videos."""
+    devices = click.Choice(["auto", "cpu", "cuda"])
+    for option in (
+        click.option("--device", type=devices, default="auto", help="Where to compute."),
+        click.option("--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in this one."),
+        click.option("--untrained", is_flag=True, help="Take the network as it was before training."),
+        click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video, at equal spacing."),
+    ):
+        command = option(command)
+    return command
+
+
+def question_options(command: Command) -> Command:
+    """The options that say which videos look for which."""
+    kinds = click.Choice(["label", "group"])
+    everyone = "Every video asks all others; splits are not looked at."
+    for option in (
+        click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the result."),
+        click.option("--per-class", is_flag=True, help="Print R@1 and R@5 of each class, too."),
+        click.option("--seed", type=click.IntRange(0), default=0, help="Decides the draws of the intervals."),
+        click.option("--leave-one-out", is_flag=True, help=everyone),
+        click.option("--label", "kinds", type=kinds, multiple=True, default=["label"], help=_LABEL_HELP),
+        click.option("--gallery", "gallery_part", default="train", help="Part whose videos are found."),
+        click.option("--query", "query_part", default="test", help="Part whose videos ask."),
+        split_option,
+    ):
+        command = option(command)
+    return command
+
+
+def split_option(command: Command) -> Command:
+    """Split columns of the manifest."""
+    text = "Split column of the manifest; repeat it for the mean over several."
+    return click.option("--split-column", "split_columns", multiple=True, default=["split1"], help=text)(command)
+
+
+def show_progress(what: str) -> Callable[[int, int], None]:
+    """A line every ten seconds, and one at the end."""
+    start = time.monotonic()
+    last = start
+    before: int | None = None
+
+    def show(done: int, total: int) -> None:
+        nonlocal last, before
+        now = time.monotonic()
+        # What an earlier run has done says nothing of this one's speed.
+        before = done - 1 if before is None else before
+        if now - last < _PROGRESS_SECONDS and done != total:
+            return
+        last = now
+        left = (now - start) / (done - before) * (total - done)
+        print(f"{what} {done}/{total} videos, {(done - before) / (now - start):.1f} a second, about {left:.0f} s left",
+              file=sys.stderr, flush=True)  # fmt: skip
+
+    return show
