@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 _PAPER = "Huang et al., CVPR 2021, arXiv:2104.00862"
 _OWN_PAPER = "the method's own paper"
-_HERE = "context and motion decoupling"
+_HERE = "CMD"
 
 
 @dataclass(frozen=True, kw_only=True)

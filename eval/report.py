@@ -30,8 +30,14 @@ from eval.report_tables import (
 from extract.shard_reader import ShardSet
 
 _MOST_MOTION_PICTURES = 6
-_PROBE_CAPTION = "Classifiers on frozen features. Per cent of the test videos; below, the 95 % interval."
-_RECOGNITION_CAPTION = "Networks fine-tuned with labels. Per cent of the test videos; below, the 95 % interval."
+_PROBE_CAPTION = (
+    "Classifiers on frozen features. Per cent of the test videos; below, the 95 % interval. Chance is what always "
+    "naming the most frequent class of the training part reaches."
+)
+_RECOGNITION_CAPTION = (
+    "Networks fine-tuned with labels. Per cent of the test videos; below, the 95 % interval. Chance is what drawing "
+    "among the classes reaches."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,8 +227,8 @@ def _maps(inputs: RunInputs, left_out: list[str]) -> list[MappedFeatures]:
     maps, problems = read_maps(inputs.eval_dir)
     left_out += problems
     if not maps and not problems:
-        command = f"cmd-eval embed {inputs.run_dir} SHARDS {inputs.eval_dir / 'embeddings-NAME.h5'}"
-        left_out.append(f"map of the embeddings: no features; `{command}` makes them")
+        command = f"cmd-eval retrieval {inputs.run_dir} SHARDS"
+        left_out.append(f"map of the embeddings: no features; `{command}` makes and keeps them")
     return maps
 
 

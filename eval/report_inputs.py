@@ -11,7 +11,7 @@ from typing import Any
 from eval.results import EVAL_FOLDER, read_result
 from extract.schema import ShardError
 from extract.shard_reader import ShardSet
-from train.checkpoint import CONFIG_NAME, find_checkpoint, list_checkpoints
+from train.checkpoint import CONFIG_NAME, list_checkpoints
 
 METRICS_NAME = "metrics.jsonl"
 """Where a training writes its numbers; the same name as in ``train.run_log``, which would load the training loop."""
@@ -49,38 +49,52 @@ class RunInputs:
 
 
 def read_run(run_dir: Path) -> RunInputs:
-    """Reads a training's folder; results that cannot be read are named, not fatal.
+    """Reads a training's folder, or one that holds results only; results that cannot be read are named, not fatal.
 
     Raises:
         ValueError: it is no training's folder, or its metrics are damaged.
     """
-    config_path = run_dir / CONFIG_NAME
     saved = list_checkpoints(run_dir)
-    if not config_path.is_file():
-        # Imported weights have a checkpoint only.
-        config_path = find_checkpoint(run_dir) / CONFIG_NAME if saved else config_path
-    try:
-        config = json.loads(config_path.read_text("utf-8"))
-    except FileNotFoundError:
-        raise ValueError(f"{run_dir}: no training there; give a folder that `cmd-train` has written") from None
-    except ValueError as error:
-        raise ValueError(f"{config_path}: damaged ({error}); start the training again to have it written") from error
     results, unread = _read_results(run_dir / EVAL_FOLDER)
     return RunInputs(
         run_dir=run_dir,
-        config=config,
-        metrics=read_metrics(run_dir / METRICS_NAME, has_checkpoint=bool(saved)),
+        config=_read_config(run_dir, saved, results),
+        metrics=read_metrics(run_dir / METRICS_NAME, needed=not (saved or results)),
         checkpoint=saved[-1] if saved else None,
         results=results,
         unread=unread,
     )
 
 
-def read_metrics(path: Path, *, has_checkpoint: bool) -> list[dict[str, float]]:
+def _read_config(
+    run_dir: Path, saved: Sequence[Path], results: Mapping[str, Sequence[Mapping[str, Any]]]
+) -> Mapping[str, Any]:
+    """The configuration of a training, of imported weights, or of what a comparison of several trainings recorded."""
+    path = run_dir / CONFIG_NAME
+    if saved and not path.is_file():
+        path = saved[-1] / CONFIG_NAME
+    try:
+        text = path.read_text("utf-8")
+    except FileNotFoundError:
+        recorded = [record["provenance"] for records in results.values() for record in records]
+        for provenance in reversed(recorded):
+            if provenance.get("settings"):
+                return {"settings": provenance["settings"], "data_hash": provenance.get("trained_on")}
+        raise ValueError(f"{run_dir}: no training there; give a folder that `cmd-train` has written") from None
+    try:
+        config: dict[str, Any] = json.loads(text)
+        if "settings" not in config:
+            raise ValueError("no settings")
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path}: damaged ({error}); start the training again to have it written") from error
+    return config
+
+
+def read_metrics(path: Path, *, needed: bool) -> list[dict[str, float]]:
     """The numbers of a training; a last line without its end, cut off by a crash, is left out.
 
     Raises:
-        ValueError: a line is damaged, or there is neither a line nor a checkpoint.
+        ValueError: a line is damaged, or there is none though there is nothing else to report.
     """
     text = path.read_text("utf-8") if path.is_file() else ""
     found: list[dict[str, float]] = []
@@ -93,8 +107,8 @@ def read_metrics(path: Path, *, has_checkpoint: bool) -> list[dict[str, float]]:
             float(values["step"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path}, line {number}: not a line of metrics ({error}); remove it") from error
-    if not found and not has_checkpoint:
-        raise ValueError(f"{path.parent}: no {METRICS_NAME} and no checkpoint; train for a while first")
+    if not found and needed:
+        raise ValueError(f"{path.parent}: neither {METRICS_NAME} nor checkpoints nor results; train for a while first")
     return found
 
 

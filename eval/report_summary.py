@@ -38,7 +38,7 @@ class Summary:
 
     Attributes:
         name: of the training.
-        task: ``Pre-training`` or ``Fine-tuning``.
+        task: ``Pre-training``, ``Fine-tuning``, or ``Evaluation`` of something that was not trained here.
         facts: name and value of each fact, for the table of what was run.
         commands: the commands that made the results.
         settings: all settings as ``section.field`` and value.
@@ -58,10 +58,9 @@ class Summary:
 def summarise(inputs: RunInputs, shards: ShardSet | None) -> Summary:
     """The head of a training's report."""
     settings = inputs.config["settings"]
-    tuned = is_finetuning(inputs)
     return Summary(
         name=inputs.run_dir.resolve().name,
-        task="Fine-tuning" if tuned else "Pre-training",
+        task=task_of(inputs),
         facts=[*_run_facts(inputs), *_data_facts(inputs, shards), *_software_facts(inputs)],
         commands=list(dict.fromkeys(record["provenance"]["command"] for record in inputs.all_results)),
         settings=[
@@ -74,9 +73,11 @@ def summarise(inputs: RunInputs, shards: ShardSet | None) -> Summary:
     )
 
 
-def is_finetuning(inputs: RunInputs) -> bool:
-    """Whether the training learned labels: its metrics have a loss of classification."""
-    return any("classification_loss" in line for line in inputs.metrics[-1:])
+def task_of(inputs: RunInputs) -> str:
+    """What was done, told by what the metrics hold; imported weights and comparisons have none."""
+    if not inputs.metrics:
+        return "Evaluation"
+    return "Fine-tuning" if "classification_loss" in inputs.metrics[-1] else "Pre-training"
 
 
 def _run_facts(inputs: RunInputs) -> list[tuple[str, str]]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.published import PUBLISHED
 from eval.report_figures import MISSING, Cell, Table, features_name, figure_cell, percent, spread_cell, words
+from eval.videos import LEAVE_ONE_OUT
 
 Record = Mapping[str, Any]
 
@@ -19,10 +20,12 @@ class Block:
     Attributes:
         table: shown.
         details: unfold.
+        notes: what to know of the figures, a line each.
     """
 
     table: Table
     details: Sequence[Table] = ()
+    notes: Sequence[str] = ()
 
 
 def retrieval_blocks(records: Sequence[Record]) -> list[Block]:
@@ -37,7 +40,9 @@ def retrieval_blocks(records: Sequence[Record]) -> list[Block]:
             key = tuple(split[name] for name in ("label", "split_column", "query_part", "gallery_part"))
             questions.setdefault(key, {})[features_name(record["provenance"])] = split
     blocks = [_retrieval_block(by_name) for _, by_name in sorted(questions.items(), key=_label_first)]
-    return [*blocks, *_mean_blocks(records)]
+    blocks += _mean_blocks(records)
+    # The notes are of the data, which the tables share.
+    return [*blocks[:-1], replace(blocks[-1], notes=_notes(records))]
 
 
 def _label_first(item: tuple[tuple[str, ...], Any]) -> tuple[bool, tuple[str, ...]]:
@@ -54,10 +59,13 @@ def _retrieval_block(by_name: Mapping[str, Record]) -> Block:
     ranks = list(first["recall"])
     rows = [[Cell(text=name), *(figure_cell(split["recall"].get(rank)) for rank in ranks)] for name, split in ordered]
     rows.append(words("chance", *(percent(first["chance"].get(rank)) for rank in ranks)))
+    if first["split_column"] == LEAVE_ONE_OUT:
+        who = f"each of {first['queries']} videos searches all others"
+    else:
+        who = f"{first['queries']} videos ({first['query_part']}) search {first['gallery']} ({first['gallery_part']})"
     caption = (
-        f"By {first['label']}, {first['split_column']}: {first['queries']} videos ({first['query_part']}) search "
-        f"{first['gallery']} ({first['gallery_part']}). Per cent of the queries that find their {first['label']} among "
-        "the k nearest; below, the 95 % interval."
+        f"By {first['label']}, {first['split_column']}: {who}. Per cent that find their {first['label']} among the k "
+        "nearest; below, the 95 % interval."
     )
     table = Table(caption=caption, columns=["features", *ranks], rows=rows, quiet_rows=1)
     details = [_class_recall_table(name, split) for name, split in ordered if split["per_class"]]
@@ -115,7 +123,12 @@ def accuracy_block(records: Sequence[Record], caption: str) -> Block:
         rows += [_mean_row(mean_name, mean) for mean in record.get("mean") or () if mean["top1"]["splits"] > 1]
     columns = ["method", "by", "split", "train", "test", "top-1", "top-5", "chance"]
     table = Table(caption=caption, columns=columns, rows=rows, text_columns=3)
-    return Block(table=table, details=details)
+    return Block(table=table, details=details, notes=_notes(records))
+
+
+def _notes(records: Sequence[Record]) -> list[str]:
+    """What results say of their data, each line once."""
+    return list(dict.fromkeys(note for record in records for note in record.get("notes") or ()))
 
 
 def _accuracy_row(name: str, split: Record) -> list[Cell]:
@@ -160,7 +173,8 @@ def auxiliary_block(record: Record) -> Block:
         f"Mean difference {interval_of_points(record['difference'])} over {record['pairs']} pairs of runs."
     )
     columns = ["seed", "split", "without", "with motion", "difference"]
-    return Block(table=Table(caption=caption, columns=columns, rows=rows, text_columns=2))
+    table = Table(caption=caption, columns=columns, rows=rows, text_columns=2)
+    return Block(table=table, notes=_notes([record]))
 
 
 def points(share: float) -> str:
@@ -192,7 +206,7 @@ def decoupling_block(record: Record) -> Block:
         "Do the two tasks separate? Per cent, with 95 % intervals: by motion label, and by context (the group). A head "
         "that teaches motion should raise the first two columns, one that teaches context the last two."
     )
-    return Block(table=Table(caption=caption, columns=columns, rows=rows, quiet_rows=1))
+    return Block(table=Table(caption=caption, columns=columns, rows=rows, quiet_rows=1), notes=_notes([record]))
 
 
 def published_table(dataset: str | None, measures: Sequence[str]) -> Table:
