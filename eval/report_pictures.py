@@ -182,8 +182,8 @@ def choose_videos(entries: Sequence[VideoEntry], most: int) -> list[VideoEntry]:
     by_label: dict[str, list[VideoEntry]] = {}
     for entry in entries:
         by_label.setdefault(entry.label, []).append(entry)
-    # Videos without a label last; of many labels, some that are spread over all of them.
-    labels = sorted(by_label, key=lambda label: (not label, label))
+    # Videos without a label only where labels do not suffice; of many labels, some that are spread over all of them.
+    labels = sorted(set(by_label) - {""})
     if len(labels) > most:
         labels = [labels[place] for place in np.linspace(0, len(labels) - 1, most).round().astype(int)]
     chosen: list[VideoEntry] = []
