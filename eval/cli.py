@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from eval.cli_features import embed
+from eval.cli_features import decoupling, embed, probe, search
 from eval.cli_report import report
 from eval.cli_retrieval import baseline, compare, retrieval
 from eval.command_line import EvalGroup
@@ -18,6 +18,9 @@ def main(debug: bool) -> None:
 
 
 main.add_command(embed)
+main.add_command(probe)
+main.add_command(search)
+main.add_command(decoupling)
 main.add_command(retrieval)
 main.add_command(baseline)
 main.add_command(compare)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.command_line import command_words, question_options, show_progress, source_options
+from eval.command_line import command_words, open_named, question_options, show_progress, source_options
 
 if TYPE_CHECKING:
     from eval.features import Features
@@ -35,13 +35,12 @@ def retrieval(
     shards: then the features are kept in the training's folder, eval/, and used again. The result is written there
     unless --output says otherwise.
     """
-    from eval.feature_source import FeatureSource, open_features, result_folder
+    from eval.feature_source import result_folder
 
     question = _question(**asked)
-    named = FeatureSource(
+    features = open_named(
         source=source, shards=shards, untrained=untrained, clips=clips, device=device, workers=workers, fresh=fresh
     )
-    features = open_features(named, command_words(), show_progress("embed"))
     ending = "-untrained" if features.provenance.untrained else ""
     folder = result_folder(features)
     target = output or (folder and folder / f"retrieval-{question.name}{ending}.json")

@@ -7,14 +7,16 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from eval.features import Features
 
 EXIT_INTERRUPTED = 130
 _PROGRESS_SECONDS = 10.0
 _WORDS = "eval.command_words"
-_LABEL_HELP = "What a hit must share with its query; give it twice for both."
 
 Command = Callable[..., None]
 
@@ -70,14 +72,13 @@ def model_options(command: Command) -> Command:
 
 def question_options(command: Command) -> Command:
     """The options that say which videos look for which."""
-    kinds = click.Choice(["label", "group"])
     everyone = "Every video asks all others; splits are not looked at."
     for option in (
-        click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the result."),
+        output_option,
         click.option("--per-class", is_flag=True, help="Print R@1 and R@5 of each class, too."),
-        click.option("--seed", type=click.IntRange(0), default=0, help="Decides the draws of the intervals."),
+        seed_option,
         click.option("--leave-one-out", is_flag=True, help=everyone),
-        click.option("--label", "kinds", type=kinds, multiple=True, default=["label"], help=_LABEL_HELP),
+        kind_option,
         click.option("--gallery", "gallery_part", default="train", help="Part whose videos are found."),
         click.option("--query", "query_part", default="test", help="Part whose videos ask."),
         split_option,
@@ -90,6 +91,33 @@ def split_option(command: Command) -> Command:
     """Split columns of the manifest."""
     text = "Split column of the manifest; repeat it for the mean over several."
     return click.option("--split-column", "split_columns", multiple=True, default=["split1"], help=text)(command)
+
+
+def kind_option(command: Command) -> Command:
+    """Labels or groups, or both."""
+    kinds = click.Choice(["label", "group"])
+    text = "What is looked for: the label or the group; give it twice for both."
+    return click.option("--label", "kinds", type=kinds, multiple=True, default=["label"], help=text)(command)
+
+
+def seed_option(command: Command) -> Command:
+    """The evaluation's seed."""
+    text = "Decides every draw: of the intervals, of validation parts."
+    return click.option("--seed", type=click.IntRange(0), default=0, help=text)(command)
+
+
+def output_option(command: Command) -> Command:
+    """Where the result goes."""
+    return click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the result.")(
+        command
+    )
+
+
+def open_named(**named: Any) -> Features:
+    """The features that ``source_options`` name; embeds them first if need be."""
+    from eval.feature_source import FeatureSource, open_features
+
+    return open_features(FeatureSource(**named), command_words(), show_progress("embed"))
 
 
 def show_progress(what: str) -> Callable[[int, int], None]:

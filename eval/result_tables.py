@@ -40,6 +40,40 @@ def class_table(record: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def probe_table(record: Mapping[str, Any]) -> str:
+    """Top-1 and top-5 of a probe, a line a split with its intervals, chance and what was chosen; means at the end."""
+    splits = record["splits"]
+    names = [f"{split['split_column']} by {split['label']}" for split in splits]
+    width = max(len(name) for name in (*names, "mean of 00 splits by label")) + 2
+    lines = [_line(f"{record['method']}, %, 95 % interval", ["top-1", "top-5", "chance", "chosen"], width)]
+    for name, split in zip(names, splits, strict=True):
+        chosen = ", ".join(f"{key} = {value:g}" for key, value in split["chosen"].items())
+        chance = f"{100 * split['chance']:.1f}"
+        lines.append(_line(name, [figure(split["top1"]), figure(split["top5"]), chance, chosen], width))
+    for mean in record["mean"]:
+        if mean["top1"]["splits"] > 1:
+            name = f"mean of {mean['top1']['splits']} splits by {mean['label']}"
+            lines.append(_line(name, [spread(mean["top1"]), spread(mean["top5"])], width))
+    lines += unique_sizes(splits, "test", "train", "{} tested, {} trained on")
+    return "\n".join(lines)
+
+
+def confusion_table(record: Mapping[str, Any]) -> str:
+    """Accuracy and confusion of each class of a probe: a row for each true class, a column for each answer."""
+    lines = []
+    for split in record["splits"]:
+        numbers = [str(number) for number in range(len(split["classes"]))]
+        cell = max(4, len(numbers[-1]) + 2)
+        width = max(len(name) for name in split["classes"]) + len(numbers[-1]) + 6
+        head = f"{split['split_column']} by {split['label']}"
+        lines.append(head.ljust(width) + "%".rjust(_CELL) + "  " + "".join(n.rjust(cell) for n in numbers))
+        for number, row in enumerate(split["per_class"]):
+            share = figure({**row, "value": row["accuracy"]}) if row["test"] else "-"
+            counts = "".join((str(count) if count else ".").rjust(cell) for count in split["confusion"][number])
+            lines.append(f"  {number} {row['class']}".ljust(width) + share.rjust(_CELL) + "  " + counts)
+    return "\n".join(lines)
+
+
 def figure(value: Mapping[str, float]) -> str:
     """A share with its interval, in per cent."""
     return f"{100 * value['value']:.1f} ({100 * value['low']:.1f}-{100 * value['high']:.1f})"

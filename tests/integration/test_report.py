@@ -28,7 +28,7 @@ def evaluate(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def run_dir(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training with a result of each kind: retrieval of its own, the others made up for its data."""
+    """A training with its results; those that need another training are made up."""
     run = tmp_path_factory.mktemp("report") / "run"
     shown = {"run__knn_epochs": 1, "data__split_column": "split", "optim__batch_size": 6}
     words = ["pretrain", str(few_shards), str(run), *options(optim__epochs=2, **shown)]
@@ -38,8 +38,12 @@ def run_dir(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for words in [(*extra, *more) for extra in questions for more in ([], ["--untrained"])]:
         result = evaluate("retrieval", run, few_shards, "--clips", 1, "--workers", 0, *words)
         assert result.exit_code == 0, result.output
+    same = ["--clips", 1, "--workers", 0, "--split-column", "split"]
+    for words in (["probe", run, few_shards, "--method", "knn"], ["decoupling", few_shards, "--both", run]):
+        result = evaluate(*words, *same)
+        assert result.exit_code == 0, result.output
     provenance = json.loads(next((run / "eval").glob("retrieval-*.json")).read_text())["provenance"]
-    for kind in ("probe", "recognition", "auxiliary", "decoupling"):
+    for kind in ("recognition", "auxiliary"):
         record = getattr(results, kind)(provenance)
         (run / "eval" / f"{kind}.json").write_text(json.dumps(record))
     return run
