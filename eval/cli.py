@@ -6,6 +6,7 @@ import click
 
 from eval.cli_features import decoupling, embed, probe, search
 from eval.cli_recognition import auxiliary, recognition
+from eval.cli_report import report
 from eval.cli_retrieval import baseline, compare, retrieval
 from eval.command_line import EvalGroup
 
@@ -26,3 +27,4 @@ main.add_command(baseline)
 main.add_command(compare)
 main.add_command(recognition)
 main.add_command(auxiliary)
+main.add_command(report)
