@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
+import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+if TYPE_CHECKING:
+    from train.loop import TrainingResult
+
 EXIT_INTERRUPTED = 130
+
+# --max-hours counts from here, not from the first step: loading takes its time, too.
+_STARTED = time.monotonic()
 
 
 class _Group(click.Group):
@@ -48,6 +57,9 @@ def main(debug: bool) -> None:
 @click.option(
     "--init-part", type=click.Choice(["auto", "all", "backbone"]), default="auto", help="What to take of --init."
 )
+@click.option(
+    "--max-hours", type=click.FloatRange(0, min_open=True), help="Save and stop after so long.  [default: no limit]"
+)
 @click.option("--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable.")
 @click.option("--print-config", is_flag=True, help="Print the resolved settings and stop; needs no SHARDS.")
 def pretrain(
@@ -63,13 +75,14 @@ def pretrain(
     device: str,
     init: Path | None,
     init_part: str,
+    max_hours: float | None,
     pairs: tuple[str, ...],
     print_config: bool,
 ) -> None:
     """Pre-train a backbone on SHARDS without labels; write checkpoints to RUN_DIR.
 
     Started again with the same settings, it continues from the last checkpoint; --init is not read again then.
-    SIGTERM or Ctrl-C saves and stops.
+    SIGTERM, SIGUSR1, Ctrl-C or a file RUN_DIR/stop saves and stops; RUN_DIR/stopped or RUN_DIR/finished tells the end.
     """
     import json
 
@@ -96,12 +109,46 @@ def pretrain(
     start = InitRequest(source=init, part=init_part) if init else None
     with LiveLine() as live:
         result = run_pretraining(
-            shards, run_dir, config, device=device, say=live.say, live=live, init=start, recipe=recipe
+            shards,
+            run_dir,
+            config,
+            device=device,
+            say=live.say,
+            live=live,
+            init=start,
+            recipe=recipe,
+            deadline=_deadline(max_hours),
         )
-    if not result.finished:
+    _tell_end(result, run_dir)
+
+
+def _deadline(max_hours: float | None) -> float:
+    return math.inf if max_hours is None else _STARTED + 3600 * max_hours
+
+
+def _tell_end(result: TrainingResult, run_dir: Path) -> None:
+    """Prints how a training has ended, once, and ends this process accordingly."""
+    import os
+
+    from train.distributed import find_seat
+
+    seat = find_seat(os.environ)
+    if seat.rank == 0 and result.finished:
+        click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")
+    if result.finished:
+        return
+    if seat.rank == 0:
         click.echo(f"stopped after step {result.steps}; run the same command again to continue", err=True)
-        raise SystemExit(EXIT_INTERRUPTED)
-    click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")
+    # A launcher would take it for a failure, and torchrun would start all again.
+    raise SystemExit(0 if seat.launched else EXIT_INTERRUPTED)
+
+
+@main.command()
+def sbatch() -> None:
+    """Print a Slurm batch script to edit: pre-training that stops in time, is queued again, and continues."""
+    from importlib.resources import files
+
+    click.echo(files("train").joinpath("slurm", "pretrain.sbatch").read_text("utf-8"), nl=False)
 
 
 @main.command("import-weights")

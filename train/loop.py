@@ -34,7 +34,7 @@ from train.readiness import check_before_start
 from train.run_log import RunLog, TrainingError
 from train.sampling_report import SamplingReport
 from train.step import GradientStep, Objective
-from train.stopping import StopFlag, ignore_signals, stop_on_signals
+from train.stopping import StopRequest, ignore_signals, mark_end, stop_requests
 
 FAILED_NAME = "failed"
 PICTURE_NAME = "first_batch.png"
@@ -83,6 +83,7 @@ def train(
     record: Mapping[str, Any] | None = None,
     say: Callable[[str], None],
     live: LiveLine | None = None,
+    deadline: float = math.inf,
 ) -> TrainingResult:
     """Trains to the configured end, continuing from the last checkpoint in ``run_dir``.
 
@@ -97,6 +98,7 @@ def train(
         record: whatever else every checkpoint is to say of where it comes from.
         say: prints a line for the user.
         live: shows how it goes.
+        deadline: ``time.monotonic()`` from which on it stops by itself.
 
     Raises:
         CheckpointError: ``run_dir`` holds a training of another configuration or of other data.
@@ -128,10 +130,14 @@ def train(
         step=first_step,
         last_saved=first_step,
     )
-    running.run(_make_loader(shards, entries, config, sampler, first_step, placement))
+    with stop_requests(run_dir, deadline, placement) as stop:
+        running.run(_make_loader(shards, entries, config, sampler, first_step, placement), stop)
+    finished = running.step == sampler.total_steps
+    if placement.is_main:
+        mark_end(run_dir, finished=finished, step=running.step, reason=stop.reason())
     return TrainingResult(
         steps=running.step,
-        finished=running.step == sampler.total_steps,
+        finished=finished,
         report=running.log.report,
         metrics=running.log.recent_metrics() if running.step > first_step else {},
     )
@@ -158,23 +164,22 @@ class _Training:
     last_saved: int
     retrieval: float | None = None
 
-    def run(self, loader: Iterable[Batch]) -> None:
+    def run(self, loader: Iterable[Batch], stop: StopRequest) -> None:
         """Takes all steps that are left, or as many as it is given time for; then all is saved."""
-        with stop_on_signals() as stop:
+        waited_from = time.monotonic()
+        for batch in loader:
+            stopping = self._advance(batch, time.monotonic() - waited_from, stop)
+            if stopping or self.plan.due(self.step):
+                self._save()
+            if stopping:
+                break
             waited_from = time.monotonic()
-            for batch in loader:
-                stopping = self._advance(batch, time.monotonic() - waited_from, stop)
-                if stopping or self.plan.due(self.step):
-                    self._save()
-                if stopping:
-                    break
-                waited_from = time.monotonic()
         if self.last_saved != self.step:
             self._save()
         if self.placement.is_main:
             self.log.flush()
 
-    def _advance(self, host_batch: Batch, waiting: float, stop: StopFlag) -> bool:
+    def _advance(self, host_batch: Batch, waiting: float, stop: StopRequest) -> bool:
         """One step; returns whether it was to be the last."""
         counted = self.damage.take(host_batch, self.step, self.placement)
         if self.step == 0 and self.placement.is_main and self.config.run.batch_picture:
@@ -186,7 +191,7 @@ class _Training:
         output, norm = self.gradients(batch, self.step)
         broken = not bool(torch.isfinite(output.metrics["loss"]) & torch.isfinite(norm))
         # A signal reaches ranks on different sides of a step; all must leave after the same one.
-        stopping, broken = any_rank((stop.is_set, broken), self.placement)
+        stopping, broken = any_rank((bool(stop.reason()), broken), self.placement)
         if broken:
             self._fail(batch, float(output.metrics["loss"]), float(norm))
         self.optimizer.step()
