@@ -1,5 +1,6 @@
 # Two commands: `make demo` runs the whole job on videos it makes itself, `make test` runs lint, types and tests.
-# Both make .venv and install into it; nothing else on the machine is touched.
+# Both make .venv and install into it; nothing else on the machine is touched. (`make test-cluster`, for those who
+# change what runs on clusters, installs Slurm as well, where root and apt-get are at hand.)
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 DEMO := build/demo
 DEMO_RETRIEVAL := --split-column split --label label --label group
 
-.PHONY: install install-dev demo test lint types clean
+.PHONY: install install-dev demo test test-cluster lint types clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -27,6 +28,10 @@ $(VENV)/.installed-dev: pyproject.toml .ci/constraints-cpu.txt | $(VENV)/bin/pip
 	@echo "installing into $(VENV) (a few minutes the first time)"
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
+
+$(VENV)/.installed-cluster: pyproject.toml .ci/constraints-cpu.txt | $(VENV)/bin/pip
+	@$(PIP) -e '.[dev,cluster]'
+	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev
 
 # Each command is echoed: these are the ones to run on videos of your own.
 demo: install
@@ -49,6 +54,11 @@ types: install-dev
 
 test: lint types
 	$(BIN)/pytest --numprocesses 2
+
+# On a real Slurm of several virtual nodes and on real dask processes, all on loopback; see tests/cluster/slurm.py.
+test-cluster: $(VENV)/.installed-cluster
+	@tests/cluster/install-slurm
+	$(BIN)/pytest tests/cluster
 
 clean:
 	rm -rf build .mypy_cache .pytest_cache .ruff_cache

@@ -1,0 +1,34 @@
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.slurm import SlurmCluster, missing_programs
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[SlurmCluster]:
+    """A real Slurm of 4 virtual nodes with 2 cores each, for the whole session.
+
+    ``make test-cluster`` installs what it needs. Where it could have done so, its absence is a failure.
+    """
+    missing, root = missing_programs(), os.geteuid() == 0
+    if missing and root and shutil.which("apt-get"):
+        pytest.fail(f"Slurm is not installed ({', '.join(missing)}); `make test-cluster` installs it")
+    if missing:
+        pytest.skip(f"no Slurm here ({', '.join(missing)}), and it cannot be installed: that takes root and apt-get")
+    if not root:
+        pytest.skip("Slurm's virtual nodes need root (a mount namespace each)")
+    # Not pytest's own folder: sockets may have a path of 107 bytes at most.
+    folder = Path(tempfile.mkdtemp(prefix="slurm-"))
+    folder.chmod(0o755)  # munged insists
+    try:
+        with SlurmCluster(folder, nodes=4, cpus=2) as cluster:
+            yield cluster
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
