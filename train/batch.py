@@ -33,8 +33,9 @@ class ClipSample:
 
     Attributes:
         clip_u8: (T, H, W, 3) uint8, RGB.
-        keyframe_u8: (Hk, Wk, 3) uint8, RGB.
-        motion_quarter_px: (W, Tm, 2, gh, gw) int16; as in ``MotionGrid``; 0 in frames that do not exist.
+        keyframe_u8: (Hk, Wk, 3) uint8, RGB; (0, 0, 3) where it was not read.
+        motion_quarter_px: (W, Tm, 2, gh, gw) int16; as in ``MotionGrid``; 0 in frames that do not exist. W is 0 where
+            no motion was read.
         motion_valid: (W, Tm, gh, gw) bool; False in frames that do not exist.
         epoch, position: the key of the sample, from which its draws follow.
         video: number of the video among the dataset's entries.
@@ -128,7 +129,7 @@ def collate(samples: Sequence[ClipSample]) -> Batch:
         keyframe_u8_BHWC=_stack([sample.keyframe_u8 for sample in samples]),
         motion_quarter_px_BWTCHW=_stack([sample.motion_quarter_px for sample in samples]),
         motion_valid_BWTHW=_stack([sample.motion_valid for sample in samples]),
-        window_valid_BW=torch.tensor([sample.plan.window_valid for sample in samples]),
+        window_valid_BW=torch.tensor([sample.plan.window_valid for sample in samples], dtype=torch.bool),
         video_B=torch.tensor([sample.video for sample in samples]),
         keys=tuple((sample.epoch, sample.position) for sample in samples),
         report=SamplingReport.of_plans(sample.plan for sample in samples),

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from extract.schema import MotionGrid, ShardHeader, VideoEntry
 from train.batch import ClipSample, EvalSample
-from train.sampling import MotionWindow, SamplingConfig, evaluation_clips, plan_sample, sample_rng
+from train.sampling import MotionWindow, SamplingConfig, evaluation_clips, plan_clip, plan_sample, sample_rng
 from train.sampling_report import SamplingReport
 
 
@@ -50,19 +50,27 @@ class PretrainDataset(Dataset[ClipSample]):
         entries: the videos to train on. Position p of an epoch belongs to video p modulo their number.
         sampling: geometry of a sample.
         seed: decides, with the key, which frames a sample takes; see ``train.sampling``.
+        clips_only: whether motion and keyframes are left unread; their arrays are empty then.
 
     Raises:
         ValueError: if there is no video.
     """
 
     def __init__(
-        self, shards: VideoSource, entries: Sequence[VideoEntry], sampling: SamplingConfig, *, seed: int
+        self,
+        shards: VideoSource,
+        entries: Sequence[VideoEntry],
+        sampling: SamplingConfig,
+        *,
+        seed: int,
+        clips_only: bool = False,
     ) -> None:
         _require_entries(entries)
         self._shards = shards
         self._entries = tuple(entries)
         self._sampling = sampling
         self._seed = seed
+        self._clips_only = clips_only
 
     def video_id(self, key: tuple[int, int]) -> str:
         """The video that the sample of ``key`` is of."""
@@ -78,7 +86,10 @@ class PretrainDataset(Dataset[ClipSample]):
         video = position % len(self._entries)
         entry = self._entries[video]
         rng = sample_rng(self._seed, epoch, position)
-        plan = plan_sample(entry.frame_count, entry.keyframe_indices, self._sampling, rng)
+        if self._clips_only:
+            plan = plan_clip(entry.frame_count, self._sampling, rng)
+        else:
+            plan = plan_sample(entry.frame_count, entry.keyframe_indices, self._sampling, rng)
         grid, valid = _read_motion(self._shards, entry, plan.motion_windows, self._sampling.motion_frames)
         return ClipSample(
             clip_u8=_read_clips(self._shards, entry, (plan.clip_frames,))[0],
@@ -154,8 +165,10 @@ def _read_clips(shards: VideoSource, entry: VideoEntry, clips: Sequence[Sequence
     return pictures.reshape(len(clips), -1, *size, 3)
 
 
-def _read_keyframe(shards: VideoSource, entry: VideoEntry, keyframe: int) -> NDArray[np.uint8]:
-    """(Hk, Wk, 3) uint8."""
+def _read_keyframe(shards: VideoSource, entry: VideoEntry, keyframe: int | None) -> NDArray[np.uint8]:
+    """(Hk, Wk, 3) uint8; (0, 0, 3) for none."""
+    if keyframe is None:
+        return np.empty((0, 0, 3), np.uint8)
     picture = np.empty((shards.header.canonical_height, shards.header.canonical_width, 3), np.uint8)
     jpeg = shards.keyframe_jpeg(entry, keyframe)
     _decode(jpeg, picture, entry, f"keyframe {keyframe} (frame {entry.keyframe_indices[keyframe]})")

@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from extract.schema import VideoEntry
 from train.batch import Batch
 from train.batch_picture import draw_batch
-from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
-from train.config import TrainConfig, changed_fields
+from train.checkpoint import save_checkpoint
+from train.config import TrainConfig
 from train.damage import DamageTally, TolerantDataset, collate_readable
 from train.dataset import PretrainDataset, VideoSource
 from train.distributed import Placement, any_rank, from_all_ranks
@@ -31,6 +31,7 @@ from train.live_line import LiveLine
 from train.monitor import RetrievalMonitor
 from train.optim import build_optimizer, learning_rate, set_learning_rate
 from train.readiness import check_before_start
+from train.resuming import resume
 from train.run_log import RunLog, TrainingError
 from train.sampling_report import SamplingReport
 from train.step import GradientStep, Objective
@@ -38,19 +39,6 @@ from train.stopping import StopRequest, ignore_signals, mark_end, stop_requests
 
 FAILED_NAME = "failed"
 PICTURE_NAME = "first_batch.png"
-
-# How fast and how often things are done may change from run to run; what is computed may not.
-_FREE = (
-    "data.workers",
-    "data.max_damaged",
-    "run.log_seconds",
-    "run.checkpoint_",
-    "run.keep_checkpoints",
-    "run.milestone_epochs",
-    "run.tensorboard",
-    "run.batch_picture",
-    "run.knn_epochs",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +98,7 @@ def train(
     model.to(placement.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload knows 4D only
     optimizer = build_optimizer(model, config.optim)
     stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
-    first_step, state = _resume(run_dir, model, optimizer, stored, sampler.total_steps)
+    first_step, state = resume(run_dir, model, optimizer, stored, sampler.total_steps)
     if first_step:
         say(f"continuing after step {first_step} of {sampler.total_steps}")
     running = _Training(
@@ -132,9 +120,9 @@ def train(
     )
     with stop_requests(run_dir, deadline, placement) as stop:
         running.run(_make_loader(shards, entries, config, sampler, first_step, placement), stop)
-    finished = running.step == sampler.total_steps
-    if placement.is_main:
-        mark_end(run_dir, finished=finished, step=running.step, reason=stop.reason())
+        finished = running.step == sampler.total_steps
+        if placement.is_main:
+            mark_end(run_dir, finished=finished, step=running.step, reason=stop.reason())
     return TrainingResult(
         steps=running.step,
         finished=finished,
@@ -260,7 +248,9 @@ def _make_loader(
     first_step: int,
     placement: Placement,
 ) -> DataLoader[Batch]:
-    dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed)
+    # Keyframes and motion are read for the heads alone.
+    clips_only = not (config.model.context_head or config.model.motion_head)
+    dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed, clips_only=clips_only)
     return DataLoader(
         TolerantDataset(dataset),  # type: ignore[arg-type] # the loader's type does not know that collate changes what comes out
         batch_sampler=replace(sampler, first_step=first_step),
@@ -270,27 +260,3 @@ def _make_loader(
         # Workers ignore the signals that stop the loop between steps.
         worker_init_fn=ignore_signals,
     )
-
-
-def _resume(
-    run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any], total_steps: int
-) -> tuple[int, dict[str, Any]]:
-    """Loads the last checkpoint of a folder, if there is one; returns the steps it has done and its state."""
-    if not list_checkpoints(run_dir):
-        return 0, {}
-    checkpoint = load_checkpoint(run_dir)
-    if "imported" in checkpoint.config:
-        raise CheckpointError(f"{run_dir} holds imported weights; choose another folder and give --init {run_dir}")
-    if checkpoint.config.get("data_hash") != stored["data_hash"]:
-        raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
-    changed = changed_fields(checkpoint.config["settings"], stored["settings"])
-    changed = [change for change in changed if not change.startswith(_FREE)]
-    if changed:
-        raise CheckpointError(
-            f"{run_dir} holds a training of another configuration ({'; '.join(changed)}); "
-            "choose another folder, or give the same settings to continue it"
-        )
-    model.load_state_dict(checkpoint.weights)
-    state = checkpoint.load_state()
-    optimizer.load_state_dict(state["optimizer"])
-    return min(checkpoint.step, total_steps), state
