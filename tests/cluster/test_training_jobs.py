@@ -79,12 +79,13 @@ def edited(launcher: str, shards: Path, job: Job, program: str = "", **environme
 @pytest.fixture(scope="module")
 def jobs(slurm: SlurmCluster, few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Job]]:
     made = {}
-    for name in ("warned", "srun", "torchrun", "failing", "mixed"):
+    for name in ("warned", "cancelled", "srun", "torchrun", "failing", "mixed"):
         made[name] = Job(slurm, tmp_path_factory.mktemp(name))
-    held = {"HOLD_AT": "0:5", "HOLD_FOR": str(made["warned"].run_dir / "stop")}
-    warned = edited("srun", few_shards, made["warned"], **held)
-    # Slurm counts minutes, and warns up to a minute early.
-    made["warned"].submit(warned.replace("USR1@180", "USR1@10"), "--time=1")
+    for name in ("warned", "cancelled"):
+        held = {"HOLD_AT": "0:5", "HOLD_FOR": str(made[name].run_dir / "stop")}
+        script = edited("srun", few_shards, made[name], **held)
+        # Slurm counts minutes, and warns up to a minute early.
+        made[name].submit(script.replace("USR1@180", "USR1@10"), f"--time={1 if name == 'warned' else 30}")
     made["srun"].submit(edited("srun", few_shards, made["srun"]))
     made["torchrun"].submit(edited("torchrun", few_shards, made["torchrun"]))
     made["failing"].submit(edited("srun", few_shards, made["failing"], FAIL_AT="1:3"))
@@ -134,6 +135,15 @@ def test_a_warned_job_stops_is_queued_again_by_itself_and_continues(
     assert (job.run_dir / "finished").exists()
     assert len(recorded(job.folder, 0)) == STEPS
     assert_same_training(job, undisturbed)
+
+
+def test_a_cancelled_job_is_not_queued_again(jobs: dict[str, Job], slurm: SlurmCluster) -> None:
+    job = jobs["cancelled"]
+    held = job.folder / "rank-0.jsonl"
+    wait_until(lambda: held.exists() and len(held.read_text().splitlines()) == 5, PATIENCE, "step 5")
+    slurm.command("scancel", job.number)
+    assert job.end() == "CANCELLED", job.said()
+    assert slurm.job(job.number)["Restarts"] == "0"
 
 
 @pytest.mark.parametrize("launcher", ["srun", "torchrun"])
