@@ -28,11 +28,12 @@ def remove_leftovers(folder: Path) -> None:
     for stale in folder.glob(f"{_own_prefix()}*"):
         pid = stale.name.removeprefix(_own_prefix()).partition("-")[0]
         # In a container every run may get the same number: what bears ours is of a run before.
-        if pid.isdigit() and (int(pid) == os.getpid() or not _runs(int(pid))):
+        if pid.isdigit() and (int(pid) == os.getpid() or not is_running(int(pid))):
             remove(stale)
 
 
-def _runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
+    """Whether a process of this machine, as numbered here, exists and has not ended."""
     if Path("/proc/self/stat").exists():
         try:
             state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]

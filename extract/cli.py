@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import click
 
+from extract.cli_cluster import merge, status
 from extract.cli_look import inspect, preview, verify
 from extract.cli_manifest import manifest, synthesize
 from extract.cli_run import run
+from extract.cli_submit import submit
 
 EXIT_FAILURE_LIMIT = 4
 EXIT_INTERRUPTED = 130
@@ -44,5 +46,5 @@ def main(debug: bool) -> None:
     """
 
 
-for _command in (run, verify, inspect, preview, manifest, synthesize):
+for _command in (run, submit, status, merge, verify, inspect, preview, manifest, synthesize):
     main.add_command(_command)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from extract.cli_cluster import ClusterOptions, cluster_options, print_task
 
 if TYPE_CHECKING:
     from extract.index import RunSummary
@@ -48,6 +51,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--max-failures", metavar="N|N%", help="Stop when more videos than this fail.  [default: never]")
 @click.option("--scratch", type=_PATH, help="Folder for temporary files.  [default: OUT]")
 @click.option("--ffmpeg", "ffmpeg_path", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]")
+@cluster_options
 def run(
     manifest: Path,
     out: Path,
@@ -71,15 +75,19 @@ def run(
     max_failures: str | None,
     scratch: Path | None,
     ffmpeg_path: str | None,
+    cluster: ClusterOptions,
 ) -> None:
     r"""Extract the videos of MANIFEST into shards in the folder OUT.
 
     Started again, it continues. Every video is extracted in a process that may crash, hang or run out of memory
     without harm to the others.
 
+    In a Slurm array job, or with --task and --num-tasks, it makes its share of the shards only; `cmd-extract status
+    OUT` tells how far the tasks are, and `cmd-extract merge OUT` writes the index once all are done.
+
     \b
     Exit codes:
-      0    all well
+      0    all well (of a task of many: its share is complete, failed videos or not)
       1    another error (disk full, folder of another extraction, ...); one line explains
       2    wrong usage
       3    finished, but some videos failed: see OUT/failures.csv
@@ -88,6 +96,7 @@ def run(
     """
     import joblib
 
+    from extract.claims import Claims
     from extract.config import ExtractConfig
     from extract.ffmpeg_binary import find_ffmpeg
     from extract.index import RunJob
@@ -96,6 +105,9 @@ def run(
     from extract.manifest import read_manifest
     from extract.motion import choose_reader
     from extract.pipeline import run_extraction
+    from extract.plan import count_rows, plan_shards
+    from extract.shares import allotted_cores
+    from extract.task_run import run_share
     from extract.video import extract_video
 
     width, height = _parse_size(size)
@@ -123,7 +135,9 @@ def run(
     # A file that is missing is found out, named and counted when its turn comes; one lost file ends no long run.
     records = read_manifest(manifest, root=root, check_paths=False)
     try:
-        allowed = None if max_failures is None else parse_failure_limit(max_failures, len(records))
+        share = cluster.share(os.environ)
+        rows = count_rows(share.of(plan_shards(records, videos_per_shard))) if share else len(records)
+        allowed = None if max_failures is None else parse_failure_limit(max_failures, rows)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     limits = Limits(timeout_seconds=timeout, max_memory_mb=max_memory_mb)
@@ -131,15 +145,31 @@ def run(
     job = RunJob(
         root=root, out=out, scratch=scratch or out, config=config, binary=binary, limits=limits, manifest=manifest
     )
-    click.echo(f"{len(records)} videos; {binary.version} ({binary.path})", err=True)
+    click.echo(f"{share or 'all'}: {rows} videos; {binary.version} ({binary.path})", err=True)
+    workers = workers or allotted_cores(os.environ, joblib.cpu_count())
+    extract = partial(extract_video, reader=reader)
     with interruptible():
+        if share:
+            task = run_share(
+                records,
+                job,
+                share,
+                workers=workers,
+                claims=Claims(out=out, stale_seconds=cluster.stale_after),
+                videos_per_shard=videos_per_shard,
+                max_failures=allowed,
+                extract=extract,
+            )
+            print_task(task, share, out)
+            return
         summary = run_extraction(
             records,
             job,
-            workers=workers or joblib.cpu_count(),
+            workers=workers,
             videos_per_shard=videos_per_shard,
             max_failures=allowed,
-            extract=partial(extract_video, reader=reader),
+            extract=extract,
+            spread=cluster.spread(workers),
         )
     _print_summary(summary, out)
     if summary.failures:

@@ -156,7 +156,7 @@ def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[Sh
                 "Nothing was changed; choose another folder, or remove this one."
             )
         return
-    if any(job.out.glob("shard-*.h5")):
+    if any(job.out.glob("shard-*.h5")) and not path.exists():  # another task may have come first
         raise ShardError(f"{job.out} holds shards but no {schema.RUN_NAME}; choose another folder")
     _write_json(path, claim | _places(job))
 
@@ -186,10 +186,9 @@ class RecordedRun:
 
     Attributes:
         records: the manifest's rows.
-        root: folder that relative paths start from.
-        manifest: the manifest file.
+        root, manifest: folder that relative paths start from; the manifest file.
         config: the extraction configuration.
-        videos_per_shard: rows a shard.
+        videos_per_shard, ffmpeg_version: rows a shard; of the FFmpeg at work.
     """
 
     records: tuple[VideoRecord, ...]
@@ -197,6 +196,7 @@ class RecordedRun:
     manifest: Path
     config: ExtractConfig
     videos_per_shard: int
+    ffmpeg_version: str
 
 
 def read_recorded_run(folder: Path, manifest: Path | None = None, root: Path | None = None) -> RecordedRun:
@@ -212,10 +212,9 @@ def read_recorded_run(folder: Path, manifest: Path | None = None, root: Path | N
     path = folder / schema.RUN_NAME
     try:
         record = json.loads(path.read_text("utf-8"))
-        manifest, root = manifest or Path(record["manifest"]), root or Path(record["root"])
-        described = record["config"]
+        manifest, root, described = manifest or Path(record["manifest"]), root or Path(record["root"]), record["config"]
         config = ExtractConfig(**{f.name: described[f.name] for f in fields(ExtractConfig)})
-        rows = int(record["videos_per_shard"])
+        rows, ffmpeg = int(record["videos_per_shard"]), str(described["ffmpeg"])
     except (OSError, KeyError, ValueError, TypeError) as error:
         raise ShardError(f"{path}: does not tell of a run of this release ({error})") from None
     if not manifest.exists():
@@ -223,7 +222,9 @@ def read_recorded_run(folder: Path, manifest: Path | None = None, root: Path | N
     records = read_manifest(manifest, root=root, check_paths=False)
     if hash_records(records) != record["manifest_hash"]:
         raise ShardError(f"{manifest}: is not what it was when {folder} was extracted; name the right one")
-    return RecordedRun(records=records, root=root, manifest=manifest, config=config, videos_per_shard=rows)
+    return RecordedRun(
+        records=records, root=root, manifest=manifest, config=config, videos_per_shard=rows, ffmpeg_version=ffmpeg
+    )
 
 
 def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, WrittenShard]) -> dict[str, Any]:

@@ -35,8 +35,14 @@ class ShardJournal:
             stream.write(json.dumps([record.row, record.path, error.stage, error.reason]) + "\n")
         self._count(0, failures=1)
 
-    def _count(self, frames: int, failures: int) -> None:
-        self._counts = [c + n for c, n in zip(self._counts, (1, frames, failures), strict=True)]
+    def add_shard(self, frames: int, rows: int, failures: list[tuple[int, str, str, str]]) -> None:
+        """Notes a whole shard that was made out of this run's sight."""
+        with self._failures_file.open("a") as stream:
+            stream.writelines(json.dumps(failure) + "\n" for failure in failures)
+        self._count(frames, failures=len(failures), rows=rows)
+
+    def _count(self, frames: int, failures: int, rows: int = 1) -> None:
+        self._counts = [c + n for c, n in zip(self._counts, (rows, frames, failures), strict=True)]
         self._counts_file.write_text(" ".join(map(str, self._counts)))
 
 

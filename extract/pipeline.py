@@ -6,16 +6,14 @@ of both, so that a run that was stopped continues where it was.
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
-import joblib
-
 from extract.atomic import remove, remove_leftovers, scratch_folder
-from extract.containment import ContainedExtractor, Extract, interrupts_blocked
+from extract.containment import ContainedExtractor, Extract
 from extract.index import (
     RunJob,
     RunSummary,
@@ -28,18 +26,17 @@ from extract.index import (
     write_index,
     write_run_record,
 )
-from extract.journal import ShardJournal, count_failures, count_progress, read_failures
-from extract.limits import FailureLimitError, OutputError, watch_parent
+from extract.journal import ShardJournal, count_failures, read_failures
+from extract.limits import FailureLimitError, OutputError
 from extract.manifest import resolve_path
 from extract.manifest_table import summarise
-from extract.plan import ShardPlan, plan_shards
-from extract.progress import ProgressReport
+from extract.plan import ShardPlan, count_rows, plan_shards
+from extract.progress import watch_journals
 from extract.schema import FAILURES_NAME, ShardError, VideoRecord
 from extract.shard_writer import ShardWriter, WrittenShard
 from extract.source import VideoError
+from extract.spread import make_locally
 from extract.video import extract_video
-
-_POLL_SECONDS = 0.5
 
 
 def extract_shard(plan: ShardPlan, job: RunJob, scratch: Path, may_fail: int | None, extract: Extract) -> WrittenShard:
@@ -107,26 +104,26 @@ def _extract_record(
         remove(workdir)
 
 
-class _ProgressWatcher(threading.Thread):
-    """Adds up the workers' progress files and shows the sum."""
+@dataclass(frozen=True, kw_only=True)
+class ShardWork:
+    """What ``extract_shard`` needs beside the shard's rows; can be pickled.
 
-    def __init__(self, folder: Path, report: ProgressReport) -> None:
-        super().__init__(daemon=True)
-        self._folder = folder
-        self._report = report
-        self._stop_event = threading.Event()
+    Attributes:
+        job, scratch, may_fail, extract: see there.
+    """
 
-    def run(self) -> None:
-        while not self._stop_event.wait(_POLL_SECONDS):
-            self.show()
+    job: RunJob
+    scratch: Path
+    may_fail: int | None
+    extract: Extract
 
-    def show(self) -> None:
-        self._report.update(*count_progress(self._folder))
+    def __call__(self, plan: ShardPlan) -> WrittenShard:
+        """Makes a shard."""
+        return extract_shard(plan, self.job, self.scratch, self.may_fail, self.extract)
 
-    def stop(self) -> None:
-        self._stop_event.set()
-        self.join()
-        self.show()
+
+Spread = Callable[[ShardWork, Sequence[ShardPlan]], Iterator[WrittenShard]]
+"""Has shards made, somewhere, and hands them over as they are finished."""
 
 
 def run_extraction(
@@ -138,6 +135,7 @@ def run_extraction(
     max_failures: int | None = None,
     extract: Extract = extract_video,
     redo: frozenset[str] = frozenset(),
+    spread: Spread | None = None,
 ) -> RunSummary:
     """Extracts a manifest into ``job.out``, continuing what an earlier run has left.
 
@@ -149,6 +147,7 @@ def run_extraction(
         max_failures: how many of all rows may fail; None for any number.
         extract: what extracts one video, in a process of its own.
         redo: names of shards to make again even if they look finished; each stays until its successor is whole.
+        spread: where the shards are made; None for ``workers`` processes of this machine.
 
     Raises:
         ShardError: the folder holds an extraction of another manifest or configuration.
@@ -157,27 +156,17 @@ def run_extraction(
     """
     start = time.monotonic()
     plans = plan_shards(records, videos_per_shard)
-    job.out.mkdir(parents=True, exist_ok=True)
-    job.scratch.mkdir(parents=True, exist_ok=True)
-    claim_folder(job, records, plans)
-    for folder in {job.out, job.scratch}:
-        remove_leftovers(folder)
-    done = [plan for plan in plans if plan.name not in redo and is_finished(plan, job)]
-    done_numbers = {plan.number for plan in done}
-    todo = [plan for plan in plans if plan.number not in done_numbers]
-    changed = [text for plan in done for text in check_sources(plan, job)]
-    if changed:
-        raise ShardError(
-            f"{job.out}: sources are not what they were: {summarise(changed, 'file')}. Nothing was changed; "
-            f"`cmd-extract verify {job.out} --repair` extracts them again, or choose another folder"
-        )
+    prepare_folders(job, records, plans)
+    done, todo = divide_work(plans, job, redo)
     failed_before = [row for plan in done for row in failures_of(plan, job)]
     scratch = scratch_folder(job.scratch)
     try:
         may_fail = None if max_failures is None else max_failures - len(failed_before)
         if may_fail is not None and may_fail < 0:
             raise FailureLimitError(f"{len(failed_before)} videos have failed")
-        written = _extract_all(todo, job, workers, scratch, may_fail, extract, sum(len(p.records) for p in done))
+        work = ShardWork(job=job, scratch=scratch, may_fail=may_fail, extract=extract)
+        with watch_journals(scratch, count_rows(todo), count_rows(done)):
+            written = list((spread or partial(make_locally, workers))(work, todo))
     except FailureLimitError:
         write_failures(job.out / FAILURES_NAME, sorted(failed_before + read_failures(scratch)))
         raise
@@ -198,36 +187,30 @@ def run_extraction(
     return summary
 
 
-def _extract_all(
-    todo: Sequence[ShardPlan],
-    job: RunJob,
-    workers: int,
-    scratch: Path,
-    may_fail: int | None,
-    extract: Extract,
-    already_done: int,
-) -> list[WrittenShard]:
-    written: list[WrittenShard] = []
-    with ProgressReport(sum(len(p.records) for p in todo), already_done) as report:
-        watcher = _ProgressWatcher(scratch, report)
-        watcher.start()
-        try:
-            # One shard a task, handed out as workers become free.
-            pool = joblib.Parallel(
-                n_jobs=min(workers, len(todo)) or 1,
-                return_as="generator_unordered",
-                batch_size=1,
-                initializer=watch_parent,
-            )
-            tasks = (joblib.delayed(extract_shard)(plan, job, scratch, may_fail, extract) for plan in todo)
-            with interrupts_blocked():
-                results = pool(tasks)  # starts the workers
-            written.extend(results)
-        except BrokenProcessPool:
-            raise RuntimeError(
-                "a worker process was killed from outside, perhaps because the system ran out of memory; "
-                "run the same command again to continue, if need be with fewer --workers"
-            ) from None
-        finally:
-            watcher.stop()
-    return written
+def prepare_folders(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:
+    """Makes and claims the output folder, and clears it of what dead processes have left."""
+    job.out.mkdir(parents=True, exist_ok=True)
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    claim_folder(job, records, plans)
+    for folder in {job.out, job.scratch}:
+        remove_leftovers(folder)
+
+
+def divide_work(
+    plans: Sequence[ShardPlan], job: RunJob, redo: frozenset[str] = frozenset()
+) -> tuple[list[ShardPlan], list[ShardPlan]]:
+    """Which shards are finished, and which are to be made.
+
+    Raises:
+        ShardError: the sources of finished ones have changed.
+    """
+    done = [plan for plan in plans if plan.name not in redo and is_finished(plan, job)]
+    done_numbers = {plan.number for plan in done}
+    todo = [plan for plan in plans if plan.number not in done_numbers]
+    changed = [text for plan in done for text in check_sources(plan, job)]
+    if changed:
+        raise ShardError(
+            f"{job.out}: sources are not what they were: {summarise(changed, 'file')}. Nothing was changed; "
+            f"`cmd-extract verify {job.out} --repair` extracts them again, or choose another folder"
+        )
+    return done, todo

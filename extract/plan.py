@@ -54,3 +54,8 @@ def plan_shards(records: Sequence[VideoRecord], videos_per_shard: int | None = N
         raise ValueError(f"videos_per_shard: {size} is not at least 1")
     starts = range(0, len(records), size)
     return tuple(ShardPlan(number=i, records=tuple(records[s : s + size])) for i, s in enumerate(starts))
+
+
+def count_rows(plans: Sequence[ShardPlan]) -> int:
+    """Manifest rows of some shards."""
+    return sum(len(plan.records) for plan in plans)

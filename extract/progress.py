@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import sys
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from extract.journal import count_progress
+
 _PLAIN_EVERY_SECONDS = 10.0
+_LOOK_EVERY_SECONDS = 0.5
 
 
 class ProgressReport:
@@ -63,6 +70,46 @@ class ProgressReport:
             self._last_plain = now
             left = elapsed / videos * (self._total - videos) if videos else 0.0
             _say(f"extract {videos}/{self._total} videos, {note}, about {left:.0f} s left")
+
+
+class _JournalWatcher(threading.Thread):
+    """Adds up the workers' progress files and shows the sum."""
+
+    def __init__(self, folder: Path, report: ProgressReport) -> None:
+        super().__init__(daemon=True)
+        self._folder = folder
+        self._report = report
+        self._stop_event = threading.Event()
+
+    def run(self) -> None:
+        while not self._stop_event.wait(_LOOK_EVERY_SECONDS):
+            self.show()
+
+    def show(self) -> None:
+        self._report.update(*count_progress(self._folder))
+
+    def stop(self) -> None:
+        self._stop_event.set()
+        self.join()
+        self.show()
+
+
+@contextmanager
+def watch_journals(folder: Path, todo: int, done: int) -> Iterator[None]:
+    """Shows, while it lasts, what the workers' journals say.
+
+    Args:
+        folder: where they lie.
+        todo: videos to do in this run.
+        done: videos that an earlier run has finished.
+    """
+    with ProgressReport(todo, done) as report:
+        watcher = _JournalWatcher(folder, report)
+        watcher.start()
+        try:
+            yield
+        finally:
+            watcher.stop()
 
 
 class CountReport:

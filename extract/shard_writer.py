@@ -162,8 +162,17 @@ class ShardWriter:
         self._spool.failures.append(Failure(record=record, stage=error.stage, reason=error.reason))
 
     def finish(self) -> WrittenShard:
-        """Writes the shard under a temporary name, syncs it to disk and renames it; until then nothing is visible."""
-        write_whole(self._target, self._write)
+        """Writes the shard under a temporary name, syncs it to disk and renames it; until then nothing is visible.
+
+        If the working folder is on another file system, HDF5 writes there, in many pieces, and the target gets a copy.
+        """
+        workdir = self._spool.folder
+        if workdir.stat().st_dev == self._target.parent.stat().st_dev:
+            write_whole(self._target, self._write)
+        else:
+            local = workdir / self._target.name
+            self._write(local)
+            write_whole(self._target, lambda temporary: shutil.copyfile(local, temporary))
         with self._target.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return WrittenShard(
@@ -264,6 +273,9 @@ class ShardWriter:
         for start in range(0, shape[0], _COPY_FRAMES):
             part: NDArray[Any] = np.frombuffer(stream.read(_COPY_FRAMES * frame_bytes), dtype)
             dataset[start : start + _COPY_FRAMES] = part.reshape(-1, *shape[1:])
+        # Now, not whenever the last reference goes (dask's profiler keeps some for a while): the order in which chunks
+        # are laid down is part of the bytes.
+        dataset.flush()
 
     def _write_failures(self, file: h5py.File) -> None:
         failures = self._spool.failures

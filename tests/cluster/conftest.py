@@ -3,11 +3,22 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from extract.cli import main
+from extract.ffmpeg_binary import FfmpegBinary
+from tests.cluster.extraction import (
+    SHARD_OPTIONS,
+    VIDEOS,
+    WITH_FAILURES,
+    SmallExtraction,
+    write_gated_ffmpeg,
+    write_manifest,
+)
 from tests.cluster.slurm import SlurmCluster, missing_programs
 
 
@@ -32,3 +43,16 @@ def slurm() -> Iterator[SlurmCluster]:
             yield cluster
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def small_extraction(
+    tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path], ffmpeg: FfmpegBinary
+) -> SmallExtraction:
+    folder = tmp_path_factory.mktemp("small")
+    for i in range(VIDEOS - 1):
+        make_video(folder / f"v{i:02d}.mp4", "-c:v", "libx264", "-vf", f"hue=h={30 * i}", frames=20 + i)
+    manifest, gated = write_manifest(folder), write_gated_ffmpeg(folder, ffmpeg)
+    done = CliRunner().invoke(main, ["run", str(manifest), str(folder / "one"), *SHARD_OPTIONS])
+    assert done.exit_code == WITH_FAILURES, done.output
+    return SmallExtraction(manifest=manifest, reference=folder / "one", ffmpeg=gated, gates=folder / "gates")

@@ -14,6 +14,7 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -65,7 +66,8 @@ _NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs
 
 
 def search_path() -> str:
-    return f"{os.environ.get('PATH', '')}:{_SBIN}"
+    """Where programs are looked for: first beside this Python, where the project's commands are."""
+    return f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:{_SBIN}"
 
 
 def missing_programs() -> list[str]:

@@ -1,0 +1,119 @@
+"""Extraction by array jobs on a real Slurm: whatever happens to the tasks, the result is that of one machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+from pathlib import Path
+
+from extract.cli_cluster import __file__ as extract_file
+from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, WITH_FAILURES, SmallExtraction, attempts, made, results
+from tests.cluster.slurm import SlurmCluster, wait_until
+
+SCRIPT = Path(extract_file).parent / "slurm" / "extract.sbatch"
+SMALL = ("--cpus-per-task=1", "--mem=500M", "--time=5")
+LIMIT = 90.0
+
+
+def start(slurm: SlurmCluster, small: SmallExtraction, out: Path, array: str, *options: str) -> str:
+    log = f"--output={out.parent}/{out.name}-%A_%a.log"
+    arguments = [small.manifest, out, *SHARD_OPTIONS, "--ffmpeg", small.ffmpeg, *options]
+    return slurm.sbatch(f"--array={array}", *SMALL, log, SCRIPT, *arguments)
+
+
+def merge(slurm: SlurmCluster, out: Path) -> None:
+    done = subprocess.run(
+        ["cmd-extract", "merge", out], env=slurm.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == WITH_FAILURES, done.stdout + done.stderr
+
+
+def test_four_tasks_make_what_one_machine_makes(
+    slurm: SlurmCluster, small_extraction: SmallExtraction, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    job = start(slurm, small_extraction, out, "1-7:2%3")  # starts at 1, in steps, three at once
+    slurm.wait(job, LIMIT)
+    for task in range(4):
+        assert slurm.job(f"{job}_{2 * task + 1}")["JobState"] == "COMPLETED"
+        (attempt,) = attempts(out, task)
+        assert attempt[0]["share"] == {"task": task, "num_tasks": 4}
+        assert attempt[-1]["state"] == "done"
+        shards = sorted(event["name"] for event in attempt[1:-1])
+        assert shards == [f"shard-{n:05d}.h5" for n in range(task, SHARDS, 4)]
+    assert not (out / "index.json").exists()
+    merge(slurm, out)
+    assert results(out) == results(small_extraction.reference)
+
+
+def test_a_task_that_is_killed_and_requeued_continues(
+    slurm: SlurmCluster, small_extraction: SmallExtraction, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    gate = small_extraction.close_gate(10)  # the first video of the second shard of task 1 of 4
+    job = start(slurm, small_extraction, out, "0-3")
+    first, second = out / "shard-00001.h5", out / "claims" / "shard-00005.h5"
+    wait_until(lambda: first.exists() and second.exists(), LIMIT, "task 1 at its second shard")
+    before = first.stat()
+    tasks = slurm.processes("SLURM_ARRAY_TASK_ID=1")
+    (main,) = [number for number, command in tasks.items() if "cmd-extract run" in command]
+    os.kill(main, signal.SIGKILL)
+    wait_until(lambda: f"{job}_1" not in slurm.queued(job), LIMIT, "the end of the killed task")
+    gate.unlink()
+    assert not (out / "shard-00005.h5").exists()
+    slurm.command("scontrol", "requeue", f"{job}_1")
+    slurm.wait(job, LIMIT)
+    assert slurm.job(f"{job}_1")["Restarts"] == "1"
+    killed, again = attempts(out, 1)
+    assert [killed[0]["owner"]["restart"], again[0]["owner"]["restart"]] == [0, 1]
+    assert killed[-1]["event"] != "end"
+    assert [event["name"] for event in again[1:-1]] == ["shard-00005.h5"], "what was finished is not made again"
+    assert first.stat().st_mtime_ns == before.st_mtime_ns
+    merge(slurm, out)
+    assert results(out) == results(small_extraction.reference)
+
+
+def test_tasks_that_run_twice_at_once_do_the_work_once(
+    slurm: SlurmCluster, small_extraction: SmallExtraction, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    gate = small_extraction.close_gate(0)
+    # The same tasks twice, and others that share the manifest differently.
+    jobs = [start(slurm, small_extraction, out, array) for array in ("0-1", "0-1", "0-2")]
+    wait_until(
+        lambda: len(list((out / "tasks").glob("*.jsonl"))) == 7 if out.exists() else False, LIMIT, "7 tasks at once"
+    )
+    assert (out / "claims" / "shard-00000.h5").exists()
+    gate.unlink()
+    for job in jobs:
+        slurm.wait(job, LIMIT)
+    assert all(attempt[-1]["state"] == "done" for task in range(3) for attempt in attempts(out, task))
+    assert made(out) == [f"shard-{n:05d}.h5" for n in range(SHARDS)]
+    merge(slurm, out)
+    assert results(out) == results(small_extraction.reference)
+
+
+def test_submit_waits_for_array_and_merge(
+    slurm: SlurmCluster, small_extraction: SmallExtraction, tmp_path: Path
+) -> None:
+    out = tmp_path / "my out"
+    options = ["--partition", "main", "--array-parallelism", "2", "--num-tasks", "3", "--time", "5", "--mem", "500M"]
+    command = ["cmd-extract", "submit", small_extraction.manifest, out, *options, "--cpus", "1", "--wait", "--"]
+    done = subprocess.run(
+        [*command, "--videos-per-shard", "2"],
+        env=slurm.environ,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT,
+        check=False,
+    )
+    assert done.returncode == WITH_FAILURES, done.stdout + done.stderr
+    assert f"{SHARDS} shards" in done.stdout
+    assert results(out) == results(small_extraction.reference)
+    logs = sorted(path.name.partition("-")[0] for path in (out / "jobs" / "logs").glob("*.log"))
+    assert logs == ["extract"] * 3 + ["merge"]
+    status = subprocess.run(
+        ["cmd-extract", "status", out], env=slurm.environ, capture_output=True, text=True, timeout=60
+    )
+    assert f"{SHARDS} done, 0 running, 0 stale, 0 failed, 0 waiting; {SHARDS} in all; merged" in status.stdout
