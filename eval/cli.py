@@ -2,43 +2,31 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from eval.cli_recognition import auxiliary, recognition
+from eval.command_line import EvalGroup, show_progress
+
 if TYPE_CHECKING:
     from eval.retrieval import RetrievalResult
     from eval.run_retrieval import Question, RetrievalRun
 
-EXIT_INTERRUPTED = 130
-_PROGRESS_SECONDS = 10.0
 _LABEL_HELP = "What a hit must share with its query; give it twice for both."
 
 
-class _Group(click.Group):
-    """Turns the errors that users can mend into one line and an exit code, and leaves bugs their traceback."""
-
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except KeyboardInterrupt:
-            click.echo("interrupted; nothing was written", err=True)
-            ctx.exit(EXIT_INTERRUPTED)
-        except (ValueError, OSError, RuntimeError) as error:
-            if ctx.params.get("debug"):
-                raise
-            raise click.ClickException(str(error)) from error
-
-
-@click.group(cls=_Group, context_settings={"show_default": True})
+@click.group(cls=EvalGroup, context_settings={"show_default": True})
 @click.version_option(package_name="context-motion-decoupling")
 @click.option("--debug", is_flag=True, help="Show the traceback of errors.")
 def main(debug: bool) -> None:
     """Evaluate trained video backbones."""
+
+
+main.add_command(recognition)
+main.add_command(auxiliary)
 
 
 def _question_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -88,7 +76,7 @@ def retrieval(
     choice = ModelChoice(checkpoint=checkpoint, untrained=untrained, clips=clips, device=device, workers=workers)
     name = f"retrieval-{split_column}-{'-'.join(question.kinds)}{'-untrained' if untrained else ''}.json"
     target = output or find_checkpoint(checkpoint) / name
-    _report(retrieve_by_model(question, choice, _progress("embed")), target)
+    _report(retrieve_by_model(question, choice, show_progress("embed")), target)
 
 
 @main.command()
@@ -109,7 +97,7 @@ def baseline(
     from eval.run_retrieval import retrieve_by_motion_grids
 
     question = _question(shards, split_column, query_part, gallery_part, kinds)
-    _report(retrieve_by_motion_grids(question, _progress("describe")), output)
+    _report(retrieve_by_motion_grids(question, show_progress("describe")), output)
 
 
 def _question(shards: Path, split_column: str, query_part: str, gallery_part: str, kinds: Sequence[str]) -> Question:
@@ -151,20 +139,3 @@ def compare(results: tuple[Path, ...]) -> None:
     from eval.comparison import comparison_table
 
     click.echo(comparison_table(results))
-
-
-def _progress(what: str) -> Callable[[int, int], None]:
-    start = time.monotonic()
-    last = start
-
-    def show(done: int, total: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < _PROGRESS_SECONDS and done != total:
-            return
-        last = now
-        left = (now - start) / done * (total - done)
-        print(f"{what} {done}/{total} videos, {done / (now - start):.1f} a second, about {left:.0f} s left",
-              file=sys.stderr, flush=True)  # fmt: skip
-
-    return show

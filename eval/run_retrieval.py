@@ -173,7 +173,8 @@ def load_model(checkpoint: Checkpoint, config: TrainConfig, *, untrained: bool =
     """The network of a checkpoint, with its weights or with those it started from."""
     model = build_model(config)
     if not untrained:
-        model.load_state_dict(checkpoint.weights)
+        # A fine-tuned one has a classifier as well, which retrieval does not ask.
+        model.load_state_dict({n: t for n, t in checkpoint.weights.items() if not n.startswith("classifier.")})
     return model
 
 

@@ -43,13 +43,15 @@ def options(**changes: object) -> list[str]:
     return words + [word for field, value in given.items() for word in ("--set", f"{field}={value}")]
 
 
-def launch(ranks: int, arguments: list[Any], restarts: int = 0, **environment: str) -> subprocess.Popen[str]:
+def launch(
+    ranks: int, arguments: list[Any], task: str = "pretrain", restarts: int = 0, **environment: str
+) -> subprocess.Popen[str]:
     """Starts cmd-train, under torchrun if there are several ranks."""
     command = [sys.executable]
     if ranks > 1:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"]
         command += ["--rdzv-endpoint", "localhost:0", "--local-addr", "127.0.0.1", "--max-restarts", str(restarts)]
-    command += ["-m", "tests.integration.training", "pretrain", *map(str, arguments)]
+    command += ["-m", "tests.integration.training", task, *map(str, arguments)]
     # Another number of threads makes sums in another order.
     given = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"} | environment
     # Without it, torchrun's restarts fail now and then.

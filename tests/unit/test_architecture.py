@@ -60,6 +60,7 @@ def test_package_files_hold_a_docstring_only() -> None:
         ("eval.cli", {"torch", "numpy"}),
         # Evaluation uses data, model and checkpoints, never the loop, not even by way of another module.
         ("eval.run_retrieval", {"train.loop", "train.run_log", "train.objective", "av", "mvextractor"}),
+        ("eval.run_auxiliary", {"train.loop", "train.run_log", "train.supervised_objective", "av", "mvextractor"}),
     ],
 )
 def test_what_a_module_does_not_load(module: str, forbidden: set[str]) -> None:

@@ -1,0 +1,211 @@
+"""Figures of recognition and of the auxiliary comparison, against scikit-learn, scipy and loops."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
+
+from eval.auxiliary import Pair, mean_difference
+from eval.recognition import judge
+from eval.run_auxiliary import Comparison
+from eval.training_process import run_cmd_train
+from train.config import build_config
+
+CLASSES = tuple("abcdefg")
+
+
+def probabilities(videos: int, classes: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).dirichlet(np.ones(classes), videos)
+
+
+def test_figures_are_those_of_scikit_learn() -> None:
+    probability = probabilities(60, 7)
+    truth = np.random.default_rng(1).integers(7, size=60)
+    result = judge(probability, [CLASSES[n] for n in truth], CLASSES)
+    told = result.as_json()
+    predicted = probability.argmax(1)
+    assert told["top1"]["value"] == pytest.approx(accuracy_score(truth, predicted))
+    assert told["top5"]["value"] == pytest.approx(top_k_accuracy_score(truth, probability, k=5, labels=range(7)))
+    assert told["top1"]["low"] < told["top1"]["value"] < told["top1"]["high"]
+    expected = confusion_matrix(truth, predicted, labels=range(7))
+    np.testing.assert_array_equal(told["confusion"], expected)
+    assert told["chance"] == pytest.approx(1 / 7)
+    for number, row in enumerate(told["per_class"]):
+        assert row["class"] == CLASSES[number]
+        assert row["test"] == expected[number].sum()
+        assert row["accuracy"] == pytest.approx(expected[number, number] / expected[number].sum())
+        assert row["low"] <= row["accuracy"] <= row["high"]
+
+
+def test_classes_that_the_classifier_does_not_know_count_as_wrong() -> None:
+    probability = np.array([[0.6, 0.3, 0.1], [0.2, 0.5, 0.3], [0.1, 0.2, 0.7], [0.9, 0.05, 0.05]])
+    result = judge(probability, ["a", "zebra", "c", "yak"], ("a", "b", "c"))
+    assert result.classes == ("a", "b", "c", "yak", "zebra")
+    assert (result.known, result.unknown) == (3, 2)
+    assert result.top1_N.tolist() == [True, False, True, False]
+    assert result.top5_N.tolist() == [True, False, True, False], "even where five are more than it knows"
+    assert result.chance == pytest.approx(0.5 / 3)
+    told = result.as_json()
+    assert told["classes_unknown"] == ["yak", "zebra"]
+    assert told["confusion"] == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
+    assert told["per_class"][1] == {"class": "b", "test": 0, "accuracy": None, "low": None, "high": None}
+
+
+def test_of_equal_probabilities_all_figures_tell_the_same() -> None:
+    result = judge(np.full((3, 3), 1 / 3), ["a", "b", "c"], ("a", "b", "c"))
+    assert [result.classes[n] for n in result.predicted_N] == ["c"] * 3
+    assert result.top1_N.tolist() == [False, False, True]
+
+
+def test_disagreeing_numbers_are_named() -> None:
+    with pytest.raises(ValueError, match=r"shape \(2, 3\) for 2 videos and 4 classes"):
+        judge(probabilities(2, 3), ["a", "b"], tuple("abcd"))
+
+
+# The auxiliary comparison
+
+
+def pair(column: str, seed: int, plain: list[int], motion: list[int], first: int = 0) -> Pair:
+    videos = tuple(f"{column}-{first + n}" for n in range(len(plain)))
+    return Pair(
+        split_column=column, seed=seed, videos=videos, plain_N=np.array(plain, bool), motion_N=np.array(motion, bool)
+    )
+
+
+def test_the_difference_is_the_mean_over_pairs() -> None:
+    pairs = [pair("split1", 0, [1, 0, 0, 0], [1, 1, 0, 0]), pair("split1", 1, [0, 0, 0, 1], [1, 1, 0, 0])]
+    found = mean_difference(pairs)
+    assert found.value == pytest.approx((0.25 + 0.25) / 2)
+    assert found.pairs == 2
+    assert found.error_of_runs == 0
+    # Four videos; what each adds to the mean: (0 + 1, 1 + 1, 0, 0 - 1) / 8.
+    expected = math.sqrt(4) * np.std([1 / 8, 2 / 8, 0, -1 / 8], ddof=1)
+    assert found.error_of_videos == pytest.approx(expected)
+    half = stats.t.ppf(0.975, 1) * expected
+    assert (found.low, found.high) == pytest.approx((max(0.25 - half, -1), min(0.25 + half, 1)))
+
+
+def test_without_an_error_of_videos_it_is_students_interval() -> None:
+    # Every video differs by the same in a pair, so that only the runs are left.
+    pairs = [pair("s", 0, [0] * 50, [1] * 50), pair("s", 1, [0] * 50, [0] * 50), pair("s", 2, [0] * 50, [1] * 50)]
+    found = mean_difference(pairs)
+    assert found.error_of_videos == pytest.approx(0)
+    low, high = stats.t.interval(0.95, 2, loc=2 / 3, scale=stats.sem([1, 0, 1]))
+    assert (found.low, found.high) == pytest.approx((low, min(high, 1)))
+
+
+def test_one_pair_has_the_interval_of_its_videos() -> None:
+    rng = np.random.default_rng(0)
+    plain, motion = rng.integers(2, size=200), rng.integers(2, size=200)
+    found = mean_difference([pair("s", 0, list(plain), list(motion))])
+    assert found.error_of_runs is None
+    error = stats.sem(motion - plain)
+    assert found.error_of_videos == pytest.approx(error)
+    assert (found.low, found.high) == pytest.approx(stats.norm.interval(0.95, (motion - plain).mean(), error))
+
+
+def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for _ in range(300):
+        ease = rng.random(40)
+        pairs = []
+        for seed in range(3):
+            luck = rng.normal(0, 0.05, 2)
+            plain, motion = (rng.random(40) < np.clip(ease * 0.5 + gain, 0, 1) for gain in (luck[0], 0.2 + luck[1]))
+            pairs.append(pair("s", seed, list(plain), list(motion)))
+        found = mean_difference(pairs)
+        held += found.low <= 0.2 <= found.high
+    assert held >= 0.95 * 300
+
+
+def test_pairs_are_needed() -> None:
+    with pytest.raises(ValueError, match="pairs: none"):
+        mean_difference([])
+    with pytest.raises(ValueError, match="need equally many"):
+        Pair(split_column="s", seed=0, videos=("a",), plain_N=np.ones(2, bool), motion_N=np.ones(1, bool))
+
+
+def test_both_sides_differ_in_motion_prediction_alone(tmp_path: Path) -> None:
+    comparison = Comparison(
+        shards=tmp_path,
+        out=tmp_path,
+        recipe="finetune-ucf101",
+        split_columns=("split2",),
+        overrides=("optim.epochs=7",),
+    )
+    plain, motion = (comparison.config("split2", 4, arm).as_dict() for arm in ("none", "motion"))
+    assert plain["optim"]["epochs"] == 7
+    assert (plain["run"]["seed"], plain["data"]["split_column"]) == (4, "split2")
+    assert plain["model"].pop("motion_head") is False
+    assert motion["model"].pop("motion_head") is True
+    assert plain == motion
+    recipe = build_config("finetune-ucf101").as_dict()
+    assert plain["augment"] == recipe["augment"] | {"rotation_degrees": 0.0}
+    assert plain["sampling"] == recipe["sampling"] | {"motion_room": True}
+
+
+# cmd-train as a process
+
+
+def test_a_failed_training_is_told(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="cmd-train ended with exit code 1"):
+        run_cmd_train(["recipes", "imagenet"])
+    assert "recipe: 'imagenet' is not one of" in capfd.readouterr().err
+
+
+def test_a_folder_of_the_users_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train" / "cli.py").write_text("raise SystemExit('not ours')")
+    (tmp_path / "train" / "__init__.py").write_text("")
+    monkeypatch.chdir(tmp_path)
+    run_cmd_train(["recipes"])
+
+
+STARTER = """
+import sys
+import eval.training_process as process
+process._PROGRAM = sys.argv[1]
+try:
+    process.run_cmd_train([])
+except KeyboardInterrupt:
+    sys.exit(42)
+"""
+CHILD = """
+import signal, sys, time
+from pathlib import Path
+def save(*_):
+    Path({path!r}).write_text("saved")
+    sys.exit(130)
+signal.signal(signal.SIGTERM, save)
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_the_training_save(number: signal.Signals, tmp_path: Path) -> None:
+    program = CHILD.format(path=str(tmp_path / "saved"))
+    root = Path(__file__).resolve().parents[2]
+    process = subprocess.Popen(
+        [sys.executable, "-c", STARTER, program], stdout=subprocess.PIPE, text=True, cwd=root, env=dict(os.environ)
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(number)
+    deadline = time.monotonic() + 60
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.stdout.close()
+    assert process.wait(timeout=1) == 42
+    assert (tmp_path / "saved").read_text() == "saved"
