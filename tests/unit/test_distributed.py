@@ -1,7 +1,11 @@
 from __future__ import annotations
 
-import pytest
+import subprocess
 
+import pytest
+from click.testing import CliRunner
+
+from train.cli import main
 from train.distributed import Seat, find_seat, first_host
 
 STEP = {
@@ -64,6 +68,15 @@ def test_ranks_set_by_hand_must_be_those_of_slurm() -> None:
     assert find_seat(STEP | by_hand).rank == 5
     with pytest.raises(ValueError, match="RANK=0 and WORLD_SIZE=2, but this is task 5 of 8"):
         find_seat(STEP | by_hand | {"RANK": "0", "WORLD_SIZE": "2"})
+
+
+def test_the_printed_batch_script_is_one() -> None:
+    printed = CliRunner().invoke(main, ["sbatch"])
+    assert printed.exit_code == 0, printed.output
+    assert printed.output.startswith("#!/bin/bash\n")
+    assert "--signal=B:USR1@" in printed.output
+    checked = subprocess.run(["bash", "-n"], input=printed.output, text=True, capture_output=True, check=False)
+    assert (checked.returncode, checked.stderr) == (0, "")
 
 
 def test_half_a_launcher_is_refused() -> None:
