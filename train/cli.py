@@ -17,6 +17,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            # How --help ends; they are RuntimeErrors.
+            raise
         except KeyboardInterrupt:
             click.echo("interrupted; run the same command again to continue from the last checkpoint", err=True)
             ctx.exit(EXIT_INTERRUPTED)
