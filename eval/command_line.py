@@ -33,6 +33,9 @@ class EvalGroup(click.Group):
         """Runs the command."""
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            # How --help ends; they are RuntimeErrors.
+            raise
         except KeyboardInterrupt:
             click.echo("interrupted; run the same command again, what is done of features is kept", err=True)
             ctx.exit(EXIT_INTERRUPTED)

@@ -22,6 +22,9 @@ class _Group(click.Group):
 
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            # How --help ends; they are RuntimeErrors.
+            raise
         except KeyboardInterrupt:
             click.echo("interrupted; run the same command again to continue", err=True)
             ctx.exit(EXIT_INTERRUPTED)

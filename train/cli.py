@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from train.cli_finetune import finetune
-from train.cli_options import EXIT_INTERRUPTED, both_folders, given_fields, tell_end, training_options
+from train.cli_options import EXIT_INTERRUPTED, both_folders, deadline, given_fields, tell_end, training_options
 
 
 class _Group(click.Group):
@@ -17,6 +17,9 @@ class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
+        except (click.exceptions.Exit, click.Abort):
+            # How --help ends; they are RuntimeErrors.
+            raise
         except KeyboardInterrupt:
             click.echo("interrupted; run the same command again to continue from the last checkpoint", err=True)
             ctx.exit(EXIT_INTERRUPTED)
@@ -52,6 +55,7 @@ def pretrain(
     device: str,
     init: Path | None,
     init_part: str,
+    max_hours: float | None,
     pairs: tuple[str, ...],
     print_config: bool,
     **named: Any,
@@ -59,7 +63,7 @@ def pretrain(
     """Pre-train a backbone on SHARDS without labels; write checkpoints to RUN_DIR.
 
     Started again with the same settings, it continues from the last checkpoint; --init is not read again then.
-    SIGTERM or Ctrl-C saves and stops.
+    SIGTERM, SIGUSR1, Ctrl-C or a file RUN_DIR/stop saves and stops; RUN_DIR/finished or RUN_DIR/stopped tells the end.
     """
     import json
 
@@ -78,9 +82,25 @@ def pretrain(
     start = InitRequest(source=init, part=init_part) if init else None
     with LiveLine() as live:
         result = run_pretraining(
-            folder, target, config, device=device, say=live.say, live=live, init=start, recipe=recipe
+            folder,
+            target,
+            config,
+            device=device,
+            say=live.say,
+            live=live,
+            init=start,
+            recipe=recipe,
+            deadline=deadline(max_hours),
         )
     tell_end(result, target)
+
+
+@main.command()
+def sbatch() -> None:
+    """Print a Slurm batch script to edit: a training that stops in time, is queued again, and continues."""
+    from importlib.resources import files
+
+    click.echo(files("train").joinpath("slurm", "pretrain.sbatch").read_text("utf-8"), nl=False)
 
 
 @main.command("import-weights")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from train.cli_options import both_folders, given_fields, tell_end, training_options
+from train.cli_options import both_folders, deadline, given_fields, tell_end, training_options
 
 SCRATCH = "scratch"
 
@@ -33,6 +33,7 @@ def finetune(
     start: str | None,
     recipe: str,
     auxiliary: str,
+    max_hours: float | None,
     pairs: tuple[str, ...],
     device: str,
     print_config: bool,
@@ -66,6 +67,14 @@ def finetune(
     source = None if start == SCRATCH else Path(start)
     with LiveLine() as live:
         result = run_finetuning(
-            folder, target, config, start=source, device=device, say=live.say, live=live, recipe=recipe
+            folder,
+            target,
+            config,
+            start=source,
+            device=device,
+            say=live.say,
+            live=live,
+            recipe=recipe,
+            deadline=deadline(max_hours),
         )
     tell_end(result, target)

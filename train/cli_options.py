@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,9 @@ if TYPE_CHECKING:
 
 EXIT_INTERRUPTED = 130
 
+# The time that a training is given counts from here, not from its first step: loading takes its time, too.
+_STARTED = time.monotonic()
+
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds SHARDS, RUN_DIR and the options that choose data, length, seed, device and any other field."""
@@ -20,6 +25,11 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
         click.option("--print-config", is_flag=True, help="Print the resolved settings and stop; needs no SHARDS."),
         click.option(
             "--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable."
+        ),
+        click.option(
+            "--max-hours",
+            type=click.FloatRange(0, min_open=True),
+            help="Save and stop this long after the start of the process.  [default: no limit]",
         ),
         click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."),
         click.option("--workers", type=click.IntRange(0), help="Decoding processes.  [default: the recipe's]"),
@@ -61,13 +71,26 @@ def both_folders(shards: Path | None, run_dir: Path | None) -> tuple[Path, Path]
     return shards, run_dir
 
 
+def deadline(max_hours: float | None) -> float:
+    """The ``time.monotonic()`` at which so many hours have passed since this process started; inf without a limit."""
+    return math.inf if max_hours is None else _STARTED + 3600 * max_hours
+
+
 def tell_end(result: TrainingResult, run_dir: Path) -> None:
-    """Says how a training ended.
+    """Says how a training ended, once for all its processes.
 
     Raises:
         SystemExit: it was interrupted.
     """
-    if not result.finished:
+    import os
+
+    from train.distributed import find_seat
+
+    seat = find_seat(os.environ)
+    if seat.rank == 0 and result.finished:
+        click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")
+    elif seat.rank == 0:
         click.echo(f"stopped after step {result.steps}; run the same command again to continue", err=True)
-        raise SystemExit(EXIT_INTERRUPTED)
-    click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")
+    if not result.finished:
+        # A launcher would take it for a failure, and torchrun would start all again.
+        raise SystemExit(0 if seat.launched else EXIT_INTERRUPTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 from extract.schema import VideoEntry
 from extract.shard_reader import ShardSet
+from train import rank_errors
 from train.build import build_classifier
 from train.config import TrainConfig
 from train.distributed import process_group
@@ -69,6 +71,7 @@ def run_finetuning(
     say: Callable[[str], None],
     live: LiveLine | None = None,
     recipe: str | None = None,
+    deadline: float = math.inf,
 ) -> TrainingResult:
     """Trains a classifier on the shards in ``folder``; see ``train.loop.train``.
 
@@ -83,11 +86,12 @@ def run_finetuning(
         say: prints a line for the user.
         live: shows how it goes, on a terminal.
         recipe: name of the preset that ``config`` was made from; recorded.
+        deadline: ``time.monotonic()`` from which on it stops by itself.
 
     Raises:
         ValueError: settings, shards, labels or initial weights that do not fit.
     """
-    with process_group(device) as placement:
+    with process_group(device, run_dir / rank_errors.FOLDER_NAME) as placement:
         speak = say if placement.is_main else lambda _: None
         shards = ShardSet(folder)
         chosen = select_classes(select_videos(shards.videos, config.data.split_column, config.data.part))
@@ -120,6 +124,7 @@ def run_finetuning(
             record={"recipe": recipe, "init": init, "classes": list(chosen.classes)},
             say=speak,
             live=live if placement.is_main else None,
+            deadline=deadline,
         )
         if result.report.samples:
             speak(result.report.text())

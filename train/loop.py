@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from extract.schema import VideoEntry
 from train.batch import Batch
 from train.batch_picture import draw_batch
-from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
-from train.config import TrainConfig, changed_fields
+from train.checkpoint import save_checkpoint
+from train.config import TrainConfig
 from train.damage import DamageTally, TolerantDataset, collate_readable
 from train.dataset import PretrainDataset, VideoSource
 from train.distributed import Placement, any_rank, from_all_ranks
@@ -31,26 +31,14 @@ from train.live_line import LiveLine
 from train.monitor import RetrievalMonitor
 from train.optim import build_optimizer, learning_rate, set_learning_rate
 from train.readiness import check_before_start
+from train.resuming import resume
 from train.run_log import RunLog, TrainingError
 from train.sampling_report import SamplingReport
 from train.step import GradientStep, Objective
-from train.stopping import StopFlag, ignore_signals, stop_on_signals
+from train.stopping import StopRequest, ignore_signals, mark_end, stop_requests
 
 FAILED_NAME = "failed"
 PICTURE_NAME = "first_batch.png"
-
-# How fast and how often things are done may change from run to run; what is computed may not.
-_FREE = (
-    "data.workers",
-    "data.max_damaged",
-    "run.log_seconds",
-    "run.checkpoint_",
-    "run.keep_checkpoints",
-    "run.milestone_epochs",
-    "run.tensorboard",
-    "run.batch_picture",
-    "run.knn_epochs",
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +71,7 @@ def train(
     record: Mapping[str, Any] | None = None,
     say: Callable[[str], None],
     live: LiveLine | None = None,
+    deadline: float = math.inf,
 ) -> TrainingResult:
     """Trains to the configured end, continuing from the last checkpoint in ``run_dir``.
 
@@ -97,6 +86,7 @@ def train(
         record: whatever else every checkpoint is to say of where it comes from.
         say: prints a line for the user.
         live: shows how it goes.
+        deadline: ``time.monotonic()`` from which on it stops by itself.
 
     Raises:
         CheckpointError: ``run_dir`` holds a training of another configuration or of other data.
@@ -108,7 +98,7 @@ def train(
     model.to(placement.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload knows 4D only
     optimizer = build_optimizer(model, config.optim)
     stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
-    first_step, state = _resume(run_dir, model, optimizer, stored, sampler.total_steps)
+    first_step, state = resume(run_dir, model, optimizer, stored, sampler.total_steps)
     if first_step:
         say(f"continuing after step {first_step} of {sampler.total_steps}")
     running = _Training(
@@ -128,10 +118,14 @@ def train(
         step=first_step,
         last_saved=first_step,
     )
-    running.run(_make_loader(shards, entries, config, sampler, first_step, placement))
+    with stop_requests(run_dir, deadline, placement) as stop:
+        running.run(_make_loader(shards, entries, config, sampler, first_step, placement), stop)
+        finished = running.step == sampler.total_steps
+        if placement.is_main:
+            mark_end(run_dir, finished=finished, step=running.step, reason=stop.reason())
     return TrainingResult(
         steps=running.step,
-        finished=running.step == sampler.total_steps,
+        finished=finished,
         report=running.log.report,
         metrics=running.log.recent_metrics() if running.step > first_step else {},
     )
@@ -158,23 +152,22 @@ class _Training:
     last_saved: int
     retrieval: float | None = None
 
-    def run(self, loader: Iterable[Batch]) -> None:
+    def run(self, loader: Iterable[Batch], stop: StopRequest) -> None:
         """Takes all steps that are left, or as many as it is given time for; then all is saved."""
-        with stop_on_signals() as stop:
+        waited_from = time.monotonic()
+        for batch in loader:
+            stopping = self._advance(batch, time.monotonic() - waited_from, stop)
+            if stopping or self.plan.due(self.step):
+                self._save()
+            if stopping:
+                break
             waited_from = time.monotonic()
-            for batch in loader:
-                stopping = self._advance(batch, time.monotonic() - waited_from, stop)
-                if stopping or self.plan.due(self.step):
-                    self._save()
-                if stopping:
-                    break
-                waited_from = time.monotonic()
         if self.last_saved != self.step:
             self._save()
         if self.placement.is_main:
             self.log.flush()
 
-    def _advance(self, host_batch: Batch, waiting: float, stop: StopFlag) -> bool:
+    def _advance(self, host_batch: Batch, waiting: float, stop: StopRequest) -> bool:
         """One step; returns whether it was to be the last."""
         counted = self.damage.take(host_batch, self.step, self.placement)
         if self.step == 0 and self.placement.is_main and self.config.run.batch_picture:
@@ -186,7 +179,7 @@ class _Training:
         output, norm = self.gradients(batch, self.step)
         broken = not bool(torch.isfinite(output.metrics["loss"]) & torch.isfinite(norm))
         # A signal reaches ranks on different sides of a step; all must leave after the same one.
-        stopping, broken = any_rank((stop.is_set, broken), self.placement)
+        stopping, broken = any_rank((bool(stop.reason()), broken), self.placement)
         if broken:
             self._fail(batch, float(output.metrics["loss"]), float(norm))
         self.optimizer.step()
@@ -267,30 +260,3 @@ def _make_loader(
         # Workers ignore the signals that stop the loop between steps.
         worker_init_fn=ignore_signals,
     )
-
-
-def _resume(
-    run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any], total_steps: int
-) -> tuple[int, dict[str, Any]]:
-    """Loads the last checkpoint of a folder, if there is one; returns the steps it has done and its state."""
-    if not list_checkpoints(run_dir):
-        return 0, {}
-    checkpoint = load_checkpoint(run_dir)
-    if "imported" in checkpoint.config:
-        raise CheckpointError(f"{run_dir} holds imported weights; choose another folder and give --init {run_dir}")
-    if ("classes" in checkpoint.config) != ("classes" in stored):
-        task = "fine-tuning" if "classes" in checkpoint.config else "pre-training"
-        raise CheckpointError(f"{run_dir} holds a {task}; choose another folder")
-    if checkpoint.config.get("data_hash") != stored["data_hash"]:
-        raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
-    changed = changed_fields(checkpoint.config["settings"], stored["settings"])
-    changed = [change for change in changed if not change.startswith(_FREE)]
-    if changed:
-        raise CheckpointError(
-            f"{run_dir} holds a training of another configuration ({'; '.join(changed)}); "
-            "choose another folder, or give the same settings to continue it"
-        )
-    model.load_state_dict(checkpoint.weights)
-    state = checkpoint.load_state()
-    optimizer.load_state_dict(state["optimizer"])
-    return min(checkpoint.step, total_steps), state

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from extract.shard_reader import ShardSet
+from train import rank_errors
 from train.build import build_model
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 from train.config import TrainConfig
@@ -42,6 +44,7 @@ def run_pretraining(
     live: LiveLine | None = None,
     init: InitRequest | None = None,
     recipe: str | None = None,
+    deadline: float = math.inf,
 ) -> TrainingResult:
     """Pre-trains on the shards in ``folder``; see ``train.loop.train``.
 
@@ -54,11 +57,12 @@ def run_pretraining(
         live: shows how it goes, on a terminal.
         init: weights to start from; not read again where ``run_dir`` has a checkpoint to continue from.
         recipe: name of the preset that ``config`` was made from; recorded.
+        deadline: ``time.monotonic()`` from which on it stops by itself.
 
     Raises:
         ValueError: settings, shards or initial weights that do not fit.
     """
-    with process_group(device) as placement:
+    with process_group(device, run_dir / rank_errors.FOLDER_NAME) as placement:
         speak = say if placement.is_main else lambda _: None
         shards = ShardSet(folder)
         entries = select_videos(shards.videos, config.data.split_column, config.data.part)
@@ -78,6 +82,7 @@ def run_pretraining(
             record=record,
             say=speak,
             live=live if placement.is_main else None,
+            deadline=deadline,
         )
         if result.report.samples:
             speak(result.report.text())

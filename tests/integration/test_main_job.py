@@ -209,12 +209,16 @@ def test_a_stopped_training_continues_bit_for_bit(shards: Path, tmp_path: Path) 
         assert time.monotonic() < deadline
         if line.startswith("step 3/"):
             break
-    # To the whole group, as batch systems do: the decoding workers get it too.
+    # To the whole group, as batch systems do: the decoding workers get it too. Two are no more than one.
+    os.killpg(process.pid, signal.SIGUSR1)
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
     stopped_at = load_checkpoint(tmp_path / "stopped").step
     assert 3 <= stopped_at < 30
+    told = json.loads((tmp_path / "stopped" / "stopped").read_text())
+    assert told["step"] == stopped_at
+    assert told["reason"] in ("SIGUSR1", "SIGTERM")
     assert call(train_main, *arguments).exit_code == 0
     whole = start(("pretrain", shards, tmp_path / "whole", *arguments[3:]))
     whole.communicate(timeout=300)
@@ -222,6 +226,27 @@ def test_a_stopped_training_continues_bit_for_bit(shards: Path, tmp_path: Path) 
     assert [step for step, _ in losses(tmp_path / "stopped")] == list(range(1, 31))
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
+
+
+def test_time_and_a_file_stop_a_training_that_then_continues(trained: Path, shards: Path, tmp_path: Path) -> None:
+    run_dir = tmp_path / "run"
+    arguments = ("pretrain", shards, run_dir, *SMALL, "--epochs", 2)
+    result = call(train_main, *arguments, "--max-hours", 1e-9)
+    assert result.exit_code == 130, result.output
+    assert "stopped after step 1;" in result.output
+    assert json.loads((run_dir / "stopped").read_text()) == {"step": 1, "reason": "the time is up"}
+    assert load_checkpoint(run_dir).config == load_checkpoint(trained).config, "no part of the configuration"
+    (run_dir / "stop").touch()
+    result = call(train_main, *arguments, "--max-hours", 1000)
+    assert result.exit_code == 130, result.output
+    assert json.loads((run_dir / "stopped").read_text())["step"] == 2
+    assert not (run_dir / "stop").exists()
+    result = call(train_main, *arguments)
+    assert result.exit_code == 0, result.output
+    assert (run_dir / "finished").exists()
+    assert not (run_dir / "stopped").exists()
+    assert losses(run_dir) == losses(trained)
+    assert same(weights(run_dir), weights(trained))
 
 
 def test_a_training_starts_from_given_weights(trained: Path, shards: Path, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -92,6 +93,31 @@ def test_a_rank_that_fails_is_named(few_shards: Path, tmp_path: Path) -> None:
     said = finish(process)
     assert process.returncode != 0
     assert f"rank 1 of 2 on {socket.gethostname()}: a broken device" in said
+    first = min((tmp_path / "run" / "errors").iterdir(), key=lambda path: path.name)
+    kept = first.read_text()
+    assert kept.startswith(f"rank 1 of 2 on {socket.gethostname()}, process ")
+    assert "Traceback" in kept
+    assert kept.endswith("RuntimeError: a broken device\n")
+    assert {path.name for path in (tmp_path / "run").iterdir()}.isdisjoint({"finished", "stopped"})
+
+
+def test_torchrun_starts_again_after_a_kill_but_not_after_a_stop(whole: Path, few_shards: Path, tmp_path: Path) -> None:
+    arguments = [few_shards, tmp_path / "run", *OPTIONS]
+    process = launch(2, [*arguments, "--max-hours", "1e-9"], restarts=2)
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert json.loads((tmp_path / "run" / "stopped").read_text())["step"] == 1
+    assert said.count("stopped after step 1;") == 1, "one start, one rank speaks"
+    process = launch(2, arguments, restarts=1, RECORD=str(tmp_path), KILL_AT="1:7")
+    said = finish(process)
+    assert process.returncode == 0, said
+    assert (tmp_path / "run" / "finished").exists()
+    # Steps 2 to 7 were done, 8 was begun; then it began again after the checkpoint of step 6.
+    assert "continuing after step 6 of 12" in said
+    for rank in range(2):
+        assert recorded(tmp_path, rank) == [*recorded(whole / "two", rank)[1:8], *recorded(whole / "two", rank)[6:]]
+    assert metrics(tmp_path / "run") == metrics(whole / "run")
+    assert same(weights(tmp_path / "run"), weights(whole / "run"))
 
 
 def free_port() -> str:

@@ -1,6 +1,7 @@
 """A training small enough for tests, and its numbers read back; `python -m` it is cmd-train that records its batches.
 
-As a program it appends the keys of every batch to ``RECORD/rank-R.jsonl`` and, if asked by FAIL_AT=rank:step, fails.
+As a program it appends the keys of every batch to ``RECORD/rank-R.jsonl``. When a rank has recorded so many lines, it
+fails if FAIL_AT=rank:lines asks for it, is killed (KILL_AT), or waits for the file HOLD_FOR (HOLD_AT).
 """
 
 from __future__ import annotations
@@ -42,15 +43,19 @@ def options(**changes: object) -> list[str]:
     return words + [word for field, value in given.items() for word in ("--set", f"{field}={value}")]
 
 
-def launch(ranks: int, arguments: list[Any], task: str = "pretrain", **environment: str) -> subprocess.Popen[str]:
+def launch(
+    ranks: int, arguments: list[Any], task: str = "pretrain", restarts: int = 0, **environment: str
+) -> subprocess.Popen[str]:
     """Starts cmd-train, under torchrun if there are several ranks."""
     command = [sys.executable]
     if ranks > 1:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"]
-        command += ["--rdzv-endpoint", "localhost:0", "--local-addr", "127.0.0.1"]
+        command += ["--rdzv-endpoint", "localhost:0", "--local-addr", "127.0.0.1", "--max-restarts", str(restarts)]
     command += ["-m", "tests.integration.training", task, *map(str, arguments)]
     # Another number of threads makes sums in another order.
     given = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"} | environment
+    # Without it, torchrun's restarts fail now and then.
+    given["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     return subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
@@ -103,6 +108,13 @@ def recorded(folder: Path, rank: int) -> list[list[tuple[int, int]]]:
     return [[tuple(key) for key in json.loads(line)] for line in lines]
 
 
+def _wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 150
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.1)
+
+
 def _record_batches() -> None:
     from train.objective import PretrainObjective
 
@@ -113,8 +125,13 @@ def _record_batches() -> None:
     def recording(self: PretrainObjective, model: Any, batch: Any) -> Any:
         with path.open("a") as stream:
             stream.write(json.dumps(batch.keys) + "\n")
-        if os.environ.get("FAIL_AT") == f"{rank}:{len(path.read_text().splitlines())}":
+        now = f"{rank}:{len(path.read_text().splitlines())}"
+        if os.environ.get("FAIL_AT") == now:
             raise RuntimeError("a broken device")
+        if os.environ.get("KILL_AT") == now:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if os.environ.get("HOLD_AT") == now:
+            _wait_for(Path(os.environ["HOLD_FOR"]))
         return plain(self, model, batch)
 
     PretrainObjective.__call__ = recording  # type: ignore[method-assign]

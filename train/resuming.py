@@ -1,0 +1,65 @@
+"""Continuing a training from its last checkpoint, if it is the same training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
+from train.config import changed_fields
+
+# How fast and how often things are done may change from run to run; what is computed may not.
+_FREE = (
+    "data.workers",
+    "data.max_damaged",
+    "run.log_seconds",
+    "run.checkpoint_",
+    "run.keep_checkpoints",
+    "run.milestone_epochs",
+    "run.tensorboard",
+    "run.batch_picture",
+    "run.knn_epochs",
+)
+
+
+def resume(
+    run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any], total_steps: int
+) -> tuple[int, dict[str, Any]]:
+    """Loads the last checkpoint of a folder, if there is one.
+
+    Args:
+        run_dir: the training's folder.
+        model, optimizer: what it is loaded into.
+        stored: what checkpoints of this training say of where they come from; must fit.
+        total_steps: of this training.
+
+    Returns:
+        The steps done, and the checkpoint's other state; 0 and nothing without a checkpoint.
+
+    Raises:
+        CheckpointError: the folder holds a training of something else.
+    """
+    if not list_checkpoints(run_dir):
+        return 0, {}
+    checkpoint = load_checkpoint(run_dir)
+    if "imported" in checkpoint.config:
+        raise CheckpointError(f"{run_dir} holds imported weights; choose another folder and give --init {run_dir}")
+    if ("classes" in checkpoint.config) != ("classes" in stored):
+        task = "fine-tuning" if "classes" in checkpoint.config else "pre-training"
+        raise CheckpointError(f"{run_dir} holds a {task}; choose another folder")
+    if checkpoint.config.get("data_hash") != stored["data_hash"]:
+        raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
+    changed = changed_fields(checkpoint.config["settings"], stored["settings"])
+    changed = [change for change in changed if not change.startswith(_FREE)]
+    if changed:
+        raise CheckpointError(
+            f"{run_dir} holds a training of another configuration ({'; '.join(changed)}); "
+            "choose another folder, or give the same settings to continue it"
+        )
+    model.load_state_dict(checkpoint.weights)
+    state = checkpoint.load_state()
+    optimizer.load_state_dict(state["optimizer"])
+    return min(checkpoint.step, total_steps), state
