@@ -1,4 +1,4 @@
-"""What the commands of cmd-eval share: errors, progress, the words of the command. Loads nothing heavy."""
+"""What the commands of cmd-eval share: options, progress, the words of the command. Loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -6,13 +6,19 @@ import shlex
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    from eval.features import Features
 
 EXIT_INTERRUPTED = 130
 _PROGRESS_SECONDS = 10.0
 _WORDS = "eval.command_words"
+
+Command = Callable[..., None]
 
 
 class EvalGroup(click.Group):
@@ -28,7 +34,7 @@ class EvalGroup(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again, finished files are kept", err=True)
+            click.echo("interrupted; run the same command again, what is done of features is kept", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except (ValueError, OSError, RuntimeError) as error:
             if ctx.params.get("debug"):
@@ -39,6 +45,79 @@ class EvalGroup(click.Group):
 def command_words() -> str:
     """The command line as it was given."""
     return str(click.get_current_context().meta[_WORDS])
+
+
+def source_options(command: Command) -> Command:
+    """Arguments and options that name features: a features file, or CHECKPOINT and SHARDS."""
+    for decorate in (
+        click.argument("source", metavar="FEATURES.h5|CHECKPOINT", type=click.Path(exists=True, path_type=Path)),
+        click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)),
+    )[::-1]:
+        command = decorate(command)
+    return model_options(click.option("--fresh", is_flag=True, help="Make the checkpoint's features anew.")(command))
+
+
+def model_options(command: Command) -> Command:
+    """Options that say how a checkpoint embeds videos."""
+    devices = click.Choice(["auto", "cpu", "cuda"])
+    for option in (
+        click.option("--device", type=devices, default="auto", help="Where to compute."),
+        click.option("--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in this one."),
+        click.option("--untrained", is_flag=True, help="Take the network as it was before training."),
+        click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video, at equal spacing."),
+    ):
+        command = option(command)
+    return command
+
+
+def question_options(command: Command) -> Command:
+    """The options that say which videos look for which."""
+    everyone = "Every video asks all others; splits are not looked at."
+    for option in (
+        output_option,
+        click.option("--per-class", is_flag=True, help="Print R@1 and R@5 of each class, too."),
+        seed_option,
+        click.option("--leave-one-out", is_flag=True, help=everyone),
+        kind_option,
+        click.option("--gallery", "gallery_part", default="train", help="Part whose videos are found."),
+        click.option("--query", "query_part", default="test", help="Part whose videos ask."),
+        split_option,
+    ):
+        command = option(command)
+    return command
+
+
+def split_option(command: Command) -> Command:
+    """Split columns of the manifest."""
+    text = "Split column of the manifest; repeat it for the mean over several."
+    return click.option("--split-column", "split_columns", multiple=True, default=["split1"], help=text)(command)
+
+
+def kind_option(command: Command) -> Command:
+    """Labels or groups, or both."""
+    kinds = click.Choice(["label", "group"])
+    text = "What is looked for: the label or the group; give it twice for both."
+    return click.option("--label", "kinds", type=kinds, multiple=True, default=["label"], help=text)(command)
+
+
+def seed_option(command: Command) -> Command:
+    """The evaluation's seed."""
+    text = "Decides every draw: of the intervals, of validation parts."
+    return click.option("--seed", type=click.IntRange(0), default=0, help=text)(command)
+
+
+def output_option(command: Command) -> Command:
+    """Where the result goes."""
+    return click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the result.")(
+        command
+    )
+
+
+def open_named(**named: Any) -> Features:
+    """The features that ``source_options`` name; embeds them first if need be."""
+    from eval.feature_source import FeatureSource, open_features
+
+    return open_features(FeatureSource(**named), command_words(), show_progress("embed"))
 
 
 def show_progress(what: str) -> Callable[[int, int], None]:

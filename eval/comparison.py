@@ -2,65 +2,65 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from eval.result_tables import figure, spread
+from eval.results import read_result
+
+_CELL = 20
 
 
 def comparison_table(paths: Sequence[Path]) -> str:
     """R@k of several result files by label kind, with chance below and the pretext accuracies of the trained ones.
 
+    Of a result over several splits the mean with its spread is shown, of one over one split the figure with its
+    interval.
+
     Args:
-        paths: files that ``cmd-eval retrieval`` has written.
+        paths: files that ``cmd-eval retrieval`` or ``cmd-eval baseline`` has written.
 
     Raises:
         ValueError: a file is not one of these.
     """
-    records = [_read(path) for path in paths]
+    records = [read_result(path, "retrieval") for path in paths]
     names = [_name(path, record) for path, record in zip(paths, records, strict=True)]
-    width = max(len(name) for name in (*names, "chance")) + 4
+    width = max(len(name) for name in (*names, "retrieval by group", "chance")) + 4
     lines = []
-    for kind in dict.fromkeys(result["label"] for record in records for result in record["results"]):
+    for kind in dict.fromkeys(mean["label"] for record in records for mean in record["mean"]):
         lines += _kind_table(kind, names, records, width)
     for name, record in zip(names, records, strict=True):
-        if not record["untrained"]:
-            lines += _pretext_lines(name, record["pretext"])
+        if not record["provenance"]["untrained"]:
+            lines += _pretext_lines(name, record["provenance"]["pretext"])
     return "\n".join(lines)
 
 
-def _name(path: Path, record: dict[str, Any]) -> str:
+def _name(path: Path, record: Mapping[str, Any]) -> str:
     """The file's name; it may not pass off an untrained network as another one."""
-    hidden = record["untrained"] and "untrained" not in path.stem
+    hidden = record["provenance"]["untrained"] and "untrained" not in path.stem
     return f"{path.stem} (untrained)" if hidden else path.stem
 
 
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        record: dict[str, Any] = json.loads(path.read_text("utf-8"))
-        return {key: record[key] for key in ("results", "untrained", "pretext")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path}: not a result of `cmd-eval retrieval` ({error})") from error
-
-
-def _kind_table(kind: str, names: Sequence[str], records: Sequence[dict[str, Any]], width: int) -> list[str]:
-    rows: list[tuple[str, dict[str, float]]] = []
+def _kind_table(kind: str, names: Sequence[str], records: Sequence[Mapping[str, Any]], width: int) -> list[str]:
+    rows: list[tuple[str, list[str]]] = []
+    ranks: list[str] = []
     chance: dict[str, float] = {}
     for name, record in zip(names, records, strict=True):
-        for result in record["results"]:
-            if result["label"] == kind:
-                rows.append((name, result["recall"]))
-                chance = result["chance"]
-    ranks = list(chance)
-    head = f"retrieval by {kind}".ljust(max(width, 22)) + "".join(rank.rjust(8) for rank in ranks)
-    body = [
-        f"  {name}".ljust(max(width, 22)) + "".join(f"{values[rank]:8.1%}" for rank in ranks)
-        for name, values in [*rows, ("chance", chance)]
-    ]
-    return [head, *body]
+        splits = [split for split in record["splits"] if split["label"] == kind]
+        if not splits:
+            continue
+        ranks = list(splits[0]["recall"])
+        chance = {rank: sum(split["chance"][rank] for split in splits) / len(splits) for rank in ranks}
+        mean = next(mean["recall"] for mean in record["mean"] if mean["label"] == kind)
+        one = len(splits) == 1
+        rows.append((name, [figure(splits[0]["recall"][rank]) if one else spread(mean[rank]) for rank in ranks]))
+    rows.append(("chance", [f"{100 * chance[rank]:.1f}" for rank in ranks]))
+    head = f"retrieval by {kind}".ljust(width) + "".join(rank.rjust(_CELL) for rank in ranks)
+    return [head, *(f"  {name}".ljust(width) + "".join(cell.rjust(_CELL) for cell in cells) for name, cells in rows)]
 
 
-def _pretext_lines(name: str, pretext: dict[str, float]) -> list[str]:
+def _pretext_lines(name: str, pretext: Mapping[str, float]) -> list[str]:
     lines = []
     for head in ("context", "motion"):
         if f"{head}_top1" in pretext:

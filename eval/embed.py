@@ -1,22 +1,82 @@
-"""Embeds videos: evenly spaced clips, centre crop, the backbone's pooled feature, averaged over clips."""
+"""Embeds videos: evenly spaced clips, centre crop, the backbone's pooled feature of each clip.
+
+Shape legend: V videos, N clips of each, F features.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from eval.embedding_spool import EmbeddingSpool
+from eval.features import BACKBONE_FEATURES, FeatureError, Features, identity, read_features, write_features
+from eval.results import Provenance
+from eval.videos import VideoTable
 from extract.schema import VideoEntry
 from extract.shard_reader import ShardSet
 from train.augment import center_crop
 from train.backbones import Backbone
 from train.batch import collate_eval
+from train.build import build_model
+from train.checkpoint import Checkpoint, load_checkpoint
+from train.config import TrainConfig, config_from_dict
 from train.dataset import EvalDataset
+from train.distributed import process_group
+from train.import_weights import load_named
 from train.sampling import SamplingConfig
 
+Progress = Callable[[int, int], None]
+
+PARTIAL_ENDING = ".partial"
+"""Added to the name of a features file that is not complete yet."""
+
 _CLIPS_AT_ONCE = 16
+_BACKBONE = "backbone."
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelChoice:
+    """Whose features to take, and how to compute them.
+
+    Attributes:
+        checkpoint: a checkpoint, or a training's folder for its last one.
+        untrained: the network as it was before training instead, from the same seed.
+        clips: clips a video.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        workers: decoding processes; 0 decodes in this one.
+    """
+
+    checkpoint: Path
+    untrained: bool = False
+    clips: int = 10
+    device: str = "auto"
+    workers: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clips < 1:
+            raise ValueError(f"clips: {self.clips} is not at least 1")
+        if self.workers < 0:
+            raise ValueError(f"workers: {self.workers} is negative")
+
+
+def load_backbone(checkpoint: Checkpoint, config: TrainConfig, *, untrained: bool = False) -> Backbone:
+    """The backbone of a checkpoint, with its weights or with those that its seed gives.
+
+    Raises:
+        ValueError: the checkpoint's names or shapes are not those of the configured backbone.
+    """
+    backbone = build_model(config).backbone
+    if not untrained:
+        weights = checkpoint.weights
+        own = {name.removeprefix(_BACKBONE): t for name, t in weights.items() if name.startswith(_BACKBONE)}
+        load_named(backbone, own)
+    return backbone
 
 
 @torch.inference_mode()
@@ -30,31 +90,116 @@ def embed_videos(
     clips: int,
     device: torch.device,
     workers: int,
-    progress: Callable[[int, int], None],
-) -> Tensor:
-    """Features of whole videos.
+) -> Iterator[NDArray[np.float32]]:
+    """Features of whole videos, one after the other.
 
     Args:
         backbone: in whatever mode; evaluation mode is set.
         shards: where the frames lie.
-        entries: the V videos.
+        entries: the videos.
         sampling: clip length and stride.
         crop_size: side of the input in pixels.
-        clips: clips a video, at equal spacing.
+        clips: clips N a video, at equal spacing.
         device: where to compute.
         workers: decoding processes; 0 decodes in this one.
-        progress: called with (videos done, all videos).
 
-    Returns:
-        (V, F) float32 on the CPU: the mean over clips of the pooled feature.
+    Yields:
+        (N, F) float32 of each video: the pooled feature of each clip. No video's depend on which others there are.
     """
     backbone.to(device).eval()
     dataset = EvalDataset(shards, entries, sampling, clips)
     loader = DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=collate_eval)
-    features = []
     for batch in loader:
         clips_u8 = batch.clips_u8_BNTHWC.to(device).flatten(0, 1)
         parts = [backbone(center_crop(part, crop_size)).pooled_BC for part in torch.split(clips_u8, _CLIPS_AT_ONCE)]
-        features.append(torch.cat(parts).float().mean(dim=0).cpu())
-        progress(len(features), len(entries))
-    return torch.stack(features)
+        yield torch.cat(parts).float().cpu().numpy()
+
+
+def describe_model(
+    checkpoint: Checkpoint, shards: ShardSet, choice: ModelChoice, command: str, seed: int = 0
+) -> Provenance:
+    """What features of a checkpoint are made of and by."""
+    return Provenance(
+        command=command,
+        shards=str(shards.folder.resolve()),
+        data_hash=shards.data_hash,
+        features=BACKBONE_FEATURES,
+        checkpoint=str(checkpoint.path.resolve()),
+        checkpoint_sha256=checkpoint.weights_hash,
+        trained_on=checkpoint.config.get("data_hash"),
+        step=checkpoint.step,
+        untrained=choice.untrained,
+        settings=checkpoint.config["settings"],
+        seed=seed,
+        clips=choice.clips,
+        pretext=checkpoint.load_state().get("recent_metrics", {}),
+    )
+
+
+def embed_to_file(path: Path, choice: ModelChoice, shards: ShardSet, command: str, progress: Progress) -> Features:
+    """The features of all videos of a shard set, in a file: read if they are there, made or continued if not.
+
+    Args:
+        path: the features file. Beside it, while it is being made, lies what is done so far.
+        choice: whose features.
+        shards: the videos.
+        command: recorded as what made the file.
+        progress: called with (videos done, all videos).
+
+    Raises:
+        FeatureError: the file holds something else.
+        ValueError: there is no such checkpoint, or it does not fit the network.
+        RuntimeError: a video is damaged; what is done so far is kept.
+    """
+    checkpoint = load_checkpoint(choice.checkpoint)
+    provenance = describe_model(checkpoint, shards, choice, command)
+    if path.exists():
+        found = read_features(path)
+        check_same(found, provenance)
+        return found
+    config = config_from_dict(checkpoint.config["settings"])
+    backbone = load_backbone(checkpoint, config, untrained=choice.untrained)
+    partial = path.with_name(path.name + PARTIAL_ENDING)
+    entries = shards.videos
+    with (
+        EmbeddingSpool(partial, identity(provenance), choice.clips, backbone.feature_channels) as spool,
+        process_group(choice.device) as placement,
+    ):
+        if spool.done < len(entries):
+            features = embed_videos(
+                backbone,
+                shards,
+                entries[spool.done :],
+                sampling=config.sampling,
+                crop_size=config.model.crop_size,
+                clips=choice.clips,
+                device=placement.device,
+                workers=choice.workers,
+            )
+            for feature_NF in features:
+                spool.append(feature_NF)
+                progress(spool.done, len(entries))
+        videos = VideoTable.of(entries)
+        write_features(path, videos, provenance, spool.blocks(), choice.clips, backbone.feature_channels)
+        spool.remove()
+    return read_features(path)
+
+
+def check_same(found: Features, wanted: Provenance) -> None:
+    """Refuses a features file that was made of other data, by other weights, or of another number of clips.
+
+    Raises:
+        FeatureError: names what differs.
+    """
+    have, need = identity(found.provenance), identity(wanted)
+    unequal = [f"{name} {_short(have[name])}, need {_short(need[name])}" for name in need if have[name] != need[name]]
+    if unequal:
+        raise FeatureError(
+            f"{found.path}: holds other features ({'; '.join(unequal)}); "
+            "remove it or give --fresh to make them anew, or give another file"
+        )
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text[:8] if len(text) == 64 else text

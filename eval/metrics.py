@@ -209,12 +209,23 @@ def recall_at(
     return float(recall_hits(neighbour_rows_QM, query_labels, gallery_labels, rank).mean())
 
 
-def chance_recall_at(query_labels: Sequence[str], gallery_labels: Sequence[str], rank: int) -> float:
-    """What R@k is expected to be if neighbours are drawn at random, without replacement."""
-    size = len(gallery_labels)
+def chance_recall_at(
+    query_labels: Sequence[str], gallery_labels: Sequence[str], rank: int, *, leave_one_out: bool = False
+) -> float:
+    """What R@k is expected to be if neighbours are drawn at random, without replacement.
+
+    Args:
+        query_labels: Q labels.
+        gallery_labels: G labels.
+        rank: k.
+        leave_one_out: every query is itself in the gallery, and is not drawn.
+    """
+    size = len(gallery_labels) - leave_one_out
     k = min(rank, size)
     share = Counter(gallery_labels)
+    draws = math.comb(size, k)
     missed = [
-        count * math.comb(size - share[label], k) / math.comb(size, k) for label, count in Counter(query_labels).items()
+        count * (math.comb(size - share[label] + leave_one_out, k) / draws)
+        for label, count in Counter(query_labels).items()
     ]
     return 1.0 - math.fsum(missed) / len(query_labels)

@@ -6,14 +6,15 @@ Shape legend: V videos, T frames, N time bins, gh x gw cells.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
-from extract.schema import QUARTER_PX, MotionGrid, VideoEntry
+from eval.features import MOTION_DESCRIPTOR, Features
+from eval.results import Provenance
+from eval.videos import VideoTable
+from extract.schema import QUARTER_PX, MotionGrid
 from extract.shard_reader import ShardSet
 
 TIME_BINS = 12
@@ -50,17 +51,28 @@ def describe_motion(motion: MotionGrid) -> NDArray[np.float64]:
     return described.ravel()
 
 
-def describe_videos(shards: ShardSet, entries: Sequence[VideoEntry], progress: Callable[[int, int], None]) -> Tensor:
-    """Descriptors of whole videos, (V, 48) float64, not standardised."""
+def describe_videos(shards: ShardSet, command: str, progress: Callable[[int, int], None]) -> Features:
+    """Descriptors of all videos of a shard set, (V, 48), not standardised.
+
+    Args:
+        shards: the videos.
+        command: recorded as what made them.
+        progress: called with (videos done, all videos).
+    """
     described = []
-    for entry in entries:
+    for entry in shards.videos:
         described.append(describe_motion(shards.motion(entry, 0, entry.frame_count)))
-        progress(len(described), len(entries))
-    return torch.from_numpy(np.stack(described))
-
-
-def standardise(query_QF: Tensor, gallery_GF: Tensor) -> tuple[Tensor, Tensor]:
-    """Both, with the gallery's mean and standard deviation taken out; the queries decide nothing."""
-    mean, deviation = gallery_GF.mean(dim=0), gallery_GF.std(dim=0, correction=0)
-    scale = torch.where(deviation > 0, deviation, torch.ones_like(deviation))
-    return (query_QF - mean) / scale, (gallery_GF - mean) / scale
+        progress(len(described), len(shards.videos))
+    mean_VF = np.stack(described).astype(np.float32)
+    return Features(
+        videos=VideoTable.of(shards.videos),
+        mean_VF=mean_VF,
+        clips_VNF=mean_VF[:, None],
+        provenance=Provenance(
+            command=command,
+            shards=str(shards.folder.resolve()),
+            data_hash=shards.data_hash,
+            features=MOTION_DESCRIPTOR,
+            clips=1,
+        ),
+    )

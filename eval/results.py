@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import platform
 import statistics
 from collections.abc import Mapping, Sequence
@@ -16,6 +15,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+from eval.whole_file import replace_when_whole
 
 RESULT_FORMAT = 1
 KINDS = ("retrieval", "probe", "recognition", "auxiliary", "decoupling")
@@ -38,7 +39,7 @@ class Provenance:
         step: optimiser steps it had done.
         untrained: whether its network was used as it was before training.
         settings: its full training configuration.
-        seed: decides every draw of the evaluation and, where a network took part, its training.
+        seed: decides every draw of the evaluation; the training's own is in ``settings``.
         clips: clips a video.
         pretext: what the training's last lines said of its own task.
         software: names and versions of what computed the figures.
@@ -97,13 +98,8 @@ def write_result(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with replace_when_whole(path) as temporary:
         temporary.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", "utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_result(path: Path, kind: str | None = None) -> dict[str, Any]:

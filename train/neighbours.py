@@ -7,19 +7,37 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-_BLOCK = 1024
-_GALLERY_BLOCK = 65_536
+_QUERY_BLOCK = 1024
+_GALLERY_BLOCK = 32_768
+_GALLERY_BLOCK_VALUES = 2**25
 
 
-def nearest(query_QD: Tensor, gallery_GD: Tensor, count: int) -> tuple[Tensor, Tensor]:
+class Rows(Protocol):
+    """(rows, features) of any length, read a slice at a time; a tensor is one."""
+
+    def __len__(self) -> int: ...
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Rows and features."""
+
+    def __getitem__(self, block: slice, /) -> Tensor: ...
+
+
+def nearest(query_QD: Rows, gallery_GD: Rows, count: int) -> tuple[Tensor, Tensor]:
     """The gallery rows most similar to each query, exactly; equals are listed by row.
 
-    Memory is bounded by blocks of both, whatever the size of the gallery.
+    Where the list ends among equals, which of them are on it is not defined.
+
+    Both may be larger than memory: each block of the gallery is read once, and with it every block of the queries.
+    Beside a block of the gallery, one of queries and their similarities (2**25 float32 or 128 MB at most for each of
+    these, up to 32,768 features) only the neighbours found so far are kept.
 
     Args:
         query_QD: (Q, D) features.
@@ -36,27 +54,51 @@ def nearest(query_QD: Tensor, gallery_GD: Tensor, count: int) -> tuple[Tensor, T
         raise ValueError(f"gallery_GD: {gallery_GD.shape[1]} features, queries have {query_QD.shape[1]}")
     if not 1 <= count <= len(gallery_GD):
         raise ValueError(f"count: {count} is not between 1 and the {len(gallery_GD)} gallery rows")
-    gallery = F.normalize(gallery_GD.float(), dim=1)
-    parts = [
-        _nearest_of_block(F.normalize(block.float(), dim=1), gallery, count) for block in torch.split(query_QD, _BLOCK)
-    ]
-    return torch.cat([p[0] for p in parts]), torch.cat([p[1] for p in parts])
+    device = query_QD[:1].device
+    best_QK = torch.empty(len(query_QD), 0, device=device)
+    row_QK = torch.empty(len(query_QD), 0, dtype=torch.int64, device=device)
+    step = max(1, min(_GALLERY_BLOCK, _GALLERY_BLOCK_VALUES // gallery_GD.shape[1]))
+    for start in range(0, len(gallery_GD), step):
+        gallery = F.normalize(gallery_GD[start : start + step].float(), dim=1)
+        merged = []
+        for first in range(0, len(query_QD), _QUERY_BLOCK):
+            block = slice(first, first + _QUERY_BLOCK)
+            found = (F.normalize(query_QD[block].float(), dim=1) @ gallery.T).topk(min(count, len(gallery)), dim=1)
+            best = torch.cat([best_QK[block], found.values], 1)
+            rows = torch.cat([row_QK[block], found.indices + start], 1)
+            merged.append(_first_by_similarity(best, rows, count))
+        best_QK, row_QK = (torch.cat(parts) for parts in zip(*merged, strict=True))
+    return best_QK, row_QK
 
 
-def _nearest_of_block(query_QD: Tensor, gallery_GD: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    best = query_QD.new_empty(len(query_QD), 0)
-    rows = torch.empty(len(query_QD), 0, dtype=torch.int64, device=query_QD.device)
-    for start in range(0, len(gallery_GD), _GALLERY_BLOCK):
-        found = (query_QD @ gallery_GD[start : start + _GALLERY_BLOCK].T).topk(
-            min(count, len(gallery_GD) - start), dim=1
-        )
-        best, rows = torch.cat([best, found.values], 1), torch.cat([rows, found.indices + start], 1)
-        # Top-k promises no order among equals; two stable sorts of the few that are left do.
-        by_row = rows.argsort(dim=1, stable=True)
-        best, rows = best.gather(1, by_row), rows.gather(1, by_row)
-        kept = best.sort(dim=1, descending=True, stable=True)
-        best, rows = kept.values[:, :count], rows.gather(1, kept.indices[:, :count])
-    return best, rows
+def _first_by_similarity(best: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    # Top-k promises no order among equals; two stable sorts of the few that are left do.
+    by_row = rows.argsort(dim=1, stable=True)
+    best, rows = best.gather(1, by_row), rows.gather(1, by_row)
+    kept = best.sort(dim=1, descending=True, stable=True)
+    return kept.values[:, :count], rows.gather(1, kept.indices[:, :count])
+
+
+def nearest_others(feature_ND: Rows, count: int) -> tuple[Tensor, Tensor]:
+    """The rows most similar to each row, itself left out; otherwise as ``nearest``.
+
+    Args:
+        feature_ND: (N, D) features.
+        count: neighbours K wanted; at most N - 1.
+
+    Returns:
+        Cosine similarities (N, K), falling, and rows (N, K).
+
+    Raises:
+        ValueError: ``count`` is not between 1 and N - 1.
+    """
+    if not 1 <= count < len(feature_ND):
+        raise ValueError(f"count: {count} is not between 1 and the {len(feature_ND) - 1} other rows")
+    best, rows = nearest(feature_ND, feature_ND, count + 1)
+    # A row may find a copy of itself first: it is told by its number, not by its place.
+    itself = rows == torch.arange(len(rows), device=rows.device)[:, None]
+    order = itself.byte().argsort(dim=1, stable=True)[:, :count]
+    return best.gather(1, order), rows.gather(1, order)
 
 
 def leave_one_out_recall(feature_ND: Tensor, labels: Sequence[str], ranks: Sequence[int]) -> dict[int, float]:
@@ -82,11 +124,6 @@ def leave_one_out_recall(feature_ND: Tensor, labels: Sequence[str], ranks: Seque
         raise ValueError("labels: no two rows share a label")
     number_of = {label: number for number, label in enumerate(counts)}
     number_N = torch.tensor([number_of[labels[row]] for row in kept])
-    features = feature_ND[kept]
-    _, rows_NK = nearest(features, features, min(max(ranks) + 1, len(kept)))
-    rows_NK = rows_NK.cpu()
-    others_NK = rows_NK != torch.arange(len(kept))[:, None]
-    # A row may find a copy of itself first: it is told by its number, not by its place.
-    place_NK = others_NK.cumsum(1)
-    hit_NK = others_NK & (number_N[rows_NK] == number_N[:, None])
-    return {k: float((hit_NK & (place_NK <= k)).any(1)[asked].float().mean()) for k in ranks}
+    _, rows_NK = nearest_others(feature_ND[kept], min(max(ranks), len(kept) - 1))
+    hit_NK = number_N[rows_NK.cpu()] == number_N[:, None]
+    return {k: float(hit_NK[:, :k].any(1)[asked].float().mean()) for k in ranks}

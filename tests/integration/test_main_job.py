@@ -15,7 +15,7 @@ import torch
 from click.testing import CliRunner, Result
 
 from eval.cli import main as eval_main
-from eval.run_retrieval import load_model
+from eval.embed import load_backbone
 from extract.cli import main as extract_main
 from train.build import build_model
 from train.checkpoint import list_checkpoints, load_checkpoint
@@ -138,11 +138,24 @@ def test_retrieval_prints_and_writes_a_table(trained: Path, shards: Path, tmp_pa
     assert result.exit_code == 0, result.output
     assert "R@50" in result.output
     record = json.loads((tmp_path / "trained.json").read_text())
-    assert [r["label"] for r in record["results"]] == ["label", "group"]
-    assert (record["results"][0]["queries"], record["results"][0]["gallery"]) == (12, 24)
-    assert record["queries_trained_on"] == 0
-    assert set(record["results"][0]["recall"]) == {"R@1", "R@5", "R@10", "R@20", "R@50"}
-    assert record["data_hash"] == record["trained_on"]
+    assert [r["label"] for r in record["splits"]] == ["label", "group"]
+    assert (record["splits"][0]["queries"], record["splits"][0]["gallery"]) == (12, 24)
+    assert not any("trained on" in note for note in record["notes"])
+    assert set(record["splits"][0]["recall"]) == {"R@1", "R@5", "R@10", "R@20", "R@50"}
+    source = record["provenance"]
+    assert source["data_hash"] == source["trained_on"]
+    assert source["checkpoint_sha256"] == load_checkpoint(trained).weights_hash
+    assert source["settings"] == load_checkpoint(trained).config["settings"]
+    assert (source["seed"], source["clips"]) == (0, 2)
+    assert source["command"].startswith("cmd-eval retrieval ")
+    kept = trained / "eval" / f"embeddings-{source['data_hash'][:8]}.h5"
+    before = kept.stat().st_mtime_ns
+    again = call(eval_main, "retrieval", trained, *common, "--output", tmp_path / "again.json")
+    assert "embed" not in again.stderr
+    assert kept.stat().st_mtime_ns == before
+    by_file = call(eval_main, "retrieval", kept, *common[1:3], "--output", tmp_path / "file.json")
+    assert by_file.exit_code == 0, by_file.output
+    assert json.loads((tmp_path / "file.json").read_text())["splits"] == record["splits"][:1]
     untrained = call(eval_main, "retrieval", trained, *common, "--untrained", "--output", tmp_path / "untrained.json")
     assert untrained.exit_code == 0, untrained.output
     both = call(eval_main, "compare", tmp_path / "trained.json", tmp_path / "untrained.json")
@@ -154,17 +167,18 @@ def test_retrieval_prints_and_writes_a_table(trained: Path, shards: Path, tmp_pa
 def test_untrained_means_the_weights_before_the_first_step(trained: Path) -> None:
     checkpoint = load_checkpoint(trained)
     config = config_from_dict(checkpoint.config["settings"])
-    before = load_model(checkpoint, config, untrained=True).state_dict()
-    assert same(before, build_model(config).state_dict())
-    assert same(load_model(checkpoint, config).state_dict(), checkpoint.weights)
-    assert not same(before, checkpoint.weights)
+    before = load_backbone(checkpoint, config, untrained=True).state_dict()
+    assert same(before, build_model(config).backbone.state_dict())
+    own = {name.removeprefix("backbone."): t for name, t in checkpoint.weights.items() if name.startswith("backbone.")}
+    assert same(load_backbone(checkpoint, config).state_dict(), own)
+    assert not same(before, own)
 
 
 def test_queries_that_were_trained_on_are_told(trained: Path, shards: Path, tmp_path: Path) -> None:
-    common = (shards, "--split-column", "split", "--clips", 1, "--workers", 0, "--output", tmp_path / "r.json")
+    common = (shards, "--split-column", "split", "--clips", 2, "--workers", 0, "--output", tmp_path / "r.json")
     result = call(eval_main, "retrieval", trained, *common, "--query", "train", "--gallery", "test")
     assert result.exit_code == 0, result.output
-    assert "trained on 24 of the queries" in result.output
+    assert "trained on 24 of the 24 queries" in result.output
 
 
 def test_the_same_again_gives_the_same_weights(trained: Path, shards: Path, tmp_path: Path) -> None:

@@ -2,23 +2,51 @@ from __future__ import annotations
 
 import random
 from itertools import combinations
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from eval.comparison import comparison_table
+from eval.features import Features
 from eval.metrics import chance_recall_at, recall_at
-from eval.motion_descriptor import describe_motion, standardise
-from eval.retrieval import check_leakage, retrieve, select_labelled
-from extract.schema import MotionGrid, VideoEntry
+from eval.motion_descriptor import describe_motion
+from eval.result_tables import class_table, retrieval_table
+from eval.results import Provenance, write_result
+from eval.retrieval import retrieve, spread_over_classes
+from eval.run_retrieval import Question, run_retrieval
+from eval.videos import VideoTable, check_leakage, pair_all, pair_parts, pairing_notes
+from extract.schema import MotionGrid
+from train.neighbours import leave_one_out_recall, nearest_others
 
 
-def entry(number: int, *, label: str = "a", group: str = "g", part: str = "train", print_: str = "") -> VideoEntry:
-    return VideoEntry(
-        row=number, video_id=f"v{number}", label=label, group=group, splits={"split1": part}, frame_count=9, fps=25.0,
-        source_width=4, source_height=4, codec="h264", fingerprint=print_ or str(number), keyframe_indices=(0,),
-        shard=0, position=number,
-    )  # fmt: skip
+def table(rows: list[tuple[str, str, str]], prints: list[str] | None = None) -> VideoTable:
+    """Videos of (label, group, part)."""
+    numbers = range(len(rows))
+    return VideoTable(
+        ids=tuple(f"v{n}" for n in numbers),
+        labels=tuple(row[0] for row in rows),
+        groups=tuple(row[1] for row in rows),
+        fingerprints=tuple(prints or map(str, numbers)),
+        splits={"split1": tuple(row[2] for row in rows)},
+        frame_counts=tuple(9 for _ in numbers),
+    )
+
+
+def features_of(videos: VideoTable, mean_VF: NDArray[np.floating], kind: str = "backbone, pooled") -> Features:
+    source = Provenance(command="test", shards="shards", data_hash="d", features=kind)
+    return Features(videos=videos, mean_VF=mean_VF.astype(np.float32), provenance=source)
+
+
+def random_set(seed: int = 0, videos: int = 40) -> tuple[VideoTable, NDArray[np.floating]]:
+    rng = np.random.default_rng(seed)
+    rows = [
+        (str(rng.choice(list("xyz"))), str(rng.choice(list("gh"))), ["train", "test"][n % 3 == 0])
+        for n in range(videos)
+    ]
+    return table(rows), rng.standard_normal((videos, 5))
 
 
 def test_recall_matches_a_loop() -> None:
@@ -42,6 +70,16 @@ def test_chance_is_the_share_of_all_draws() -> None:
         assert chance_recall_at(["a", "b", "z"], offered, rank) == pytest.approx(expected)
 
 
+def test_chance_of_leave_one_out_does_not_draw_the_query() -> None:
+    labels = ["a", "a", "b", "b", "b"]
+    for rank in (1, 2, 4, 50):
+        shares = []
+        for n, label in enumerate(labels):
+            draws = list(combinations(labels[:n] + labels[n + 1 :], min(rank, 4)))
+            shares.append(sum(label in d for d in draws) / len(draws))
+        assert chance_recall_at(labels, labels, rank, leave_one_out=True) == pytest.approx(np.mean(shares))
+
+
 def test_recall_refuses_too_few_neighbours() -> None:
     with pytest.raises(ValueError, match="need 5"):
         recall_at(np.zeros((1, 3), np.int64), ["a"], ["a"] * 9, 5)
@@ -49,37 +87,146 @@ def test_recall_refuses_too_few_neighbours() -> None:
         recall_at(np.zeros((0, 3), np.int64), [], ["a"] * 9, 1)
 
 
-def test_retrieval_finds_what_lies_near() -> None:
-    torch.manual_seed(0)
-    centres = {"x": torch.tensor([1.0, 0, 0]), "y": torch.tensor([0, 1.0, 0])}
-    gallery = [entry(i, label="xy"[i % 2], group=str(i % 3)) for i in range(12)]
-    queries = [entry(20 + i, label="xy"[i % 2], group="1") for i in range(4)]
-    features = [torch.stack([centres[e.label] for e in part]) + 0.01 * torch.randn(len(part), 3) for part in
-                (queries, gallery)]  # fmt: skip
-    result = retrieve(*features, queries, gallery, "label")
-    assert result.recall[1] == 1.0
-    assert result.chance[1] == pytest.approx(0.5)
-    assert result.recall[50] == 1.0, "a k above the gallery's size counts all of it"
-    assert retrieve(*features, queries, gallery, "group").recall[1] < 1.0
+@pytest.mark.parametrize("kind", ["label", "group"])
+def test_retrieval_is_a_sort_of_all_similarities(kind: str) -> None:
+    videos, mean = random_set()
+    pairing = pair_parts(videos, "split1", "test", "train", kind)
+    result = retrieve(features_of(videos, mean), pairing)
+    names = videos.names(kind)
+    unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    for place, query in enumerate(pairing.query):
+        order = sorted(pairing.gallery, key=lambda row: -unit[row] @ unit[query])
+        for k in (1, 5, 10, 20, 50):
+            assert result.hits[k][place] == any(names[row] == names[query] for row in order[:k])
+        assert result.neighbour_QM[place].tolist() == order
+        assert result.nearest_to(place, 1)[0][1] == pytest.approx(unit[order[0]] @ unit[query], abs=1e-6)
+
+
+def test_leave_one_out_asks_all_others() -> None:
+    videos, mean = random_set(1)
+    result = retrieve(features_of(videos, mean), pair_all(videos, "label"))
+    unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    for query in range(len(videos)):
+        order = sorted(set(range(len(videos))) - {query}, key=lambda row: -unit[row] @ unit[query])
+        assert result.neighbour_QM[query].tolist() == order
+    recall = leave_one_out_recall(torch.from_numpy(mean), videos.labels, (1, 5))
+    assert {k: result.hits[k].mean() for k in (1, 5)} == pytest.approx(recall)
+    record = result.as_json(videos)
+    assert (record["split_column"], record["queries"], record["gallery"]) == ("leave-one-out", 40, 39)
+
+
+def test_a_label_that_no_other_video_has_asks_nothing_in_leave_one_out() -> None:
+    videos = table([("x", "", ""), ("x", "", ""), ("y", "", ""), ("", "", "")])
+    result = retrieve(features_of(videos, np.eye(4)), pair_all(videos, "label"))
+    assert result.pairing.query.tolist() == [0, 1]
+    assert result.as_json(videos)["gallery"] == 2, "y is found among the others, the unlabelled one is not there"
+    lonely = table([("x", "", ""), ("y", "", "")])
+    with pytest.raises(ValueError, match="no two videos"):
+        retrieve(features_of(lonely, np.eye(2)), pair_all(lonely, "label"))
+
+
+def test_copies_do_not_hide_a_row_from_itself() -> None:
+    similarity, rows = nearest_others(torch.ones(5, 2), 3)
+    for row, others in enumerate(rows.tolist()):
+        assert row not in others
+        assert len(set(others)) == 3
+    torch.testing.assert_close(similarity, torch.ones(5, 3))
+    with pytest.raises(ValueError, match="4 other rows"):
+        nearest_others(torch.ones(5, 2), 5)
+
+
+def test_features_of_unlike_units_are_standardised_by_the_gallery_alone() -> None:
+    videos = table([("x", "", "train"), ("y", "", "train"), ("x", "", "test")])
+    mean = np.array([[0.0, 5.0], [2.0, 5.0], [3.0, 6.0]])
+    pairing = pair_parts(videos, "split1", "test", "train", "label")
+    query, gallery = features_of(videos, mean, "motion descriptor").comparable(pairing.query, pairing.gallery)
+    assert gallery.read().tolist() == [[-1.0, 0.0], [1.0, 0.0]]
+    assert query.read().tolist() == [[2.0, 1.0]]
+    query, _ = features_of(videos, mean).comparable(pairing.query, pairing.gallery)
+    assert query.read().tolist() == [[3.0, 6.0]]
 
 
 def test_unlabelled_videos_and_empty_cells_take_no_part() -> None:
-    entries = [entry(0), entry(1, label=""), entry(2, part=""), entry(3, part="test"), entry(4)]
-    random.Random(0).shuffle(entries)
-    labelled, left_out = select_labelled(entries, "split1", "train", ["label"])
-    assert (sorted(e.row for e in labelled), left_out) == ([0, 4], 1)
-    grouped, left_out = select_labelled(entries, "split1", "train", ["group"])
-    assert (sorted(e.row for e in grouped), left_out) == ([0, 1, 4], 0)
-    with pytest.raises(ValueError, match="split9"):
-        select_labelled(entries, "split9", "train", ["label"])
-    with pytest.raises(ValueError, match="'val'"):
-        select_labelled(entries, "split1", "val", ["label"])
+    rows = [("a", "g", "train"), ("", "g", "train"), ("a", "g", ""), ("a", "h", "test"), ("a", "g", "train")]
+    videos = table(rows)
+    pairing = pair_parts(videos, "split1", "test", "train", "label")
+    assert (pairing.gallery.tolist(), pairing.query.tolist(), pairing.unlabelled) == ([0, 4], [3], 1)
+    assert "1 videos of the two parts have no label" in pairing_notes(videos, pairing)[0]
+    grouped = pair_parts(videos, "split1", "test", "train", "group")
+    assert (grouped.gallery.tolist(), grouped.unlabelled) == ([0, 1, 4], 0)
+    assert "1 of 1 queries have a group that is not in part 'train'" in pairing_notes(videos, grouped)[0]
+    for column, part, words in (("split9", "test", "split9"), ("split1", "val", "'val'"), ("split1", "", "''")):
+        with pytest.raises(ValueError, match=words):
+            pair_parts(videos, column, part, "train", "label")
 
 
-def test_the_same_file_on_both_sides_is_refused() -> None:
-    check_leakage([entry(0)], [entry(1)])
-    with pytest.raises(ValueError, match=r"v0 and gallery video v1"):
-        check_leakage([entry(0, print_="same")], [entry(1, print_="same")])
+def test_the_same_video_or_file_on_both_sides_is_refused() -> None:
+    rows = [("a", "g", "train"), ("a", "g", "test")]
+    check_leakage(table(rows), np.array([0]), np.array([1]))
+    with pytest.raises(ValueError, match=r"query v1 and gallery video v0"):
+        pair_parts(table(rows, ["same", "same"]), "split1", "test", "train", "label")
+    with pytest.raises(ValueError, match=r"v0 is in the query part and in the gallery part"):
+        pair_parts(table(rows), "split1", "train", "train", "label")
+    with pytest.raises(ValueError, match=r"v0 and v1 are the same file"):
+        pair_all(table(rows, ["same", "same"]), "label")
+
+
+def test_a_group_in_both_parts_is_a_warning() -> None:
+    videos = table([("a", "g", "train"), ("a", "g", "test"), ("b", "h", "test"), ("b", "", "train"), ("b", "", "test")])
+    notes = pairing_notes(videos, pair_parts(videos, "split1", "test", "train", "label"))
+    assert len(notes) == 1
+    assert "warning" in notes[0]
+    assert "1 groups are in both parts (g), with 1 of 3 queries" in notes[0]
+    assert not pairing_notes(videos, pair_all(videos, "label"))
+
+
+def test_examples_are_spread_over_classes() -> None:
+    labels = ["b", "a", "a", "b", "c"]
+    assert spread_over_classes(labels, 3) == [1, 0, 4]
+    assert spread_over_classes(labels, 4) == [1, 0, 4, 2]
+    assert sorted(spread_over_classes(labels, 12)) == [0, 1, 2, 3, 4]
+    many = [f"{n:03}" for n in range(100)]
+    assert spread_over_classes(many, 3) == [0, 50, 99]
+
+
+def test_a_run_over_splits_is_averaged_and_printed(tmp_path: Path) -> None:
+    videos, mean = random_set(2)
+    shuffled = list(videos.splits["split1"])
+    random.Random(0).shuffle(shuffled)
+    two = VideoTable(**{**vars(videos), "splits": {**videos.splits, "split2": tuple(shuffled)}})
+    question = Question(split_columns=("split1", "split2"), kinds=("label", "group"))
+    run = run_retrieval(features_of(two, mean), question, "cmd-eval retrieval x")
+    assert [(s["label"], s["split_column"]) for s in run.record["splits"]] == [
+        ("label", "split1"), ("label", "split2"), ("group", "split1"), ("group", "split2")
+    ]  # fmt: skip
+    values = [split["recall"]["R@1"]["value"] for split in run.record["splits"][:2]]
+    found = run.record["mean"][0]
+    assert (found["label"], found["recall"]["R@1"]["splits"]) == ("label", 2)
+    assert found["recall"]["R@1"]["value"] == pytest.approx(np.mean(values))
+    assert found["recall"]["R@1"]["spread"] == pytest.approx(np.std(values, ddof=1))
+    for split in run.record["splits"]:
+        per_class = split["per_class"]
+        assert sum(item["queries"] for item in per_class) == split["queries"]
+        weighted = sum(item["queries"] * item["recall"]["R@5"]["value"] for item in per_class) / split["queries"]
+        assert weighted == pytest.approx(split["recall"]["R@5"]["value"])
+        figure = split["recall"]["R@1"]
+        assert figure["low"] <= figure["value"] <= figure["high"]
+        assert all(len(example["neighbours"]) == 5 for example in split["examples"])
+    text = retrieval_table(run.record)
+    assert "mean of 2 splits by group" in text
+    assert "chance" in text
+    assert "  x " in class_table(run.record)
+    write_result(tmp_path / "r.json", run.record)
+    assert "chance" in comparison_table([tmp_path / "r.json"])
+    (tmp_path / "bad.json").write_text("{}")
+    with pytest.raises(ValueError, match="not a result"):
+        comparison_table([tmp_path / "bad.json"])
+
+
+@pytest.mark.parametrize("fields", [{"split_columns": ()}, {"kinds": ("label", "label")}, {"kinds": ("colour",)}])
+def test_a_question_that_means_nothing_is_refused(fields: dict[str, tuple[str, ...]]) -> None:
+    with pytest.raises(ValueError, match=next(iter(fields))):
+        Question(**fields)  # type: ignore[arg-type]
 
 
 def moving_square(dx: float, dy: float, frames: int = 24) -> MotionGrid:
@@ -106,10 +253,3 @@ def test_descriptor_says_where_to_and_where() -> None:
 
 def test_descriptor_takes_videos_shorter_than_its_bins() -> None:
     assert describe_motion(moving_square(2.0, 0.0, frames=3)).shape == (48,)
-
-
-def test_standardising_asks_the_gallery_only() -> None:
-    gallery = torch.tensor([[0.0, 5.0], [2.0, 5.0]])
-    query, scaled = standardise(torch.tensor([[3.0, 6.0]]), gallery)
-    assert scaled.tolist() == [[-1.0, 0.0], [1.0, 0.0]]
-    assert query.tolist() == [[2.0, 1.0]]

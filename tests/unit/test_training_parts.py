@@ -186,7 +186,7 @@ def test_missing_and_damaged_checkpoints_are_named(tmp_path: Path) -> None:
 
 
 def test_nearest_matches_a_full_sort(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("train.neighbours._BLOCK", 7)
+    monkeypatch.setattr("train.neighbours._QUERY_BLOCK", 7)
     monkeypatch.setattr("train.neighbours._GALLERY_BLOCK", 13)
     generator = torch.Generator().manual_seed(0)
     query, gallery = torch.randn(20, 5, generator=generator), torch.randn(50, 5, generator=generator)

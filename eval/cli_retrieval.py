@@ -1,0 +1,119 @@
+"""The commands ``retrieval``, ``baseline`` and ``compare``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from eval.command_line import command_words, open_named, question_options, show_progress, source_options
+
+if TYPE_CHECKING:
+    from eval.features import Features
+    from eval.run_retrieval import Question
+
+
+@click.command()
+@source_options
+@question_options
+def retrieval(
+    source: Path,
+    shards: Path | None,
+    clips: int,
+    untrained: bool,
+    workers: int,
+    device: str,
+    fresh: bool,
+    output: Path | None,
+    per_class: bool,
+    **asked: Any,
+) -> None:
+    """Retrieve videos by nearest neighbours: R@1, 5, 10, 20 and 50, by cosine similarity.
+
+    Give a features file of cmd-eval embed; or a checkpoint (or a training's folder, for its last one) and a folder of
+    shards: then the features are kept in the training's folder, eval/, and used again. The result is written there
+    unless --output says otherwise.
+    """
+    from eval.feature_source import result_folder
+
+    question = _question(**asked)
+    features = open_named(
+        source=source, shards=shards, untrained=untrained, clips=clips, device=device, workers=workers, fresh=fresh
+    )
+    ending = "-untrained" if features.provenance.untrained else ""
+    folder = result_folder(features)
+    target = output or (folder and folder / f"retrieval-{question.name}{ending}.json")
+    _run(features, question, target, per_class)
+
+
+@click.command()
+@click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--features",
+    "features_path",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Write the descriptors to this features file, for cmd-eval probe.",
+)
+@question_options
+def baseline(shards: Path, features_path: Path | None, output: Path | None, per_class: bool, **asked: Any) -> None:
+    """Retrieve by a hand-made descriptor of the motion grids: no training, no pixels; the mark to beat.
+
+    The result is printed, and written where --output says.
+    """
+    from eval.features import write_features
+    from eval.motion_descriptor import describe_videos
+    from extract.shard_reader import ShardSet
+
+    question = _question(**asked)
+    features = describe_videos(ShardSet(shards), command_words(), show_progress("describe"))
+    if features_path is not None:
+        clips = features.mean_VF[:, None]
+        write_features(features_path, features.videos, features.provenance, [clips], *clips.shape[1:])
+        click.echo(f"features written to {features_path}")
+    _run(features, question, output, per_class)
+
+
+def _question(
+    split_columns: tuple[str, ...],
+    query_part: str,
+    gallery_part: str,
+    kinds: tuple[str, ...],
+    leave_one_out: bool,
+    seed: int,
+) -> Question:
+    from eval.run_retrieval import Question
+
+    return Question(
+        split_columns=tuple(dict.fromkeys(split_columns)),
+        query_part=query_part,
+        gallery_part=gallery_part,
+        kinds=tuple(dict.fromkeys(kinds)),
+        leave_one_out=leave_one_out,
+        seed=seed,
+    )
+
+
+def _run(features: Features, question: Question, target: Path | None, per_class: bool) -> None:
+    from eval.result_tables import class_table, retrieval_table
+    from eval.results import write_result
+    from eval.run_retrieval import run_retrieval
+
+    run = run_retrieval(features, question, command_words())
+    for note in run.notes:
+        click.echo(note, err=True)
+    click.echo(retrieval_table(run.record))
+    if per_class:
+        click.echo(class_table(run.record))
+    if target is not None:
+        write_result(target, run.record)
+        click.echo(f"written to {target}")
+
+
+@click.command()
+@click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def compare(results: tuple[Path, ...]) -> None:
+    """Show the JSON files of several retrieval runs in one table, beside chance."""
+    from eval.comparison import comparison_table
+
+    click.echo(comparison_table(results))

@@ -1,0 +1,213 @@
+"""Training curves: the lines of ``metrics.jsonl`` to small charts, as numbers that a page draws.
+
+A long run is thinned: each point is the mean over some steps, and a band shows their least and greatest value.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+WIDTH, HEIGHT = 360, 200
+_LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 26
+_MOST_POINTS = 120
+_MINUS = "\N{MINUS SIGN}"
+_FEW_POINTS = 12
+_TICKS = 4
+
+Metrics = Sequence[Mapping[str, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """A line of a chart, in the chart's pixels.
+
+    Attributes:
+        name: for the legend.
+        points: ``x,y x,y ...``.
+        dots: places of the points where they are few; else empty.
+        band: the same of a polygon from least to greatest; empty where every step has its own point.
+        last: the last point's value, written out.
+        dashed: whether it is a mark to compare with, such as chance.
+    """
+
+    name: str
+    points: str
+    band: str
+    last: str
+    dots: Sequence[tuple[float, float]] = ()
+    dashed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chart:
+    """A small line chart.
+
+    Attributes:
+        title: what it shows.
+        x_ticks, y_ticks: place in pixels and text of each tick.
+        lines: the lines, in the order of the legend.
+        steps_a_point: steps that a point is the mean of.
+    """
+
+    title: str
+    x_ticks: Sequence[tuple[float, str]]
+    y_ticks: Sequence[tuple[float, str]]
+    lines: Sequence[Line]
+    steps_a_point: int
+    width: int = WIDTH
+    height: int = HEIGHT
+    left: int = _LEFT
+    bottom: int = HEIGHT - _BOTTOM
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """One quantity over steps; values that are missing are not in it."""
+
+    name: str
+    steps: Sequence[float]
+    values: Sequence[float]
+    dashed: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Thinned:
+    steps: list[float]
+    mean: list[float]
+    low: list[float]
+    high: list[float]
+
+
+def training_charts(metrics: Metrics) -> list[Chart]:
+    """All charts that the metrics have numbers for, the losses first.
+
+    Args:
+        metrics: lines of ``metrics.jsonl``, in order; any key but ``step`` may be absent from any of them.
+    """
+    names = {name for line in metrics for name in line}
+    losses = ["loss", *sorted(name for name in names if name.endswith("_loss"))]
+    charts: list[Chart | None] = [_chart("Loss", [_series(metrics, name) for name in losses], format_number)]
+    heads = sorted(name.removesuffix("_top1") for name in names if name.endswith("_top1"))
+    charts += [_accuracy_chart(metrics, f"{head}_", f"{head.capitalize()} task, accuracy") for head in heads]
+    charts.append(_accuracy_chart(metrics, "", "Accuracy on training batches"))
+    watched = [_series(metrics, f"retrieval_r{k}", f"R@{k}") for k in (1, 5)]
+    charts.append(_chart("Retrieval while training", watched, _percent, from_zero=True))
+    for title, name, write in (
+        ("Learning rate", "lr", format_number),
+        ("Gradient norm", "grad_norm", format_number),
+        ("Clips per second", "clips_per_second", format_number),
+        ("Share of time waiting for data", "data_wait_share", _percent),
+    ):
+        charts.append(_chart(title, [_series(metrics, name, title.lower())], write, from_zero=True))
+    for ending, title in (("alignment", "Alignment of queries and keys"), ("uniformity", "Uniformity of embeddings")):
+        found = sorted(name for name in names if name.endswith(f"_{ending}"))
+        charts.append(_chart(title, [_series(metrics, name) for name in found], format_number))
+    return [chart for chart in charts if chart]
+
+
+def _series(metrics: Metrics, key: str, name: str = "") -> Series:
+    found = [(line["step"], line[key]) for line in metrics if _is_number(line.get(key))]
+    spoken = name or key.replace("top1", "top-1").replace("top5", "top-5").replace("_", " ")
+    return Series(name=spoken, steps=[step for step, _ in found], values=[value for _, value in found])
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)
+
+
+def _accuracy_chart(metrics: Metrics, prefix: str, title: str) -> Chart | None:
+    """Top-1 and top-5 of a task beside what guessing among its candidates would give."""
+    series = [_series(metrics, f"{prefix}top{k}", f"top-{k}") for k in (1, 5)]
+    candidates = _series(metrics, f"{prefix}candidates")
+    if candidates.values:
+        chance = [1 / max(count, 1) for count in candidates.values]
+        series.append(Series(name="chance of top-1", steps=candidates.steps, values=chance, dashed=True))
+    return _chart(title, series, _percent, from_zero=True)
+
+
+def _chart(
+    title: str, series: Sequence[Series], write: Callable[[float], str], from_zero: bool = False
+) -> Chart | None:
+    present = [one for one in series if one.values]
+    if not present:
+        return None
+    last_step = max(one.steps[-1] for one in present)
+    thinned = [_thin(one) for one in present]
+    low = 0.0 if from_zero else min(min(t.low) for t in thinned)
+    y_ticks = nice_ticks(low, max(max(t.high) for t in thinned))
+    bottom, top = y_ticks[0], y_ticks[-1]
+
+    def x_of(step: float) -> float:
+        return _LEFT + step / last_step * (WIDTH - _LEFT - _RIGHT)
+
+    def y_of(value: float) -> float:
+        return HEIGHT - _BOTTOM - (value - bottom) / (top - bottom) * (HEIGHT - _TOP - _BOTTOM)
+
+    lines = [
+        _line(one, points, write(one.values[-1]), x_of, y_of) for one, points in zip(present, thinned, strict=True)
+    ]
+    x_ticks = [step for step in nice_ticks(0, last_step) if step <= last_step and step == int(step)]
+    return Chart(
+        title=title,
+        x_ticks=[(x_of(step), f"{step:,.0f}") for step in x_ticks],
+        y_ticks=[(y_of(value), write(value)) for value in y_ticks],
+        lines=lines,
+        steps_a_point=max(_bucket(len(one.values)) for one in present),
+    )
+
+
+def _line(
+    series: Series, points: _Thinned, last: str, x_of: Callable[[float], float], y_of: Callable[[float], float]
+) -> Line:
+    def path(values: Sequence[float], backwards: bool = False) -> str:
+        pairs = [f"{x_of(s):.1f},{y_of(v):.1f}" for s, v in zip(points.steps, values, strict=True)]
+        return " ".join(reversed(pairs) if backwards else pairs)
+
+    banded = _bucket(len(series.values)) > 1 and not series.dashed
+    band = f"{path(points.high)} {path(points.low, backwards=True)}" if banded else ""
+    few = len(points.steps) <= _FEW_POINTS and not series.dashed
+    dots = [(round(x_of(s), 1), round(y_of(v), 1)) for s, v in zip(points.steps, points.mean, strict=True) if few]
+    return Line(name=series.name, points=path(points.mean), band=band, last=last, dots=dots, dashed=series.dashed)
+
+
+def _bucket(count: int) -> int:
+    return -(-count // _MOST_POINTS)
+
+
+def _thin(series: Series) -> _Thinned:
+    """Means, least and greatest values over runs of steps, so that no more than some 120 points remain."""
+    size = _bucket(len(series.values))
+    starts = np.arange(0, len(series.values), size)
+    values, steps = np.asarray(series.values, np.float64), np.asarray(series.steps, np.float64)
+    counts = np.diff([*starts, len(values)])
+    return _Thinned(
+        steps=(np.add.reduceat(steps, starts) / counts).tolist(),
+        mean=(np.add.reduceat(values, starts) / counts).tolist(),
+        low=np.minimum.reduceat(values, starts).tolist(),
+        high=np.maximum.reduceat(values, starts).tolist(),
+    )
+
+
+def nice_ticks(low: float, high: float) -> list[float]:
+    """Round numbers at equal spacing (1, 2 or 5 times a power of ten) that enclose ``low`` to ``high``."""
+    if high <= low:
+        # A constant: some room around it.
+        low, high = (low - abs(low) / 2, low + abs(low) / 2) if low else (0.0, 1.0)
+    rough = (high - low) / _TICKS
+    magnitude = 10.0 ** math.floor(math.log10(rough))
+    spacing = next(magnitude * factor for factor in (1, 2, 5, 10) if magnitude * factor >= rough * (1 - 1e-9))
+    first, last = math.floor(low / spacing + 1e-9), math.ceil(high / spacing - 1e-9)
+    return [spacing * number for number in range(first, last + 1)]
+
+
+def format_number(value: float) -> str:
+    """Four digits at most, without needless zeros."""
+    return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e").replace("-", _MINUS)
+
+
+def _percent(value: float) -> str:
+    return f"{100 * value:.3g} %"

@@ -1,0 +1,152 @@
+"""Where the features of an evaluation come from: a features file, or a checkpoint, whose features its run keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.embed import PARTIAL_ENDING, ModelChoice, embed_to_file
+from eval.features import FeatureError, Features, read_features
+from eval.results import EVAL_FOLDER, Provenance
+from extract.shard_reader import ShardSet
+from train.checkpoint import FOLDER_NAME, find_checkpoint
+from train.config import config_from_dict
+from train.sampling_report import SamplingReport
+
+FEATURES_SUFFIX = ".h5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureSource:
+    """What the user names as features.
+
+    Attributes:
+        source: a features file, or a checkpoint or a training's folder.
+        shards: folder of shards, for a checkpoint.
+        untrained, clips, device, workers: as in ``ModelChoice``; for a checkpoint.
+        fresh: make the features of a checkpoint anew, even if they are there.
+    """
+
+    source: Path
+    shards: Path | None = None
+    untrained: bool = False
+    clips: int = 10
+    device: str = "auto"
+    workers: int = 0
+    fresh: bool = False
+
+    @property
+    def choice(self) -> ModelChoice:
+        """The checkpoint and how to embed with it."""
+        return ModelChoice(
+            checkpoint=self.source,
+            untrained=self.untrained,
+            clips=self.clips,
+            device=self.device,
+            workers=self.workers,
+        )
+
+
+def run_folder(checkpoint: Path) -> Path:
+    """The training's folder that a checkpoint belongs to; a checkpoint that lies alone is its own."""
+    folder = find_checkpoint(checkpoint).resolve()
+    return folder.parent.parent if folder.parent.name == FOLDER_NAME else folder
+
+
+def open_features(source: FeatureSource, command: str, progress: Callable[[int, int], None]) -> Features:
+    """The features that the user names: read, or made and kept in the training's folder.
+
+    Args:
+        source: what is named.
+        command: recorded as what made them, if they are made.
+        progress: called with (videos done, all videos) while they are made.
+
+    Raises:
+        FeatureError: the file is none, or holds something else.
+        ValueError: shards or checkpoint are missing or unfit.
+    """
+    if source.source.is_file():
+        if source.shards is not None:
+            raise FeatureError(f"{source.source}: a features file knows its videos; leave SHARDS away")
+        if source.untrained or source.fresh:
+            raise FeatureError(
+                f"{source.source}: --untrained and --fresh go with a checkpoint, not with a features file"
+            )
+        return read_features(source.source)
+    if source.shards is None:
+        raise FeatureError(f"{source.source}: with a checkpoint, SHARDS must be given, too")
+    shards = ShardSet(source.shards)
+    path = kept_features(source.source, shards.data_hash, untrained=source.untrained)
+    if source.fresh:
+        for old in (path, path.with_name(path.name + PARTIAL_ENDING)):
+            old.unlink(missing_ok=True)
+    return embed_to_file(path, source.choice, shards, command, progress)
+
+
+def kept_features(checkpoint: Path, data_hash: str, *, untrained: bool) -> Path:
+    """Where the features of a checkpoint are kept."""
+    ending = "-untrained" if untrained else ""
+    return run_folder(checkpoint) / EVAL_FOLDER / f"embeddings-{data_hash[:8]}{ending}{FEATURES_SUFFIX}"
+
+
+def result_folder(features: Features) -> Path | None:
+    """Where results of features belong: the folder of their training's results, else the one of their file."""
+    checkpoint = features.provenance.checkpoint
+    if checkpoint is not None and Path(checkpoint).is_dir():
+        return run_folder(Path(checkpoint)) / EVAL_FOLDER
+    return features.path.parent if features.path is not None else None
+
+
+def trained_rows(features: Features) -> NDArray[np.bool_] | None:
+    """Which videos the checkpoint was trained on, (V,); None if it was trained on other shards, where nobody knows."""
+    provenance, videos = features.provenance, features.videos
+    if provenance.settings is None or provenance.trained_on != provenance.data_hash:
+        return None
+    data = config_from_dict(provenance.settings).data
+    if data.split_column is None:
+        return np.ones(len(videos), bool)
+    return np.array([part == data.part for part in videos.splits[data.split_column]])
+
+
+def training_notes(features: Features, query: NDArray[np.int64], where: str) -> list[str]:
+    """What to know of the network's training: whether it has seen the queries (without their labels)."""
+    if features.provenance.settings is None or features.provenance.untrained:
+        return []
+    trained = trained_rows(features)
+    if trained is None:
+        return ["the checkpoint was trained on other shards; whether they held queries is not known"]
+    seen = int(trained[query].sum())
+    if not seen:
+        return []
+    return [
+        f"warning: {where}: the checkpoint was trained on {seen} of the {len(query)} queries (without labels); "
+        "train with --split-column to avoid it"
+    ]
+
+
+def length_notes(features: Features) -> list[str]:
+    """Which videos are too short for the clips that the network was trained with."""
+    settings = features.provenance.settings
+    if settings is None:
+        return []
+    report = SamplingReport.of_evaluation(features.videos.frame_counts, config_from_dict(settings).sampling)
+    if not report.stride_shrunk:
+        return []
+    return [
+        f"{report.stride_shrunk} of {report.samples} videos are short: their clips' stride was lowered, "
+        f"{report.clip_padded} also repeat the last frame"
+    ]
+
+
+def provenance_of(features: Features, command: str, seed: int) -> Provenance:
+    """Where the figures of a command on features come from."""
+    return replace(features.provenance, command=command, seed=seed)
+
+
+def unique(notes: Sequence[str]) -> list[str]:
+    """Notes without repetitions, in order."""
+    return list(dict.fromkeys(notes))
