@@ -182,18 +182,25 @@ def result_sections(results: Mapping[str, Sequence[Mapping[str, Any]]], dataset:
 def _examples(inputs: RunInputs, shards: ShardSet | None, left_out: list[str]) -> list[Example]:
     if shards is None:
         return []
-    # The newest result of the trained network first, by label before by group.
-    records = list(inputs.results.get("retrieval", ()))[::-1]
-    records.sort(key=lambda record: (record["provenance"]["checkpoint"] is None, record["provenance"]["untrained"]))
-    for record in records:
-        if record["provenance"]["data_hash"] != shards.data_hash:
-            continue
-        for split in sorted(record["splits"], key=lambda split: str(split["label"]) != "label"):
-            if split.get("examples"):
-                return read_examples(record, split, shards)
-    if records:
+    newest_first = list(inputs.results.get("retrieval", ()))[::-1]
+    offered = [
+        (record, split)
+        for record in newest_first
+        for split in record["splits"]
+        if split.get("examples") and record["provenance"]["data_hash"] == shards.data_hash
+    ]
+    if offered:
+        return read_examples(*min(offered, key=_example_rank), shards)
+    if newest_first:
         left_out.append("retrieval examples: no result holds any for these shards")
     return []
+
+
+def _example_rank(offered: tuple[Mapping[str, Any], Mapping[str, Any]]) -> tuple[bool, bool, bool]:
+    """By label before by group, the trained network before others."""
+    record, split = offered
+    provenance = record["provenance"]
+    return split["label"] != "label", provenance["checkpoint"] is None, provenance["untrained"]
 
 
 def _motion(shards: ShardSet) -> list[MotionView]:

@@ -55,10 +55,10 @@ def map_features(features: Features) -> MappedFeatures:
     kinds = [("label", videos.labels), ("group", videos.groups)]
     maps = [draw_map(projection, kind, names, titles) for kind, names in kinds if any(names)]
     shown, all_videos = len(projection.rows), len(videos.ids)
-    of_all = f"{shown:,} videos" if shown == all_videos else f"{shown:,} of {all_videos:,} videos, drawn at random,"
+    of_all = f"{shown:,} videos" if shown == all_videos else f"{shown:,} of {all_videos:,} videos, drawn at random"
     name = features_name({"features": features.provenance.features, **_checkpoint_of(features)})
     return MappedFeatures(
-        caption=f"{of_all} by the features of the {name}, placed by {projection.method}. {_READING}",
+        caption=f"{name[0].upper()}{name[1:]}: {of_all}, placed by {projection.method}. {_READING}",
         maps=maps or [draw_map(projection, "label", videos.labels, titles)],
     )
 

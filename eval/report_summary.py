@@ -131,7 +131,7 @@ def _data_facts(inputs: RunInputs, shards: ShardSet | None) -> list[tuple[str, s
 def _software_facts(inputs: RunInputs) -> list[tuple[str, str]]:
     found: dict[str, None] = {}
     for record in inputs.all_results:
-        found[", ".join(f"{name} {number}" for name, number in record["provenance"]["versions"].items())] = None
+        found[", ".join(f"{name} {number}" for name, number in sorted(record["provenance"]["versions"].items()))] = None
     facts = [("versions", text) for text in found]
     times = sorted(str(record["provenance"]["created"]) for record in inputs.all_results)
     if times:

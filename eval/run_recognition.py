@@ -175,6 +175,7 @@ def _split_object(
         "train_part": config.data.part,
         "test_part": test.part,
         "label": "label",
+        "train": checkpoint.config["videos"],
         "clips": test.clips,
         "trained_on_split_column": config.data.split_column,
         "seed": config.run.seed,

@@ -78,7 +78,7 @@ def run_finetuning(
     Args:
         folder: of shards.
         run_dir: where checkpoints, metrics and configuration go. Checkpoints carry ``classes``, the names of the
-            classifier's outputs in their order.
+            classifier's outputs in their order, and ``videos``, how many were trained on.
         config: the settings.
         start: a checkpoint, a training's folder or a published file; None starts from scratch. Not read again where
             ``run_dir`` has a checkpoint to continue from.
@@ -121,7 +121,7 @@ def run_finetuning(
             run_dir,
             placement,
             data_hash=shards.data_hash,
-            record={"recipe": recipe, "init": init, "classes": list(chosen.classes)},
+            record={"recipe": recipe, "init": init, "classes": list(chosen.classes), "videos": len(chosen.entries)},
             say=speak,
             live=live if placement.is_main else None,
             deadline=deadline,

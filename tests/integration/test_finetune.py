@@ -192,6 +192,7 @@ def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_p
     assert (record["kind"], record["format"], record["method"], record["clips"]) == ("recognition", 1, "finetuned", 3)
     (split,) = record["splits"]
     assert (split["split_column"], split["train_part"], split["test_part"]) == ("split", "train", "test")
+    assert split["train"] == 12
     assert f"top-1 {split['top1']['value']:.1%}" in result.output
     assert sum(map(sum, split["confusion"])) == split["test"] == len(split["videos"])
     assert split["top1"]["value"] == sum(row["top1"] for row in split["videos"]) / split["test"]

@@ -73,6 +73,7 @@ def test_the_page_holds_everything_and_stays_small(page: Path, few_shards: Path)
     # Each neighbour is called right or wrong, in words and by a sign.
     assert text.count("✓ right</div>") + text.count("✗ wrong</div>") == 5 * queries
     assert text.count("data:image/jpeg") == 6 * queries + 2 * min(6, len(ShardSet(few_shards).videos))
+    assert "if it has the query's label" in text, "examples are by label where there are any"
     for kind in labels:
         assert kind in text
     assert "http://" not in text.replace("http://www.w3.org", "")
