@@ -6,6 +6,8 @@ import hashlib
 import json
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -19,11 +21,14 @@ from click.testing import CliRunner
 
 from extract.claims import Owner
 from extract.cli import main
+from extract.ffmpeg_binary import FfmpegBinary
 from extract.schema import MOTION_GRID
+from tests.cluster.extraction import write_gated_ffmpeg
 
 SHARDS = 5
 OPTIONS = ("--videos-per-shard", "2", "--workers", "1", "--size", "64x48", "--frame-short-side", "24")
 WITH_FAILURES = 3
+PROGRAM = (sys.executable, "-c", "from extract.cli import main; main()")
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -151,11 +156,38 @@ def test_a_shard_that_another_holds_is_awaited_and_taken_over_when_it_falls_sile
 
 
 def in_a_process(arguments: tuple[object, ...]) -> int:
-    import subprocess
-    import sys
+    return subprocess.run([*PROGRAM, *map(str, arguments)], check=False, capture_output=True, timeout=120).returncode
 
-    command = [sys.executable, "-c", "from extract.cli import main; main()", *map(str, arguments)]
-    return subprocess.run(command, check=False, capture_output=True, timeout=120).returncode
+
+def test_a_task_that_is_stopped_gives_back_its_claims_and_says_so(
+    manifest: Path, reference: dict[str, str], ffmpeg: FfmpegBinary, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    gated = write_gated_ffmpeg(tmp_path, ffmpeg)
+    gates = [tmp_path / "gates" / name for name in ("v2", "v5")]
+    for gate in gates:
+        gate.touch()
+    command = [*PROGRAM, "run", manifest, out, *OPTIONS, "--workers", "2", "--ffmpeg", gated]
+    task = subprocess.Popen([*command, "--task", "0", "--num-tasks", "1"], stderr=subprocess.DEVNULL)
+    try:
+        end = time.monotonic() + 120
+        while sorted(p.name for p in (out / "claims").glob("shard-*")) != ["shard-00001.h5", "shard-00002.h5"]:
+            assert time.monotonic() < end
+            time.sleep(0.05)
+        task.terminate()  # what a scheduler does at the time limit
+        assert task.wait(120) == 130
+    finally:
+        task.kill()
+        task.wait()
+    (log,) = (out / "tasks").iterdir()
+    assert json.loads(log.read_text().splitlines()[-1])["state"] == "stopped"
+    assert not list((out / "claims").iterdir())
+    assert not list(out.glob(".*"))
+    for gate in gates:
+        gate.unlink()
+    assert run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1, "--ffmpeg", gated)[0] == 0
+    assert run("merge", out)[0] == WITH_FAILURES
+    assert results(out) == reference
 
 
 def test_a_shard_that_another_finishes_is_not_made_again(
