@@ -8,15 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import hdf5plugin  # noqa: F401 -- registers the filter that motion is compressed with
 import numpy as np
 from numpy.typing import NDArray
 
 from extract import schema
+from extract.mapped_chunks import MappedChunks
 from extract.schema import ShardError, ShardHeader, VideoEntry
-
-# A sample's windows lie in a few chunks of one video; what more a data set remembers, it remembers for each open shard.
-_CHUNK_CACHE_BYTES = 2**18
 
 
 class OpenShard:
@@ -32,7 +29,7 @@ class OpenShard:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self.h5 = h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
+            self.h5 = h5py.File(path, "r", locking=False)
         except OSError as error:
             raise ShardError(
                 f"{path}: not a readable HDF5 file ({error}); run cmd-extract again to replace it"
@@ -90,16 +87,19 @@ class OpenShard:
         """(K + 1,) where each keyframe's JPEG begins, mapped."""
         return self._map(schema.KEYFRAME_OFFSET)
 
-    # Looking a data set up costs more than reading a few frames of it, and forgets the chunks it has unpacked.
     @cached_property
-    def motion_grid(self) -> h5py.Dataset:
-        """The data set of grids, looked up once."""
-        return self.h5[schema.MOTION_GRID]
+    def motion_grid(self) -> MappedChunks:
+        """Grids of all frames."""
+        return MappedChunks(self.h5[schema.MOTION_GRID], self._whole)
 
     @cached_property
-    def motion_valid(self) -> h5py.Dataset:
-        """The data set of validity masks, looked up once."""
-        return self.h5[schema.MOTION_VALID]
+    def motion_valid(self) -> MappedChunks:
+        """Validity masks of all frames."""
+        return MappedChunks(self.h5[schema.MOTION_VALID], self._whole)
+
+    @cached_property
+    def _whole(self) -> NDArray[np.uint8]:
+        return np.asarray(np.memmap(self.path, np.uint8, "r"))
 
     def _map(self, name: str) -> NDArray[Any]:
         dataset = self.h5[name]

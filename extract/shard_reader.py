@@ -1,6 +1,6 @@
 """Reads shards: lazily, once per process, read-only and without locks.
 
-JPEG bytes are mapped from the file, not copied through HDF5; motion is read chunk by chunk.
+JPEG bytes are mapped from the file, not copied through HDF5; motion is unpacked from the mapped file.
 """
 
 from __future__ import annotations
@@ -100,12 +100,31 @@ class ShardReader:
 
     def motion(self, position: int, start: int, stop: int) -> MotionGrid:
         """Motion of frames ``start`` to ``stop`` - 1 of the video at ``position``."""
+        shape = self.header.grid_shape
+        grid = np.empty((max(stop - start, 0), 2, *shape), np.int16)
+        valid = np.empty((len(grid), *shape), np.bool_)
+        self.read_motion(position, start, grid, valid)
+        return MotionGrid(grid_quarter_px=grid, valid=valid)
+
+    def read_motion(self, position: int, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
+        """Motion of consecutive frames of the video at ``position``, written to its place.
+
+        Args:
+            position: of the video in the shard.
+            start: first frame.
+            grid: (N, 2, gh, gw), contiguous; filled.
+            valid: (N, gh, gw), contiguous; filled.
+
+        Raises:
+            IndexError: the video has no such frames.
+            OSError: what is stored cannot be unpacked.
+        """
         opened = self._file
-        first, count = opened.first_frame[position], opened.frame_counts[position]
+        first, count, stop = opened.first_frame[position], opened.frame_counts[position], start + len(grid)
         if not 0 <= start <= stop <= count:
             raise IndexError(f"frames {start}-{stop} of video {position} in {self.path.name}, which has {count}")
-        rows = slice(first + start, first + stop)
-        return MotionGrid(grid_quarter_px=opened.motion_grid[rows], valid=opened.motion_valid[rows].astype(np.bool_))
+        opened.motion_grid.read_into(first + start, grid)
+        opened.motion_valid.read_into(first + start, valid)
 
     def frame_types(self, position: int) -> NDArray[np.bytes_]:
         """(F,) S1, type of each frame of the video in the canonical stream."""
@@ -164,6 +183,10 @@ class ShardSet:
     def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
         """Motion of frames ``start`` to ``stop`` - 1 of a video."""
         return self._reader(entry).motion(entry.position, start, stop)
+
+    def read_motion(self, entry: VideoEntry, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
+        """Motion of consecutive frames of a video, written to its place; see ``ShardReader.read_motion``."""
+        self._reader(entry).read_motion(entry.position, start, grid, valid)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

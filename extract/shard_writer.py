@@ -253,8 +253,8 @@ class ShardWriter:
             # Fixed-size datasets may not be smaller than a chunk; very short shards are.
             maxshape=(None, *shape[1:]),
             track_times=False,
-            # Ten times smaller than raw, and as fast to read; measured beside gzip, lzf and lz4.
-            **hdf5plugin.Blosc(cname="zstd", clevel=1, shuffle=hdf5plugin.Blosc.BITSHUFFLE),
+            # zstd would make it 40 % smaller at the same writing time, but takes three times as long to unpack.
+            **hdf5plugin.Blosc(cname="lz4hc", clevel=1, shuffle=hdf5plugin.Blosc.SHUFFLE),
         )
         stream = self._spool.streams.get(spool)
         if stream is None:
