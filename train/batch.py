@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train.batch_memory import BatchMemory
 from train.sampling import SamplePlan
 from train.sampling_report import SamplingReport
 
@@ -121,17 +122,25 @@ class Batch(_TensorCarrier):
         return pieces
 
 
-def collate(samples: Sequence[ClipSample]) -> Batch:
-    """Stack samples; all of a shard set have the same sizes."""
+def batch_of(memory: BatchMemory, samples: Sequence[ClipSample], damaged: Sequence[tuple[str, str]] = ()) -> Batch:
+    """What was read, as a batch.
+
+    Args:
+        memory: where the samples lie, from its beginning.
+        samples: at least one.
+        damaged: (video id, what is damaged) of those that are left out.
+    """
+    read = slice(len(samples))
     return Batch(
-        clip_u8_BTHWC=_stack([sample.clip_u8 for sample in samples]),
-        keyframe_u8_BHWC=_stack([sample.keyframe_u8 for sample in samples]),
-        motion_quarter_px_BWTCHW=_stack([sample.motion_quarter_px for sample in samples]),
-        motion_valid_BWTHW=_stack([sample.motion_valid for sample in samples]),
+        clip_u8_BTHWC=memory.clip_u8_BTHWC[read],
+        keyframe_u8_BHWC=memory.keyframe_u8_BHWC[read],
+        motion_quarter_px_BWTCHW=memory.motion_quarter_px_BWTCHW[read],
+        motion_valid_BWTHW=memory.motion_valid_BWTHW[read],
         window_valid_BW=torch.tensor([sample.plan.window_valid for sample in samples]),
         video_B=torch.tensor([sample.video for sample in samples]),
         keys=tuple((sample.epoch, sample.position) for sample in samples),
         report=SamplingReport.of_plans(sample.plan for sample in samples),
+        damaged=tuple(damaged),
     )
 
 

@@ -22,7 +22,7 @@ from train.batch import Batch
 from train.batch_picture import draw_batch
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, changed_fields
-from train.damage import DamageTally, TolerantDataset, collate_readable
+from train.damage import DamageTally, TolerantDataset
 from train.dataset import PretrainDataset, VideoSource
 from train.distributed import Placement, any_rank, from_all_ranks
 from train.epoch_sampler import EpochSampler
@@ -257,10 +257,11 @@ def _make_loader(
 ) -> DataLoader[Batch]:
     dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed)
     return DataLoader(
-        TolerantDataset(dataset),  # type: ignore[arg-type] # the loader's type does not know that collate changes what comes out
-        batch_sampler=replace(sampler, first_step=first_step),
+        TolerantDataset(dataset),
+        # Each element of the sampler is a batch already.
+        batch_size=None,
+        sampler=replace(sampler, first_step=first_step),
         num_workers=config.data.workers,
-        collate_fn=collate_readable,
         pin_memory=placement.device.type == "cuda",
         # Workers ignore the signals that stop the loop between steps.
         worker_init_fn=ignore_signals,
