@@ -72,6 +72,8 @@ FAILURE_REASON = "failure/reason"
 
 # A window of 8 frames needs 2.75 chunks of 4 on average, and unpacks 11 frames for its 8; chunks of 8 would unpack 15.
 MOTION_CHUNK_FRAMES = 4
+# Masks are nearly all ones, so that unpacking one costs less than the call for it.
+VALID_CHUNK_FRAMES = 16
 
 
 class ShardError(ValueError):

@@ -9,7 +9,7 @@ temporal negatives).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from train.batch_memory import BatchMemory
+from train.batch_memory import BatchLayout, BatchMemory, release
 from train.sampling import SamplePlan
 from train.sampling_report import SamplingReport
 
@@ -34,8 +34,9 @@ class ClipSample:
 
     Attributes:
         clip_u8: (T, H, W, 3) uint8, RGB.
-        keyframe_u8: (Hk, Wk, 3) uint8, RGB.
-        motion_quarter_px: (W, Tm, 2, gh, gw) int16; as in ``MotionGrid``; 0 in frames that do not exist.
+        keyframe_u8: (Hk, Wk, 3) uint8, RGB; (0, 0, 3) where it was not read.
+        motion_quarter_px: (W, Tm, 2, gh, gw) int16; as in ``MotionGrid``; 0 in frames that do not exist. W is 0 where
+            no motion was read.
         motion_valid: (W, Tm, gh, gw) bool; False in frames that do not exist.
         epoch, position: the key of the sample, from which its draws follow.
         video: number of the video among the dataset's entries.
@@ -66,10 +67,6 @@ class _TensorCarrier:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         changed = {name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)}
         return replace(self, **changed)  # type: ignore[type-var]
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory; the data loader calls this by name."""
-        return self._each_tensor(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same on ``device``."""
@@ -122,26 +119,75 @@ class Batch(_TensorCarrier):
         return pieces
 
 
-def batch_of(memory: BatchMemory, samples: Sequence[ClipSample], damaged: Sequence[tuple[str, str]] = ()) -> Batch:
-    """What was read, as a batch.
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """A batch on its way from a data worker to the training: one block of memory, and what is known of it.
 
-    Args:
-        memory: where the samples lie, from its beginning.
-        samples: at least one.
-        damaged: (video id, what is damaged) of those that are left out.
+    Attributes:
+        block: (bytes,) uint8; see ``train.batch_memory``.
+        layout: how the samples lie in it, from its beginning.
+        videos: number of each sample's video among the dataset's entries.
+        keys, report, damaged: as in ``Batch``.
+        windows: for each sample and motion window, whether any of its frames exists.
     """
-    read = slice(len(samples))
-    return Batch(
-        clip_u8_BTHWC=memory.clip_u8_BTHWC[read],
-        keyframe_u8_BHWC=memory.keyframe_u8_BHWC[read],
-        motion_quarter_px_BWTCHW=memory.motion_quarter_px_BWTCHW[read],
-        motion_valid_BWTHW=memory.motion_valid_BWTHW[read],
-        window_valid_BW=torch.tensor([sample.plan.window_valid for sample in samples]),
-        video_B=torch.tensor([sample.video for sample in samples]),
-        keys=tuple((sample.epoch, sample.position) for sample in samples),
-        report=SamplingReport.of_plans(sample.plan for sample in samples),
-        damaged=tuple(damaged),
-    )
+
+    block: Tensor
+    layout: BatchLayout
+    videos: tuple[int, ...]
+    keys: tuple[tuple[int, int], ...]
+    report: SamplingReport
+    damaged: tuple[tuple[str, str], ...]
+    windows: tuple[tuple[bool, ...], ...]
+
+    @classmethod
+    def of(cls, memory: BatchMemory, samples: Sequence[ClipSample], damaged: Sequence[tuple[str, str]] = ()) -> Self:
+        """What was read.
+
+        Args:
+            memory: where the samples lie.
+            samples: in their order there.
+            damaged: (video id, what is damaged) of those that are left out.
+        """
+        return cls(
+            block=memory.block,
+            layout=memory.layout,
+            videos=tuple(sample.video for sample in samples),
+            keys=tuple((sample.epoch, sample.position) for sample in samples),
+            report=SamplingReport.of_plans(sample.plan for sample in samples),
+            damaged=tuple(damaged),
+            windows=tuple(sample.plan.window_valid for sample in samples),
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, the block given back; the data loader calls this by name."""
+        pinned = replace(self, block=self.block.pin_memory())
+        release(self.block)
+        return pinned
+
+    def open(self) -> Batch:
+        """The batch, in this very memory: valid until the block is given back."""
+        read, arrays = slice(len(self)), self.layout.views(self.block)
+        return Batch(
+            clip_u8_BTHWC=arrays.clip_u8_BTHWC[read],
+            keyframe_u8_BHWC=arrays.keyframe_u8_BHWC[read],
+            motion_quarter_px_BWTCHW=arrays.motion_quarter_px_BWTCHW[read],
+            motion_valid_BWTHW=arrays.motion_valid_BWTHW[read],
+            window_valid_BW=torch.tensor(self.windows, dtype=torch.bool),
+            video_B=torch.tensor(self.videos),
+            keys=self.keys,
+            report=self.report,
+            damaged=self.damaged,
+        )
+
+
+def open_in_turn(packed: Iterable[PackedBatch]) -> Iterator[Batch]:
+    """Batches as they come; each is valid until the next one is asked for, then its memory is used again."""
+    for batch in packed:
+        yield batch.open()
+        release(batch.block)
 
 
 @dataclass(frozen=True, kw_only=True)

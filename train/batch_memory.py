@@ -1,6 +1,9 @@
-"""Memory for a batch, made before it is read: pictures are decoded to where they stay, and are copied nowhere.
+"""Memory for batches, made before they are read and used again: pictures are decoded to where they stay.
 
-In a data worker it is shared memory, so that the training process gets it without a copy either.
+A batch is one block, in data workers of shared memory, so that one handle takes it to the training process and nothing
+is copied. New shared memory is slow: the system clears each page when it is touched first, which takes nearly as long
+as decoding the pictures in it. So blocks return: the block's first byte, which both processes see, says whether
+somebody still needs it.
 
 Shape legend: as in ``train.batch``.
 """
@@ -9,9 +12,9 @@ Shape legend: as in ``train.batch``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,8 +22,66 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+# Arrays begin at multiples of a cache line; the first line is the block's own.
+_LINE_BYTES = 64
+
 
 @dataclass(frozen=True, kw_only=True)
+class BatchLayout:
+    """What a batch holds of each of its samples, and how that lies in a block.
+
+    Attributes:
+        samples: B, at most.
+        clip: T, H, W.
+        keyframe: Hk, Wk.
+        windows: W, Tm.
+        grid: gh, gw.
+    """
+
+    samples: int
+    clip: tuple[int, int, int]
+    keyframe: tuple[int, int]
+    windows: tuple[int, int]
+    grid: tuple[int, int]
+
+    def _arrays(self) -> tuple[tuple[tuple[int, ...], torch.dtype], ...]:
+        return (
+            ((self.samples, *self.clip, 3), torch.uint8),
+            ((self.samples, *self.keyframe, 3), torch.uint8),
+            ((self.samples, *self.windows, 2, *self.grid), torch.int16),
+            ((self.samples, *self.windows, *self.grid), torch.bool),
+        )
+
+    @property
+    def block_bytes(self) -> int:
+        """Length of a block."""
+        return _LINE_BYTES + sum(_in_lines(shape, dtype) for shape, dtype in self._arrays())
+
+    def views(self, block: Tensor) -> BatchArrays:
+        """The arrays in a block of ``block_bytes`` uint8."""
+        start, arrays = _LINE_BYTES, []
+        for shape, dtype in self._arrays():
+            stop = start + math.prod(shape) * dtype.itemsize
+            arrays.append(block[start:stop].view(dtype).view(shape))
+            start += _in_lines(shape, dtype)
+        return BatchArrays(*arrays)
+
+
+def _in_lines(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+    return -(-math.prod(shape) * dtype.itemsize // _LINE_BYTES) * _LINE_BYTES
+
+
+@dataclass(frozen=True)
+class BatchArrays:
+    """Arrays of a batch, as in ``train.batch.Batch``."""
+
+    clip_u8_BTHWC: Tensor
+    keyframe_u8_BHWC: Tensor
+    motion_quarter_px_BWTCHW: Tensor
+    motion_valid_BWTHW: Tensor
+
+
+@dataclass(frozen=True)
 class SampleMemory:
     """Where one sample is written; its content is whatever was there.
 
@@ -37,53 +98,59 @@ class SampleMemory:
     motion_valid: NDArray[np.bool_]
 
 
-@dataclass(frozen=True, kw_only=True)
 class BatchMemory:
-    """Where some samples are written, side by side.
+    """A block, and where the samples of a batch are written in it.
+
+    Args:
+        layout: of the block.
 
     Attributes:
-        clip_u8_BTHWC, keyframe_u8_BHWC, motion_quarter_px_BWTCHW, motion_valid_BWTHW: as in ``train.batch.Batch``.
+        layout: of the block.
+        block: (bytes,) uint8.
     """
 
-    clip_u8_BTHWC: Tensor
-    keyframe_u8_BHWC: Tensor
-    motion_quarter_px_BWTCHW: Tensor
-    motion_valid_BWTHW: Tensor
-
-    @classmethod
-    def for_samples(
-        cls, count: int, clip: Sequence[int], keyframe: Sequence[int], windows: Sequence[int], grid: Sequence[int]
-    ) -> Self:
-        """Memory for ``count`` samples.
-
-        Args:
-            count: B.
-            clip: T, H, W.
-            keyframe: Hk, Wk.
-            windows: W, Tm.
-            grid: gh, gw.
-        """
-        return cls(
-            clip_u8_BTHWC=_empty((count, *clip, 3), torch.uint8),
-            keyframe_u8_BHWC=_empty((count, *keyframe, 3), torch.uint8),
-            motion_quarter_px_BWTCHW=_empty((count, *windows, 2, *grid), torch.int16),
-            motion_valid_BWTHW=_empty((count, *windows, *grid), torch.bool),
-        )
+    def __init__(self, layout: BatchLayout) -> None:
+        self.layout = layout
+        self.block = _new_block(layout.block_bytes)
+        arrays = layout.views(self.block)
+        self._arrays: list[NDArray[Any]] = [
+            arrays.clip_u8_BTHWC.numpy(),
+            arrays.keyframe_u8_BHWC.numpy(),
+            arrays.motion_quarter_px_BWTCHW.numpy(),
+            arrays.motion_valid_BWTHW.numpy(),
+        ]
 
     def sample(self, number: int) -> SampleMemory:
         """The memory of one sample."""
-        return SampleMemory(
-            clip_u8=self.clip_u8_BTHWC[number].numpy(),
-            keyframe_u8=self.keyframe_u8_BHWC[number].numpy(),
-            motion_quarter_px=self.motion_quarter_px_BWTCHW[number].numpy(),
-            motion_valid=self.motion_valid_BWTHW[number].numpy(),
-        )
+        return SampleMemory(*(array[number] for array in self._arrays))
 
 
-def _empty(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    count = int(np.prod(shape))
-    if get_worker_info() is None or count == 0:
-        return torch.empty(shape, dtype=dtype)
+class BatchPool:
+    """Blocks of one process that are written again once nobody needs them; never fewer than are in use."""
+
+    def __init__(self) -> None:
+        self._memories: list[BatchMemory] = []
+
+    def take(self, layout: BatchLayout) -> BatchMemory:
+        """A block of this layout that nobody uses; from now on it is in use, until ``release``."""
+        free = (m for m in self._memories if m.layout == layout and not m.block[0])
+        memory = next(free, None)
+        if memory is None:
+            memory = BatchMemory(layout)
+            self._memories.append(memory)
+        memory.block[0] = 1
+        return memory
+
+
+def release(block: Tensor) -> None:
+    """Gives a block back, from whatever process; it may be overwritten at once."""
+    block[0] = 0
+
+
+def _new_block(size: int) -> Tensor:
+    if get_worker_info() is None:
+        # numpy asks for large pages, which are far cheaper to get.
+        return torch.from_numpy(np.empty(size, np.uint8))
     # As torch's own collation does in workers; a tensor that is not shared yet would be copied on its way.
-    storage: torch.UntypedStorage = torch.UntypedStorage._new_shared(count * dtype.itemsize)  # type: ignore[no-untyped-call] # torch leaves it bare
-    return torch.empty(0, dtype=dtype).set_(storage).view(shape)
+    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call] # torch leaves it bare
+    return torch.empty(0, dtype=torch.uint8).set_(storage)

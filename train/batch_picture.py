@@ -62,7 +62,8 @@ def _draw_sample(batch: Batch, number: int, video_id: str) -> Image.Image:
     frames_THWC = batch.clip_u8_BTHWC[number].numpy()
     shown = np.linspace(0, len(frames_THWC) - 1, min(len(frames_THWC), MOST_FRAMES)).round().astype(int)
     tiles = [(f"frame {frame}", Image.fromarray(frames_THWC[frame])) for frame in shown]
-    tiles.append(("keyframe", Image.fromarray(batch.keyframe_u8_BHWC[number].numpy())))
+    if batch.keyframe_u8_BHWC.shape[1]:
+        tiles.append(("keyframe", Image.fromarray(batch.keyframe_u8_BHWC[number].numpy())))
     width = tiles[0][1].width * _HEIGHT // tiles[0][1].height
     pairs = zip(batch.motion_quarter_px_BWTCHW[number].numpy(), batch.motion_valid_BWTHW[number].numpy(), strict=True)
     for window, (motion, valid) in enumerate(pairs):

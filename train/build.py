@@ -1,4 +1,4 @@
-"""Builds the network that a training starts from."""
+"""Builds the networks that trainings start from."""
 
 from __future__ import annotations
 
@@ -6,9 +6,19 @@ import torch
 
 from train.config import TrainConfig
 from train.model import PretrainModel
+from train.supervised import SupervisedModel
 
 
 def build_model(config: TrainConfig) -> PretrainModel:
     """The freshly initialised network; its weights depend on the seed alone."""
     torch.manual_seed(config.run.seed)
     return PretrainModel(config.model)
+
+
+def build_classifier(config: TrainConfig, classes: int) -> SupervisedModel:
+    """The freshly initialised network with a classifier; its weights depend on the seed alone.
+
+    With and without the motion head, all else starts from the same weights.
+    """
+    torch.manual_seed(config.run.seed)
+    return SupervisedModel(config.model, classes=classes)

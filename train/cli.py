@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
-EXIT_INTERRUPTED = 130
+from train.cli_finetune import finetune
+from train.cli_options import EXIT_INTERRUPTED, both_folders, given_fields, tell_end, training_options
 
 
 class _Group(click.Group):
@@ -31,40 +33,28 @@ def main(debug: bool) -> None:
     """Train video backbones from shards that cmd-extract has written."""
 
 
+main.add_command(finetune)
+
+
 @main.command()
-@click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("run_dir", required=False, type=click.Path(file_okay=False, path_type=Path))
+@training_options
 @click.option("--recipe", default="ucf101", help="Named settings; `cmd-train recipes` lists them.")
-@click.option("--split-column", help="Train on one part of this split only.  [default: all videos]")
-@click.option("--part", default="train", help="Part of the split to train on.")
-@click.option("--epochs", type=click.IntRange(1), help="Passes over the videos.  [default: the recipe's]")
-@click.option("--batch-size", type=click.IntRange(2), help="Samples a step, all ranks.  [default: the recipe's]")
-@click.option("--seed", type=click.IntRange(0), default=0, help="Decides everything random.")
-@click.option("--workers", type=click.IntRange(0), help="Decoding processes.  [default: the recipe's]")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 @click.option(
     "--init", type=click.Path(path_type=Path), help="Start from these weights: a published file or a checkpoint."
 )
 @click.option(
     "--init-part", type=click.Choice(["auto", "all", "backbone"]), default="auto", help="What to take of --init."
 )
-@click.option("--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable.")
-@click.option("--print-config", is_flag=True, help="Print the resolved settings and stop; needs no SHARDS.")
 def pretrain(
     shards: Path | None,
     run_dir: Path | None,
     recipe: str,
-    split_column: str | None,
-    part: str,
-    epochs: int | None,
-    batch_size: int | None,
-    seed: int,
-    workers: int | None,
     device: str,
     init: Path | None,
     init_part: str,
     pairs: tuple[str, ...],
     print_config: bool,
+    **named: Any,
 ) -> None:
     """Pre-train a backbone on SHARDS without labels; write checkpoints to RUN_DIR.
 
@@ -74,34 +64,23 @@ def pretrain(
     import json
 
     from train.config import build_config, parse_overrides
+    from train.recipes import check_recipe
 
-    named = {
-        "data.split_column": split_column,
-        "data.part": part,
-        "optim.epochs": epochs,
-        "optim.batch_size": batch_size,
-        "run.seed": seed,
-        "data.workers": workers,
-    }
-    given = {key: value for key, value in named.items() if value is not None}
-    config = build_config(recipe, given | parse_overrides(pairs))
+    check_recipe(recipe, finetune=False)
+    config = build_config(recipe, given_fields(**named) | parse_overrides(pairs))
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return
-    if shards is None or run_dir is None:
-        raise click.UsageError(f"Missing argument '{'SHARDS' if shards is None else 'RUN_DIR'}'.")
+    folder, target = both_folders(shards, run_dir)
     from train.live_line import LiveLine
     from train.pretrain import InitRequest, run_pretraining
 
     start = InitRequest(source=init, part=init_part) if init else None
     with LiveLine() as live:
         result = run_pretraining(
-            shards, run_dir, config, device=device, say=live.say, live=live, init=start, recipe=recipe
+            folder, target, config, device=device, say=live.say, live=live, init=start, recipe=recipe
         )
-    if not result.finished:
-        click.echo(f"stopped after step {result.steps}; run the same command again to continue", err=True)
-        raise SystemExit(EXIT_INTERRUPTED)
-    click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")
+    tell_end(result, target)
 
 
 @main.command("import-weights")

@@ -17,6 +17,7 @@ from train.augment import AugmentConfig
 from train.contrast import DEFAULT_TEMPERATURE
 from train.model import ModelConfig
 from train.optim import OptimConfig
+from train.presets import RECIPES
 from train.run_config import RunConfig
 from train.sampling import SamplingConfig
 
@@ -95,6 +96,10 @@ class TrainConfig:
         for shared, sections in SHARED_FIELDS.items():
             values = {section: getattr(getattr(self, section), shared) for section in sections}
             _require(len(set(values.values())) == 1, f"{shared}: sections disagree: {values}")
+        _require(
+            self.sampling.motion_room or not self.model.motion_head,
+            "sampling.motion_room: False is not allowed with model.motion_head, which reads the motion behind the clip",
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON."""
@@ -108,45 +113,6 @@ SHARED_FIELDS = {
     "motion_input": ("augment", "model"),
 }
 """Knobs that two sections read; setting one of them sets both."""
-
-_SMALL_MODEL = {
-    "model.backbone": "r2plus1d_10",
-    "model.width": 16,
-    "model.encoder_width": 16,
-    "model.crop_size": 56,
-    "model.embedding_dim": 128,
-    "model.head_hidden": 256,
-    "model.predictor_width": 128,
-    "model.predictor_heads": 4,
-    "model.predictor_ff": 128,
-    "model.encoder_layers": 1,
-    "model.decoder_layers": 2,
-}
-
-RECIPES: Mapping[str, Mapping[str, Any]] = {
-    # The paper's, with the motion encoder at the grid's resolution.
-    "ucf101": {},
-    "hmdb51": {},
-    "kinetics400": {"optim.batch_size": 512},
-    # Short real clips of gestures: most have 40 to 80 frames.
-    "gestures": _SMALL_MODEL
-    | {"sampling.stride": 2, "optim.batch_size": 24, "data.samples_per_video": 4, "optim.epochs": 40},
-    # The embedded default: a few minutes on two cores, on the synthesized videos. AdamW gets past chance in the motion
-    # task within 500 steps, where SGD does not.
-    "demo": _SMALL_MODEL
-    | {
-        "sampling.clip_frames": 8,
-        "sampling.stride": 2,
-        "augment.crop_area": (0.5, 1.0),
-        "optim.optimizer": "adamw",
-        "optim.lr_per_sample": 6e-5,
-        "optim.weight_decay": 0.01,
-        "optim.warmup_epochs": 2.0,
-        "optim.batch_size": 16,
-        "optim.epochs": 42,
-        "data.workers": 1,
-    },
-}
 
 
 def build_config(recipe: str, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -235,10 +201,14 @@ def _parse_value(key: str, text: str) -> Any:
 
 
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """What differs between two stored configurations, one text a field."""
-    keys = [(section, name) for section in after for name in after[section]]
-    differ = [(s, n) for s, n in keys if _plain(before.get(s, {}).get(n)) != _plain(after[s][n])]
-    return [f"{s}.{n}: {before.get(s, {}).get(n)!r} is now {after[s][n]!r}" for s, n in differ]
+    """What differs between two stored configurations, one text a field.
+
+    A field that an older release did not know has the value that it has by default.
+    """
+    default = TrainConfig().as_dict()
+    known = {section: {**default[section], **before.get(section, {})} for section in after}
+    differ = [(s, n) for s in after for n in after[s] if _plain(known[s].get(n)) != _plain(after[s][n])]
+    return [f"{s}.{n}: {known[s].get(n)!r} is now {after[s][n]!r}" for s, n in differ]
 
 
 def _plain(value: Any) -> Any:

@@ -8,25 +8,30 @@ from dataclasses import replace
 
 from torch.utils.data import Dataset
 
-from train.batch import Batch, ClipSample, batch_of
+from train.batch import Batch, ClipSample, PackedBatch
+from train.batch_memory import BatchPool
 from train.dataset import DamagedSampleError, PretrainDataset
 from train.distributed import Placement, any_rank, from_all_ranks
 from train.run_log import TrainingError
 
 
-class TolerantDataset(Dataset[Batch]):
-    """Batches by the keys of their samples; samples that cannot be read are left out, and the batch tells which."""
+class TolerantDataset(Dataset[PackedBatch]):
+    """Batches by the keys of their samples; samples that cannot be read are left out, and the batch tells which.
+
+    For a data loader with ``batch_size=None`` and an ``EpochSampler`` as its sampler.
+    """
 
     def __init__(self, dataset: PretrainDataset) -> None:
         self._dataset = dataset
+        self._pool = BatchPool()
 
-    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> Batch:
+    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> PackedBatch:
         """Read the samples of some keys.
 
         Raises:
             DamagedSampleError: none of them can be read.
         """
-        memory = self._dataset.memory_for(len(keys))
+        memory = self._pool.take(self._dataset.layout(len(keys)))
         samples: list[ClipSample] = []
         damaged: list[tuple[str, str]] = []
         for key in keys:
@@ -36,7 +41,7 @@ class TolerantDataset(Dataset[Batch]):
                 damaged.append((self._dataset.video_id(key), str(error)))
         if not samples:
             raise DamagedSampleError(f"no sample of a batch can be read: {_told(dict(damaged))}")
-        return batch_of(memory, samples, damaged)
+        return PackedBatch.of(memory, samples, damaged)
 
 
 class DamageTally:

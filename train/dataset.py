@@ -16,8 +16,8 @@ from torch.utils.data import Dataset
 
 from extract.schema import ShardHeader, VideoEntry
 from train.batch import ClipSample, EvalSample
-from train.batch_memory import BatchMemory, SampleMemory
-from train.sampling import MotionWindow, SamplingConfig, evaluation_clips, plan_sample, sample_rng
+from train.batch_memory import BatchLayout, BatchMemory, SampleMemory
+from train.sampling import MotionWindow, SamplingConfig, evaluation_clips, plan_clip, plan_sample, sample_rng
 from train.sampling_report import SamplingReport
 
 
@@ -51,19 +51,27 @@ class PretrainDataset(Dataset[ClipSample]):
         entries: the videos to train on. Position p of an epoch belongs to video p modulo their number.
         sampling: geometry of a sample.
         seed: decides, with the key, which frames a sample takes; see ``train.sampling``.
+        clips_only: whether motion and keyframes are left unread; their arrays are empty then.
 
     Raises:
         ValueError: if there is no video.
     """
 
     def __init__(
-        self, shards: VideoSource, entries: Sequence[VideoEntry], sampling: SamplingConfig, *, seed: int
+        self,
+        shards: VideoSource,
+        entries: Sequence[VideoEntry],
+        sampling: SamplingConfig,
+        *,
+        seed: int,
+        clips_only: bool = False,
     ) -> None:
         _require_entries(entries)
         self._shards = shards
         self._entries = tuple(entries)
         self._sampling = sampling
         self._seed = seed
+        self._clips_only = clips_only
 
     def video_id(self, key: tuple[int, int]) -> str:
         """The video that the sample of ``key`` is of."""
@@ -75,16 +83,16 @@ class PretrainDataset(Dataset[ClipSample]):
         Raises:
             DamagedSampleError: if what is stored cannot be decoded or has the wrong size.
         """
-        return self.read(key, self.memory_for(1).sample(0))
+        return self.read(key, BatchMemory(self.layout(1)).sample(0))
 
-    def memory_for(self, samples: int) -> BatchMemory:
-        """Memory for so many samples."""
+    def layout(self, samples: int) -> BatchLayout:
+        """How so many samples lie side by side."""
         header, sampling = self._shards.header, self._sampling
-        return BatchMemory.for_samples(
-            samples,
+        return BatchLayout(
+            samples=samples,
             clip=(sampling.clip_frames, header.frame_height, header.frame_width),
-            keyframe=(header.canonical_height, header.canonical_width),
-            windows=(sampling.window_count, sampling.motion_frames),
+            keyframe=(0, 0) if self._clips_only else (header.canonical_height, header.canonical_width),
+            windows=(0 if self._clips_only else sampling.window_count, sampling.motion_frames),
             grid=header.grid_shape,
         )
 
@@ -102,10 +110,14 @@ class PretrainDataset(Dataset[ClipSample]):
         video = position % len(self._entries)
         entry = self._entries[video]
         rng = sample_rng(self._seed, epoch, position)
-        plan = plan_sample(entry.frame_count, entry.keyframe_indices, self._sampling, rng)
+        if self._clips_only:
+            plan = plan_clip(entry.frame_count, self._sampling, rng)
+        else:
+            plan = plan_sample(entry.frame_count, entry.keyframe_indices, self._sampling, rng)
         _read_motion(self._shards, entry, plan.motion_windows, memory.motion_quarter_px, memory.motion_valid)
         _read_frames(self._shards, entry, plan.clip_frames, memory.clip_u8)
-        _read_keyframe(self._shards, entry, plan.keyframe, memory.keyframe_u8)
+        if plan.keyframe is not None:
+            _read_keyframe(self._shards, entry, plan.keyframe, memory.keyframe_u8)
         return ClipSample(
             clip_u8=memory.clip_u8,
             keyframe_u8=memory.keyframe_u8,

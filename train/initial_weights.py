@@ -14,7 +14,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from train.backbones import BACKBONE_NAMES, Backbone, BackboneName, build_backbone
-from train.checkpoint import WEIGHTS_NAME, CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
+from train.checkpoint import (
+    WEIGHTS_NAME,
+    Checkpoint,
+    CheckpointError,
+    list_checkpoints,
+    load_checkpoint,
+    save_checkpoint,
+)
 from train.config import TrainConfig
 from train.import_weights import (
     PUBLISHED_BACKBONE,
@@ -82,6 +89,39 @@ def _published_names(backbone: str) -> set[str]:
         return {published_name(name) for name in build_backbone(backbone).state_dict()}
 
 
+@dataclass(frozen=True, kw_only=True)
+class WeightsSource:
+    """A file of weights, read.
+
+    Attributes:
+        file: the file itself.
+        state: its tensors, by the names that it gives them.
+        checkpoint: the checkpoint of this project that it belongs to; None for a published file.
+    """
+
+    file: Path
+    state: Mapping[str, Tensor]
+    checkpoint: Checkpoint | None
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the file."""
+        return _sha256(self.file)
+
+
+def open_source(path: Path) -> WeightsSource:
+    """Reads a checkpoint, a training's folder (its last checkpoint) or a published file.
+
+    Raises:
+        ValueError: it is none of these.
+        OSError: it cannot be read.
+    """
+    if path.is_dir() or _is_own(path):
+        checkpoint = load_checkpoint(path if path.is_dir() else path.parent)
+        return WeightsSource(file=checkpoint.path / WEIGHTS_NAME, state=checkpoint.weights, checkpoint=checkpoint)
+    return WeightsSource(file=path, state=read_published(path), checkpoint=None)
+
+
 def write_imported(
     path: Path,
     out_dir: Path,
@@ -139,20 +179,18 @@ def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict
     if part not in INIT_PARTS:
         raise ValueError(f"init_part: {part!r} is not one of {', '.join(INIT_PARTS)}")
     load: Callable[[PretrainModel | Backbone, Mapping[str, Tensor]], None]
-    if source.is_dir() or _is_own(source):
-        checkpoint = load_checkpoint(source if source.is_dir() else source.parent)
-        file, state = checkpoint.path / WEIGHTS_NAME, checkpoint.weights
-        whole, load = any(not name.startswith(_BACKBONE) for name in state), _load_own
+    given = open_source(source)
+    if given.checkpoint:
+        whole, load = any(not name.startswith(_BACKBONE) for name in given.state), _load_own
     else:
-        file, state = source, read_published(source)
-        whole, load = part == "auto" and detect_network(state).whole, load_published
+        whole, load = part == "auto" and detect_network(given.state).whole, load_published
     everything = part == "all" or (part == "auto" and whole)
     try:
-        load(model if everything else model.backbone, state)
+        load(model if everything else model.backbone, given.state)
     except ValueError as error:
         hint = "; --init-part backbone takes the backbone alone" if everything else ""
         raise ValueError(f"{source}: {error}{hint}") from error
-    return {"source": str(source), "sha256": _sha256(file), "part": "all" if everything else "backbone"}
+    return {"source": str(source), "sha256": given.sha256, "part": "all" if everything else "backbone"}
 
 
 def _load_own(model: PretrainModel | Backbone, weights: Mapping[str, Tensor]) -> None:

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from extract.schema import VideoEntry
-from train.batch import Batch
+from train.batch import Batch, PackedBatch, open_in_turn
 from train.batch_picture import draw_batch
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint, save_checkpoint
 from train.config import TrainConfig, changed_fields
@@ -158,11 +158,11 @@ class _Training:
     last_saved: int
     retrieval: float | None = None
 
-    def run(self, loader: Iterable[Batch]) -> None:
+    def run(self, loader: Iterable[PackedBatch]) -> None:
         """Takes all steps that are left, or as many as it is given time for; then all is saved."""
         with stop_on_signals() as stop:
             waited_from = time.monotonic()
-            for batch in loader:
+            for batch in open_in_turn(loader):
                 stopping = self._advance(batch, time.monotonic() - waited_from, stop)
                 if stopping or self.plan.due(self.step):
                     self._save()
@@ -254,8 +254,10 @@ def _make_loader(
     sampler: EpochSampler,
     first_step: int,
     placement: Placement,
-) -> DataLoader[Batch]:
-    dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed)
+) -> DataLoader[PackedBatch]:
+    # Keyframes and motion are read for the heads alone.
+    clips_only = not (config.model.context_head or config.model.motion_head)
+    dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed, clips_only=clips_only)
     return DataLoader(
         TolerantDataset(dataset),
         # Each element of the sampler is a batch already.
@@ -277,6 +279,9 @@ def _resume(
     checkpoint = load_checkpoint(run_dir)
     if "imported" in checkpoint.config:
         raise CheckpointError(f"{run_dir} holds imported weights; choose another folder and give --init {run_dir}")
+    if ("classes" in checkpoint.config) != ("classes" in stored):
+        task = "fine-tuning" if "classes" in checkpoint.config else "pre-training"
+        raise CheckpointError(f"{run_dir} holds a {task}; choose another folder")
     if checkpoint.config.get("data_hash") != stored["data_hash"]:
         raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
     changed = changed_fields(checkpoint.config["settings"], stored["settings"])

@@ -34,6 +34,8 @@ class ModelConfig:
         context_queue: keyframes' embeddings of earlier batches that serve as further negatives; 0 = none, the paper's.
             Helps where batches are small.
         queue_momentum: share of its weights that the slow encoder of those embeddings keeps at each step, in [0, 1).
+        classifier_dropout: probability of dropping a pooled feature before the classifier, in [0, 1); fine-tuning
+            reads it, pre-training has no classifier.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -58,6 +60,7 @@ class ModelConfig:
     motion_head: bool = True
     context_queue: int = 0
     queue_momentum: float = 0.99
+    classifier_dropout: float = 0.3
 
     def __post_init__(self) -> None:
         for field, allowed in (("backbone", BACKBONE_NAMES), ("motion_input", MOTION_INPUTS)):
@@ -78,8 +81,9 @@ class ModelConfig:
             raise ValueError(
                 f"predictor_heads must divide predictor_width = {self.predictor_width}, not {self.predictor_heads}"
             )
-        if not 0.0 <= self.dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), not {self.dropout}")
+        for field in ("dropout", "classifier_dropout"):
+            if not 0.0 <= getattr(self, field) < 1.0:
+                raise ValueError(f"{field} must be in [0, 1), not {getattr(self, field)}")
         if self.encoder_width < 2 or self.encoder_width % 2:
             raise ValueError(f"encoder_width must be even and at least 2, not {self.encoder_width}")
         if self.context_queue < 0 or (self.context_queue and not self.context_head):

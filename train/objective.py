@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from extract.schema import ShardHeader
-from train.augment import AugmentedBatch, augment, draw_parameters
+from train.augment import augment, draw_parameters
 from train.batch import Batch
 from train.config import TrainConfig
 from train.contrast import InfoNCEOutput
 from train.feature_spread import describe_features
 from train.losses import pretrain_loss
-from train.static_positions import mean_speed_px
+from train.static_positions import moving_positions, static_share
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +63,7 @@ class PretrainObjective:
         enabled = config.run.precision == "bf16"
         with torch.autocast(batch.clip_u8_BTHWC.device.type, torch.bfloat16, enabled=enabled):
             output = model(inputs.clip_B3THW, inputs.keyframe_B31HW, inputs.motion_BWCTHW, valid_BW, batch.video_B)
-        moving_BP = self._moving_positions(inputs)
+        moving_BP = moving_positions(inputs.motion_BWCTHW, config)
         loss = pretrain_loss(
             output,
             valid_BW,
@@ -77,28 +77,14 @@ class PretrainObjective:
         metrics = {"loss": loss.total.detach(), **describe_features(output, valid_BW)}
         for name, part in (("context", loss.context), ("motion", loss.motion)):
             if part is not None:
-                metrics |= _describe(name, part)
+                metrics |= describe_contrast(name, part)
         if moving_BP is not None:
-            metrics["motion_static_share"] = _share_of(~moving_BP, valid_BW[:, :1])
+            metrics["motion_static_share"] = static_share(moving_BP, valid_BW)
         return StepOutput(loss=loss.total, metrics=metrics)
 
-    def _moving_positions(self, inputs: AugmentedBatch) -> Tensor | None:
-        """(B, P) bool, positions fast enough to be asked for; None if all are."""
-        model, least_px = self._config.model, self._config.loss.drop_static_px
-        if least_px == 0 or not model.motion_head:
-            return None
-        _, *grid = model.token_grid
-        clamp_px = self._config.augment.motion_clamp_px
-        speed_px_BP = mean_speed_px(inputs.motion_BWCTHW[:, 0], (grid[0], grid[1]), clamp_px=clamp_px)
-        return speed_px_BP >= least_px
 
-
-def _share_of(chosen_BP: Tensor, among_B1: Tensor) -> Tensor:
-    """Share of positions that are chosen, among the samples that count; 0 if none does."""
-    return (chosen_BP & among_B1).sum() / (among_B1.sum() * chosen_BP.shape[1]).clamp(min=1)
-
-
-def _describe(name: str, part: InfoNCEOutput) -> dict[str, Tensor]:
+def describe_contrast(name: str, part: InfoNCEOutput) -> dict[str, Tensor]:
+    """Loss, top-1, top-5 and candidates of one head, to log."""
     return {
         f"{name}_loss": part.loss.detach(),
         f"{name}_top1": part.top1,

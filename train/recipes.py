@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from train.config import RECIPES, TrainConfig, build_config
+from train.config import TrainConfig, build_config
+from train.presets import RECIPES
 
 NOTES: Mapping[str, str] = {
     "ucf101": "the paper's pre-training on UCF101, with the motion encoder at the grid's resolution",
@@ -12,7 +13,24 @@ NOTES: Mapping[str, str] = {
     "kinetics400": "the paper's pre-training on Kinetics-400",
     "gestures": "a small network for short real clips of gestures",
     "demo": "a small network for the synthesized videos: minutes on two cores",
+    "finetune-ucf101": "the paper's fine-tuning on UCF101",
+    "finetune-hmdb51": "the paper's fine-tuning on HMDB51",
+    "finetune-gestures": "with labels: the small network for short real clips of gestures",
+    "finetune-demo": "with labels: the small network for the synthesized videos",
 }
+FINETUNE_PREFIX = "finetune-"
+
+
+def check_recipe(name: str, *, finetune: bool) -> None:
+    """Refuses a recipe of the other kind of training; unknown ones are refused where they are built.
+
+    Raises:
+        ValueError: names the recipes that are allowed.
+    """
+    if name in RECIPES and name.startswith(FINETUNE_PREFIX) != finetune:
+        allowed = [other for other in RECIPES if other.startswith(FINETUNE_PREFIX) == finetune]
+        command = "finetune" if finetune else "pretrain"
+        raise ValueError(f"recipe: {name!r} is not for cmd-train {command}; need one of {', '.join(allowed)}")
 
 
 def list_recipes() -> str:

@@ -135,7 +135,7 @@ class RunLog:
 
     def _describe(self, line: dict[str, float]) -> list[str]:
         parts = [f"loss {line['loss']:.3f}"]
-        for name in ("context", "motion"):
+        for name in ("classification", "context", "motion"):
             if f"{name}_top1" in line:
                 parts.append(f"{name} top-1 {line[f'{name}_top1']:.1%} of {line[f'{name}_candidates']:.0f}")
         return [*parts, f"{line['clips_per_second']:.1f} clips/s", f"data wait {line['data_wait_share']:.0%}"]
@@ -164,4 +164,4 @@ def _open_board(folder: Path, first_step: int) -> SummaryWriter:
 def _board_name(metric: str) -> str:
     """Groups the metrics of a head, and those of the run."""
     head, _, rest = metric.partition("_")
-    return f"{head}/{rest}" if head in ("context", "motion", "retrieval") else f"run/{metric}"
+    return f"{head}/{rest}" if head in ("classification", "context", "motion", "retrieval") else f"run/{metric}"

@@ -19,8 +19,10 @@ What is not said by the paper, and therefore decided here:
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -45,6 +47,8 @@ class SamplingConfig:
         motion_frames: consecutive frames of a motion window.
         temporal_negatives: further motion windows of the same video.
         keyframe_margin: how many frames before or behind the clip a keyframe may lie.
+        motion_room: whether a clip leaves room for its future motion before the video's end. False lets it lie
+            anywhere in the video, which suits trainings that read no motion.
     """
 
     clip_frames: int = 16
@@ -53,6 +57,7 @@ class SamplingConfig:
     motion_frames: int = 8
     temporal_negatives: int = 3
     keyframe_margin: int = 5
+    motion_room: bool = True
 
     def __post_init__(self) -> None:
         for name in ("clip_frames", "stride", "motion_frames"):
@@ -70,8 +75,12 @@ class SamplingConfig:
         return (self.clip_frames - 1) * stride + 1
 
     def window_span(self, stride: int) -> int:
-        """Frames from the clip's first frame to the last frame of its future motion, both counted."""
-        return self.clip_span(stride) + self.future_interval + self.motion_frames
+        """Frames from the clip's first frame to the last frame of its future motion, both counted.
+
+        Without ``motion_room`` to the last frame of the clip.
+        """
+        room = self.future_interval + self.motion_frames if self.motion_room else 0
+        return self.clip_span(stride) + room
 
 
 class MotionWindow(NamedTuple):
@@ -89,7 +98,8 @@ class SamplePlan:
         clip_frames: frame numbers within the video; the last one may be repeated.
         stride: stride used.
         motion_windows: the positive window first, then the temporal negatives, by start; missing ones are (0, 0).
-        keyframe: number of the keyframe within the video's keyframes (not a frame number).
+            Empty for a clip alone.
+        keyframe: number of the keyframe within the video's keyframes (not a frame number); None for a clip alone.
         stride_shrunk: the stride is lower than configured.
         clip_padded: the clip repeats the video's last frame.
         motion_padded: the positive window ends behind the video's end.
@@ -100,7 +110,7 @@ class SamplePlan:
     clip_frames: tuple[int, ...]
     stride: int
     motion_windows: tuple[MotionWindow, ...]
-    keyframe: int
+    keyframe: int | None
     stride_shrunk: bool
     clip_padded: bool
     motion_padded: bool
@@ -148,8 +158,7 @@ def plan_sample(
     """
     _require(frame_count >= 1, f"frame_count: {frame_count} is not allowed, need at least 1")
     _require(len(keyframe_indices) >= 1, "keyframe_indices: empty, need at least one keyframe")
-    stride = fitting_stride(frame_count, config, config.window_span(1) - config.clip_span(1))
-    first = int(rng.integers(max(frame_count - config.window_span(stride), 0) + 1))
+    first, stride = _draw_clip(frame_count, config, rng)
     clip = _clip_at(first, stride, frame_count, config)
     motion_start = first + config.clip_span(stride) + config.future_interval
     positive = MotionWindow(motion_start, min(max(frame_count - motion_start, 0), config.motion_frames))
@@ -166,6 +175,27 @@ def plan_sample(
         motion_padded=positive.valid_frames < config.motion_frames,
         negatives_missing=missing,
         keyframe_outside=outside,
+    )
+
+
+def plan_clip(frame_count: int, config: SamplingConfig, rng: np.random.Generator) -> SamplePlan:
+    """Draw a clip alone; the very clip that ``plan_sample`` takes with the same arguments.
+
+    Raises:
+        ValueError: if the video has no frame.
+    """
+    _require(frame_count >= 1, f"frame_count: {frame_count} is not allowed, need at least 1")
+    first, stride = _draw_clip(frame_count, config, rng)
+    return SamplePlan(
+        clip_frames=_clip_at(first, stride, frame_count, config),
+        stride=stride,
+        motion_windows=(),
+        keyframe=None,
+        stride_shrunk=stride < config.stride,
+        clip_padded=first + config.clip_span(stride) > frame_count,
+        motion_padded=False,
+        negatives_missing=0,
+        keyframe_outside=False,
     )
 
 
@@ -200,6 +230,12 @@ def fitting_stride(frame_count: int, config: SamplingConfig, reserve: int) -> in
     return next(fitting, 1)
 
 
+def _draw_clip(frame_count: int, config: SamplingConfig, rng: np.random.Generator) -> tuple[int, int]:
+    """First frame and stride of a training clip."""
+    stride = fitting_stride(frame_count, config, config.window_span(1) - config.clip_span(1))
+    return int(rng.integers(max(frame_count - config.window_span(stride), 0) + 1)), stride
+
+
 def _clip_at(first: int, stride: int, frame_count: int, config: SamplingConfig) -> tuple[int, ...]:
     return tuple(min(first + number * stride, frame_count - 1) for number in range(config.clip_frames))
 
@@ -214,8 +250,8 @@ def _draw_negatives(
     count = min(config.temporal_negatives, rooms[0] // length + rooms[1] // length)
     # i windows before the positive one, the others behind it: weighted by the number of such arrangements.
     ways = [_arrangements(rooms[0], i, length) * _arrangements(rooms[1], count - i, length) for i in range(count + 1)]
-    total = sum(ways)
-    before = int(rng.choice(count + 1, p=[way / total for way in ways]))
+    reached = list(accumulate(way / sum(ways) for way in ways))
+    before = bisect_right([share / reached[-1] for share in reached], rng.random())
     starts = _draw_disjoint(rooms[0], before, length, rng)
     starts += [behind + start for start in _draw_disjoint(rooms[1], count - before, length, rng)]
     return [MotionWindow(start, length) for start in starts]

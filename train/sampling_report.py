@@ -69,7 +69,7 @@ def _report_of(plan: SamplePlan) -> SamplingReport:
         stride_shrunk=int(plan.stride_shrunk),
         clip_padded=int(plan.clip_padded),
         motion_padded=int(plan.motion_padded),
-        motion_missing=int(not plan.window_valid[0]),
+        motion_missing=int(bool(plan.motion_windows) and not plan.window_valid[0]),
         short_of_negatives=int(plan.negatives_missing > 0),
         negatives_missing=plan.negatives_missing,
         keyframe_outside=int(plan.keyframe_outside),

@@ -11,6 +11,32 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
+from train.config import TrainConfig
+
+
+def moving_positions(motion_BWCTHW: Tensor, config: TrainConfig) -> Tensor | None:
+    """Positions of the predicted window that are fast enough to be asked for.
+
+    Args:
+        motion_BWCTHW: motion windows as the encoder reads them, the predicted one first.
+        config: ``loss.drop_static_px`` says how fast.
+
+    Returns:
+        (B, P) bool; None if all are asked for.
+    """
+    least_px = config.loss.drop_static_px
+    if least_px == 0 or not config.model.motion_head:
+        return None
+    _, rows, columns = config.model.token_grid
+    clamp_px = config.augment.motion_clamp_px
+    return mean_speed_px(motion_BWCTHW[:, 0], (rows, columns), clamp_px=clamp_px) >= least_px
+
+
+def static_share(moving_BP: Tensor, window_valid_BW: Tensor) -> Tensor:
+    """Share of positions that stand still, among the samples whose predicted window exists; 0 if there is none."""
+    among_B1 = window_valid_BW[:, :1]
+    return (~moving_BP & among_B1).sum() / (among_B1.sum() * moving_BP.shape[1]).clamp(min=1)
+
 
 def mean_speed_px(motion_BCTHW: Tensor, grid: tuple[int, int], *, clamp_px: float) -> Tensor:
     """Mean length of the vectors under each position, over the valid cells of all frames.

@@ -26,8 +26,6 @@ from train.losses import motion_loss
 from train.model import ModelOutput
 from train.model_config import ModelConfig
 
-DEFAULT_CLASSIFIER_DROPOUT = 0.3
-
 
 @dataclass(frozen=True, kw_only=True)
 class SupervisedOutput:
@@ -63,23 +61,20 @@ class SupervisedModel(nn.Module):
     """Backbone, dropout, linear classifier; with ``config.motion_head`` also motion prediction.
 
     Args:
-        config: backbone and motion head; its context head is not read here.
+        config: backbone, motion head and dropout; its context head is not read here.
         classes: classes K.
-        dropout: probability of dropping a pooled feature before the classifier.
 
     Raises:
-        ValueError: there are fewer than two classes, or the probability is not one.
+        ValueError: there are fewer than two classes.
     """
 
-    def __init__(self, config: ModelConfig, *, classes: int, dropout: float = DEFAULT_CLASSIFIER_DROPOUT) -> None:
+    def __init__(self, config: ModelConfig, *, classes: int) -> None:
         super().__init__()
         if classes < 2:
             raise ValueError(f"classes must be at least 2, not {classes}")
-        if not 0.0 <= dropout < 1.0:
-            raise ValueError(f"dropout must be in [0, 1), not {dropout}")
         self.config = config
         self.backbone = build_backbone(config.backbone, width=config.width)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(self.backbone.feature_channels, classes)
         # Drawn last, so that a run without the head starts from the same weights of everything else.
         if config.motion_head:

@@ -30,7 +30,7 @@ from torch.utils.data import DataLoader
 from extract.cli import main as cmd_extract
 from extract.ffmpeg_binary import find_ffmpeg
 from extract.shard_reader import ShardSet
-from train.batch import Batch
+from train.batch import Batch, open_in_turn
 from train.damage import TolerantDataset
 from train.dataset import PretrainDataset
 from train.epoch_sampler import EpochSampler
@@ -58,7 +58,8 @@ def spread(values: list[float]) -> str:
 
 def read_batches(data: TolerantDataset, clips: int) -> int:
     """As a worker reads them: the first ``clips`` positions of epoch 0."""
-    return sum(len(data[[(0, p) for p in range(start, start + BATCH)]]) for start in range(0, clips, BATCH))
+    keys = [[(0, p) for p in range(start, start + BATCH)] for start in range(0, clips, BATCH)]
+    return sum(len(batch) for batch in open_in_turn(data[part] for part in keys))
 
 
 def bare_bytes(shards: ShardSet, sampling: SamplingConfig, clips: int) -> list[list[bytes]]:
@@ -118,7 +119,7 @@ def stream(shards: ShardSet, sampling: SamplingConfig, workers: int) -> Iterator
     sampler = EpochSampler(
         video_count=videos, global_batch=BATCH, epochs=1_000_000, seed=0, samples_per_video=-(-BATCH // videos)
     )
-    return iter(DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers))
+    return open_in_turn(DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers))
 
 
 def worker_rate(shards: ShardSet, sampling: SamplingConfig, workers: int, seconds: float) -> tuple[float, float]:
@@ -238,9 +239,8 @@ def main() -> None:
             folder, video = make_shards(Path(made))
         shards, sampling = ShardSet(folder), SamplingConfig(stride=arguments.stride)
         header = shards.header
-        print(
-            f"{len(shards.videos)} videos, frames {header.frame_width} x {header.frame_height}, stride {sampling.stride}"
-        )
+        size = f"{header.frame_width} x {header.frame_height}"
+        print(f"{len(shards.videos)} videos, frames {size}, stride {sampling.stride}")
         print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
         if arguments.rounds:
             print_one_core(shards, sampling, video, arguments.rounds, arguments.clips)

@@ -114,7 +114,7 @@ def test_a_batch_holds_its_samples_and_keeps_the_keys() -> None:
     data = dataset()
     keys = [(0, 0), (0, 1), (7, 4)]
     samples = [data[key] for key in keys]
-    batch = TolerantDataset(data)[keys]
+    batch = TolerantDataset(data)[keys].open()
     for number, sample in enumerate(samples):
         np.testing.assert_array_equal(batch.clip_u8_BTHWC[number], sample.clip_u8)
         np.testing.assert_array_equal(batch.keyframe_u8_BHWC[number], sample.keyframe_u8)
@@ -165,7 +165,7 @@ def test_workers_do_not_change_batches() -> None:
         for workers in (0, 2)
     )
     assert len(alone) == 6
-    for first, second in zip(alone, shared, strict=True):
+    for first, second in zip((p.open() for p in alone), (p.open() for p in shared), strict=True):
         assert first.keys == second.keys
         assert first.report == second.report
         assert torch.equal(first.clip_u8_BTHWC, second.clip_u8_BTHWC)
@@ -184,8 +184,8 @@ def test_what_cannot_be_read_leaves_nothing_in_its_batch() -> None:
             return super().frame_jpegs(entry, frames)
 
     data = PretrainDataset(OneDamaged(), entries(), SAMPLING, seed=5)
-    batch = TolerantDataset(data)[[(0, 0), (0, 1), (0, 2)]]
-    whole = TolerantDataset(dataset())[[(0, 0), (0, 2)]]
+    batch = TolerantDataset(data)[[(0, 0), (0, 1), (0, 2)]].open()
+    whole = TolerantDataset(dataset())[[(0, 0), (0, 2)]].open()
     assert [video for video, _ in batch.damaged] == ["video-1"]
     assert batch.keys == whole.keys
     for name in ("clip_u8_BTHWC", "keyframe_u8_BHWC", "motion_quarter_px_BWTCHW", "motion_valid_BWTHW", "video_B"):

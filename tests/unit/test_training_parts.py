@@ -19,9 +19,10 @@ from train.checkpoint import (
     save_checkpoint,
 )
 from train.cli import main
-from train.config import RECIPES, TrainConfig, build_config, changed_fields, config_from_dict, parse_overrides
+from train.config import TrainConfig, build_config, changed_fields, config_from_dict, parse_overrides
 from train.neighbours import nearest
 from train.optim import OptimConfig, build_optimizer, learning_rate
+from train.presets import RECIPES
 from train.recipes import NOTES
 
 

@@ -1,0 +1,71 @@
+"""``cmd-train finetune``. Heavy imports wait until the command needs them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from train.cli_options import both_folders, given_fields, tell_end, training_options
+
+SCRATCH = "scratch"
+
+
+@click.command()
+@training_options
+@click.option(
+    "--from",
+    "start",
+    metavar="CHECKPOINT|RUN_DIR|FILE|scratch",
+    help="Whose backbone to start from: of a checkpoint, of a training's last one, of a published file; or new.",
+)
+@click.option("--recipe", default="finetune-ucf101", help="Named settings; `cmd-train recipes` lists them.")
+@click.option(
+    "--auxiliary",
+    type=click.Choice(["none", "motion"]),
+    default="none",
+    help="motion: predict motion as well, as in pre-training; without rotation, which vectors do not follow.",
+)
+def finetune(
+    shards: Path | None,
+    run_dir: Path | None,
+    start: str | None,
+    recipe: str,
+    auxiliary: str,
+    pairs: tuple[str, ...],
+    device: str,
+    print_config: bool,
+    **named: Any,
+) -> None:
+    """Train a classifier on the labelled videos of SHARDS, end to end; write checkpoints to RUN_DIR.
+
+    Videos without a label are left out. Started again with the same settings, it continues from the last checkpoint;
+    --from is not read again then. SIGTERM or Ctrl-C saves and stops. `cmd-eval recognition` tests the result.
+    """
+    import json
+
+    from train.config import build_config, parse_overrides
+    from train.presets import AUXILIARY_MOTION
+    from train.recipes import check_recipe
+
+    check_recipe(recipe, finetune=True)
+    given = given_fields(**named) | parse_overrides(pairs)
+    config = build_config(recipe, {**(AUXILIARY_MOTION if auxiliary == "motion" else {}), **given})
+    if config.model.motion_head != (auxiliary == "motion"):
+        raise ValueError(f"model.motion_head: {config.model.motion_head} disagrees with --auxiliary {auxiliary}")
+    if print_config:
+        click.echo(json.dumps(config.as_dict(), indent=1))
+        return
+    folder, target = both_folders(shards, run_dir)
+    if start is None:
+        raise click.UsageError("Missing option '--from'; `--from scratch` starts new.")
+    from train.finetune import run_finetuning
+    from train.live_line import LiveLine
+
+    source = None if start == SCRATCH else Path(start)
+    with LiveLine() as live:
+        result = run_finetuning(
+            folder, target, config, start=source, device=device, say=live.say, live=live, recipe=recipe
+        )
+    tell_end(result, target)

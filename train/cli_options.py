@@ -1,0 +1,73 @@
+"""Options that all trainings share on the command line; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from train.loop import TrainingResult
+
+EXIT_INTERRUPTED = 130
+
+
+def training_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds SHARDS, RUN_DIR and the options that choose data, length, seed, device and any other field."""
+    for option in (
+        click.option("--print-config", is_flag=True, help="Print the resolved settings and stop; needs no SHARDS."),
+        click.option(
+            "--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable."
+        ),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."),
+        click.option("--workers", type=click.IntRange(0), help="Decoding processes.  [default: the recipe's]"),
+        click.option("--seed", type=click.IntRange(0), default=0, help="Decides everything random."),
+        click.option(
+            "--batch-size", type=click.IntRange(2), help="Samples a step, all ranks.  [default: the recipe's]"
+        ),
+        click.option("--epochs", type=click.IntRange(1), help="Passes over the videos.  [default: the recipe's]"),
+        click.option("--part", default="train", help="Part of the split to train on."),
+        click.option("--split-column", help="Train on one part of this split only.  [default: all videos]"),
+        click.argument("run_dir", required=False, type=click.Path(file_okay=False, path_type=Path)),
+        click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)),
+    ):
+        command = option(command)
+    return command
+
+
+def given_fields(**named: Any) -> dict[str, Any]:
+    """The fields that the shared options set, those that were not given left out."""
+    names = {
+        "split_column": "data.split_column",
+        "part": "data.part",
+        "epochs": "optim.epochs",
+        "batch_size": "optim.batch_size",
+        "seed": "run.seed",
+        "workers": "data.workers",
+    }
+    return {names[name]: value for name, value in named.items() if value is not None}
+
+
+def both_folders(shards: Path | None, run_dir: Path | None) -> tuple[Path, Path]:
+    """The two arguments, which only --print-config can do without.
+
+    Raises:
+        click.UsageError: one is missing.
+    """
+    if shards is None or run_dir is None:
+        raise click.UsageError(f"Missing argument '{'SHARDS' if shards is None else 'RUN_DIR'}'.")
+    return shards, run_dir
+
+
+def tell_end(result: TrainingResult, run_dir: Path) -> None:
+    """Says how a training ended.
+
+    Raises:
+        SystemExit: it was interrupted.
+    """
+    if not result.finished:
+        click.echo(f"stopped after step {result.steps}; run the same command again to continue", err=True)
+        raise SystemExit(EXIT_INTERRUPTED)
+    click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")

@@ -1,0 +1,126 @@
+"""Fine-tuning with labels: selects the videos and their classes, builds the network, runs the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from extract.schema import VideoEntry
+from extract.shard_reader import ShardSet
+from train.build import build_classifier
+from train.config import TrainConfig
+from train.distributed import process_group
+from train.finetune_start import has_started, load_start, recorded_start
+from train.live_line import LiveLine
+from train.loop import TrainingResult, train
+from train.selection import select_videos
+from train.supervised_objective import SupervisedObjective
+
+LEAST_CLASSES = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelledVideos:
+    """What a classifier is trained on.
+
+    Attributes:
+        entries: the videos that have a label.
+        classes: their labels, sorted; a class's number is its place.
+        unlabelled: videos of the part that have no label and were left out.
+    """
+
+    entries: tuple[VideoEntry, ...]
+    classes: tuple[str, ...]
+    unlabelled: int
+
+    @property
+    def class_numbers(self) -> list[int]:
+        """The class of each entry."""
+        number_of = {name: number for number, name in enumerate(self.classes)}
+        return [number_of[entry.label] for entry in self.entries]
+
+
+def select_classes(entries: Sequence[VideoEntry]) -> LabelledVideos:
+    """The videos with a label, and the classes.
+
+    Raises:
+        ValueError: there are fewer than two classes.
+    """
+    labelled = tuple(entry for entry in entries if entry.label)
+    classes = tuple(sorted({entry.label for entry in labelled}))
+    if len(classes) < LEAST_CLASSES:
+        found = f"all {len(labelled)} that have one are {classes[0]!r}" if classes else "none has one"
+        raise ValueError(
+            f"label: of the {len(entries)} videos to train on {found}; need at least {LEAST_CLASSES} classes. "
+            "Labels come from the manifest's column label"
+        )
+    return LabelledVideos(entries=labelled, classes=classes, unlabelled=len(entries) - len(labelled))
+
+
+def run_finetuning(
+    folder: Path,
+    run_dir: Path,
+    config: TrainConfig,
+    *,
+    start: Path | None,
+    device: str,
+    say: Callable[[str], None],
+    live: LiveLine | None = None,
+    recipe: str | None = None,
+) -> TrainingResult:
+    """Trains a classifier on the shards in ``folder``; see ``train.loop.train``.
+
+    Args:
+        folder: of shards.
+        run_dir: where checkpoints, metrics and configuration go. Checkpoints carry ``classes``, the names of the
+            classifier's outputs in their order.
+        config: the settings.
+        start: a checkpoint, a training's folder or a published file; None starts from scratch. Not read again where
+            ``run_dir`` has a checkpoint to continue from.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        say: prints a line for the user.
+        live: shows how it goes, on a terminal.
+        recipe: name of the preset that ``config`` was made from; recorded.
+
+    Raises:
+        ValueError: settings, shards, labels or initial weights that do not fit.
+    """
+    with process_group(device) as placement:
+        speak = say if placement.is_main else lambda _: None
+        shards = ShardSet(folder)
+        chosen = select_classes(select_videos(shards.videos, config.data.split_column, config.data.part))
+        objective = SupervisedObjective(config, shards.header, chosen.class_numbers, len(chosen.classes))
+        speak(
+            f"{len(chosen.entries)} videos of {len(chosen.classes)} classes, {config.model.backbone} on "
+            f"{placement.device}{', with motion prediction' if config.model.motion_head else ''}"
+        )
+        if chosen.unlabelled:
+            speak(f"{chosen.unlabelled} videos have no label and were left out")
+        model = build_classifier(config, len(chosen.classes))
+        init: dict[str, Any] | None
+        if has_started(run_dir):
+            init = recorded_start(run_dir, start)
+        elif start is None:
+            init = None
+        else:
+            init, lines = load_start(model, config, start)
+            for line in lines:
+                speak(line)
+        result = train(
+            model,
+            objective,
+            shards,
+            chosen.entries,
+            config,
+            run_dir,
+            placement,
+            data_hash=shards.data_hash,
+            record={"recipe": recipe, "init": init, "classes": list(chosen.classes)},
+            say=speak,
+            live=live if placement.is_main else None,
+        )
+        if result.report.samples:
+            speak(result.report.text())
+        return result
