@@ -68,9 +68,9 @@ class OpenShard:
         )
 
     @cached_property
-    def frame_bytes(self) -> NDArray[np.uint8]:
+    def frame_bytes(self) -> memoryview:
         """All frame JPEGs end to end, mapped."""
-        return self._map(schema.FRAME_JPEG)
+        return self._map(schema.FRAME_JPEG).data
 
     @cached_property
     def frame_offset(self) -> NDArray[np.uint64]:
@@ -78,9 +78,9 @@ class OpenShard:
         return self._map(schema.FRAME_OFFSET)
 
     @cached_property
-    def keyframe_bytes(self) -> NDArray[np.uint8]:
+    def keyframe_bytes(self) -> memoryview:
         """All keyframe JPEGs end to end, mapped."""
-        return self._map(schema.KEYFRAME_JPEG)
+        return self._map(schema.KEYFRAME_JPEG).data
 
     @cached_property
     def keyframe_offset(self) -> NDArray[np.uint64]:
@@ -98,8 +98,8 @@ class OpenShard:
         return MappedChunks(self.h5[schema.MOTION_VALID], self._whole)
 
     @cached_property
-    def _whole(self) -> NDArray[np.uint8]:
-        return np.asarray(np.memmap(self.path, np.uint8, "r"))
+    def _whole(self) -> memoryview:
+        return np.asarray(np.memmap(self.path, np.uint8, "r")).data
 
     def _map(self, name: str) -> NDArray[Any]:
         dataset = self.h5[name]

@@ -85,8 +85,8 @@ class ShardReader:
         for frame in frames:
             if not 0 <= frame < count:
                 raise IndexError(f"frame {frame} of video {position} in {self.path.name}, which has {count}")
-            start, stop = opened.frame_offset[first + frame : first + frame + 2]
-            out.append(opened.frame_bytes[start:stop].data)
+            start, stop = opened.frame_offset[first + frame : first + frame + 2].tolist()
+            out.append(opened.frame_bytes[start:stop])
         return out
 
     def keyframe_jpeg(self, position: int, keyframe: int) -> memoryview:
@@ -95,8 +95,8 @@ class ShardReader:
         row = opened.first_keyframe[position] + keyframe
         if keyframe < 0 or row >= opened.first_keyframe[position + 1]:
             raise IndexError(f"keyframe {keyframe} of video {position} in {self.path.name}")
-        start, stop = opened.keyframe_offset[row : row + 2]
-        return opened.keyframe_bytes[start:stop].data
+        start, stop = opened.keyframe_offset[row : row + 2].tolist()
+        return opened.keyframe_bytes[start:stop]
 
     def motion(self, position: int, start: int, stop: int) -> MotionGrid:
         """Motion of frames ``start`` to ``stop`` - 1 of the video at ``position``."""
