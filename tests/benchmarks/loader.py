@@ -112,14 +112,16 @@ def describe_video(path: Path) -> str:
     return f"{path.name}, {stream.width} x {stream.height}, {stream.codec_context.name}, {gop}"
 
 
-def stream(shards: ShardSet, sampling: SamplingConfig, workers: int) -> Iterator[Batch]:
+def stream(
+    shards: ShardSet, sampling: SamplingConfig, workers: int, *, batch: int = BATCH, pinned: bool = False
+) -> Iterator[Batch]:
     """Batches without end, made as ``train.loop`` makes them."""
     data = TolerantDataset(PretrainDataset(shards, shards.videos, sampling, seed=0))
     videos = len(shards.videos)
     sampler = EpochSampler(
-        video_count=videos, global_batch=BATCH, epochs=1_000_000, seed=0, samples_per_video=-(-BATCH // videos)
+        video_count=videos, global_batch=batch, epochs=1_000_000, seed=0, samples_per_video=-(-batch // videos)
     )
-    return open_in_turn(DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers))
+    return open_in_turn(DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pinned))
 
 
 def worker_rate(shards: ShardSet, sampling: SamplingConfig, workers: int, seconds: float) -> tuple[float, float]:
@@ -160,9 +162,9 @@ def memory_mib(pid: int) -> tuple[float, float]:
     return own, shared
 
 
-def watch_memory(shards: ShardSet, sampling: SamplingConfig, batches: int) -> None:
-    """Two workers; prints a row at a tenth, at half and at the end."""
-    source = stream(shards, sampling, 2)
+def watch_memory(shards: ShardSet, sampling: SamplingConfig, batches: int, size: int) -> None:
+    """Two workers, batches of ``size``; prints a row at a tenth, at half and at the end."""
+    source = stream(shards, sampling, 2, batch=size)
     print("\n| batches taken | process: own + shared memory, MiB | workers, each | shared memory of the machine, MiB |")
     print("|---|---|---|---|")
     for number in range(1, batches + 1):
@@ -230,6 +232,7 @@ def main() -> None:
     parser.add_argument("--clips", type=int, default=128)
     parser.add_argument("--seconds", type=float, default=3)
     parser.add_argument("--memory-batches", type=int, default=0)
+    parser.add_argument("--memory-batch-size", type=int, default=BATCH)
     parser.add_argument("--stride", type=int, default=SamplingConfig().stride)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -246,7 +249,7 @@ def main() -> None:
             print_one_core(shards, sampling, video, arguments.rounds, arguments.clips)
             print_workers(shards, sampling, arguments.rounds, arguments.seconds)
         if arguments.memory_batches:
-            watch_memory(shards, sampling, arguments.memory_batches)
+            watch_memory(shards, sampling, arguments.memory_batches, arguments.memory_batch_size)
         print(f"\nload {os.getloadavg()[0]:.1f} at the end")
 
 
