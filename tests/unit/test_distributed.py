@@ -1,8 +1,11 @@
 from __future__ import annotations
 
-import pytest
+import socket
 
-from train.distributed import Seat, find_seat, first_host
+import pytest
+import torch
+
+from train.distributed import RankError, Seat, find_seat, first_host, process_group
 
 STEP = {
     "SLURM_JOB_ID": "812",
@@ -43,3 +46,14 @@ def test_torchrun_goes_before_slurm() -> None:
     assert find_seat(launched) == Seat(rank=1, world_size=2, local_rank=0)
     with pytest.raises(ValueError, match="WORLD_SIZE"):
         find_seat({"RANK": "1", "LOCAL_RANK": "0"})
+
+
+def test_a_rank_that_cannot_begin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with (
+        pytest.raises(RankError, match=f"^rank 1 of 2 on {socket.gethostname()}: device: cuda was asked for"),
+        process_group("cuda"),
+    ):
+        raise AssertionError("there is nothing to begin with")
