@@ -1,6 +1,6 @@
 """Reads shards: lazily, once per process, read-only and without locks.
 
-JPEG bytes are mapped from the file, not copied through HDF5; motion is read chunk by chunk.
+JPEG bytes are mapped from the file, not copied through HDF5; motion is unpacked from the mapped file.
 """
 
 from __future__ import annotations
@@ -9,21 +9,17 @@ import json
 import os
 from collections import OrderedDict
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import h5py
-import hdf5plugin  # noqa: F401 -- registers the filter that motion is compressed with
 import numpy as np
 from numpy.typing import NDArray
 
 from extract import schema
 from extract.schema import MotionGrid, ShardError, ShardHeader, VideoEntry
+from extract.shard_file import OpenShard, read_texts
 
 _MAX_OPEN_SHARDS = 256
-# A sample's windows lie in a few chunks of one video; what more a data set remembers, it remembers for each open shard.
-_CHUNK_CACHE_BYTES = 2**18
 
 
 class ShardReader:
@@ -39,18 +35,18 @@ class ShardReader:
     def __init__(self, path: Path, number: int = 0) -> None:
         self.path = path
         self.number = number
-        self._open_files: dict[int, _OpenShard] = {}
+        self._open_files: dict[int, OpenShard] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return {"path": self.path, "number": self.number, "_open_files": {}}
 
     @property
-    def _file(self) -> _OpenShard:
+    def _file(self) -> OpenShard:
         # A handle opened before a fork reads garbage, so handles are keyed by process.
         pid = os.getpid()
         if pid not in self._open_files:
             self._open_files.clear()
-            self._open_files[pid] = _OpenShard(self.path)
+            self._open_files[pid] = OpenShard(self.path)
         return self._open_files[pid]
 
     def close(self) -> None:
@@ -72,7 +68,7 @@ class ShardReader:
         """Rows that gave no video: (row, path, stage, reason)."""
         file = self._file.h5
         rows = file[schema.FAILURE_ROW][:].tolist()
-        texts = (_texts(file, n) for n in (schema.FAILURE_PATH, schema.FAILURE_STAGE, schema.FAILURE_REASON))
+        texts = (read_texts(file, n) for n in (schema.FAILURE_PATH, schema.FAILURE_STAGE, schema.FAILURE_REASON))
         return list(zip(rows, *texts, strict=True))
 
     def source_bytes(self) -> list[int]:
@@ -89,8 +85,8 @@ class ShardReader:
         for frame in frames:
             if not 0 <= frame < count:
                 raise IndexError(f"frame {frame} of video {position} in {self.path.name}, which has {count}")
-            start, stop = opened.frame_offset[first + frame : first + frame + 2]
-            out.append(opened.frame_bytes[start:stop].data)
+            start, stop = opened.frame_offset[first + frame : first + frame + 2].tolist()
+            out.append(opened.frame_bytes[start:stop])
         return out
 
     def keyframe_jpeg(self, position: int, keyframe: int) -> memoryview:
@@ -99,17 +95,36 @@ class ShardReader:
         row = opened.first_keyframe[position] + keyframe
         if keyframe < 0 or row >= opened.first_keyframe[position + 1]:
             raise IndexError(f"keyframe {keyframe} of video {position} in {self.path.name}")
-        start, stop = opened.keyframe_offset[row : row + 2]
-        return opened.keyframe_bytes[start:stop].data
+        start, stop = opened.keyframe_offset[row : row + 2].tolist()
+        return opened.keyframe_bytes[start:stop]
 
     def motion(self, position: int, start: int, stop: int) -> MotionGrid:
         """Motion of frames ``start`` to ``stop`` - 1 of the video at ``position``."""
+        shape = self.header.grid_shape
+        grid = np.empty((max(stop - start, 0), 2, *shape), np.int16)
+        valid = np.empty((len(grid), *shape), np.bool_)
+        self.read_motion(position, start, grid, valid)
+        return MotionGrid(grid_quarter_px=grid, valid=valid)
+
+    def read_motion(self, position: int, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
+        """Motion of consecutive frames of the video at ``position``, written to its place.
+
+        Args:
+            position: of the video in the shard.
+            start: first frame.
+            grid: (N, 2, gh, gw), contiguous; filled.
+            valid: (N, gh, gw), contiguous; filled.
+
+        Raises:
+            IndexError: the video has no such frames.
+            OSError: what is stored cannot be unpacked.
+        """
         opened = self._file
-        first, count = opened.first_frame[position], opened.frame_counts[position]
+        first, count, stop = opened.first_frame[position], opened.frame_counts[position], start + len(grid)
         if not 0 <= start <= stop <= count:
             raise IndexError(f"frames {start}-{stop} of video {position} in {self.path.name}, which has {count}")
-        rows = slice(first + start, first + stop)
-        return MotionGrid(grid_quarter_px=opened.motion_grid[rows], valid=opened.motion_valid[rows].astype(np.bool_))
+        opened.motion_grid.read_into(first + start, grid)
+        opened.motion_valid.read_into(first + start, valid)
 
     def frame_types(self, position: int) -> NDArray[np.bytes_]:
         """(F,) S1, type of each frame of the video in the canonical stream."""
@@ -118,128 +133,6 @@ class ShardReader:
     def pts_seconds(self, position: int) -> NDArray[np.float64]:
         """(F,) float64, time stamps of the source."""
         return self._file.column(schema.FRAME_PTS, position)
-
-
-class _OpenShard:
-    """A shard opened by this process."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            self.h5 = h5py.File(path, "r", locking=False, rdcc_nbytes=_CHUNK_CACHE_BYTES)
-        except OSError as error:
-            raise ShardError(
-                f"{path}: not a readable HDF5 file ({error}); run cmd-extract again to replace it"
-            ) from None
-        self._check_format()
-        file = self.h5
-        self.frame_counts = [int(n) for n in file[schema.VIDEO_FRAME_COUNT][:]]
-        self.first_frame = [int(n) for n in file[schema.VIDEO_FIRST_FRAME][:]]
-        keyframe_count = len(file[schema.KEYFRAME_INDEX])
-        self.first_keyframe = [*(int(n) for n in file[schema.VIDEO_FIRST_KEYFRAME][:]), keyframe_count]
-
-    def _check_format(self) -> None:
-        name, version = self.h5.attrs.get(schema.ATTR_FORMAT), self.h5.attrs.get(schema.ATTR_VERSION)
-        if name != schema.FORMAT_NAME:
-            raise ShardError(f"{self.path}: not a shard of this project (format {name!r})")
-        if version != schema.FORMAT_VERSION:
-            raise ShardError(
-                f"{self.path}: shard format version {version}, this release reads {schema.FORMAT_VERSION}; "
-                "extract again or use the release that wrote it"
-            )
-
-    @cached_property
-    def header(self) -> ShardHeader:
-        attrs = self.h5.attrs
-        width, height = (int(n) for n in attrs[schema.ATTR_CANONICAL_SIZE])
-        frame_width, frame_height = (int(n) for n in attrs[schema.ATTR_FRAME_SIZE])
-        return ShardHeader(
-            config=json.loads(attrs[schema.ATTR_CONFIG]),
-            config_hash=str(attrs[schema.ATTR_CONFIG_HASH]),
-            canonical_width=width,
-            canonical_height=height,
-            frame_width=frame_width,
-            frame_height=frame_height,
-            cell_px=int(attrs[schema.ATTR_CELL]),
-        )
-
-    @cached_property
-    def frame_bytes(self) -> NDArray[np.uint8]:
-        return self._map(schema.FRAME_JPEG)
-
-    @cached_property
-    def frame_offset(self) -> NDArray[np.uint64]:
-        return self._map(schema.FRAME_OFFSET)
-
-    @cached_property
-    def keyframe_bytes(self) -> NDArray[np.uint8]:
-        return self._map(schema.KEYFRAME_JPEG)
-
-    @cached_property
-    def keyframe_offset(self) -> NDArray[np.uint64]:
-        return self._map(schema.KEYFRAME_OFFSET)
-
-    # Looking a data set up costs more than reading a few frames of it, and forgets the chunks it has unpacked.
-    @cached_property
-    def motion_grid(self) -> h5py.Dataset:
-        return self.h5[schema.MOTION_GRID]
-
-    @cached_property
-    def motion_valid(self) -> h5py.Dataset:
-        return self.h5[schema.MOTION_VALID]
-
-    def _map(self, name: str) -> NDArray[Any]:
-        dataset = self.h5[name]
-        offset = dataset.id.get_offset()
-        if offset is None:  # nothing was ever written: an empty column
-            return np.empty(0, dataset.dtype)
-        # As a plain array: a memmap's slices are much slower to make.
-        return np.asarray(np.memmap(self.path, dataset.dtype, "r", offset=offset, shape=dataset.shape))
-
-    def column(self, name: str, position: int) -> NDArray[Any]:
-        first = self.first_frame[position]
-        values: NDArray[Any] = self.h5[name][first : first + self.frame_counts[position]]
-        return values
-
-    def entries(self, shard: int) -> tuple[VideoEntry, ...]:
-        file = self.h5
-        ids, labels, groups, codecs, prints = (
-            _texts(file, name)
-            for name in (
-                schema.VIDEO_ID,
-                schema.VIDEO_LABEL,
-                schema.VIDEO_GROUP,
-                schema.VIDEO_CODEC,
-                schema.VIDEO_FINGERPRINT,
-            )
-        )
-        splits = {column: _texts(file, f"{schema.VIDEO_SPLIT}/{column}") for column in file[schema.VIDEO_SPLIT]}
-        rows, fps = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FPS][:].tolist()
-        sizes = file[schema.VIDEO_SOURCE_SIZE][:].tolist()
-        keyframes = file[schema.KEYFRAME_INDEX][:].tolist()
-        return tuple(
-            VideoEntry(
-                row=rows[i],
-                video_id=ids[i],
-                label=labels[i],
-                group=groups[i],
-                splits={column: values[i] for column, values in splits.items()},
-                frame_count=self.frame_counts[i],
-                fps=fps[i],
-                source_width=sizes[i][0],
-                source_height=sizes[i][1],
-                codec=codecs[i],
-                fingerprint=prints[i],
-                keyframe_indices=tuple(keyframes[self.first_keyframe[i] : self.first_keyframe[i + 1]]),
-                shard=shard,
-                position=i,
-            )
-            for i in range(len(rows))
-        )
-
-
-def _texts(file: h5py.File, name: str) -> list[str]:
-    return [bytes(value).decode("utf-8", "surrogateescape") for value in file[name][:]]
 
 
 class ShardSet:
@@ -290,6 +183,10 @@ class ShardSet:
     def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
         """Motion of frames ``start`` to ``stop`` - 1 of a video."""
         return self._reader(entry).motion(entry.position, start, stop)
+
+    def read_motion(self, entry: VideoEntry, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
+        """Motion of consecutive frames of a video, written to its place; see ``ShardReader.read_motion``."""
+        self._reader(entry).read_motion(entry.position, start, grid, valid)
 
 
 def read_index(folder: Path) -> dict[str, Any]:

@@ -9,7 +9,7 @@ temporal negatives).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
 
@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from train.batch_memory import BatchLayout, BatchMemory, release
 from train.sampling import SamplePlan
 from train.sampling_report import SamplingReport
 
@@ -66,10 +67,6 @@ class _TensorCarrier:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
         changed = {name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)}
         return replace(self, **changed)  # type: ignore[type-var]
-
-    def pin_memory(self) -> Self:
-        """The same in page-locked memory; the data loader calls this by name."""
-        return self._each_tensor(lambda tensor: tensor.pin_memory())
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same on ``device``."""
@@ -122,18 +119,75 @@ class Batch(_TensorCarrier):
         return pieces
 
 
-def collate(samples: Sequence[ClipSample]) -> Batch:
-    """Stack samples; all of a shard set have the same sizes."""
-    return Batch(
-        clip_u8_BTHWC=_stack([sample.clip_u8 for sample in samples]),
-        keyframe_u8_BHWC=_stack([sample.keyframe_u8 for sample in samples]),
-        motion_quarter_px_BWTCHW=_stack([sample.motion_quarter_px for sample in samples]),
-        motion_valid_BWTHW=_stack([sample.motion_valid for sample in samples]),
-        window_valid_BW=torch.tensor([sample.plan.window_valid for sample in samples], dtype=torch.bool),
-        video_B=torch.tensor([sample.video for sample in samples]),
-        keys=tuple((sample.epoch, sample.position) for sample in samples),
-        report=SamplingReport.of_plans(sample.plan for sample in samples),
-    )
+@dataclass(frozen=True, kw_only=True)
+class PackedBatch:
+    """A batch on its way from a data worker to the training: one block of memory, and what is known of it.
+
+    Attributes:
+        block: (bytes,) uint8; see ``train.batch_memory``.
+        layout: how the samples lie in it, from its beginning.
+        videos: number of each sample's video among the dataset's entries.
+        keys, report, damaged: as in ``Batch``.
+        windows: for each sample and motion window, whether any of its frames exists.
+    """
+
+    block: Tensor
+    layout: BatchLayout
+    videos: tuple[int, ...]
+    keys: tuple[tuple[int, int], ...]
+    report: SamplingReport
+    damaged: tuple[tuple[str, str], ...]
+    windows: tuple[tuple[bool, ...], ...]
+
+    @classmethod
+    def of(cls, memory: BatchMemory, samples: Sequence[ClipSample], damaged: Sequence[tuple[str, str]] = ()) -> Self:
+        """What was read.
+
+        Args:
+            memory: where the samples lie.
+            samples: in their order there.
+            damaged: (video id, what is damaged) of those that are left out.
+        """
+        return cls(
+            block=memory.block,
+            layout=memory.layout,
+            videos=tuple(sample.video for sample in samples),
+            keys=tuple((sample.epoch, sample.position) for sample in samples),
+            report=SamplingReport.of_plans(sample.plan for sample in samples),
+            damaged=tuple(damaged),
+            windows=tuple(sample.plan.window_valid for sample in samples),
+        )
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def pin_memory(self) -> Self:
+        """The same in page-locked memory, the block given back; the data loader calls this by name."""
+        pinned = replace(self, block=self.block.pin_memory())
+        release(self.block)
+        return pinned
+
+    def open(self) -> Batch:
+        """The batch, in this very memory: valid until the block is given back."""
+        read, arrays = slice(len(self)), self.layout.views(self.block)
+        return Batch(
+            clip_u8_BTHWC=arrays.clip_u8_BTHWC[read],
+            keyframe_u8_BHWC=arrays.keyframe_u8_BHWC[read],
+            motion_quarter_px_BWTCHW=arrays.motion_quarter_px_BWTCHW[read],
+            motion_valid_BWTHW=arrays.motion_valid_BWTHW[read],
+            window_valid_BW=torch.tensor(self.windows, dtype=torch.bool),
+            video_B=torch.tensor(self.videos),
+            keys=self.keys,
+            report=self.report,
+            damaged=self.damaged,
+        )
+
+
+def open_in_turn(packed: Iterable[PackedBatch]) -> Iterator[Batch]:
+    """Batches as they come; each is valid until the next one is asked for, then its memory is used again."""
+    for batch in packed:
+        yield batch.open()
+        release(batch.block)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,12 +40,14 @@ class Checkpoint:
 
     Attributes:
         path: its folder.
+        weights_file: the file of its weights.
         config: the resolved training configuration.
         weights: parameter and buffer names to tensors, on the CPU.
         step: optimiser steps done.
     """
 
     path: Path
+    weights_file: Path
     config: dict[str, Any]
     weights: dict[str, Tensor]
     step: int
@@ -53,7 +55,7 @@ class Checkpoint:
     @property
     def weights_hash(self) -> str:
         """SHA-256 (hex) of the weights file."""
-        with (self.path / WEIGHTS_NAME).open("rb") as stream:
+        with self.weights_file.open("rb") as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
 
     def load_state(self) -> dict[str, Any]:
@@ -162,16 +164,40 @@ def load_checkpoint(path: Path) -> Checkpoint:
     """
     folder = find_checkpoint(path)
     try:
-        with safe_open(folder / WEIGHTS_NAME, framework="pt") as file:
-            metadata = file.metadata() or {}
-            weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        return Checkpoint(
-            path=folder, config=json.loads(metadata["config"]), weights=weights, step=int(metadata["step"])
-        )
+        return read_weights(folder / WEIGHTS_NAME)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
         raise CheckpointError(
             f"{folder}: damaged checkpoint ({error}); remove it to fall back to an older one"
         ) from error
+
+
+def read_weights(file: Path) -> Checkpoint:
+    """Reads the weights file of a checkpoint, whatever its name is now.
+
+    Raises:
+        KeyError, ValueError, OSError, SafetensorError: it is none.
+    """
+    with safe_open(file, framework="pt") as opened:
+        metadata = opened.metadata() or {}
+        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+    return Checkpoint(
+        path=file.parent,
+        weights_file=file,
+        config=json.loads(metadata["config"]),
+        weights=weights,
+        step=int(metadata["step"]),
+    )
+
+
+def is_weights_file(file: Path) -> bool:
+    """Whether a file, of whatever name, is the weights file of a checkpoint: it carries a configuration and a step."""
+    if not file.is_file():
+        return False
+    try:
+        with safe_open(file, framework="pt") as opened:
+            return {"config", "step"} <= (opened.metadata() or {}).keys()
+    except (SafetensorError, OSError):
+        return False
 
 
 def _sync(path: Path) -> None:

@@ -4,53 +4,44 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from torch.utils.data import Dataset
 
-from train.batch import Batch, ClipSample, collate
+from train.batch import Batch, ClipSample, PackedBatch
+from train.batch_memory import BatchPool
 from train.dataset import DamagedSampleError, PretrainDataset
 from train.distributed import Placement, any_rank, from_all_ranks
 from train.run_log import TrainingError
 
 
-@dataclass(frozen=True, kw_only=True)
-class DamagedSample:
-    """Stands for a sample that could not be read.
+class TolerantDataset(Dataset[PackedBatch]):
+    """Batches by the keys of their samples; samples that cannot be read are left out, and the batch tells which.
 
-    Attributes:
-        video_id: the video it was to be of.
-        reason: what is damaged.
+    For a data loader with ``batch_size=None`` and an ``EpochSampler`` as its sampler.
     """
-
-    video_id: str
-    reason: str
-
-
-class TolerantDataset(Dataset[ClipSample | DamagedSample]):
-    """Training samples by key, with a note in the place of those that cannot be read."""
 
     def __init__(self, dataset: PretrainDataset) -> None:
         self._dataset = dataset
+        self._pool = BatchPool()
 
-    def __getitem__(self, key: tuple[int, int]) -> ClipSample | DamagedSample:
-        try:
-            return self._dataset[key]
-        except DamagedSampleError as error:
-            return DamagedSample(video_id=self._dataset.video_id(key), reason=str(error))
+    def __getitem__(self, keys: Sequence[tuple[int, int]]) -> PackedBatch:
+        """Read the samples of some keys.
 
-
-def collate_readable(samples: Sequence[ClipSample | DamagedSample]) -> Batch:
-    """Stacks what could be read; the batch tells what could not.
-
-    Raises:
-        DamagedSampleError: nothing could be read.
-    """
-    readable = [sample for sample in samples if isinstance(sample, ClipSample)]
-    damaged = tuple((s.video_id, s.reason) for s in samples if isinstance(s, DamagedSample))
-    if not readable:
-        raise DamagedSampleError(f"no sample of a batch can be read: {_told(dict(damaged))}")
-    return replace(collate(readable), damaged=damaged)
+        Raises:
+            DamagedSampleError: none of them can be read.
+        """
+        memory = self._pool.take(self._dataset.layout(len(keys)))
+        samples: list[ClipSample] = []
+        damaged: list[tuple[str, str]] = []
+        for key in keys:
+            try:
+                samples.append(self._dataset.read(key, memory.sample(len(samples))))
+            except DamagedSampleError as error:
+                damaged.append((self._dataset.video_id(key), str(error)))
+        if not samples:
+            raise DamagedSampleError(f"no sample of a batch can be read: {_told(dict(damaged))}")
+        return PackedBatch.of(memory, samples, damaged)
 
 
 class DamageTally:

@@ -14,8 +14,9 @@ import simplejpeg
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from extract.schema import MotionGrid, ShardHeader, VideoEntry
+from extract.schema import ShardHeader, VideoEntry
 from train.batch import ClipSample, EvalSample
+from train.batch_memory import BatchLayout, BatchMemory, SampleMemory
 from train.sampling import MotionWindow, SamplingConfig, evaluation_clips, plan_clip, plan_sample, sample_rng
 from train.sampling_report import SamplingReport
 
@@ -38,8 +39,8 @@ class VideoSource(Protocol):
     def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> bytes | memoryview:
         """JPEG bytes of a keyframe, by its number among the video's keyframes."""
 
-    def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
-        """Motion of frames ``start`` to ``stop`` - 1."""
+    def read_motion(self, entry: VideoEntry, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
+        """Motion of consecutive frames from ``start`` on, as many as the arrays hold, written to them."""
 
 
 class PretrainDataset(Dataset[ClipSample]):
@@ -77,7 +78,30 @@ class PretrainDataset(Dataset[ClipSample]):
         return self._entries[key[1] % len(self._entries)].video_id
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
+        """Read the sample of ``key`` = (epoch, position), to memory of its own.
+
+        Raises:
+            DamagedSampleError: if what is stored cannot be decoded or has the wrong size.
+        """
+        return self.read(key, BatchMemory(self.layout(1)).sample(0))
+
+    def layout(self, samples: int) -> BatchLayout:
+        """How so many samples lie side by side."""
+        header, sampling = self._shards.header, self._sampling
+        return BatchLayout(
+            samples=samples,
+            clip=(sampling.clip_frames, header.frame_height, header.frame_width),
+            keyframe=(0, 0) if self._clips_only else (header.canonical_height, header.canonical_width),
+            windows=(0 if self._clips_only else sampling.window_count, sampling.motion_frames),
+            grid=header.grid_shape,
+        )
+
+    def read(self, key: tuple[int, int], memory: SampleMemory) -> ClipSample:
         """Read the sample of ``key`` = (epoch, position).
+
+        Args:
+            key: of the sample.
+            memory: where it is written; where reading fails, it may be used again.
 
         Raises:
             DamagedSampleError: if what is stored cannot be decoded or has the wrong size.
@@ -90,12 +114,15 @@ class PretrainDataset(Dataset[ClipSample]):
             plan = plan_clip(entry.frame_count, self._sampling, rng)
         else:
             plan = plan_sample(entry.frame_count, entry.keyframe_indices, self._sampling, rng)
-        grid, valid = _read_motion(self._shards, entry, plan.motion_windows, self._sampling.motion_frames)
+        _read_motion(self._shards, entry, plan.motion_windows, memory.motion_quarter_px, memory.motion_valid)
+        _read_frames(self._shards, entry, plan.clip_frames, memory.clip_u8)
+        if plan.keyframe is not None:
+            _read_keyframe(self._shards, entry, plan.keyframe, memory.keyframe_u8)
         return ClipSample(
-            clip_u8=_read_clips(self._shards, entry, (plan.clip_frames,))[0],
-            keyframe_u8=_read_keyframe(self._shards, entry, plan.keyframe),
-            motion_quarter_px=grid,
-            motion_valid=valid,
+            clip_u8=memory.clip_u8,
+            keyframe_u8=memory.keyframe_u8,
+            motion_quarter_px=memory.motion_quarter_px,
+            motion_valid=memory.motion_valid,
             epoch=epoch,
             position=position,
             video=video,
@@ -136,7 +163,10 @@ class EvalDataset(Dataset[EvalSample]):
         """
         entry = self._entries[video]
         clips = evaluation_clips(entry.frame_count, self._sampling, self._clips)
-        return EvalSample(clips_u8=_read_clips(self._shards, entry, clips), video=video)
+        size = (self._shards.header.frame_height, self._shards.header.frame_width)
+        pictures = np.empty((len(clips) * self._sampling.clip_frames, *size, 3), np.uint8)
+        _read_frames(self._shards, entry, [frame for clip in clips for frame in clip], pictures)
+        return EvalSample(clips_u8=pictures.reshape(len(clips), -1, *size, 3), video=video)
 
     def report(self) -> SamplingReport:
         """How many videos are too short for the configured clips."""
@@ -148,31 +178,23 @@ def _require_entries(entries: Sequence[VideoEntry]) -> None:
         raise ValueError("entries: no video is selected, need at least one; check the split's name and part")
 
 
-def _read_clips(shards: VideoSource, entry: VideoEntry, clips: Sequence[Sequence[int]]) -> NDArray[np.uint8]:
-    """(N, T, H, W, 3) uint8; a frame that several clips share, or that one repeats, is decoded once."""
-    size = (shards.header.frame_height, shards.header.frame_width)
-    wanted = [frame for clip in clips for frame in clip]
+def _read_frames(shards: VideoSource, entry: VideoEntry, wanted: Sequence[int], into: NDArray[np.uint8]) -> None:
+    """Fills (N, H, W, 3) uint8; a frame that is wanted several times is decoded once."""
     frames = sorted(set(wanted))
     jpegs = dict(zip(frames, shards.frame_jpegs(entry, frames), strict=True))
-    pictures = np.empty((len(wanted), *size, 3), np.uint8)
     place_of: dict[int, int] = {}
     for place, frame in enumerate(wanted):
         if frame in place_of:
-            pictures[place] = pictures[place_of[frame]]
+            into[place] = into[place_of[frame]]
         else:
-            _decode(jpegs[frame], pictures[place], entry, f"frame {frame}")
+            _decode(jpegs[frame], into[place], entry, f"frame {frame}")
             place_of[frame] = place
-    return pictures.reshape(len(clips), -1, *size, 3)
 
 
-def _read_keyframe(shards: VideoSource, entry: VideoEntry, keyframe: int | None) -> NDArray[np.uint8]:
-    """(Hk, Wk, 3) uint8; (0, 0, 3) for none."""
-    if keyframe is None:
-        return np.empty((0, 0, 3), np.uint8)
-    picture = np.empty((shards.header.canonical_height, shards.header.canonical_width, 3), np.uint8)
+def _read_keyframe(shards: VideoSource, entry: VideoEntry, keyframe: int, into: NDArray[np.uint8]) -> None:
+    """Fills (Hk, Wk, 3) uint8."""
     jpeg = shards.keyframe_jpeg(entry, keyframe)
-    _decode(jpeg, picture, entry, f"keyframe {keyframe} (frame {entry.keyframe_indices[keyframe]})")
-    return picture
+    _decode(jpeg, into, entry, f"keyframe {keyframe} (frame {entry.keyframe_indices[keyframe]})")
 
 
 def _decode(jpeg: bytes | memoryview, into: NDArray[np.uint8], entry: VideoEntry, what: str) -> None:
@@ -201,30 +223,21 @@ def _size_of(jpeg: bytes | memoryview) -> tuple[int, int, int] | None:
 
 
 def _read_motion(
-    shards: VideoSource, entry: VideoEntry, windows: Sequence[MotionWindow], motion_frames: int
-) -> tuple[NDArray[np.int16], NDArray[np.bool_]]:
-    """(W, Tm, 2, gh, gw) int16 and (W, Tm, gh, gw) bool; frames that do not exist stay zero and invalid."""
-    shape = shards.header.grid_shape
-    grid = np.zeros((len(windows), motion_frames, 2, *shape), np.int16)
-    valid = np.zeros((len(windows), motion_frames, *shape), np.bool_)
+    shards: VideoSource,
+    entry: VideoEntry,
+    windows: Sequence[MotionWindow],
+    grid: NDArray[np.int16],
+    valid: NDArray[np.bool_],
+) -> None:
+    """Fills (W, Tm, 2, gh, gw) int16 and (W, Tm, gh, gw) bool; frames that do not exist are zero and invalid."""
     for number, (start, count) in enumerate(windows):
+        grid[number, count:] = 0
+        valid[number, count:] = False
         if count == 0:
             continue
-        stored = _motion_of(shards, entry, start, start + count)
-        if stored.grid_quarter_px.shape != (count, 2, *shape):
+        try:
+            shards.read_motion(entry, start, grid[number, :count], valid[number, :count])
+        except OSError as error:
             raise DamagedSampleError(
-                f"video {entry.video_id}: motion of frames {start} to {start + count - 1} has shape "
-                f"{stored.grid_quarter_px.shape}, the shard says {(count, 2, *shape)}"
-            )
-        grid[number, :count] = stored.grid_quarter_px
-        valid[number, :count] = stored.valid
-    return grid, valid
-
-
-def _motion_of(shards: VideoSource, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
-    try:
-        return shards.motion(entry, start, stop)
-    except OSError as error:  # what HDF5 raises where a chunk cannot be decompressed
-        raise DamagedSampleError(
-            f"video {entry.video_id}: motion of frames {start} to {stop - 1} cannot be read ({error})"
-        ) from error
+                f"video {entry.video_id}: motion of frames {start} to {start + count - 1} cannot be read ({error})"
+            ) from error

@@ -136,12 +136,12 @@ def process_group(device: str = "auto", errors: Path | None = None) -> Iterator[
         RankError: something failed on this one of several processes.
     """
     seat = find_seat(os.environ)
-    chosen = _choose_device(device, seat.local_rank)
-    placement = Placement(rank=seat.rank, world_size=seat.world_size, device=chosen)
     if seat.world_size == 1:
-        yield placement
+        yield Placement(rank=0, world_size=1, device=_choose_device(device, seat.local_rank))
         return
     try:
+        chosen = _choose_device(device, seat.local_rank)
+        placement = Placement(rank=seat.rank, world_size=seat.world_size, device=chosen)
         backend = "nccl" if chosen.type == "cuda" else "gloo"
         # Options by name only: with torchrun, its agent's store is found through the environment.
         dist.init_process_group(backend, init_method=seat.meeting_point, rank=seat.rank, world_size=seat.world_size)

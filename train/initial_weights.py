@@ -10,16 +10,17 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from torch import Tensor
 
 from train.backbones import BACKBONE_NAMES, Backbone, BackboneName, build_backbone
 from train.checkpoint import (
-    WEIGHTS_NAME,
     Checkpoint,
     CheckpointError,
+    is_weights_file,
     list_checkpoints,
     load_checkpoint,
+    read_weights,
     save_checkpoint,
 )
 from train.config import TrainConfig
@@ -37,6 +38,7 @@ InitPart = Literal["auto", "all", "backbone"]
 INIT_PARTS: tuple[InitPart, ...] = get_args(InitPart)
 _BACKBONE = "backbone."
 _LIST_LENGTH = 8
+_NEITHER = "; give a training's folder, a checkpoint or its weights file, or a published .pth or .safetensors file"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,16 +112,19 @@ class WeightsSource:
 
 
 def open_source(path: Path) -> WeightsSource:
-    """Reads a checkpoint, a training's folder (its last checkpoint) or a published file.
+    """Reads a checkpoint, its weights file by any name, a training's folder (its last checkpoint) or a published file.
 
     Raises:
         ValueError: it is none of these.
         OSError: it cannot be read.
     """
-    if path.is_dir() or _is_own(path):
-        checkpoint = load_checkpoint(path if path.is_dir() else path.parent)
-        return WeightsSource(file=checkpoint.path / WEIGHTS_NAME, state=checkpoint.weights, checkpoint=checkpoint)
-    return WeightsSource(file=path, state=read_published(path), checkpoint=None)
+    if path.is_dir() or is_weights_file(path):
+        checkpoint = load_checkpoint(path) if path.is_dir() else read_weights(path)
+        return WeightsSource(file=checkpoint.weights_file, state=checkpoint.weights, checkpoint=checkpoint)
+    try:
+        return WeightsSource(file=path, state=read_published(path), checkpoint=None)
+    except ValueError as error:
+        raise ValueError(f"{error}{_NEITHER}") from error
 
 
 def write_imported(
@@ -183,7 +188,10 @@ def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict
     if given.checkpoint:
         whole, load = any(not name.startswith(_BACKBONE) for name in given.state), _load_own
     else:
-        whole, load = part == "auto" and detect_network(given.state).whole, load_published
+        try:
+            whole, load = part == "auto" and detect_network(given.state).whole, load_published
+        except ValueError as error:
+            raise ValueError(f"{source}: {error}{_NEITHER}") from error
     everything = part == "all" or (part == "auto" and whole)
     try:
         load(model if everything else model.backbone, given.state)
@@ -197,17 +205,6 @@ def _load_own(model: PretrainModel | Backbone, weights: Mapping[str, Tensor]) ->
     if isinstance(model, Backbone):
         weights = {name.removeprefix(_BACKBONE): t for name, t in weights.items() if name.startswith(_BACKBONE)}
     load_named(model, weights)
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a file is the weights file of one of our checkpoints, which carries its configuration."""
-    if path.name != WEIGHTS_NAME or not path.is_file():
-        return False
-    try:
-        with safe_open(path, framework="pt") as file:
-            return "config" in (file.metadata() or {})
-    except SafetensorError:
-        return False
 
 
 def _sha256(path: Path) -> str:

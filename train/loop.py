@@ -18,11 +18,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from extract.schema import VideoEntry
-from train.batch import Batch
+from train.batch import Batch, PackedBatch, open_in_turn
 from train.batch_picture import draw_batch
 from train.checkpoint import save_checkpoint
 from train.config import TrainConfig
-from train.damage import DamageTally, TolerantDataset, collate_readable
+from train.damage import DamageTally, TolerantDataset
 from train.dataset import PretrainDataset, VideoSource
 from train.distributed import Placement, any_rank, from_all_ranks
 from train.epoch_sampler import EpochSampler
@@ -152,10 +152,10 @@ class _Training:
     last_saved: int
     retrieval: float | None = None
 
-    def run(self, loader: Iterable[Batch], stop: StopRequest) -> None:
+    def run(self, loader: Iterable[PackedBatch], stop: StopRequest) -> None:
         """Takes all steps that are left, or as many as it is given time for; then all is saved."""
         waited_from = time.monotonic()
-        for batch in loader:
+        for batch in open_in_turn(loader):
             stopping = self._advance(batch, time.monotonic() - waited_from, stop)
             if stopping or self.plan.due(self.step):
                 self._save()
@@ -247,15 +247,16 @@ def _make_loader(
     sampler: EpochSampler,
     first_step: int,
     placement: Placement,
-) -> DataLoader[Batch]:
+) -> DataLoader[PackedBatch]:
     # Keyframes and motion are read for the heads alone.
     clips_only = not (config.model.context_head or config.model.motion_head)
     dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed, clips_only=clips_only)
     return DataLoader(
-        TolerantDataset(dataset),  # type: ignore[arg-type] # the loader's type does not know that collate changes what comes out
-        batch_sampler=replace(sampler, first_step=first_step),
+        TolerantDataset(dataset),
+        # Each element of the sampler is a batch already.
+        batch_size=None,
+        sampler=replace(sampler, first_step=first_step),
         num_workers=config.data.workers,
-        collate_fn=collate_readable,
         pin_memory=placement.device.type == "cuda",
         # Workers ignore the signals that stop the loop between steps.
         worker_init_fn=ignore_signals,

@@ -19,8 +19,10 @@ What is not said by the paper, and therefore decided here:
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import NamedTuple
 
 import numpy as np
@@ -248,8 +250,8 @@ def _draw_negatives(
     count = min(config.temporal_negatives, rooms[0] // length + rooms[1] // length)
     # i windows before the positive one, the others behind it: weighted by the number of such arrangements.
     ways = [_arrangements(rooms[0], i, length) * _arrangements(rooms[1], count - i, length) for i in range(count + 1)]
-    total = sum(ways)
-    before = int(rng.choice(count + 1, p=[way / total for way in ways]))
+    reached = list(accumulate(way / sum(ways) for way in ways))
+    before = bisect_right([share / reached[-1] for share in reached], rng.random())
     starts = _draw_disjoint(rooms[0], before, length, rng)
     starts += [behind + start for start in _draw_disjoint(rooms[1], count - before, length, rng)]
     return [MotionWindow(start, length) for start in starts]

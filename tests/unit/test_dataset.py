@@ -8,8 +8,9 @@ import simplejpeg
 import torch
 from torch.utils.data import DataLoader
 
-from extract.schema import MotionGrid, ShardHeader, VideoEntry
-from train.batch import collate, collate_eval
+from extract.schema import ShardHeader, VideoEntry
+from train.batch import collate_eval
+from train.damage import TolerantDataset
 from train.dataset import DamagedSampleError, EvalDataset, PretrainDataset
 from train.epoch_sampler import EpochSampler
 from train.sampling import SamplingConfig, plan_sample, sample_rng
@@ -47,14 +48,15 @@ class MemoryShards:
         width = {"keyframe": 34, "large keyframe": 70}.get(self.damage, 68)
         return memoryview(jpeg(width, 52, 10 * keyframe + entry.row))
 
-    def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
+    def read_motion(self, entry: VideoEntry, start: int, grid: np.ndarray, valid: np.ndarray) -> None:
         if self.damage == "motion":
-            raise OSError("filter returned failure during read")
+            raise OSError("chunk 3 cannot be unpacked")
+        stop = start + len(grid)
         assert 0 <= start < stop <= entry.frame_count
         frames = np.arange(start, stop, dtype=np.int16).reshape(-1, 1, 1, 1)
         signs = np.array([1, -1], np.int16).reshape(1, 2, 1, 1)
-        grid = frames * signs * np.ones((1, 2, 7, 9), np.int16)
-        return MotionGrid(grid_quarter_px=grid, valid=np.ones((stop - start, 7, 9), np.bool_))
+        grid[:] = frames * signs * np.ones((1, 2, 7, 9), np.int16)
+        valid[:] = True
 
 
 def entries() -> tuple[VideoEntry, ...]:
@@ -108,11 +110,16 @@ def test_colours_are_in_rgb_order() -> None:
     assert red >= green
 
 
-def test_collate_stacks_and_keeps_the_keys() -> None:
+def test_a_batch_holds_its_samples_and_keeps_the_keys() -> None:
     data = dataset()
     keys = [(0, 0), (0, 1), (7, 4)]
     samples = [data[key] for key in keys]
-    batch = collate(samples)
+    batch = TolerantDataset(data)[keys].open()
+    for number, sample in enumerate(samples):
+        np.testing.assert_array_equal(batch.clip_u8_BTHWC[number], sample.clip_u8)
+        np.testing.assert_array_equal(batch.keyframe_u8_BHWC[number], sample.keyframe_u8)
+        np.testing.assert_array_equal(batch.motion_quarter_px_BWTCHW[number], sample.motion_quarter_px)
+        np.testing.assert_array_equal(batch.motion_valid_BWTHW[number], sample.motion_valid)
     assert batch.keys == tuple(keys)
     assert batch.video_B.tolist() == [0, 1, 1]
     assert batch.clip_u8_BTHWC.shape == (3, 4, 26, 34, 3)
@@ -137,7 +144,7 @@ def test_collate_stacks_and_keeps_the_keys() -> None:
         ("frame", "frame .* JPEG"),
         ("keyframe", "keyframe .* 34 x 52 .* 68 x 52"),
         ("large keyframe", "keyframe .* 70 x 52 .* 68 x 52"),
-        ("motion", "motion of frames .*filter"),
+        ("motion", "motion of frames .*unpacked"),
     ],
 )
 def test_damage_names_the_video(damage: str, what: str) -> None:
@@ -146,23 +153,43 @@ def test_damage_names_the_video(damage: str, what: str) -> None:
 
 
 def test_damage_in_a_worker_is_raised_in_the_parent() -> None:
-    loader = iter(DataLoader(dataset("frame"), batch_sampler=[[(0, 2)]], collate_fn=collate, num_workers=1))
-    with pytest.raises(DamagedSampleError, match="video video-2: frame"):
+    loader = iter(DataLoader(TolerantDataset(dataset("frame")), batch_size=None, sampler=[[(0, 2)]], num_workers=1))
+    with pytest.raises(DamagedSampleError, match="no sample of a batch can be read: video video-2: frame"):
         next(loader)
 
 
 def test_workers_do_not_change_batches() -> None:
     sampler = EpochSampler(video_count=3, global_batch=2, epochs=2, seed=1, samples_per_video=2)
     alone, shared = (
-        list(DataLoader(dataset(), batch_sampler=sampler, collate_fn=collate, num_workers=workers))
+        list(DataLoader(TolerantDataset(dataset()), batch_size=None, sampler=sampler, num_workers=workers))
         for workers in (0, 2)
     )
     assert len(alone) == 6
-    for first, second in zip(alone, shared, strict=True):
+    for first, second in zip((p.open() for p in alone), (p.open() for p in shared), strict=True):
         assert first.keys == second.keys
         assert first.report == second.report
         assert torch.equal(first.clip_u8_BTHWC, second.clip_u8_BTHWC)
+        assert torch.equal(first.keyframe_u8_BHWC, second.keyframe_u8_BHWC)
         assert torch.equal(first.motion_quarter_px_BWTCHW, second.motion_quarter_px_BWTCHW)
+        assert torch.equal(first.motion_valid_BWTHW, second.motion_valid_BWTHW)
+        assert second.clip_u8_BTHWC.is_shared(), "it came without a copy"
+
+
+def test_what_cannot_be_read_leaves_nothing_in_its_batch() -> None:
+    """The memory of a damaged sample goes to the next one."""
+
+    class OneDamaged(MemoryShards):
+        def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[bytes]:
+            self.damage = "frame" if entry.row == 1 else ""
+            return super().frame_jpegs(entry, frames)
+
+    data = PretrainDataset(OneDamaged(), entries(), SAMPLING, seed=5)
+    batch = TolerantDataset(data)[[(0, 0), (0, 1), (0, 2)]].open()
+    whole = TolerantDataset(dataset())[[(0, 0), (0, 2)]].open()
+    assert [video for video, _ in batch.damaged] == ["video-1"]
+    assert batch.keys == whole.keys
+    for name in ("clip_u8_BTHWC", "keyframe_u8_BHWC", "motion_quarter_px_BWTCHW", "motion_valid_BWTHW", "video_B"):
+        assert torch.equal(getattr(batch, name), getattr(whole, name))
 
 
 def test_datasets_pickle_and_refuse_emptiness() -> None:

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+import socket
 import subprocess
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from train.cli import main
-from train.distributed import Seat, find_seat, first_host
+from train.distributed import RankError, Seat, find_seat, first_host, process_group
 
 STEP = {
     "SLURM_JOB_ID": "812",
@@ -82,3 +84,14 @@ def test_the_printed_batch_script_is_one() -> None:
 def test_half_a_launcher_is_refused() -> None:
     with pytest.raises(ValueError, match="WORLD_SIZE"):
         find_seat({"RANK": "1", "LOCAL_RANK": "0"})
+
+
+def test_a_rank_that_cannot_begin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "0"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with (
+        pytest.raises(RankError, match=f"^rank 1 of 2 on {socket.gethostname()}: device: cuda was asked for"),
+        process_group("cuda"),
+    ):
+        raise AssertionError("there is nothing to begin with")

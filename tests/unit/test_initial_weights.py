@@ -130,12 +130,15 @@ def own_checkpoint(folder: Path, model: PretrainModel) -> Path:
     return save_checkpoint(folder, step=7, weights=model.state_dict(), state={}, config={})
 
 
-@pytest.mark.parametrize("form", ["run", "checkpoint", "file"])
+@pytest.mark.parametrize("form", ["run", "checkpoint", "file", "renamed", "renamed.bin"])
 @pytest.mark.parametrize("part", ["auto", "all", "backbone"])
 def test_initial_weights_from_our_own_checkpoint(form: str, part: str, tmp_path: Path) -> None:
     source, target, untouched = small_model(1), small_model(2), small_model(2)
     folder = own_checkpoint(tmp_path, source)
-    path = {"run": tmp_path, "checkpoint": folder, "file": folder / "model.safetensors"}[form]
+    path = {"run": tmp_path, "checkpoint": folder, "file": folder / "model.safetensors"}.get(form)
+    if path is None:
+        path = tmp_path / f"{form}.safetensors" if form == "renamed" else tmp_path / form
+        (folder / "model.safetensors").rename(path)
     record = load_initial(target, path, part)
     assert record["part"] == ("backbone" if part == "backbone" else "all")
     assert_equal_states(target.backbone, source.backbone)
@@ -166,3 +169,16 @@ def test_files_that_are_no_weights_are_named_in_one_line(tmp_path, name, content
     with pytest.raises(ValueError, match=name) as error:
         read_published(tmp_path / name)
     assert "\n" not in str(error.value)
+
+
+def test_a_source_that_is_neither_ours_nor_published_says_what_would_do(tmp_path: Path) -> None:
+    strange = tmp_path / "strange.safetensors"
+    save_file({"a.weight": torch.zeros(1), "b.weight": torch.zeros(1)}, strange, metadata={"format": "pt"})
+    (tmp_path / "notes.txt").write_text("no weights")
+    state = own_checkpoint(tmp_path, small_model(1)) / "state.pt"
+    torch.save({"optimizer": {}, "step": 3}, state)
+    for path, why in ((strange, "a.weight, b.weight"), (tmp_path / "notes.txt", "not a readable"), (state, "step")):
+        with pytest.raises(ValueError, match=rf"{path.name}.*{why}|{why}.*{path.name}") as error:
+            load_initial(small_model(2), path)
+        assert "give a training's folder, a checkpoint or its weights file, or a published" in str(error.value)
+        assert "\n" not in str(error.value)

@@ -11,7 +11,7 @@ from train.batch import Batch
 from train.build import build_model
 from train.config import TrainConfig, build_config
 from train.distributed import Placement
-from train.objective import PretrainObjective
+from train.objective import PretrainObjective, StepOutput
 from train.optim import build_optimizer
 from train.sampling_report import SamplingReport
 from train.step import GradientStep
@@ -173,6 +173,37 @@ def test_a_compiled_model_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> 
     assert found[1] == pytest.approx(plain[1], rel=1e-5)
     assert found[0].keys() == plain[0].keys()
     torch._dynamo.reset()
+
+
+def small_step(say: list[str], *, compiled: bool) -> tuple[float, Tensor]:
+    """One step of a small network, so that torch's own compiler is quick: its loss and a gradient."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 3))
+
+    def objective(network: nn.Module, part: Batch) -> StepOutput:
+        loss = network(torch.arange(10.0).reshape(2, 5) / 10).square().mean()
+        return StepOutput(loss=loss, metrics={"loss": loss.detach()})
+
+    output, _ = GradientStep(model, objective, configured(run__compile=compiled), ALONE, say.append)(batch(), 0)
+    assert model[0].weight.grad is not None
+    return float(output.metrics["loss"]), model[0].weight.grad
+
+
+def test_without_a_cpp_compiler_training_goes_on() -> None:
+    """Inductor, torch.compile's default, makes C++ for CPUs, and finds out only when it is to run."""
+    import torch._inductor.config as inductor
+
+    said: list[str] = []
+    torch._dynamo.reset()
+    with inductor.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}):
+        loss, gradient = small_step(said, compiled=True)
+    torch._dynamo.reset()
+    (warning,) = said
+    assert warning.startswith("warning: torch.compile failed, training goes on without it")
+    assert "No working C++ compiler" in warning
+    plain_loss, plain_gradient = small_step([], compiled=False)
+    assert loss == plain_loss
+    assert torch.equal(gradient, plain_gradient)
 
 
 def test_compilation_and_recomputation_exclude_each_other() -> None:
