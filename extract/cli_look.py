@@ -83,7 +83,7 @@ def _repair(
     import joblib
 
     from extract.ffmpeg_binary import find_ffmpeg
-    from extract.index import RunJob
+    from extract.job import RunJob
     from extract.pipeline import run_extraction
     from extract.schema import SHARD_PATTERN
 

@@ -90,8 +90,8 @@ def run(
 
     from extract.config import ExtractConfig
     from extract.ffmpeg_binary import find_ffmpeg
-    from extract.index import RunJob
     from extract.interrupts import interruptible
+    from extract.job import RunJob
     from extract.limits import Limits, parse_failure_limit
     from extract.manifest import read_manifest
     from extract.motion import choose_reader

@@ -7,8 +7,7 @@ import csv
 import json
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ import joblib
 from extract import schema
 from extract.atomic import write_whole
 from extract.config import ExtractConfig
-from extract.ffmpeg_binary import FfmpegBinary
-from extract.limits import Limits
+from extract.job import RunJob
 from extract.manifest import read_manifest, resolve_path
 from extract.plan import ShardPlan
 from extract.schema import ShardError, VideoRecord, hash_records
@@ -29,34 +27,6 @@ from extract.source import fingerprint
 
 FailedRow = tuple[int, str, str, str]
 """Manifest row, path, stage, reason."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunJob:
-    """What every worker needs to know.
-
-    Attributes:
-        root: folder that relative manifest paths start from.
-        out: output folder.
-        scratch: folder in which each run makes one of its own for temporary files.
-        config: the extraction configuration.
-        binary: the run's FFmpeg.
-        limits: what one video may cost.
-        manifest: the manifest file, for the record.
-    """
-
-    root: Path
-    out: Path
-    scratch: Path
-    config: ExtractConfig
-    binary: FfmpegBinary
-    limits: Limits = field(default_factory=Limits)
-    manifest: Path | None = None
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """The configuration as stored."""
-        return self.config.describe(self.binary.version)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,17 +48,6 @@ class RunSummary:
     new_frames: int
     seconds: float
     size_bytes: int
-
-
-def software_versions(binary: FfmpegBinary) -> dict[str, str]:
-    """Name to version of the programs whose work ends up in a shard."""
-    packages = ("av", "h5py", "hdf5plugin", "motion-vector-extractor", "numpy")
-    found = {"ffmpeg": binary.version, "hdf5": h5py.version.hdf5_version}
-    for package in packages:
-        # mvextractor exists for x86-64 Linux only.
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def is_finished(plan: ShardPlan, job: RunJob) -> bool:
@@ -285,7 +244,7 @@ def write_run_record(
         _claim(job, records, plans)
         | _places(job)
         | {
-            "software": software_versions(job.binary),
+            "software": job.software,
             "ffmpeg_path": job.binary.path,
             "machine": machine,
             "summary": asdict(summary),

@@ -17,17 +17,16 @@ import joblib
 from extract.atomic import remove, remove_leftovers, scratch_folder
 from extract.containment import ContainedExtractor, Extract, interrupts_blocked
 from extract.index import (
-    RunJob,
     RunSummary,
     check_sources,
     claim_folder,
     failures_of,
     is_finished,
-    software_versions,
     write_failures,
     write_index,
     write_run_record,
 )
+from extract.job import RunJob
 from extract.journal import ShardJournal, count_failures, count_progress, read_failures
 from extract.limits import FailureLimitError, OutputError, watch_parent
 from extract.manifest import resolve_path
@@ -60,22 +59,20 @@ def extract_shard(plan: ShardPlan, job: RunJob, scratch: Path, may_fail: int | N
     try:
         folder = scratch / f"{plan.name}.videos"
         folder.mkdir()
-        with (
-            ContainedExtractor(job.config, job.binary, job.limits, extract) as extractor,
-            ShardWriter(
-                job.out / plan.name,
-                workdir=folder,
-                config=job.config,
-                described=job.described,
-                software=software_versions(job.binary),
-                rows_hash=plan.rows_hash,
-            ) as writer,
-        ):
+        writer = ShardWriter(
+            job.out / plan.name,
+            workdir=folder,
+            config=job.config,
+            described=job.described,
+            software=job.software,
+            rows_hash=plan.rows_hash,
+        )
+        with ContainedExtractor(job.config, job.binary, job.limits, extract) as extractor:
             for record in plan.records:
                 fine = _extract_record(record, job, folder, extractor, writer, journal)
                 if not fine and may_fail is not None and count_failures(scratch) > may_fail:
                     raise FailureLimitError(f"more than {may_fail} videos failed")
-            return writer.finish()
+        return writer.finish()
     except OSError as error:
         raise OutputError(f"cannot write in {job.out} or {job.scratch}: {error.strerror or error}") from None
     finally:
