@@ -46,6 +46,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=3600.0, help="Seconds one video may take.")
 @click.option("--max-memory-mb", type=click.IntRange(64), default=4096, help="Memory one video may take, in MiB.")
 @click.option("--max-failures", metavar="N|N%", help="Stop when more videos than this fail.  [default: never]")
+@click.option(
+    "--retry-failures",
+    metavar="all|STAGE,...",
+    help="Extract the finished shards again that hold failures of these stages (open, timeout, ...).",
+)
 @click.option("--scratch", type=_PATH, help="Folder for temporary files.  [default: OUT]")
 @click.option("--ffmpeg", "ffmpeg_path", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]")
 def run(
@@ -69,6 +74,7 @@ def run(
     timeout: float,
     max_memory_mb: int,
     max_failures: str | None,
+    retry_failures: str | None,
     scratch: Path | None,
     ffmpeg_path: str | None,
 ) -> None:
@@ -92,10 +98,11 @@ def run(
     from extract.ffmpeg_binary import find_ffmpeg
     from extract.interrupts import interruptible
     from extract.job import RunJob
-    from extract.limits import Limits, parse_failure_limit
+    from extract.limits import Limits, parse_failure_limit, parse_stages
     from extract.manifest import read_manifest
     from extract.motion import choose_reader
     from extract.pipeline import run_extraction
+    from extract.source import STAGES
     from extract.video import extract_video
 
     width, height = _parse_size(size)
@@ -114,6 +121,7 @@ def run(
             store_frames=store_frames,
             segment_seconds=segment_seconds,
         )
+        stages = frozenset() if retry_failures is None else parse_stages(retry_failures, STAGES)
         reader = choose_reader(reader)
         if reader == "mvextractor" and transcode != "always":
             raise ValueError("reader: mvextractor reads canonical streams only, which needs transcode always")
@@ -140,6 +148,7 @@ def run(
             videos_per_shard=videos_per_shard,
             max_failures=allowed,
             extract=partial(extract_video, reader=reader),
+            retry_stages=stages,
         )
     _print_summary(summary, out)
     if summary.failures:
@@ -158,4 +167,6 @@ def _print_summary(summary: RunSummary, out: Path) -> None:
     click.echo(f"videos    {summary.videos} ({summary.new_videos} in this run)")
     click.echo(f"frames    {summary.frames} ({rate:.0f} a second in this run)")
     click.echo(f"failures  {summary.failures}" + (f", listed in {out / 'failures.csv'}" if summary.failures else ""))
+    if summary.damaged:
+        click.echo(f"damaged   {summary.damaged}, of which some frames were had, listed in {out / 'damaged.csv'}")
     click.echo(f"shards    {summary.shards}, {summary.size_bytes / 1e6:.1f} MB, in {out}")

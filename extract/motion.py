@@ -142,7 +142,10 @@ def _decode(
         kind = _TYPE_NAMES[frame.pict_type]
         # Not frame.side_data: the frame would keep that, and that the frame, so that its memory could not be used again
         # until Python's collector finds the circle; a fifth of all time, measured.
-        side = SideDataContainer(frame).get(SideDataType.MOTION_VECTORS)  # type: ignore[call-arg]
+        side = None
+        # What the decoder invents to conceal a damaged I-frame are no vectors of the stream.
+        if kind != "I":
+            side = SideDataContainer(frame).get(SideDataType.MOTION_VECTORS)  # type: ignore[call-arg]
         yield FrameVectors(
             frame_type=kind,
             # A copy, since the original keeps the whole picture in memory.

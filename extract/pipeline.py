@@ -135,6 +135,7 @@ def run_extraction(
     max_failures: int | None = None,
     extract: Extract = extract_video,
     redo: frozenset[str] = frozenset(),
+    retry_stages: frozenset[str] = frozenset(),
 ) -> RunSummary:
     """Extracts a manifest into ``job.out``, continuing what an earlier run has left.
 
@@ -146,6 +147,7 @@ def run_extraction(
         max_failures: how many of all rows may fail; None for any number.
         extract: what extracts one video, in a process of its own.
         redo: names of shards to make again even if they look finished; each stays until its successor is whole.
+        retry_stages: shards with a failure of these stages are made again likewise.
 
     Raises:
         ShardError: the folder holds an extraction of another manifest or configuration.
@@ -159,7 +161,7 @@ def run_extraction(
     claim_folder(job, records, plans)
     for folder in {job.out, job.scratch}:
         remove_leftovers(folder)
-    done = [plan for plan in plans if plan.name not in redo and is_finished(plan, job)]
+    done = [plan for plan in plans if plan.name not in redo and _is_settled(plan, job, retry_stages)]
     done_numbers = {plan.number for plan in done}
     todo = [plan for plan in plans if plan.number not in done_numbers]
     changed = [text for plan in done for text in check_sources(plan, job)]
@@ -193,6 +195,11 @@ def run_extraction(
     )
     write_run_record(job, records, plans, summary)
     return summary
+
+
+def _is_settled(plan: ShardPlan, job: RunJob, retry_stages: frozenset[str]) -> bool:
+    """Whether a shard is finished and holds no failure that is to be tried again."""
+    return is_finished(plan, job) and retry_stages.isdisjoint(stage for _, _, stage, _ in failures_of(plan, job))
 
 
 def _extract_all(

@@ -47,6 +47,7 @@ class WrittenShard:
         sha256: checksum of the file.
         size_bytes: its length.
         videos, frames, failures: counts.
+        damaged: how many of the videos come from a source with known damage.
     """
 
     name: str
@@ -55,6 +56,7 @@ class WrittenShard:
     videos: int
     frames: int
     failures: int
+    damaged: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,6 +179,7 @@ class ShardWriter:
             videos=len(self._spool.samples),
             frames=sum(v.frame_count for v in self._spool.videos),
             failures=len(self._spool.failures),
+            damaged=sum(bool(s.video.damage) for s in self._spool.samples),
         )
 
     def _write(self, path: Path) -> None:
@@ -220,6 +223,7 @@ class ShardWriter:
         _put_text(file, schema.VIDEO_FINGERPRINT, [f.fingerprint for f in facts])
         _put(file, schema.VIDEO_SOURCE_BYTES, np.array([f.file_bytes for f in facts], np.int64))
         _put(file, schema.VIDEO_OWN_VECTORS, np.array([s.video.own_vectors for s in samples], np.uint8))
+        _put(file, schema.VIDEO_DAMAGE, np.array([s.video.damage for s in samples], np.uint8))
         _put(file, schema.VIDEO_FIRST_FRAME, _starts(counts)[:-1])
         _put(file, schema.VIDEO_FIRST_KEYFRAME, _starts(keyframes)[:-1])
 

@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +46,13 @@ class TranscodedFiles:
         canonical: the stream that motion vectors are read from; None if they are the source's own.
         frames: small frames, one JPEG a packet, with the source's time stamps; None if they are not wanted.
         keyframes: JPEGs at canonical size, one for each I-frame of the canonical stream; None as it is.
+        decode_errors: whether FFmpeg has reported errors, and went on.
     """
 
     canonical: Path | None
     frames: Path | None
     keyframes: Path | None
+    decode_errors: bool = False
 
 
 def build_command(
@@ -173,7 +175,7 @@ def transcode(
         raise VideoError("memory", "ffmpeg needs more memory than --max-memory-mb allows")
     if status != 0:
         raise _explain(status, words, workdir)
-    return files
+    return replace(files, decode_errors=bool(words))
 
 
 def _explain(status: int, words: list[str], workdir: Path) -> VideoError | OutputError:

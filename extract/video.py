@@ -7,7 +7,7 @@ are held.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -20,11 +20,14 @@ from extract.ffmpeg_binary import FfmpegBinary
 from extract.grid import rasterize
 from extract.keyframe import KeyframeEncoder
 from extract.motion import FrameVectors, read_vectors
-from extract.source import SourceFacts, VideoError, probe
-from extract.transcode import read_packets, transcode
+from extract.schema import Damage
+from extract.source import SourceFacts, VideoError, decoder_errors, probe
+from extract.transcode import TranscodedFiles, read_packets, transcode
 
 _BATCH_FRAMES = 64
 _SAME_SECONDS = 1e-3
+# Edit lists and packed B-frames make a few frames fewer of what containers count.
+_LOST_SHARE, _LOST_FRAMES = 0.05, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class ExtractedVideo:
         keyframe_indices: (K,) int64.
         grid, valid: files of raw C-ordered (F, 2, gh, gw) int16 and (F, gh, gw) uint8.
         own_vectors: whether the vectors are the source's own, not those of a canonical stream.
+        damage: what is known to be wrong with the source.
     """
 
     facts: SourceFacts
@@ -53,6 +57,7 @@ class ExtractedVideo:
     grid: Path
     valid: Path
     own_vectors: bool = False
+    damage: Damage = Damage.NONE
 
     def __post_init__(self) -> None:
         frames, keyframes = len(self.frame_sizes), len(self.keyframe_sizes)
@@ -115,7 +120,9 @@ def extract_video(
     if files.canonical is None:
         encoder = KeyframeEncoder(config.jpeg_quality)
         vectors = read_vectors(source, reader, facts.stream_index, (config.width, config.height), encoder)
-        stream = _spool_stream(vectors, config, spool)
+        with decoder_errors() as count_errors:
+            stream = _spool_stream(vectors, config, spool)
+            files = replace(files, decode_errors=files.decode_errors or count_errors() > 0)
         keyframe_sizes, keyframe_pts = stream.keyframe_sizes, stream.pts_seconds[stream.types == b"I"]
     else:
         stream = _spool_stream(read_vectors(files.canonical, reader), config, spool)
@@ -140,7 +147,15 @@ def extract_video(
         grid=spool["grid"],
         valid=spool["valid"],
         own_vectors=own_vectors,
+        damage=_damage(files, facts, len(pts), config),
     )
+
+
+def _damage(files: TranscodedFiles, facts: SourceFacts, frames: int, config: ExtractConfig) -> Damage:
+    damage = Damage.DECODE_ERRORS if files.decode_errors else Damage.NONE
+    if config.fps is None and frames < facts.promised_frames * (1 - _LOST_SHARE) - _LOST_FRAMES:
+        damage |= Damage.FRAMES_MISSING
+    return damage
 
 
 def _check_frames(

@@ -34,7 +34,14 @@ def fake_video(folder: Path, frames: int, seed: int) -> tuple[ExtractedVideo, di
     indices = np.arange(0, frames, 12)
     video = ExtractedVideo(
         facts=SourceFacts(
-            stream_index=0, codec="h264", width=320, height=240, fps=25.0, fingerprint=f"{seed:064d}", file_bytes=9
+            stream_index=0,
+            codec="h264",
+            width=320,
+            height=240,
+            promised_frames=0,
+            fps=25.0,
+            fingerprint=f"{seed:064d}",
+            file_bytes=9,
         ),
         frame_jpeg=folder / "f",
         frame_sizes=np.array([len(j) for j in jpegs]),
