@@ -9,7 +9,7 @@ import click
 
 if TYPE_CHECKING:
     from extract.index import RecordedRun
-    from extract.verify import Damage
+    from extract.verify import Problem
 
 _EXIT_DAMAGED = 1
 _SHARDS = click.Path(exists=True, file_okay=False, path_type=Path)
@@ -48,7 +48,7 @@ def verify(
 
     recorded = read_recorded_run(out, manifest, root) if sources or repair else None
 
-    def check() -> list[Damage]:
+    def check() -> list[Problem]:
         with CountReport("verify", "shards") as report:
             return verify_folder(
                 out,
@@ -83,7 +83,7 @@ def _repair(
     import joblib
 
     from extract.ffmpeg_binary import find_ffmpeg
-    from extract.index import RunJob
+    from extract.job import RunJob
     from extract.pipeline import run_extraction
     from extract.schema import SHARD_PATTERN
 

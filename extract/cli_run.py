@@ -49,6 +49,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=3600.0, help="Seconds one video may take.")
 @click.option("--max-memory-mb", type=click.IntRange(64), default=4096, help="Memory one video may take, in MiB.")
 @click.option("--max-failures", metavar="N|N%", help="Stop when more videos than this fail.  [default: never]")
+@click.option(
+    "--retry-failures",
+    metavar="all|STAGE,...",
+    help="Extract the finished shards again that hold failures of these stages (open, timeout, ...).",
+)
 @click.option("--scratch", type=_PATH, help="Folder for temporary files.  [default: OUT]")
 @click.option("--ffmpeg", "ffmpeg_path", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]")
 @cluster_options
@@ -73,6 +78,7 @@ def run(
     timeout: float,
     max_memory_mb: int,
     max_failures: str | None,
+    retry_failures: str | None,
     scratch: Path | None,
     ffmpeg_path: str | None,
     cluster: ClusterOptions,
@@ -99,14 +105,15 @@ def run(
     from extract.claims import Claims
     from extract.config import ExtractConfig
     from extract.ffmpeg_binary import find_ffmpeg
-    from extract.index import RunJob
     from extract.interrupts import interruptible
-    from extract.limits import Limits, parse_failure_limit
+    from extract.job import RunJob
+    from extract.limits import Limits, parse_failure_limit, parse_stages
     from extract.manifest import read_manifest
     from extract.motion import choose_reader
     from extract.pipeline import run_extraction
     from extract.plan import count_rows, plan_shards
     from extract.shares import allotted_cores
+    from extract.source import STAGES
     from extract.task_run import run_share
     from extract.video import extract_video
 
@@ -126,6 +133,7 @@ def run(
             store_frames=store_frames,
             segment_seconds=segment_seconds,
         )
+        stages = frozenset() if retry_failures is None else parse_stages(retry_failures, STAGES)
         reader = choose_reader(reader)
         if reader == "mvextractor" and transcode != "always":
             raise ValueError("reader: mvextractor reads canonical streams only, which needs transcode always")
@@ -136,6 +144,9 @@ def run(
     records = read_manifest(manifest, root=root, check_paths=False)
     try:
         share = cluster.share(os.environ)
+        if share and stages:
+            # Tasks tell what is left to do by which shards are there; a retry makes some of those again.
+            raise ValueError("--retry-failures: not in a task of many; run it once, alone, after `cmd-extract merge`")
         rows = count_rows(share.of(plan_shards(records, videos_per_shard))) if share else len(records)
         allowed = None if max_failures is None else parse_failure_limit(max_failures, rows)
     except ValueError as error:
@@ -170,6 +181,7 @@ def run(
             max_failures=allowed,
             extract=extract,
             spread=cluster.spread(workers),
+            retry_stages=stages,
         )
     _print_summary(summary, out)
     if summary.failures:
@@ -188,4 +200,6 @@ def _print_summary(summary: RunSummary, out: Path) -> None:
     click.echo(f"videos    {summary.videos} ({summary.new_videos} in this run)")
     click.echo(f"frames    {summary.frames} ({rate:.0f} a second in this run)")
     click.echo(f"failures  {summary.failures}" + (f", listed in {out / 'failures.csv'}" if summary.failures else ""))
+    if summary.damaged:
+        click.echo(f"damaged   {summary.damaged}, of which some frames were had, listed in {out / 'damaged.csv'}")
     click.echo(f"shards    {summary.shards}, {summary.size_bytes / 1e6:.1f} MB, in {out}")

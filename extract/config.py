@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
+from importlib.metadata import version
 from typing import Any
 
 from extract.schema import FORMAT_VERSION
@@ -103,7 +104,11 @@ class ExtractConfig:
             ffmpeg_version: first line that the FFmpeg binary prints of itself; encoders differ between versions.
         """
         resolved = asdict(self) | {"quality": self.resolved_quality}
-        return resolved | {"format_version": FORMAT_VERSION, "ffmpeg": ffmpeg_version}
+        resolved |= {"format_version": FORMAT_VERSION, "ffmpeg": ffmpeg_version}
+        if self.transcode != "always":
+            # Keyframes of sources with vectors of their own are not made by FFmpeg's program.
+            resolved["keyframes"] = f"PyAV {version('av')}, simplejpeg {version('simplejpeg')}"
+        return resolved
 
 
 def _even(length: Fraction) -> int:

@@ -7,6 +7,7 @@ process group, so that FFmpeg goes with it, and it dies with the worker.
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import signal
@@ -145,6 +146,7 @@ def _serve(
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     limit_memory(limits.max_memory_mb)
+    gc.freeze()  # else each collection looks at, and so copies, what the worker had loaded
     while True:
         try:
             source, workdir = connection.recv()

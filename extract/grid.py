@@ -10,12 +10,16 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.motion import FrameVectors
+from extract.motion import VECTOR_DTYPE, FrameVectors
 from extract.schema import QUARTER_PX, MotionGrid, grid_shape
 
 # FFmpeg exports blocks of 8 or 16 pixels only, aligned to 8, so that a grid of 8-pixel cells loses nothing.
 FINE_CELL_PX = 8
-_SOURCE, _W, _H, _DST_X, _DST_Y, _MOTION_X, _MOTION_Y, _SCALE = 0, 1, 2, 5, 6, 7, 8, 9
+_WIDE_PX = 16
+# Marks cells without a vector while drawing. As a displacement it would be 8192 pixels, more than any picture has.
+_NOTHING = np.full(2, np.iinfo(np.int16).min, np.int16).view(np.int32)[0]
+# Vectors as bytes without meaning: numpy copies these at once, and records field by field.
+_OPAQUE = np.dtype(f"V{VECTOR_DTYPE.itemsize}")
 
 
 def rasterize(frames: Sequence[FrameVectors], width: int, height: int, cell_px: int = FINE_CELL_PX) -> MotionGrid:
@@ -38,46 +42,63 @@ def rasterize(frames: Sequence[FrameVectors], width: int, height: int, cell_px: 
 
 
 def _rasterize_fine(frames: Sequence[FrameVectors], rows: int, columns: int) -> MotionGrid:
-    # Both components of a cell side by side, so that one assignment writes both.
-    pairs = np.zeros((len(frames) * rows * columns, 2), np.int16)
-    valid = np.zeros(len(frames) * rows * columns, np.bool_)
+    # A margin of one cell all around, so that blocks may reach over the edges.
+    shape = (len(frames), rows + 2, columns + 2)
+    canvas = np.full(shape, _NOTHING, np.int32)
     if frames:
-        vectors = np.concatenate([f.vectors for f in frames])
+        vectors = np.concatenate([f.vectors.view(_OPAQUE) for f in frames]).view(VECTOR_DTYPE)
         frame_of = np.repeat(np.arange(len(frames), dtype=np.int32), [len(f.vectors) for f in frames])
-        past = vectors[:, _SOURCE] < 0
+        past = vectors["source"] < 0
         if not past.all():
             vectors, frame_of = vectors[past], frame_of[past]
-        _draw(pairs, valid, vectors, frame_of, rows, columns)
-    grid = np.ascontiguousarray(pairs.reshape(len(frames), rows, columns, 2).transpose(0, 3, 1, 2))
-    return MotionGrid(grid_quarter_px=grid, valid=valid.reshape(len(frames), rows, columns))
+        _draw(canvas, vectors, frame_of)
+    valid = canvas[:, 1:-1, 1:-1] != _NOTHING
+    components = canvas.view(np.int16).reshape(*shape, 2)[:, 1:-1, 1:-1]
+    grid = np.empty((len(frames), 2, rows, columns), np.int16)
+    for channel in range(2):
+        np.multiply(components[..., channel], valid, out=grid[:, channel])
+    return MotionGrid(grid_quarter_px=grid, valid=valid)
 
 
-def _draw(
-    pairs: NDArray[np.int16],
-    valid: NDArray[np.bool_],
-    vectors: NDArray[np.int32],
-    frame_of: NDArray[np.int32],
-    rows: int,
-    columns: int,
-) -> None:
-    column_of = np.ascontiguousarray(vectors.T)
-    width, height, scale = column_of[_W], column_of[_H], column_of[_SCALE]
-    values = np.empty((len(vectors), 2), np.int16)
-    # Scales are 2 or 4 (half or quarter pixels), so that the division is exact.
-    values[:, 0] = -QUARTER_PX * column_of[_MOTION_X] // scale
-    values[:, 1] = -QUARTER_PX * column_of[_MOTION_Y] // scale
-    left = (column_of[_DST_X] - width // 2) // FINE_CELL_PX
-    top = (column_of[_DST_Y] - height // 2) // FINE_CELL_PX
-    corner = (frame_of.astype(np.int64) * rows + top) * columns + left
-    written, cells = pairs.view(np.int32)[:, 0], values.view(np.int32)[:, 0]
-    for down in range(int(height.max(initial=0)) // FINE_CELL_PX):
-        reaches_down = (height > down * FINE_CELL_PX) & (top >= -down) & (top < rows - down)
-        for right in range(int(width.max(initial=0)) // FINE_CELL_PX):
-            covered = reaches_down & (width > right * FINE_CELL_PX) & (left >= -right) & (left < columns - right)
-            where = np.compress(covered, corner)
-            where += down * columns + right
-            written[where] = np.compress(covered, cells)
-            valid[where] = True
+def _draw(canvas: NDArray[np.int32], vectors: NDArray[np.void], frame_of: NDArray[np.int32]) -> None:
+    """Writes both components of each vector, as one number, into the cells that its block covers."""
+    _, rows, columns = canvas.shape
+    width, height = vectors["w"], vectors["h"]
+    # Cells count from the margin.
+    left = ((vectors["dst_x"] - (width >> 1).astype(np.int16)) >> 3) + np.int16(1)
+    top = ((vectors["dst_y"] - (height >> 1).astype(np.int16)) >> 3) + np.int16(1)
+    if _any_outside(left, columns - 1) or _any_outside(top, rows - 1):
+        inside = (left >= 0) & (left < columns - 1) & (top >= 0) & (top < rows - 1)
+        vectors, frame_of, left, top = vectors[inside], frame_of[inside], left[inside], top[inside]
+        width, height = vectors["w"], vectors["h"]
+    corner = frame_of * np.intp(rows)
+    corner += top
+    corner *= columns
+    corner += left
+    values = _displacements(vectors)
+    written = canvas.reshape(-1)
+    wide, tall = width == _WIDE_PX, height == _WIDE_PX
+    written[corner] = values
+    written[np.compress(wide, corner) + 1] = np.compress(wide, values)
+    below, values, wide = np.compress(tall, corner) + columns, np.compress(tall, values), np.compress(tall, wide)
+    written[below] = values
+    written[np.compress(wide, below) + 1] = np.compress(wide, values)
+
+
+def _any_outside(cells: NDArray[np.int16], end: int) -> bool:
+    return bool(cells.min(initial=0) < 0 or cells.max(initial=0) >= end)
+
+
+def _displacements(vectors: NDArray[np.void]) -> NDArray[np.int32]:
+    """(N,) dx and dy in quarter pixels, two int16 in one int32."""
+    scale = vectors["motion_scale"]
+    lowest, highest = int(scale.min(initial=QUARTER_PX)), int(scale.max(initial=1))
+    # Scales are 1, 2 or 4, so that the division is exact.
+    factor = -QUARTER_PX // lowest if lowest == highest else -QUARTER_PX // scale.astype(np.int32)
+    pair = np.empty((len(vectors), 2), np.int16)
+    for channel, name in enumerate(("motion_x", "motion_y")):
+        np.multiply(vectors[name], factor, out=pair[:, channel], casting="unsafe")
+    return pair.view(np.int32)[:, 0]
 
 
 def coarsen(fine: MotionGrid, width: int, height: int) -> MotionGrid:

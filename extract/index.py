@@ -1,4 +1,4 @@
-"""The files beside the shards: ``index.json``, ``failures.csv``, ``run.json``; and whether a folder may be used."""
+"""The files beside the shards (``index.json``, ``run.json``, two tables), and whether a folder may be used."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import csv
 import json
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +17,7 @@ import joblib
 from extract import schema
 from extract.atomic import write_whole
 from extract.config import ExtractConfig
-from extract.ffmpeg_binary import FfmpegBinary
-from extract.limits import Limits
+from extract.job import RunJob
 from extract.manifest import read_manifest, resolve_path
 from extract.plan import ShardPlan
 from extract.schema import ShardError, VideoRecord, hash_records
@@ -30,33 +28,8 @@ from extract.source import fingerprint
 FailedRow = tuple[int, str, str, str]
 """Manifest row, path, stage, reason."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class RunJob:
-    """What every worker needs to know.
-
-    Attributes:
-        root: folder that relative manifest paths start from.
-        out: output folder.
-        scratch: folder in which each run makes one of its own for temporary files.
-        config: the extraction configuration.
-        binary: the run's FFmpeg.
-        limits: what one video may cost.
-        manifest: the manifest file, for the record.
-    """
-
-    root: Path
-    out: Path
-    scratch: Path
-    config: ExtractConfig
-    binary: FfmpegBinary
-    limits: Limits = field(default_factory=Limits)
-    manifest: Path | None = None
-
-    @property
-    def described(self) -> dict[str, Any]:
-        """The configuration as stored."""
-        return self.config.describe(self.binary.version)
+DamagedRow = tuple[int, str, str]
+"""Manifest row, id of the video, what is wrong with its source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +37,7 @@ class RunSummary:
     """Totals of an output folder after a run.
 
     Attributes:
-        videos, frames, failures, shards: of the whole folder.
+        videos, frames, failures, damaged, shards: of the whole folder.
         new_videos, new_frames: what this run added.
         seconds: wall time of this run.
         size_bytes: of all shards.
@@ -73,22 +46,12 @@ class RunSummary:
     videos: int
     frames: int
     failures: int
+    damaged: int
     shards: int
     new_videos: int
     new_frames: int
     seconds: float
     size_bytes: int
-
-
-def software_versions(binary: FfmpegBinary) -> dict[str, str]:
-    """Name to version of the programs whose work ends up in a shard."""
-    packages = ("av", "h5py", "hdf5plugin", "motion-vector-extractor", "numpy")
-    found = {"ffmpeg": binary.version, "hdf5": h5py.version.hdf5_version}
-    for package in packages:
-        # mvextractor exists for x86-64 Linux only.
-        with contextlib.suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
 
 
 def is_finished(plan: ShardPlan, job: RunJob) -> bool:
@@ -114,6 +77,15 @@ def failures_of(plan: ShardPlan, job: RunJob) -> list[FailedRow]:
     reader = ShardReader(job.out / plan.name)
     try:
         return reader.failures()
+    finally:
+        reader.close()
+
+
+def damaged_of(path: Path) -> list[DamagedRow]:
+    """The videos of a shard whose sources are known to be damaged."""
+    reader = ShardReader(path)
+    try:
+        return [(row, video_id, damage.text) for row, video_id, damage in reader.damaged()]
     finally:
         reader.close()
 
@@ -228,15 +200,17 @@ def read_recorded_run(folder: Path, manifest: Path | None = None, root: Path | N
 
 
 def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, WrittenShard]) -> dict[str, Any]:
-    """Writes ``index.json`` and ``failures.csv``: what the folder holds, in manifest order and without times."""
-    shards, failures = [], []
+    """Writes ``index.json`` and both tables: what the folder holds, in manifest order and without times."""
+    shards, failures, damaged = [], [], []
     for plan in plans:
         entry = written.get(plan.name) or _describe_existing(job.out / plan.name)
         rows = [plan.records[0].row, plan.records[-1].row + 1]
         shards.append(asdict(entry) | {"rows": rows, "rows_hash": plan.rows_hash})
         if entry.failures:
             failures += failures_of(plan, job)
-    totals = {key: sum(s[key] for s in shards) for key in ("videos", "frames", "failures", "size_bytes")}
+        if entry.damaged:
+            damaged += damaged_of(job.out / plan.name)
+    totals = {key: sum(s[key] for s in shards) for key in ("videos", "frames", "failures", "damaged", "size_bytes")}
     index = {
         "format": schema.FORMAT_NAME,
         "version": schema.FORMAT_VERSION,
@@ -246,6 +220,7 @@ def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, Writ
         "shards": shards,
     }
     write_failures(job.out / schema.FAILURES_NAME, failures)
+    _write_table(job.out / schema.DAMAGED_NAME, ("row", "id", "damage"), damaged)
     _write_json(job.out / schema.INDEX_NAME, index)
     return index
 
@@ -253,7 +228,7 @@ def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, Writ
 def _describe_existing(path: Path) -> WrittenShard:
     reader = ShardReader(path)
     entries = reader.entries()
-    failures = len(reader.failures())
+    failures, damaged = len(reader.failures()), len(reader.damaged())
     reader.close()
     return WrittenShard(
         name=path.name,
@@ -262,17 +237,21 @@ def _describe_existing(path: Path) -> WrittenShard:
         videos=len(entries),
         frames=sum(e.frame_count for e in entries),
         failures=failures,
+        damaged=damaged,
     )
 
 
 def write_failures(path: Path, failures: Iterable[FailedRow]) -> None:
     """Writes ``failures.csv``: row, path, stage, reason."""
+    _write_table(path, ("row", "path", "stage", "reason"), failures)
 
+
+def _write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
     def write(temporary: Path) -> None:
         with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
             writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(["row", "path", "stage", "reason"])
-            writer.writerows(failures)
+            writer.writerow(columns)
+            writer.writerows(rows)
 
     write_whole(path, write)
 
@@ -286,7 +265,7 @@ def write_run_record(
         _claim(job, records, plans)
         | _places(job)
         | {
-            "software": software_versions(job.binary),
+            "software": job.software,
             "ffmpeg_path": job.binary.path,
             "machine": machine,
             "summary": asdict(summary),

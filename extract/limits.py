@@ -80,6 +80,22 @@ def parse_failure_limit(text: str, rows: int) -> int:
     raise ValueError(f"max_failures: {text!r} is neither a count such as 20 nor a share such as 5%")
 
 
+def parse_stages(text: str, known: tuple[str, ...]) -> frozenset[str]:
+    """Stages of failures to try again.
+
+    Args:
+        text: ``all``, or some of ``known`` separated by commas.
+        known: all stages there are.
+
+    Raises:
+        ValueError: ``text`` is neither.
+    """
+    stages = set(known) if text == "all" else {part.strip() for part in text.split(",")}
+    if not stages <= set(known):
+        raise ValueError(f"retry_failures: {text!r} is neither all nor some of {','.join(known)}")
+    return frozenset(stages)
+
+
 def die_with_parent() -> None:
     """Has the system kill this process when the one that started it ends, however that ends (Linux only)."""
     if _LIBC is not None:

@@ -12,12 +12,12 @@ from extract.claims import Claims, file_system_time
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.index import (
     RecordedRun,
-    RunJob,
     RunSummary,
     is_finished,
     write_index,
     write_run_record,
 )
+from extract.job import RunJob
 from extract.manifest_table import summarise
 from extract.plan import ShardPlan, plan_shards
 from extract.schema import ShardError

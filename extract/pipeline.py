@@ -15,17 +15,16 @@ from pathlib import Path
 from extract.atomic import remove, remove_leftovers, scratch_folder
 from extract.containment import ContainedExtractor, Extract
 from extract.index import (
-    RunJob,
     RunSummary,
     check_sources,
     claim_folder,
     failures_of,
     is_finished,
-    software_versions,
     write_failures,
     write_index,
     write_run_record,
 )
+from extract.job import RunJob
 from extract.journal import ShardJournal, count_failures, read_failures
 from extract.limits import FailureLimitError, OutputError
 from extract.manifest import resolve_path
@@ -57,22 +56,20 @@ def extract_shard(plan: ShardPlan, job: RunJob, scratch: Path, may_fail: int | N
     try:
         folder = scratch / f"{plan.name}.videos"
         folder.mkdir()
-        with (
-            ContainedExtractor(job.config, job.binary, job.limits, extract) as extractor,
-            ShardWriter(
-                job.out / plan.name,
-                workdir=folder,
-                config=job.config,
-                described=job.described,
-                software=software_versions(job.binary),
-                rows_hash=plan.rows_hash,
-            ) as writer,
-        ):
+        writer = ShardWriter(
+            job.out / plan.name,
+            workdir=folder,
+            config=job.config,
+            described=job.described,
+            software=job.software,
+            rows_hash=plan.rows_hash,
+        )
+        with ContainedExtractor(job.config, job.binary, job.limits, extract) as extractor:
             for record in plan.records:
                 fine = _extract_record(record, job, folder, extractor, writer, journal)
                 if not fine and may_fail is not None and count_failures(scratch) > may_fail:
                     raise FailureLimitError(f"more than {may_fail} videos failed")
-            return writer.finish()
+        return writer.finish()
     except OSError as error:
         raise OutputError(f"cannot write in {job.out} or {job.scratch}: {error.strerror or error}") from None
     finally:
@@ -136,6 +133,7 @@ def run_extraction(
     extract: Extract = extract_video,
     redo: frozenset[str] = frozenset(),
     spread: Spread | None = None,
+    retry_stages: frozenset[str] = frozenset(),
 ) -> RunSummary:
     """Extracts a manifest into ``job.out``, continuing what an earlier run has left.
 
@@ -148,6 +146,7 @@ def run_extraction(
         extract: what extracts one video, in a process of its own.
         redo: names of shards to make again even if they look finished; each stays until its successor is whole.
         spread: where the shards are made; None for ``workers`` processes of this machine.
+        retry_stages: shards with a failure of these stages are made again likewise.
 
     Raises:
         ShardError: the folder holds an extraction of another manifest or configuration.
@@ -157,7 +156,7 @@ def run_extraction(
     start = time.monotonic()
     plans = plan_shards(records, videos_per_shard)
     prepare_folders(job, records, plans)
-    done, todo = divide_work(plans, job, redo)
+    done, todo = divide_work(plans, job, redo, retry_stages)
     failed_before = [row for plan in done for row in failures_of(plan, job)]
     scratch = scratch_folder(job.scratch)
     try:
@@ -197,14 +196,17 @@ def prepare_folders(job: RunJob, records: Sequence[VideoRecord], plans: Sequence
 
 
 def divide_work(
-    plans: Sequence[ShardPlan], job: RunJob, redo: frozenset[str] = frozenset()
+    plans: Sequence[ShardPlan],
+    job: RunJob,
+    redo: frozenset[str] = frozenset(),
+    retry_stages: frozenset[str] = frozenset(),
 ) -> tuple[list[ShardPlan], list[ShardPlan]]:
     """Which shards are finished, and which are to be made.
 
     Raises:
         ShardError: the sources of finished ones have changed.
     """
-    done = [plan for plan in plans if plan.name not in redo and is_finished(plan, job)]
+    done = [plan for plan in plans if plan.name not in redo and _is_settled(plan, job, retry_stages)]
     done_numbers = {plan.number for plan in done}
     todo = [plan for plan in plans if plan.number not in done_numbers]
     changed = [text for plan in done for text in check_sources(plan, job)]
@@ -214,3 +216,8 @@ def divide_work(
             f"`cmd-extract verify {job.out} --repair` extracts them again, or choose another folder"
         )
     return done, todo
+
+
+def _is_settled(plan: ShardPlan, job: RunJob, retry_stages: frozenset[str]) -> bool:
+    """Whether a shard is finished and holds no failure that is to be tried again."""
+    return is_finished(plan, job) and retry_stages.isdisjoint(stage for _, _, stage, _ in failures_of(plan, job))

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import IntFlag
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ QUARTER_PX = 4
 
 INDEX_NAME = "index.json"
 FAILURES_NAME = "failures.csv"
+DAMAGED_NAME = "damaged.csv"
 RUN_NAME = "run.json"
 SHARD_PATTERN = "shard-{:05d}.h5"
 
@@ -53,6 +55,7 @@ VIDEO_CODEC = "video/codec"
 VIDEO_FINGERPRINT = "video/fingerprint"  # (V,) S64, SHA-256 of the source file's bytes
 VIDEO_SOURCE_BYTES = "video/source_bytes"  # (V,) int64, length of the source file
 VIDEO_OWN_VECTORS = "video/own_vectors"  # (V,) uint8, 1 if the vectors are the source's, 0 if a canonical stream's
+VIDEO_DAMAGE = "video/damage"  # (V,) uint8, sum of the values of Damage; 0 if nothing is known to be wrong
 VIDEO_FIRST_FRAME = "video/first_frame"  # (V,) uint64
 VIDEO_FIRST_KEYFRAME = "video/first_keyframe"  # (V,) uint64
 FRAME_JPEG = "frame/jpeg"  # (bytes,) uint8, contiguous
@@ -74,6 +77,19 @@ FAILURE_REASON = "failure/reason"
 MOTION_CHUNK_FRAMES = 4
 # Masks are nearly all ones, so that unpacking one costs less than the call for it.
 VALID_CHUNK_FRAMES = 16
+
+
+class Damage(IntFlag):
+    """What is known to be wrong with a source of which frames could be had all the same."""
+
+    NONE = 0
+    DECODE_ERRORS = 1
+    FRAMES_MISSING = 2
+
+    @property
+    def text(self) -> str:
+        """For people."""
+        return ", ".join(flag.name.replace("_", " ").lower() for flag in Damage if flag in self and flag.name)
 
 
 class ShardError(ValueError):

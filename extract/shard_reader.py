@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract import schema
-from extract.schema import MotionGrid, ShardError, ShardHeader, VideoEntry
+from extract.schema import Damage, MotionGrid, ShardError, ShardHeader, VideoEntry
 from extract.shard_file import OpenShard, read_texts
 
 _MAX_OPEN_SHARDS = 256
@@ -70,6 +70,13 @@ class ShardReader:
         rows = file[schema.FAILURE_ROW][:].tolist()
         texts = (read_texts(file, n) for n in (schema.FAILURE_PATH, schema.FAILURE_STAGE, schema.FAILURE_REASON))
         return list(zip(rows, *texts, strict=True))
+
+    def damaged(self) -> list[tuple[int, str, Damage]]:
+        """Videos of sources with known damage: (row, id, damage)."""
+        file = self._file.h5
+        damage = file[schema.VIDEO_DAMAGE][:]
+        rows, ids = file[schema.VIDEO_ROW][:].tolist(), read_texts(file, schema.VIDEO_ID)
+        return [(rows[i], ids[i], Damage(int(damage[i]))) for i in damage.nonzero()[0]]
 
     def source_bytes(self) -> list[int]:
         """Length of each video's source file when it was extracted."""

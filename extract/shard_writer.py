@@ -1,19 +1,18 @@
-"""Writes one shard: videos are spooled to files, then laid out at their known size and moved into place.
+"""Writes one shard: videos wait in files, then are laid out at their known size and moved into place.
 
-HDF5 cannot grow a contiguous dataset, and only contiguous byte arrays can be mapped by readers; hence the spool.
+HDF5 cannot grow a contiguous dataset, and only contiguous byte arrays can be mapped by readers; hence the files.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import h5py
 import hdf5plugin
@@ -49,6 +48,7 @@ class WrittenShard:
         sha256: checksum of the file.
         size_bytes: its length.
         videos, frames, failures: counts.
+        damaged: how many of the videos come from a source with known damage.
     """
 
     name: str
@@ -57,6 +57,7 @@ class WrittenShard:
     videos: int
     frames: int
     failures: int
+    damaged: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,20 +91,35 @@ class _Sample:
 
 @dataclass
 class _Spool:
-    """Growing files of one shard, and the columns that describe them."""
+    """The files of one shard's videos, by what they hold, and the columns that describe them."""
 
     folder: Path
     samples: list[_Sample] = field(default_factory=list)
     videos: list[ExtractedVideo] = field(default_factory=list)
     failures: list[Failure] = field(default_factory=list)
-    streams: dict[str, IO[bytes]] = field(default_factory=dict)
+    files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
 
     def append(self, name: str, source: Path) -> None:
-        if name not in self.streams:
-            self.streams[name] = (self.folder / name).open("w+b")
-        with source.open("rb") as stream:
-            shutil.copyfileobj(stream, self.streams[name], _COPY_BYTES)
-        source.unlink()
+        kept = self.folder / f"{name}-{len(self.files[name])}"
+        source.rename(kept)
+        self.files[name].append(kept)
+
+    def byte_count(self, name: str) -> int:
+        return sum(path.stat().st_size for path in self.files[name])
+
+    def blocks(self, name: str, size: int) -> Iterator[memoryview]:
+        """The bytes of all files end to end, in blocks of ``size``; the last may be shorter. Removes the files."""
+        block, filled = bytearray(size), 0
+        for path in self.files[name]:
+            with path.open("rb") as stream:
+                while count := stream.readinto(memoryview(block)[filled:]):
+                    filled += count
+                    if filled == size:
+                        yield memoryview(block)
+                        filled = 0
+            path.unlink()
+        if filled:
+            yield memoryview(block)[:filled]
 
 
 class ShardWriter:
@@ -111,7 +127,7 @@ class ShardWriter:
 
     Args:
         target: final path of the shard.
-        workdir: an existing folder for spool files, on any file system.
+        workdir: an existing folder on the file system of the videos' files, which are moved there and used up.
         config: the extraction configuration.
         described: ``config`` as stored, see ``ExtractConfig.describe``.
         software: name to version of the programs at work.
@@ -135,17 +151,8 @@ class ShardWriter:
         self._rows_hash = rows_hash
         self._spool = _Spool(workdir)
 
-    def __enter__(self) -> ShardWriter:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        for stream in self._spool.streams.values():
-            stream.close()
-
     def add_video(self, record: VideoRecord, video: ExtractedVideo) -> None:
-        """Takes over one video; its spool files are consumed."""
+        """Takes over one video and its files."""
         spool = self._spool
         spool.append("frame", video.frame_jpeg)
         spool.append("keyframe", video.keyframe_jpeg)
@@ -182,6 +189,7 @@ class ShardWriter:
             videos=len(self._spool.samples),
             frames=sum(v.frame_count for v in self._spool.videos),
             failures=len(self._spool.failures),
+            damaged=sum(bool(s.video.damage) for s in self._spool.samples),
         )
 
     def _write(self, path: Path) -> None:
@@ -225,6 +233,7 @@ class ShardWriter:
         _put_text(file, schema.VIDEO_FINGERPRINT, [f.fingerprint for f in facts])
         _put(file, schema.VIDEO_SOURCE_BYTES, np.array([f.file_bytes for f in facts], np.int64))
         _put(file, schema.VIDEO_OWN_VECTORS, np.array([s.video.own_vectors for s in samples], np.uint8))
+        _put(file, schema.VIDEO_DAMAGE, np.array([s.video.damage for s in samples], np.uint8))
         _put(file, schema.VIDEO_FIRST_FRAME, _starts(counts)[:-1])
         _put(file, schema.VIDEO_FIRST_KEYFRAME, _starts(keyframes)[:-1])
 
@@ -239,13 +248,11 @@ class ShardWriter:
         _put(file, schema.KEYFRAME_INDEX, _join([s.keyframe_indices for s in self._spool.samples], np.int64))
 
     def _copy_bytes(self, file: h5py.File, name: str, spool: str) -> None:
-        stream = self._spool.streams.get(spool)
-        size = stream.seek(0, os.SEEK_END) if stream else 0
-        dataset = file.create_dataset(name, shape=(size,), dtype=np.uint8, track_times=False)
-        if stream:
-            stream.seek(0)
-            for start in range(0, size, _COPY_BYTES):
-                dataset[start : start + _COPY_BYTES] = np.frombuffer(stream.read(_COPY_BYTES), np.uint8)
+        dataset = file.create_dataset(name, shape=(self._spool.byte_count(spool),), dtype=np.uint8, track_times=False)
+        start = 0
+        for block in self._spool.blocks(spool, _COPY_BYTES):
+            dataset[start : start + len(block)] = np.frombuffer(block, np.uint8)
+            start += len(block)
 
     def _write_motion(self, file: h5py.File) -> None:
         rows, columns = schema.grid_shape(self._config.width, self._config.height, self._config.cell_px)
@@ -271,14 +278,14 @@ class ShardWriter:
             # zstd would make it 40 % smaller at the same writing time, but takes three times as long to unpack.
             **hdf5plugin.Blosc(cname="lz4hc", clevel=1, shuffle=hdf5plugin.Blosc.SHUFFLE),
         )
-        stream = self._spool.streams.get(spool)
-        if stream is None:
-            return
-        stream.seek(0)
         frame_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
-        for start in range(0, shape[0], _COPY_FRAMES):
-            part: NDArray[Any] = np.frombuffer(stream.read(_COPY_FRAMES * frame_bytes), dtype)
-            dataset[start : start + _COPY_FRAMES] = part.reshape(-1, *shape[1:])
+        start = 0
+        for block in self._spool.blocks(spool, _COPY_FRAMES * frame_bytes):
+            part: NDArray[Any] = np.frombuffer(block, dtype).reshape(-1, *shape[1:])
+            dataset[start : start + len(part)] = part
+            start += len(part)
+        if start != shape[0]:
+            raise ValueError(f"{name}: {start} frames in the files, {shape[0]} in the columns")
         # Now, not whenever the last reference goes (dask's profiler keeps some for a while): the order in which chunks
         # are laid down is part of the bytes.
         dataset.flush()

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 import stat
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import av.error
+import av.logging
 from av.stream import Disposition
 
 # What may be opened at all. FFmpeg's playlists and scripts (hls, concat, dash ...) would read other files or the
@@ -22,12 +26,14 @@ SAFE_FORMATS = (
 SAFE_PROTOCOLS = "file"
 
 
+STAGES = ("open", "probe", "transcode", "motion", "timeout", "memory", "crash", "error")
+
+
 class VideoError(Exception):
     """One video that cannot be extracted.
 
     Attributes:
-        stage: where it failed: ``open``, ``probe``, ``transcode`` or ``motion``; or how: ``timeout``, ``memory``,
-            ``crash`` or ``error`` (an exception that nobody foresaw).
+        stage: one of ``STAGES``: where it failed, or how; ``error`` is an exception that nobody foresaw.
         reason: one line for the failure list.
     """
 
@@ -49,6 +55,7 @@ class SourceFacts:
         codec: FFmpeg's name of the codec.
         width, height: coded size in pixels, before any rotation the container asks for.
         fps: mean frame rate by the container, 0 if it does not say.
+        promised_frames: number of frames by the container, 0 if it does not say.
         fingerprint: SHA-256 (hex) of the file.
         file_bytes: its length.
     """
@@ -58,6 +65,7 @@ class SourceFacts:
     width: int
     height: int
     fps: float
+    promised_frames: int
     fingerprint: str
     file_bytes: int
 
@@ -106,6 +114,7 @@ def probe(path: Path) -> SourceFacts:
                 width=stream.codec_context.width,
                 height=stream.codec_context.height,
                 fps=float(stream.average_rate or Fraction(0)),
+                promised_frames=max(0, stream.frames),
                 fingerprint=digest,
                 file_bytes=length,
             )
@@ -114,6 +123,25 @@ def probe(path: Path) -> SourceFacts:
         raise VideoError("probe", "not one of the accepted video containers") from error
     except (av.error.FFmpegError, OSError, ValueError) as error:
         raise VideoError("probe", f"not a readable video: {getattr(error, 'strerror', None) or error}") from error
+
+
+@contextmanager
+def decoder_errors() -> Iterator[Callable[[], int]]:
+    """Within it, a function that tells how many errors FFmpeg's libraries have reported in this process so far.
+
+    A decoder that conceals what is damaged says so in no other way.
+    """
+    logger = logging.getLogger("libav")
+    level = logger.level
+    # They are to be counted only: a garbled file may give millions.
+    logger.setLevel(logging.CRITICAL + 1)
+    av.logging.set_level(av.logging.ERROR)
+    before = av.logging.get_last_error()[0]
+    try:
+        yield lambda: av.logging.get_last_error()[0] - before
+    finally:
+        av.logging.set_level(None)
+        logger.setLevel(level)
 
 
 def _best_stream(container: av.container.InputContainer) -> av.VideoStream:

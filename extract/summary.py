@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from extract.schema import QUARTER_PX
+from extract.schema import DAMAGED_NAME, QUARTER_PX
 from extract.shard_reader import ShardSet, read_index
 
 _SAMPLED_VIDEOS = 200
@@ -70,6 +70,7 @@ def describe_folder(folder: Path) -> list[tuple[str, str]]:
     splits = {name: Counter(v.splits[name] or "(none)" for v in videos) for name in videos[0].splits}
     rows = [
         ("videos", f"{len(videos)}, {totals['failures']} failures, {len(index['shards'])} shards"),
+        ("damaged", f"{totals['damaged']} videos, see {folder / DAMAGED_NAME}" if totals["damaged"] else ""),
         ("frames", f"{frames.sum()}; a video {frames.min()} to {frames.max()}, median {np.median(frames):.0f}"),
         ("length", f"{seconds.sum() / 3600:.2f} hours; frame rates {_range([v.fps for v in videos])}"),
         ("bytes", f"{totals['size_bytes'] / 1e6:.1f} MB, {totals['size_bytes'] / frames.sum():.0f} a frame"),

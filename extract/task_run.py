@@ -11,7 +11,8 @@ from functools import partial
 from extract.atomic import remove, remove_leftovers, scratch_folder
 from extract.claims import Claims
 from extract.containment import Extract
-from extract.index import RunJob, failures_of, is_finished
+from extract.index import failures_of, is_finished
+from extract.job import RunJob
 from extract.limits import FailureLimitError
 from extract.pipeline import ShardWork, divide_work, prepare_folders
 from extract.plan import ShardPlan, count_rows, plan_shards

@@ -13,7 +13,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,14 @@ class TranscodedFiles:
     Attributes:
         canonical: the stream that motion vectors are read from; None if they are the source's own.
         frames: small frames, one JPEG a packet, with the source's time stamps; None if they are not wanted.
-        keyframes: JPEGs at canonical size, one for each I-frame of the stream that vectors are read from.
+        keyframes: JPEGs at canonical size, one for each I-frame of the canonical stream; None as it is.
+        decode_errors: whether FFmpeg has reported errors, and went on.
     """
 
     canonical: Path | None
     frames: Path | None
-    keyframes: Path
+    keyframes: Path | None
+    decode_errors: bool = False
 
 
 def build_command(
@@ -67,8 +69,6 @@ def build_command(
     if own_vectors:
         # The vectors know nothing of a rotation that the container asks for.
         options["noautorotate"] = None
-        if files.frames is None:
-            options["skip_frame"] = "nointra"
     picture = ffmpeg.input(input_url(source), **options)[str(facts.stream_index)]
     if config.fps is not None:
         picture = picture.filter("fps", fps=config.fps)
@@ -86,8 +86,7 @@ def build_command(
             branch = branch.filter("scale", *config.frame_size, flags="area", out_range="full")
         else:
             # Those of a canonical stream stand at every gop-th frame exactly: scene cuts may not insert any.
-            select = "eq(pict_type,I)" if own_vectors else f"not(mod(n,{config.gop}))"
-            branch = branch.filter("select", select).filter("scale", out_range="full")
+            branch = branch.filter("select", f"not(mod(n,{config.gop}))").filter("scale", out_range="full")
         outputs.append(ffmpeg.output(branch, input_url(path), **_jpeg_options(config)))
     merged = ffmpeg.merge_outputs(*outputs).global_args(
         "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error", "-filter_complex_threads", "1"
@@ -134,7 +133,7 @@ def transcode(
     *,
     own_vectors: bool = False,
 ) -> TranscodedFiles:
-    """Runs FFmpeg on one source; with ``own_vectors`` it makes no canonical stream.
+    """Runs FFmpeg on one source; with ``own_vectors`` it makes the small frames only.
 
     A source that breaks off or is damaged in places gives the frames that decode.
 
@@ -148,8 +147,10 @@ def transcode(
     files = TranscodedFiles(
         canonical=None if own_vectors else workdir / "canonical.avi",
         frames=workdir / "frames.nut" if config.store_frames else None,
-        keyframes=workdir / "keyframes.nut",
+        keyframes=None if own_vectors else workdir / "keyframes.nut",
     )
+    if own_vectors and files.frames is None:
+        return files  # there is nothing to make
     command = build_command(source, facts, config, files, binary)
     log = workdir / "ffmpeg.log"
     with (
@@ -174,7 +175,7 @@ def transcode(
         raise VideoError("memory", "ffmpeg needs more memory than --max-memory-mb allows")
     if status != 0:
         raise _explain(status, words, workdir)
-    return files
+    return replace(files, decode_errors=bool(words))
 
 
 def _explain(status: int, words: list[str], workdir: Path) -> VideoError | OutputError:

@@ -16,6 +16,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from extract import schema
+from extract.index import DamagedRow, FailedRow, damaged_of
 from extract.schema import VideoRecord
 from extract.shard_reader import ShardReader, read_index
 from extract.source import VideoError, fingerprint
@@ -24,7 +25,7 @@ _FRAMES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
-class Damage:
+class Problem:
     """Something that is not as it should be.
 
     Attributes:
@@ -43,7 +44,7 @@ def verify_folder(
     sources: Sequence[VideoRecord] | None = None,
     resolve: Callable[[VideoRecord], Path] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> list[Damage]:
+) -> list[Problem]:
     """Checks everything that ``cmd-extract run`` has written in a folder.
 
     Args:
@@ -58,20 +59,22 @@ def verify_folder(
     """
     index = read_index(folder)
     paths = {r.row: resolve(r) for r in sources} if sources is not None and resolve is not None else {}
-    found: list[Damage] = []
-    failures: list[tuple[int, str, str, str]] = []
+    found: list[Problem] = []
+    failures: list[FailedRow] = []
+    damaged: list[DamagedRow] = []
     for number, entry in enumerate(index["shards"]):
         path = folder / entry["name"]
         problems: list[str] = []
         try:
             problems += itertools.islice(_check_shard(path, entry, index["config_hash"], decode, paths), 20)
             failures += ShardReader(path).failures()
+            damaged += damaged_of(path)
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             problems.append(f"cannot be read: {error}")
-        found += [Damage(shard=number, what=f"{path.name}: {problem}") for problem in problems]
+        found += [Problem(shard=number, what=f"{path.name}: {problem}") for problem in problems]
         progress(number + 1, len(index["shards"]))
     if not found:
-        found += [Damage(shard=None, what=what) for what in _check_folder(folder, index, failures)]
+        found += [Problem(shard=None, what=what) for what in _check_folder(folder, index, failures, damaged)]
     return found
 
 
@@ -91,7 +94,7 @@ def _check_shard(
         if file.attrs[schema.ATTR_ROWS_HASH] != entry["rows_hash"]:
             yield "made of other manifest rows than the index says"
         counts = {"videos": len(file[schema.VIDEO_ROW]), "frames": len(file[schema.FRAME_TYPE])}
-        counts["failures"] = len(file[schema.FAILURE_ROW])
+        counts |= {"failures": len(file[schema.FAILURE_ROW]), "damaged": int((file[schema.VIDEO_DAMAGE][:] > 0).sum())}
         yield from (f"{n} {key}, the index says {entry[key]}" for key, n in counts.items() if n != entry[key])
         yield from _check_rows(file, entry)
         yield from _check_columns(file)
@@ -184,22 +187,28 @@ def _check_sources(file: h5py.File, sources: dict[int, Path]) -> Iterator[str]:
             yield f"the source {path} cannot be read ({error})"
 
 
-def _check_folder(folder: Path, index: dict[str, Any], failures: list[tuple[int, str, str, str]]) -> Iterator[str]:
+def _check_folder(
+    folder: Path, index: dict[str, Any], failures: list[FailedRow], damaged: list[DamagedRow]
+) -> Iterator[str]:
     for key, value in index["totals"].items():
         if sum(s[key] for s in index["shards"]) != value:
             yield f"{schema.INDEX_NAME}: its total of {key} is not the sum over the shards"
     rows = [row for s in index["shards"] for row in range(*s["rows"])]
     if rows != list(range(len(rows))):
         yield f"{schema.INDEX_NAME}: its shards do not cover the manifest"
-    path = folder / schema.FAILURES_NAME
-    if not path.exists():
-        yield f"{schema.FAILURES_NAME}: missing"
-        return
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        listed = [(int(r["row"]), r["path"], r["stage"], r["reason"]) for r in csv.DictReader(stream)]
-    if listed != failures:
-        yield f"{schema.FAILURES_NAME}: not the failures that the shards name"
-    known = {schema.INDEX_NAME, schema.FAILURES_NAME, schema.RUN_NAME, *(s["name"] for s in index["shards"])}
+    yield from _check_table(folder / schema.FAILURES_NAME, failures)
+    yield from _check_table(folder / schema.DAMAGED_NAME, damaged)
+    known = {s["name"] for s in index["shards"]}
     foreign = sorted(p.name for p in folder.glob("shard-*.h5") if p.name not in known)
     if foreign:
         yield f"shards that the index does not name: {', '.join(foreign[:5])}"
+
+
+def _check_table(path: Path, expected: Sequence[tuple[object, ...]]) -> Iterator[str]:
+    if not path.exists():
+        yield f"{path.name}: missing"
+        return
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        listed = list(csv.reader(stream))[1:]
+    if listed != [list(map(str, row)) for row in expected]:
+        yield f"{path.name}: not what the shards say"

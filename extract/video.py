@@ -7,7 +7,7 @@ are held.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 
@@ -18,11 +18,16 @@ from extract.config import ExtractConfig
 from extract.direct import use_own_vectors
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.grid import rasterize
+from extract.keyframe import KeyframeEncoder
 from extract.motion import FrameVectors, read_vectors
-from extract.source import SourceFacts, VideoError, probe
-from extract.transcode import read_packets, transcode
+from extract.schema import Damage
+from extract.source import SourceFacts, VideoError, decoder_errors, probe
+from extract.transcode import TranscodedFiles, read_packets, transcode
 
 _BATCH_FRAMES = 64
+_SAME_SECONDS = 1e-3
+# Edit lists and packed B-frames make a few frames fewer of what containers count.
+_LOST_SHARE, _LOST_FRAMES = 0.05, 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +43,7 @@ class ExtractedVideo:
         keyframe_indices: (K,) int64.
         grid, valid: files of raw C-ordered (F, 2, gh, gw) int16 and (F, gh, gw) uint8.
         own_vectors: whether the vectors are the source's own, not those of a canonical stream.
+        damage: what is known to be wrong with the source.
     """
 
     facts: SourceFacts
@@ -51,6 +57,7 @@ class ExtractedVideo:
     grid: Path
     valid: Path
     own_vectors: bool = False
+    damage: Damage = Damage.NONE
 
     def __post_init__(self) -> None:
         frames, keyframes = len(self.frame_sizes), len(self.keyframe_sizes)
@@ -109,45 +116,53 @@ def extract_video(
     # mvextractor may open only what this project has written.
     own_vectors = reader != "mvextractor" and use_own_vectors(source, facts, config)
     files = transcode(source, facts, config, workdir, binary, own_vectors=own_vectors)
-    frame_jpeg, keyframe_jpeg = workdir / "frames.jpegs", workdir / "keyframes.jpegs"
-    grid, valid = workdir / "grid.raw", workdir / "valid.raw"
+    spool = {name: workdir / name for name in ("frames", "keyframes", "grid", "valid")}
     if files.canonical is None:
-        vectors = read_vectors(source, reader, facts.stream_index, size=(config.width, config.height))
+        encoder = KeyframeEncoder(config.jpeg_quality)
+        vectors = read_vectors(source, reader, facts.stream_index, (config.width, config.height), encoder)
+        with decoder_errors() as count_errors:
+            stream = _spool_stream(vectors, config, spool)
+            files = replace(files, decode_errors=files.decode_errors or count_errors() > 0)
+        keyframe_sizes, keyframe_pts = stream.keyframe_sizes, stream.pts_seconds[stream.types == b"I"]
     else:
-        vectors = read_vectors(files.canonical, reader)
-    types, vector_pts = _spool_motion(vectors, config, grid, valid)
-    if files.canonical is not None:
+        stream = _spool_stream(read_vectors(files.canonical, reader), config, spool)
         files.canonical.unlink()
-    keyframe_sizes, keyframe_pts = _unpack(files.keyframes, keyframe_jpeg)
+        keyframe_sizes, keyframe_pts = _unpack(files.keyframes, spool["keyframes"])
     if files.frames is None:
-        frame_jpeg.touch()
-        frame_sizes, pts = np.zeros(len(types), np.int64), vector_pts
+        spool["frames"].touch()
+        frame_sizes, pts = np.zeros(len(stream.types), np.int64), stream.pts_seconds
     else:
-        frame_sizes, pts = _unpack(files.frames, frame_jpeg)
-    indices = np.flatnonzero(types == b"I")
-    _check_counts(pts, types, indices, keyframe_pts, compare_times=files.frames is not None)
+        frame_sizes, pts = _unpack(files.frames, spool["frames"])
+    indices = np.flatnonzero(stream.types == b"I")
+    _check_frames(pts, stream.types, indices, keyframe_pts)
     return ExtractedVideo(
         facts=facts,
-        frame_jpeg=frame_jpeg,
+        frame_jpeg=spool["frames"],
         frame_sizes=frame_sizes,
         pts_seconds=pts - pts[0],
-        frame_types=types,
-        keyframe_jpeg=keyframe_jpeg,
+        frame_types=stream.types,
+        keyframe_jpeg=spool["keyframes"],
         keyframe_sizes=keyframe_sizes,
         keyframe_indices=indices,
-        grid=grid,
-        valid=valid,
+        grid=spool["grid"],
+        valid=spool["valid"],
         own_vectors=own_vectors,
+        damage=_damage(files, facts, len(pts), config),
     )
 
 
-def _check_counts(
+def _damage(files: TranscodedFiles, facts: SourceFacts, frames: int, config: ExtractConfig) -> Damage:
+    damage = Damage.DECODE_ERRORS if files.decode_errors else Damage.NONE
+    if config.fps is None and frames < facts.promised_frames * (1 - _LOST_SHARE) - _LOST_FRAMES:
+        damage |= Damage.FRAMES_MISSING
+    return damage
+
+
+def _check_frames(
     pts: NDArray[np.float64],
     types: NDArray[np.bytes_],
     keyframe_indices: NDArray[np.int64],
     keyframe_pts: NDArray[np.float64],
-    *,
-    compare_times: bool,
 ) -> None:
     """Frame n must mean the same frame in all outputs; anything else would pair frames with foreign motion."""
     if len(pts) == 0:
@@ -158,12 +173,15 @@ def _check_counts(
         raise VideoError("motion", "it has no I-frame; extract it with --transcode auto or always")
     if len(keyframe_indices) != len(keyframe_pts):
         raise VideoError("motion", f"{len(keyframe_pts)} keyframe pictures for {len(keyframe_indices)} I-frames")
-    if compare_times and not np.array_equal(pts[keyframe_indices], keyframe_pts):
+    # Against the first keyframe, since FFmpeg may move the start to 0.
+    apart = (pts[keyframe_indices] - pts[keyframe_indices[0]]) - (keyframe_pts - keyframe_pts[0])
+    if np.abs(apart).max() > _SAME_SECONDS:
         raise VideoError("motion", "keyframe pictures and I-frames have different time stamps")
 
 
-def _unpack(packets: Path, target: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Turns one of FFmpeg's outputs into JPEGs end to end, and removes it."""
+def _unpack(packets: Path | None, target: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Turns one of FFmpeg's outputs into JPEGs end to end, and removes it; returns their sizes and time stamps."""
+    assert packets is not None, "made beside the canonical stream"
     sizes, stamps = [], []
     with target.open("wb") as out:
         for stamp, jpeg in read_packets(packets):
@@ -174,20 +192,36 @@ def _unpack(packets: Path, target: Path) -> tuple[NDArray[np.int64], NDArray[np.
     return np.array(sizes, np.int64), np.array(stamps, np.float64)
 
 
-def _spool_motion(
-    vectors: Iterator[FrameVectors], config: ExtractConfig, grid_file: Path, valid_file: Path
-) -> tuple[NDArray[np.bytes_], NDArray[np.float64]]:
-    types: list[bytes] = []
+@dataclass(frozen=True, kw_only=True)
+class _Stream:
+    """What the stream that vectors come from says, frame by frame; (F,) types and times, (K,) bytes of keyframes."""
+
+    types: NDArray[np.bytes_]
+    pts_seconds: NDArray[np.float64]
+    keyframe_sizes: NDArray[np.int64]
+
+
+def _spool_stream(vectors: Iterator[FrameVectors], config: ExtractConfig, spool: dict[str, Path]) -> _Stream:
+    types: list[str] = []
     stamps: list[float] = []
-    with grid_file.open("wb") as grid_out, valid_file.open("wb") as valid_out:
+    sizes: list[int] = []
+    with spool["grid"].open("wb") as grid, spool["valid"].open("wb") as valid, spool["keyframes"].open("wb") as jpegs:
         # Several frames at a time: the cost of numpy's calls is shared, and memory stays bounded.
         while batch := list(islice(vectors, _BATCH_FRAMES)):
             motion = rasterize(batch, config.width, config.height, config.cell_px)
-            grid_out.write(motion.grid_quarter_px.data)
-            valid_out.write(motion.valid.data)
-            types += [frame.frame_type.encode() for frame in batch]
+            grid.write(motion.grid_quarter_px.data)
+            valid.write(motion.valid.data)
+            types += [frame.frame_type for frame in batch]
             stamps += [frame.pts_seconds for frame in batch]
-    return np.array(types, "S1"), np.array(stamps, np.float64)
+            for frame in batch:
+                if frame.keyframe_jpeg is not None:
+                    jpegs.write(frame.keyframe_jpeg)
+                    sizes.append(len(frame.keyframe_jpeg))
+    return _Stream(
+        types=np.array(types, "S1"),
+        pts_seconds=np.array(stamps, np.float64),
+        keyframe_sizes=np.array(sizes, np.int64),
+    )
 
 
 def _plain_name(source: Path, workdir: Path) -> Path:

@@ -16,7 +16,7 @@ import pytest
 from extract.config import ExtractConfig
 from extract.dask_backend import DaskCluster, make_with_dask
 from extract.ffmpeg_binary import FfmpegBinary
-from extract.index import RunJob
+from extract.job import RunJob
 from extract.pipeline import run_extraction
 from extract.schema import VideoRecord
 from extract.shard_reader import ShardReader, ShardSet

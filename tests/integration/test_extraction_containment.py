@@ -17,7 +17,7 @@ import pytest
 from extract.atomic import remove_leftovers
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
-from extract.index import RunJob
+from extract.job import RunJob
 from extract.limits import FailureLimitError, Limits
 from extract.pipeline import run_extraction
 from extract.schema import VideoRecord

@@ -163,8 +163,7 @@ def test_without_frames_all_else_is_the_same(make_video: MakeVideo, tmp_path: Pa
         bare.motion(entry, 0, 40).grid_quarter_px, shards.motion(entry, 0, 40).grid_quarter_px
     )
     for number in range(len(entry.keyframe_indices)):
-        ours, theirs = (simplejpeg.decode_jpeg(s.keyframe_jpeg(entry, number)) for s in (shards, bare))
-        np.testing.assert_array_equal(ours, theirs)
+        assert bytes(bare.keyframe_jpeg(entry, number)) == bytes(shards.keyframe_jpeg(entry, number))
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from extract.grid import coarsen, rasterize
-from extract.motion import FrameVectors
+from extract.motion import VECTOR_DTYPE, FrameVectors
 from extract.schema import MotionGrid, grid_shape
 
 
 def vectors(*rows: tuple[int, ...]) -> FrameVectors:
-    return FrameVectors(frame_type="P", vectors=np.array(rows, np.int32).reshape(len(rows), 10))
+    return FrameVectors(frame_type="P", vectors=np.array(list(rows), VECTOR_DTYPE))
 
 
 def block(*, x: int, y: int, side: int, motion: tuple[int, int], scale: int, source: int = -1) -> tuple[int, ...]:

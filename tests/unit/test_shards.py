@@ -34,7 +34,14 @@ def fake_video(folder: Path, frames: int, seed: int) -> tuple[ExtractedVideo, di
     indices = np.arange(0, frames, 12)
     video = ExtractedVideo(
         facts=SourceFacts(
-            stream_index=0, codec="h264", width=320, height=240, fps=25.0, fingerprint=f"{seed:064d}", file_bytes=9
+            stream_index=0,
+            codec="h264",
+            width=320,
+            height=240,
+            promised_frames=0,
+            fps=25.0,
+            fingerprint=f"{seed:064d}",
+            file_bytes=9,
         ),
         frame_jpeg=folder / "f",
         frame_sizes=np.array([len(j) for j in jpegs]),
@@ -52,25 +59,25 @@ def fake_video(folder: Path, frames: int, seed: int) -> tuple[ExtractedVideo, di
 def write_shard(folder: Path, videos: int = 3) -> tuple[Path, list[dict]]:
     contents = []
     (folder / "spool").mkdir(parents=True)
-    with ShardWriter(
+    writer = ShardWriter(
         folder / "shard-00000.h5",
         workdir=folder / "spool",
         config=CONFIG,
         described=CONFIG.describe("ffmpeg version test"),
         software={"ffmpeg": "test"},
         rows_hash="r",
-    ) as writer:
-        for i in range(videos):
-            video, content = fake_video(folder / f"video{i}", frames=5 + 20 * i, seed=i)
-            splits = {"split1": "train" if i else "test", "split2": ""}
-            writer.add_video(
-                VideoRecord(row=2 * i, video_id=f"vidéo {i}", path=f"{i}.mp4", label="l", group="g", splits=splits),
-                video,
-            )
-            contents.append(content)
-        bad = VideoRecord(row=1, video_id="bad", path="b\udcffad.mp4")
-        writer.add_failure(bad, VideoError("probe", "no\nvideo"))
-        written = writer.finish()
+    )
+    for i in range(videos):
+        video, content = fake_video(folder / f"video{i}", frames=5 + 20 * i, seed=i)
+        splits = {"split1": "train" if i else "test", "split2": ""}
+        writer.add_video(
+            VideoRecord(row=2 * i, video_id=f"vidéo {i}", path=f"{i}.mp4", label="l", group="g", splits=splits),
+            video,
+        )
+        contents.append(content)
+    bad = VideoRecord(row=1, video_id="bad", path="b\udcffad.mp4")
+    writer.add_failure(bad, VideoError("probe", "no\nvideo"))
+    written = writer.finish()
     assert (written.videos, written.failures) == (videos, 1)
     return folder / "shard-00000.h5", contents
 
@@ -164,12 +171,12 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     video, _ = fake_video(tmp_path / "video", frames=4, seed=0)
     video.grid.write_bytes(b"short")
-    with ShardWriter(
+    writer = ShardWriter(
         tmp_path / "shard-00000.h5", workdir=tmp_path / "spool", config=CONFIG,
         described=CONFIG.describe("x"), software={}, rows_hash="r",
-    ) as writer:  # fmt: skip
-        writer.add_video(VideoRecord(row=0, video_id="v", path="v"), video)
-        with pytest.raises(ValueError, match=r"cannot reshape|buffer size"):
-            writer.finish()
+    )  # fmt: skip
+    writer.add_video(VideoRecord(row=0, video_id="v", path="v"), video)
+    with pytest.raises(ValueError, match=r"cannot reshape|buffer size"):
+        writer.finish()
     assert not list(tmp_path.glob("*.h5"))
     assert not list(tmp_path.glob(".*.tmp"))
