@@ -17,10 +17,11 @@ from tests.unit.test_step import HEADER, batch, configured
 from train.augment import augment_clip, augment_motion, draw_parameters
 from train.augment_space import rotate
 from train.backbones import build_backbone
-from train.batch import collate
+from train.batch import open_in_turn
 from train.build import build_classifier, build_model
 from train.checkpoint import CheckpointError, save_checkpoint
 from train.config import TrainConfig, build_config, changed_fields
+from train.damage import TolerantDataset
 from train.dataset import PretrainDataset
 from train.finetune import select_classes
 from train.finetune_start import load_start, recorded_start
@@ -146,8 +147,8 @@ def test_where_no_head_reads_them_motion_and_keyframes_stay_unread() -> None:
     alone = PretrainDataset(ClipsOnly(), entries(), SAMPLING, seed=5, clips_only=True)
     whole = PretrainDataset(MemoryShards(), entries(), SAMPLING, seed=5)
     keys = [(0, 0), (3, 2)]
-    stacked = collate([alone[key] for key in keys])
-    assert torch.equal(stacked.clip_u8_BTHWC, collate([whole[key] for key in keys]).clip_u8_BTHWC)
+    stacked, full = open_in_turn(TolerantDataset(dataset)[keys] for dataset in (alone, whole))
+    assert torch.equal(stacked.clip_u8_BTHWC, full.clip_u8_BTHWC)
     assert stacked.keyframe_u8_BHWC.shape == (2, 0, 0, 3)
     assert stacked.motion_quarter_px_BWTCHW.shape[:2] == (2, 0)
     assert stacked.window_valid_BW.shape == (2, 0)
