@@ -33,12 +33,12 @@ demo: install
 	$(BIN)/cmd-extract synthesize $(DEMO)/videos
 	$(BIN)/cmd-extract run data_manifests/demo.csv $(DEMO)/shards --root $(DEMO)/videos
 	$(BIN)/cmd-train pretrain $(DEMO)/shards $(DEMO)/run --recipe demo --split-column split
-	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --untrained --output $(DEMO)/untrained.json
-	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/trained.json
-	$(BIN)/cmd-eval baseline $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/motion-grids.json
+	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --untrained --output $(DEMO)/run/eval/untrained.json
+	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/run/eval/trained.json
+	$(BIN)/cmd-eval baseline $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/run/eval/motion-grids.json
 	@echo
-	@$(BIN)/cmd-eval compare $(DEMO)/untrained.json $(DEMO)/trained.json $(DEMO)/motion-grids.json
-	@echo "written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl), and the three .json"
+	@$(BIN)/cmd-eval compare $(DEMO)/run/eval/untrained.json $(DEMO)/run/eval/trained.json $(DEMO)/run/eval/motion-grids.json
+	@echo "written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl, eval/ with features and results)"
 
 lint: install-dev
 	$(BIN)/ruff check .

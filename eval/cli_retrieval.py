@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def retrieval(
     source: Path,
     shards: Path | None,
-    clips: int,
+    clips: int | None,
     untrained: bool,
     workers: int,
     device: str,

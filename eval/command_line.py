@@ -54,17 +54,24 @@ def source_options(command: Command) -> Command:
         click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)),
     )[::-1]:
         command = decorate(command)
-    return model_options(click.option("--fresh", is_flag=True, help="Make the checkpoint's features anew.")(command))
+    command = click.option("--fresh", is_flag=True, help="Make the checkpoint's features anew.")(command)
+    text = "Clips a video, at equal spacing.  [default: 10, or those of FEATURES.h5]"
+    return click.option("--clips", type=click.IntRange(1), help=text)(computing_options(command))
 
 
 def model_options(command: Command) -> Command:
     """Options that say how a checkpoint embeds videos."""
+    text = "Clips a video, at equal spacing."
+    return click.option("--clips", type=click.IntRange(1), default=10, help=text)(computing_options(command))
+
+
+def computing_options(command: Command) -> Command:
+    """Options that say which network embeds videos, and where."""
     devices = click.Choice(["auto", "cpu", "cuda"])
     for option in (
         click.option("--device", type=devices, default="auto", help="Where to compute."),
         click.option("--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in this one."),
         click.option("--untrained", is_flag=True, help="Take the network as it was before training."),
-        click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video, at equal spacing."),
     ):
         command = option(command)
     return command

@@ -33,6 +33,9 @@ from train.sampling import SamplingConfig
 
 Progress = Callable[[int, int], None]
 
+DEFAULT_CLIPS = 10
+"""Clips a video, as in the paper."""
+
 PARTIAL_ENDING = ".partial"
 """Added to the name of a features file that is not complete yet."""
 
@@ -54,7 +57,7 @@ class ModelChoice:
 
     checkpoint: Path
     untrained: bool = False
-    clips: int = 10
+    clips: int = DEFAULT_CLIPS
     device: str = "auto"
     workers: int = 0
 
@@ -162,8 +165,8 @@ def embed_to_file(path: Path, choice: ModelChoice, shards: ShardSet, command: st
     partial = path.with_name(path.name + PARTIAL_ENDING)
     entries = shards.videos
     with (
-        EmbeddingSpool(partial, identity(provenance), choice.clips, backbone.feature_channels) as spool,
         process_group(choice.device) as placement,
+        EmbeddingSpool(partial, identity(provenance), choice.clips, backbone.feature_channels) as spool,
     ):
         if spool.done < len(entries):
             features = embed_videos(

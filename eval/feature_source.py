@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.embed import PARTIAL_ENDING, ModelChoice, embed_to_file
+from eval.embed import DEFAULT_CLIPS, PARTIAL_ENDING, ModelChoice, embed_to_file
 from eval.features import FeatureError, Features, read_features
 from eval.results import EVAL_FOLDER, Provenance
 from extract.shard_reader import ShardSet
@@ -27,14 +27,15 @@ class FeatureSource:
     Attributes:
         source: a features file, or a checkpoint or a training's folder.
         shards: folder of shards, for a checkpoint.
-        untrained, clips, device, workers: as in ``ModelChoice``; for a checkpoint.
+        untrained, clips, device, workers: as in ``ModelChoice``; for a checkpoint. None clips are the usual 10, or
+            those of the features file.
         fresh: make the features of a checkpoint anew, even if they are there.
     """
 
     source: Path
     shards: Path | None = None
     untrained: bool = False
-    clips: int = 10
+    clips: int | None = None
     device: str = "auto"
     workers: int = 0
     fresh: bool = False
@@ -45,7 +46,7 @@ class FeatureSource:
         return ModelChoice(
             checkpoint=self.source,
             untrained=self.untrained,
-            clips=self.clips,
+            clips=DEFAULT_CLIPS if self.clips is None else self.clips,
             device=self.device,
             workers=self.workers,
         )
@@ -76,7 +77,10 @@ def open_features(source: FeatureSource, command: str, progress: Callable[[int, 
             raise FeatureError(
                 f"{source.source}: --untrained and --fresh go with a checkpoint, not with a features file"
             )
-        return read_features(source.source)
+        found = read_features(source.source)
+        if source.clips not in (None, found.provenance.clips):
+            raise FeatureError(f"{source.source}: holds {found.provenance.clips} clips a video, not {source.clips}")
+        return found
     if source.shards is None:
         raise FeatureError(f"{source.source}: with a checkpoint, SHARDS must be given, too")
     shards = ShardSet(source.shards)
@@ -113,7 +117,7 @@ def trained_rows(features: Features) -> NDArray[np.bool_] | None:
 
 
 def training_notes(features: Features, query: NDArray[np.int64], where: str) -> list[str]:
-    """What to know of the network's training: whether it has seen the queries (without their labels)."""
+    """What to know of the network's training: whether it has seen the queries."""
     if features.provenance.settings is None or features.provenance.untrained:
         return []
     trained = trained_rows(features)
@@ -122,10 +126,7 @@ def training_notes(features: Features, query: NDArray[np.int64], where: str) -> 
     seen = int(trained[query].sum())
     if not seen:
         return []
-    return [
-        f"warning: {where}: the checkpoint was trained on {seen} of the {len(query)} queries (without labels); "
-        "train with --split-column to avoid it"
-    ]
+    return [f"warning: {where}: the checkpoint was trained on {seen} of the {len(query)} queries"]
 
 
 def length_notes(features: Features) -> list[str]:

@@ -90,8 +90,8 @@ def unique_sizes(splits: Sequence[Mapping[str, Any]], first: str, second: str, w
     sizes = {(split[first], split[second]) for split in splits}
     if len(sizes) == 1:
         return [words.format(*sizes.pop())]
-    by_split = {split["split_column"]: words.format(split[first], split[second]) for split in splits}
-    return [f"{column}: {text}" for column, text in by_split.items()]
+    lines = [f"{s['split_column']} by {s['label']}: {words.format(s[first], s[second])}" for s in splits]
+    return list(dict.fromkeys(lines))
 
 
 def _line(name: str, cells: Sequence[str], width: int) -> str:

@@ -234,6 +234,6 @@ def pairing_notes(videos: VideoTable, pairing: Pairing) -> list[str]:
     if lost:
         notes.append(
             f"{pairing.split_column}: {lost} of {len(pairing.query)} queries have a {pairing.kind} that is not in part "
-            f"{pairing.gallery_part!r}, so nothing there could be right; --leave-one-out asks among all videos"
+            f"{pairing.gallery_part!r}, so nothing can be right; `cmd-eval retrieval --leave-one-out` asks all videos"
         )
     return notes

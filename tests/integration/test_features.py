@@ -193,6 +193,7 @@ def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
     [
         (("retrieval", "EMBEDDINGS", "SHARDS"), "leave SHARDS away"),
         (("retrieval", "EMBEDDINGS", "--untrained"), "--untrained and --fresh"),
+        (("retrieval", "EMBEDDINGS", "--clips", "5"), "holds 3 clips a video, not 5"),
         (("retrieval", "RUN"), "SHARDS must be given"),
         (("retrieval", "EMBEDDINGS", "--split-column", "split9"), "split9"),
         (("probe", "EMBEDDINGS", *SPLIT, "--test", "val"), "'val'"),
