@@ -86,7 +86,7 @@ def _run_facts(inputs: RunInputs) -> list[tuple[str, str]]:
     if config.get("recipe"):
         facts.append(("recipe", config["recipe"]))
     if config.get("init"):
-        facts.append(("started from", ", ".join(f"{key} {value}" for key, value in config["init"].items())))
+        facts.append(("started from", _start_of(config["init"])))
     optim, data = settings["optim"], settings["data"]
     model = f"{settings['model']['backbone']}, {settings['model']['clip_frames']} frames of "
     model += f"{settings['model']['crop_size']} x {settings['model']['crop_size']} pixels"
@@ -99,6 +99,17 @@ def _run_facts(inputs: RunInputs) -> list[tuple[str, str]]:
     for digest in _checkpoint_hashes(inputs):
         facts.append(("checkpoint", digest))
     return facts
+
+
+def _start_of(init: Mapping[str, Any]) -> str:
+    """The weights that a training began with."""
+    text = str(init.get("source"))
+    if init.get("sha256"):
+        text += f" (sha256 {init['sha256'][:_SHORT_HASH]})"
+    if init.get("part"):
+        text += f", {init['part']}"
+    before = init.get("trained_on")
+    return text + (f", trained on data hash {before['data_hash'][:_SHORT_HASH]}" if before else "")
 
 
 def _checkpoint_hashes(inputs: RunInputs) -> list[str]:

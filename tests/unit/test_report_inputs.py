@@ -134,6 +134,19 @@ def test_summary_says_what_was_run(tmp_path: Path) -> None:
     assert summary.pretext == ["Context task over the last 2 steps: top-1 50.0 % of 8 candidates (chance 12 %)."]
 
 
+def test_summary_of_a_finetuning_says_what_it_began_with(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    before = {"data_hash": "d" * 64, "part": "train", "split_column": "split1"}
+    init = {"source": "runs/a", "sha256": "a" * 64, "part": "backbone", "trained_on": before}
+    config = json.loads((run / "config.json").read_text()) | {"init": init}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "classification_loss": 2.0}) + "\n")
+    summary = summarise(read_run(run), None)
+    assert summary.task == "Fine-tuning"
+    words = f"runs/a (sha256 {'a' * 12}), backbone, trained on data hash {'d' * 12}"
+    assert ("started from", words) in summary.facts
+
+
 def test_main_figures_are_of_the_first_split_and_the_newest_result() -> None:
     old, new = results.retrieval(value=0.2), results.retrieval(value=0.7)
     second = {**new["splits"][0], "split_column": "split2"}

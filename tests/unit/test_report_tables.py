@@ -78,6 +78,13 @@ def test_accuracy_of_probes_has_a_row_a_split_and_a_mean() -> None:
     assert len(accuracy_block([record], "").table.rows) == 1, "the mean of one split says nothing new"
 
 
+def test_recognition_need_not_know_its_training_videos() -> None:
+    block = accuracy_block([results.recognition()], "caption")
+    assert texts(block.table)[0][:5] == ["fine-tuned, trained network, step 9", "label", "split1", percent(None), "20"]
+    assert texts(block.details[0])[-1] == ["down", "0", percent(None)]
+    assert block.notes == ["top-5 says nothing: the classifier has 3 classes"]
+
+
 def test_auxiliary_pairs_runs_of_the_same_seed_and_split() -> None:
     record = results.auxiliary()
     block = auxiliary_block(record)
