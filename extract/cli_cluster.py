@@ -10,19 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from extract.claims import STALE_SECONDS, Claims
+
 if TYPE_CHECKING:
     from extract.pipeline import Spread
     from extract.shares import Share
     from extract.task_run import TaskSummary
 
 _EXIT_WITH_FAILURES = 3
-_STALE_SECONDS = 180.0
 _SHARDS = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _STALE = click.option(
     "--stale-after",
     type=click.FloatRange(0, min_open=True),
-    default=_STALE_SECONDS,
+    default=STALE_SECONDS,
     help="Seconds of silence after which a task counts as dead.",
 )
 
@@ -127,7 +128,6 @@ def print_task(summary: TaskSummary, share: Share, out: Path) -> None:
 @_STALE
 def status(out: Path, list_shards: bool, stale_after: float) -> None:
     """Show how far the tasks are that fill the folder OUT: done, running, failed, stale (dead), waiting."""
-    from extract.claims import Claims
     from extract.status import read_status
 
     found = read_status(out, Claims(out=out, stale_seconds=stale_after))
@@ -159,7 +159,6 @@ def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: floa
 
     Exit code 0: all well; 3: complete, but some videos failed (OUT/failures.csv); 1: shards are missing.
     """
-    from extract.claims import Claims
     from extract.index import read_recorded_run
     from extract.merge import merge_tasks
     from extract.progress import CountReport
