@@ -32,6 +32,12 @@ def remove_leftovers(folder: Path) -> None:
             remove(stale)
 
 
+def remove_all_leftovers(folder: Path) -> None:
+    """Removes what any process of any machine has left in ``folder``, or is at work on: nobody may be."""
+    for path in folder.glob(f"{_PREFIX}*"):
+        remove(path)
+
+
 def is_running(pid: int) -> bool:
     """Whether a process of this machine, as numbered here, exists and has not ended."""
     if Path("/proc/self/stat").exists():

@@ -21,7 +21,8 @@ from extract.atomic import is_running
 CLAIMS_FOLDER = "claims"
 STALE_SECONDS = 180.0
 """Longer than file systems of clusters take to show a time stamp to other machines (NFS: 60 s)."""
-_BEATS = 9  # how often a claim is renewed before it would be stale
+BEATS = 9
+"""How often a claim is renewed before it would be stale."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +79,7 @@ class Heartbeat(threading.Thread):
     def __init__(self, path: Path, stale_seconds: float) -> None:
         super().__init__(daemon=True, name="heartbeat")
         self._path = path
-        self._every = stale_seconds / _BEATS
+        self._every = stale_seconds / BEATS
         self._ended = threading.Event()
 
     def run(self) -> None:

@@ -27,7 +27,6 @@ from extract.shard_writer import WrittenShard
 
 _LOOK_SECONDS = 1.0
 _LOSSES = 3  # workers that may die of one shard
-_CONNECT_SECONDS = 60.0
 _NO_WORKERS_SECONDS = 300.0
 
 
@@ -66,7 +65,7 @@ class DaskCluster:
             "distributed.worker.daemon": False,
             "distributed.scheduler.allowed-failures": _LOSSES,
         }
-        settings |= {"distributed.scheduler.worker-saturation": 1.0, "distributed.comm.timeouts.connect": "30s"}
+        settings |= {"distributed.scheduler.worker-saturation": 1.0}
         with dask.config.set(settings), contextlib.ExitStack() as stack:
             try:
                 if self.scheduler_file:
@@ -76,7 +75,7 @@ class DaskCluster:
                 else:
                     cluster = LocalCluster(n_workers=self.workers, threads_per_worker=1, dashboard_address=None)
                     where = {"address": stack.enter_context(cluster)}
-                client = stack.enter_context(Client(**where, timeout=_CONNECT_SECONDS))
+                client = stack.enter_context(Client(**where))
             except (OSError, ValueError) as error:
                 place = self.address or self.scheduler_file or "this machine"
                 raise RuntimeError(f"no dask scheduler answers at {place}: {error}") from None

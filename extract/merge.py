@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from extract.atomic import remove_leftovers
+from extract.atomic import remove_all_leftovers
 from extract.claims import Claims, file_system_time
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.index import (
@@ -53,7 +53,8 @@ def merge_tasks(
         root=recorded.root, out=out, scratch=out, config=recorded.config, binary=binary, manifest=recorded.manifest
     )
     _check_complete(plans, job, progress)
-    remove_leftovers(out)
+    if not any(claims.is_held(name) for name in claims.names()):
+        remove_all_leftovers(out)  # of tasks killed on machines that have not come back
     index = write_index(plans, job, _attested(plans, attempts, out))
     summary = RunSummary(
         **index["totals"],

@@ -185,7 +185,7 @@ class ShardWriter:
         )
 
     def _write(self, path: Path) -> None:
-        with h5py.File(path, "w", libver=("earliest", "v110"), track_order=False) as file:
+        with h5py.File(path, "w", libver=("earliest", "v110"), track_order=False, locking=False) as file:
             self._write_attributes(file)
             self._write_videos(file)
             self._write_frames(file)

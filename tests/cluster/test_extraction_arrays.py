@@ -13,7 +13,7 @@ from tests.cluster.slurm import SlurmCluster, wait_until
 
 SCRIPT = Path(extract_file).parent / "slurm" / "extract.sbatch"
 SMALL = ("--cpus-per-task=1", "--mem=500M", "--time=5")
-LIMIT = 90.0
+LIMIT = 180.0
 
 
 def start(slurm: SlurmCluster, small: SmallExtraction, out: Path, array: str, *options: str) -> str:

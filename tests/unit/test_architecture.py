@@ -49,6 +49,18 @@ def test_package_files_hold_a_docstring_only() -> None:
         assert isinstance(body[0], ast.Expr)
 
 
+def test_no_hdf5_file_is_opened_with_locks() -> None:
+    # Shared file systems often refuse them; whole files under their final name need none.
+    opened = 0
+    for path in [p for package in PACKAGES for p in (ROOT / package).glob("*.py")]:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "h5py.File":
+                keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+                assert keywords.get("locking") == "False", f"{path.name}, line {node.lineno}"
+                opened += 1
+    assert opened > 2
+
+
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [

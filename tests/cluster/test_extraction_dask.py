@@ -1,0 +1,153 @@
+"""Extraction by real dask processes on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from extract.config import ExtractConfig
+from extract.dask_backend import DaskCluster, make_with_dask
+from extract.ffmpeg_binary import FfmpegBinary
+from extract.index import RunJob
+from extract.pipeline import run_extraction
+from extract.schema import VideoRecord
+from extract.shard_reader import ShardReader, ShardSet
+from extract.video import ExtractedVideo, extract_video
+from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, WITH_FAILURES, SmallExtraction, results
+from tests.cluster.slurm import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+BIN = Path(sys.executable).parent
+LIMIT = 180.0
+# Workers must be allowed children, also under a nanny, and must find the functions of these tests. Two deaths show what
+# dask's usual four would.
+ENVIRON = os.environ | {
+    "DASK_DISTRIBUTED__WORKER__DAEMON": "False",
+    "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
+    "PYTHONPATH": str(ROOT),
+}
+
+
+class DaskProcesses:
+    """A scheduler and its workers, stopped by process id; what they print is in ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self.scheduler_file = folder / "scheduler.json"
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self._folder = folder
+        self._all: list[subprocess.Popen[bytes]] = []
+
+    def start(self, workers: int, *options: str) -> None:
+        place = ("--host", "127.0.0.1", "--no-dashboard")
+        self._spawn("scheduler", *place, "--port", "0", "--scheduler-file", str(self.scheduler_file))
+        wait_until(lambda: self.scheduler_file.exists() and self.scheduler_file.read_text(), LIMIT, "dask's scheduler")
+        rest = ("--scheduler-file", str(self.scheduler_file), "--nthreads", "1", "--death-timeout", "60", *options)
+        local = ("--local-directory", str(self._folder / "local"))
+        self.workers = [self._spawn("worker", *place, *rest, *local) for _ in range(workers)]
+
+    def stop(self) -> None:
+        for process in reversed(self._all):
+            process.terminate()
+        for process in self._all:
+            try:
+                process.wait(20)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait(20)
+
+    def _spawn(self, role: str, *options: str) -> subprocess.Popen[bytes]:
+        with (self._folder / f"{role}-{len(self._all)}.log").open("wb") as log:
+            process = subprocess.Popen([BIN / "dask", role, *options], env=ENVIRON, stdout=log, stderr=log)
+        self._all.append(process)
+        return process
+
+
+@contextlib.contextmanager
+def dask_processes(folder: Path, workers: int, *options: str) -> Iterator[DaskProcesses]:
+    processes = DaskProcesses(folder)
+    try:
+        processes.start(workers, *options)
+        yield processes
+    finally:
+        processes.stop()
+
+
+def test_a_worker_killed_in_the_middle_loses_nothing(small_extraction: SmallExtraction, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    gates = [small_extraction.close_gate(video) for video in (4, 6)]
+    command = [BIN / "cmd-extract", "run", small_extraction.manifest, out, "--ffmpeg", small_extraction.ffmpeg]
+    with dask_processes(tmp_path, 2, "--no-nanny") as dask:
+        dask_options = ["--backend", "dask", "--scheduler-file", dask.scheduler_file]
+        run = subprocess.Popen([*command, *SHARD_OPTIONS, *dask_options], env=ENVIRON)
+        try:
+            # Both workers now stand before a gate, each in the middle of a shard.
+            wait_until(lambda: len(list(out.glob("shard-*.h5"))) == 2, LIMIT, "two shards")
+            wait_until(lambda: len(list(out.glob(".extract-*/shard-*.videos/*"))) == 2, LIMIT, "two more begun")
+            dask.workers[0].kill()
+            dask.workers[0].wait(20)
+            for gate in gates:
+                gate.unlink()
+            assert run.wait(LIMIT) == WITH_FAILURES
+        finally:
+            run.kill()
+            run.wait(20)
+    assert results(out) == results(small_extraction.reference)
+    assert {p.name for p in out.iterdir()} == {*results(out), "run.json"} | {
+        p.name
+        for p in out.glob(".extract-*")  # of the worker that was killed; the next run removes them
+    }
+
+
+def hostile_extract(source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary) -> ExtractedVideo:
+    """Kills its own process for one video, and the dask worker above it for another."""
+    if source.stem == "v02":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if source.stem == "v05":
+        os.kill(os.getppid(), signal.SIGKILL)
+    return extract_video(source, config, workdir, binary)
+
+
+def test_what_kills_workers_is_named_and_its_neighbours_are_not_blamed(
+    small_extraction: SmallExtraction, ffmpeg: FfmpegBinary, tmp_path: Path
+) -> None:
+    out, videos = tmp_path / "out", small_extraction.manifest.parent
+    rows = [VideoRecord(row=i, video_id=f"v{i:02d}", path=f"v{i:02d}.mp4") for i in range(8)]
+    job = RunJob(root=videos, out=out, scratch=out, config=ExtractConfig(), binary=ffmpeg)
+    with dask_processes(tmp_path, 2) as dask:  # with nannies, which start new workers
+        spread = partial(make_with_dask, DaskCluster(scheduler_file=dask.scheduler_file))
+        with pytest.raises(RuntimeError, match=r"workers died while they made 1 shard \(shard-00005\.h5\)"):
+            run_extraction(rows, job, workers=1, videos_per_shard=1, extract=hostile_extract, spread=spread)
+    assert sorted(p.name for p in out.glob("shard-*")) == [f"shard-{n:05d}.h5" for n in range(8) if n != 5]
+    (failure,) = ShardReader(out / "shard-00002.h5").failures()
+    assert failure[2] == "crash"
+    # Without the culprit the same folder is completed by this machine.
+    summary = run_extraction(rows, job, workers=1, videos_per_shard=1)
+    assert (summary.videos, summary.failures, summary.new_videos) == (7, 1, 1)
+    assert len(ShardSet(out).videos) == 7
+
+
+def test_without_a_scheduler_dask_starts_workers_here(small_extraction: SmallExtraction, tmp_path: Path) -> None:
+    command = [BIN / "cmd-extract", "run", small_extraction.manifest, tmp_path / "out", "--videos-per-shard", "2"]
+    command += ["--workers", "2", "--backend", "dask", "--scratch", tmp_path / "scratch"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == WITH_FAILURES, done.stderr
+    assert f"shards    {SHARDS}" in done.stdout
+    assert results(tmp_path / "out") == results(small_extraction.reference)
+    assert not list((tmp_path / "scratch").iterdir())
+
+
+def test_an_absent_scheduler_is_an_error_of_one_line(small_extraction: SmallExtraction, tmp_path: Path) -> None:
+    command = [BIN / "cmd-extract", "run", small_extraction.manifest, tmp_path / "out", "--backend", "dask"]
+    command += ["--scheduler", "tcp://127.0.0.1:9"]
+    environ = os.environ | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 1
+    assert "no dask scheduler answers at tcp://127.0.0.1:9" in done.stderr.splitlines()[-1]
