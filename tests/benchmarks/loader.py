@@ -165,20 +165,14 @@ def memory_mib(pid: int) -> tuple[float, float]:
 def watch_memory(shards: ShardSet, sampling: SamplingConfig, batches: int, size: int) -> None:
     """Two workers, batches of ``size``; prints a row at a tenth, at half and at the end."""
     source = stream(shards, sampling, 2, batch=size)
-    print("\n| batches taken | process: own + shared memory, MiB | workers, each | shared memory of the machine, MiB |")
-    print("|---|---|---|---|")
+    print("\n| batches taken | process: own + shared memory, MiB | workers, each |\n|---|---|---|")
     for number in range(1, batches + 1):
         next(source)
         if number in (batches // 10, batches // 2, batches):
             workers = [memory_mib(child.pid) for child in multiprocessing.active_children() if child.pid]
-            of_machine = next(
-                int(line.split()[1]) / 1024
-                for line in Path("/proc/meminfo").read_text().splitlines()
-                if line.startswith("Shmem:")
-            )
             own, shared = memory_mib(os.getpid())
             told = ", ".join(f"{a:.0f} + {b:.0f}" for a, b in workers)
-            print(f"| {number} | {own:.0f} + {shared:.0f} | {told} | {of_machine:.0f} |", flush=True)
+            print(f"| {number} | {own:.0f} + {shared:.0f} | {told} |", flush=True)
 
 
 def make_shards(folder: Path) -> tuple[Path, Path]:
