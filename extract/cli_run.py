@@ -201,5 +201,5 @@ def _print_summary(summary: RunSummary, out: Path) -> None:
     click.echo(f"frames    {summary.frames} ({rate:.0f} a second in this run)")
     click.echo(f"failures  {summary.failures}" + (f", listed in {out / 'failures.csv'}" if summary.failures else ""))
     if summary.damaged:
-        click.echo(f"damaged   {summary.damaged}, of which some frames were had, listed in {out / 'damaged.csv'}")
+        click.echo(f"damaged   {summary.damaged}, extracted as far as they decode, listed in {out / 'damaged.csv'}")
     click.echo(f"shards    {summary.shards}, {summary.size_bytes / 1e6:.1f} MB, in {out}")

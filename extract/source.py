@@ -54,7 +54,7 @@ class SourceFacts:
         stream_index: index of the stream among all streams of the file.
         codec: FFmpeg's name of the codec.
         width, height: coded size in pixels, before any rotation the container asks for.
-        fps: mean frame rate by the container, 0 if it does not say.
+        fps: frame rate by the container or the stream, 0 if neither says.
         promised_frames: number of frames by the container, 0 if it does not say.
         fingerprint: SHA-256 (hex) of the file.
         file_bytes: its length.
@@ -113,7 +113,7 @@ def probe(path: Path) -> SourceFacts:
                 codec=stream.codec_context.codec.canonical_name,
                 width=stream.codec_context.width,
                 height=stream.codec_context.height,
-                fps=float(stream.average_rate or Fraction(0)),
+                fps=float(stream.guessed_rate or stream.average_rate or Fraction(0)),
                 promised_frames=max(0, stream.frames),
                 fingerprint=digest,
                 file_bytes=length,

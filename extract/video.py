@@ -26,6 +26,7 @@ from extract.transcode import TranscodedFiles, read_packets, transcode
 
 _BATCH_FRAMES = 64
 _SAME_SECONDS = 1e-3
+_USUAL_FPS = 25.0
 # Edit lists and packed B-frames make a few frames fewer of what containers count.
 _LOST_SHARE, _LOST_FRAMES = 0.05, 1
 
@@ -130,7 +131,7 @@ def extract_video(
         keyframe_sizes, keyframe_pts = _unpack(files.keyframes, spool["keyframes"])
     if files.frames is None:
         spool["frames"].touch()
-        frame_sizes, pts = np.zeros(len(stream.types), np.int64), stream.pts_seconds
+        frame_sizes, pts = np.zeros(len(stream.types), np.int64), _known_times(stream.pts_seconds, facts)
     else:
         frame_sizes, pts = _unpack(files.frames, spool["frames"])
     indices = np.flatnonzero(stream.types == b"I")
@@ -156,6 +157,11 @@ def _damage(files: TranscodedFiles, facts: SourceFacts, frames: int, config: Ext
     if config.fps is None and frames < facts.promised_frames * (1 - _LOST_SHARE) - _LOST_FRAMES:
         damage |= Damage.FRAMES_MISSING
     return damage
+
+
+def _known_times(pts: NDArray[np.float64], facts: SourceFacts) -> NDArray[np.float64]:
+    """Elementary streams have no time stamps; as with FFmpeg, their frames then follow at the frame rate."""
+    return np.arange(len(pts)) / (facts.fps or _USUAL_FPS) if np.isnan(pts).any() else pts
 
 
 def _check_frames(

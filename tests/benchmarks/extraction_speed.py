@@ -16,7 +16,8 @@ scaling  Speed of 2 workers over 1, three ways. "plain": with everything on, one
          core, since FFmpeg's program runs demuxer, decoder, filters and encoders in threads of their own; so this
          ratio is bounded by the cores that are left. "confined": 2 workers on two cores against 1 worker, with all
          its children, on one core: what a second core brings. "vectors only": each worker is one process of one
-         thread, so that 2 workers use 2 cores. All need an idle machine of at least 2 cores.
+         thread, so that 2 workers use 2 cores. All need an idle machine of at least 2 cores, and runs much longer
+         than the start of the worker processes (about 1 s): three times --copies are made.
 """
 
 from __future__ import annotations
@@ -198,10 +199,9 @@ def compare_workers(videos: list[Path], copies: int, rounds: int, folder: Path, 
     for name, (manifest, cores_of_one, options) in kinds.items():
         one, two = [], []
         for _ in range(rounds):
-            one.append(
-                measure(lambda m=manifest, c=cores_of_one, o=options: run_extract(m, folder / "o", 1, *o, cores=c))
-            )
-            two.append(measure(lambda m=manifest, o=options: run_extract(m, folder / "o", 2, *o, cores=both)))
+            for workers, costs, allowed in ((1, one, cores_of_one), (2, two, both)):
+                arguments = (manifest, folder / "o", workers, *options)
+                costs.append(measure(lambda a=arguments, c=allowed: run_extract(*a, cores=c)))
         frames = count_frames(folder / "o")
         show(f"{name}: 1 worker on {len(cores_of_one)} of 2 cores", one, frames)
         show(f"{name}: 2 workers on 2 cores", two, frames)
@@ -227,7 +227,7 @@ def main() -> None:
         if asked.only in (None, "own"):
             compare_own(videos, asked.own_copies or asked.copies * 2, asked.rounds, Path(name), binary)
         if asked.only in (None, "scaling"):
-            compare_workers(videos, asked.copies, asked.rounds, Path(name), binary)
+            compare_workers(videos, asked.copies * 3, asked.rounds, Path(name), binary)
 
 
 if __name__ == "__main__":

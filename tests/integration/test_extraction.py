@@ -203,6 +203,14 @@ def test_real_videos(real_videos: Path, ffmpeg: FfmpegBinary, tmp_path: Path) ->
     assert json.loads((tmp_path / "out" / "index.json").read_text())["totals"]["failures"] == 3
 
 
+def test_grids_of_some_gestures(real_videos: Path, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
+    files = sorted((real_videos / "gestures").glob("*/*"))
+    assert len(files) == 237
+    for number, file in enumerate(files[::60]):  # all were compared once by hand
+        (tmp_path / str(number)).mkdir()
+        check_grid(file, ExtractConfig(), ffmpeg, tmp_path / str(number))
+
+
 def test_a_playlist_in_disguise_reaches_no_other_file(videos: Path, tmp_path: Path) -> None:
     shutil.copy(videos / "b frames.mp4", tmp_path / "other.mp4")
     (tmp_path / "concat.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")

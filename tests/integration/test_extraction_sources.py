@@ -152,12 +152,16 @@ def test_never_says_why_it_cannot(make_video: MakeVideo, tmp_path: Path) -> None
     assert not failures
 
 
-def test_without_frames_all_else_is_the_same(make_video: MakeVideo, tmp_path: Path) -> None:
+@pytest.mark.parametrize("suffix", ["mp4", "h264"])
+def test_without_frames_all_else_is_the_same(make_video: MakeVideo, tmp_path: Path, suffix: str) -> None:
     for name in ("with", "without"):
-        make_video(tmp_path / name / "a.mp4", *X264, source="mandelbrot", frames=40)
+        # An elementary stream has no time stamps.
+        make_video(tmp_path / name / f"a.{suffix}", *X264, source="mandelbrot", frames=40)
     shards, entry = only(extract(tmp_path / "with", "--transcode", "never")[0])
     bare, bare_entry = only(extract(tmp_path / "without", "--transcode", "never", "--no-frames")[0])
     assert bare_entry == entry
+    times, bare_times = (s._reader(entry).pts_seconds(0) for s in (shards, bare))
+    np.testing.assert_allclose(bare_times, times, atol=1e-3)
     assert {len(j) for j in bare.frame_jpegs(entry, range(40))} == {0}
     np.testing.assert_array_equal(
         bare.motion(entry, 0, 40).grid_quarter_px, shards.motion(entry, 0, 40).grid_quarter_px
