@@ -156,7 +156,7 @@ def write_features(
         ValueError: the blocks have not V rows in all.
         OSError: the file cannot be written.
     """
-    with replace_when_whole(path) as temporary, h5py.File(temporary, "w") as file:
+    with replace_when_whole(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
         file.attrs["format"] = FORMAT_NAME
         file.attrs["version"] = FORMAT_VERSION
         file.attrs["provenance"] = json.dumps(asdict(provenance), sort_keys=True)
