@@ -31,7 +31,8 @@ def test_watching_does_not_change_the_training(watched: Path, few_shards: Path, 
     result = pretrain(few_shards, tmp_path / "run", optim__epochs=3)
     assert result.exit_code == 0, result.output
     assert same(weights(watched), weights(tmp_path / "run"))
-    assert {path.name for path in (tmp_path / "run").iterdir()} == {"checkpoints", "config.json", "metrics.jsonl"}
+    names = {path.name for path in (tmp_path / "run").iterdir()}
+    assert names == {"checkpoints", "config.json", "finished", "metrics.jsonl"}
 
 
 def test_retrieval_is_logged_at_epochs_and_picks_the_best(watched: Path) -> None:
