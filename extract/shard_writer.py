@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from extract import schema
 from extract.atomic import write_whole
 from extract.config import ExtractConfig
+from extract.hdf5_output import new_hdf5
 from extract.schema import VideoRecord
 from extract.source import VideoError
 from extract.video import ExtractedVideo, cut_into_segments
@@ -193,7 +194,7 @@ class ShardWriter:
         )
 
     def _write(self, path: Path) -> None:
-        with h5py.File(path, "w", libver=("earliest", "v110"), track_order=False, locking=False) as file:
+        with new_hdf5(path) as file:
             self._write_attributes(file)
             self._write_videos(file)
             self._write_frames(file)
