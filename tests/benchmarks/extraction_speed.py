@@ -7,8 +7,8 @@ extract_overhead  Processor time of ``cmd-extract run --workers 1`` over that of
                   mvextractor's own loop over the canonical streams, discarding what it reads. Both on one core. The
                   start of cmd-extract is in it; ``extract_overhead_running`` is without: what extracting one frame
                   costs (``extract_startup``) is taken off.
-extract_fps       Frames a second by the clock, 2 workers, from start to end. ``extract_fps_core`` is what one core does,
-                  in processor time: what to plan with.
+extract_fps       Frames a second by the clock, 2 workers, from start to end. ``extract_fps_core`` is what one core
+                  does, in processor time: what to plan with.
 extract_scaling   Speed by the clock of 2 workers on 2 cores over 1 worker that, with all its children, has 1 core.
                   ``extract_scaling_unconfined`` leaves both cores to the one worker: FFmpeg's program runs decoder,
                   filters and encoders in threads of their own, so that one worker already uses more than one core.
