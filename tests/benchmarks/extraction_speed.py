@@ -148,9 +148,8 @@ def peak_memory(manifest: Path, out: Path) -> float:
     """MiB at most while one worker extracts."""
     shutil.rmtree(out, ignore_errors=True)
     command = [*EXTRACT, str(manifest), str(out), "--workers", "1"]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     peak = 0
-    with subprocess.Popen(command, **quiet) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
             peak = max(peak, family_memory(process.pid))
             time.sleep(LOOK_SECONDS)

@@ -2,17 +2,17 @@
 
     python -m tests.benchmarks.growth [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
-Each at four sizes, 1, 2, 4 and 8 times the smallest, everything on, one worker. The start of cmd-extract, half a second
-whatever it is given, is taken off: the median over the rounds of what a video of one frame takes (with --quick, where the
-rest is shorter than that, nothing is). The figure is the slope of the straight line through (log size, log seconds): 1 is
-cost in proportion.
+Each at four sizes, 1, 2, 4 and 8 times the smallest, everything on, one worker. The start of cmd-extract, half a
+second whatever it is given, is taken off: the median over the rounds of what a video of one frame takes (with --quick,
+where the rest is shorter than that, nothing is). The figure is the slope of the straight line through (log size, log
+seconds): 1 is cost in proportion.
 
-growth_frame_size         The picture is 1, 2, 4 and 8 tiles of 340 x 256 of the same video, so that every pixel is worth
-                          the same bits; canonical stream and small frames are as much larger.
-growth_source_size        The same sources, canonical stream and small frames of one size for all, as by default. Only
-                          decoding and scaling grow then, so that the slope must be below 1.
-growth_video_length       One video, repeated to 1, 2, 4 and 8 times its length.
-growth_videos             Numbers of videos of the same length.
+growth_frame_size    The picture is 1, 2, 4 and 8 tiles of 340 x 256 of the same video, so that every pixel is worth the
+                     same bits; canonical stream and small frames are as much larger.
+growth_source_size   The same sources, canonical stream and small frames of one size for all, as by default. Only
+                     decoding and scaling grow then, so that the slope must be below 1.
+growth_video_length  One video, repeated to 1, 2, 4 and 8 times its length.
+growth_videos        Numbers of videos of the same length.
 """
 
 from __future__ import annotations

@@ -67,6 +67,7 @@ def bare_bytes(shards: ShardSet, sampling: SamplingConfig, clips: int) -> list[l
     out = []
     for number, plan in plans_of(shards, sampling, clips):
         entry = shards.videos[number]
+        assert plan.keyframe is not None, "every video has one"
         jpegs = [bytes(jpeg) for jpeg in shards.frame_jpegs(entry, sorted(set(plan.clip_frames)))]
         out.append([*jpegs, bytes(shards.keyframe_jpeg(entry, plan.keyframe))])
     return out

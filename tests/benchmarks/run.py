@@ -4,7 +4,8 @@
         [--output build/bench.json]
     python -m tests.benchmarks.run --markdown          # the table of that file, for README.md; measures nothing
 
-``--only`` takes names of figures or of scripts, and leaves the other entries of the file as they are. A benchmark that
+``--only`` takes names of figures or of scripts, and leaves the other entries of the file as they are. With ``--quick`` the
+file is ``build/bench-quick.json``. A benchmark that
 fails does not keep the others from running; the exit code is then 1. Leave the machine alone meanwhile.
 """
 
@@ -62,7 +63,8 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="figures or scripts  [default: all]")
     parser.add_argument("--markdown", action="store_true", help="print the table of the benchmark file")
     asked = parser.parse_args()
-    output: Path = (asked.output or ROOT / "build" / "bench.json").absolute()
+    name = "bench-quick.json" if asked.quick else "bench.json"
+    output: Path = (asked.output or ROOT / "build" / name).absolute()
     try:
         scripts = choose(asked.only)
         if asked.markdown:
@@ -70,17 +72,20 @@ def main() -> None:
             return
     except ValueError as error:
         parser.error(str(error))
-    words = ["--output", str(output), *(["--quick"] if asked.quick else [])]
+    # A run of all of them replaces the file, but not before it has ended.
+    written = output if asked.only else output.with_name(output.name + ".new")
+    if not asked.only:
+        written.unlink(missing_ok=True)
+    words = ["--output", str(written), *(["--quick"] if asked.quick else [])]
     words += [] if asked.rounds is None else ["--rounds", str(asked.rounds)]
     words += ["--videos", *(str(video.absolute()) for video in asked.videos)] if asked.videos else []
-    if not asked.only:
-        output.unlink(missing_ok=True)
     start, failed = time.monotonic(), []
     for script in scripts:
         print(f"== {script}", flush=True)
         if not run_script(script, words):
             failed.append(script)
-    if output.is_file():
+    if written.is_file():
+        written.replace(output)
         print(f"\n{plain_table(read_entries(output))}")
     print(f"\n{(time.monotonic() - start) / 60:.1f} min; written to {output}")
     if failed:

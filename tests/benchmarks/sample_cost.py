@@ -8,6 +8,7 @@ Counted, not timed, by torch's ``FlopCounterMode``: matrices, convolutions and a
 from __future__ import annotations
 
 import sys
+from typing import Literal, get_args
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
@@ -17,10 +18,12 @@ from tests.benchmarks.subject import Plan, run_subject
 from train.model import PretrainModel
 from train.model_config import ModelConfig
 
+MotionInput = Literal["native", "paper"]
+FORMS: tuple[MotionInput, ...] = get_args(MotionInput)
 SAMPLES, WINDOWS = 2, 4
 
 
-def gflop_a_sample(motion_input: str) -> float:
+def gflop_a_sample(motion_input: MotionInput) -> float:
     config = ModelConfig(motion_input=motion_input)
     size = config.crop_size
     with torch.device("meta"):
@@ -32,11 +35,11 @@ def gflop_a_sample(motion_input: str) -> float:
         )
         with FlopCounterMode(display=False) as counter:
             model(*inputs)
-    return counter.get_total_flops() / SAMPLES / 1e9
+    return float(counter.get_total_flops()) / SAMPLES / 1e9
 
 
 def benchmark(plan: Plan) -> list[Result]:
-    counts = {form: tuple(gflop_a_sample(form) for _ in range(plan.rounds)) for form in ("native", "paper")}
+    counts = {form: tuple(gflop_a_sample(form) for _ in range(plan.rounds)) for form in FORMS}
     words = {"native": "native motion encoder; a count", "paper": "the paper's motion encoder; a count"}
     return [
         Result(
