@@ -4,9 +4,9 @@
         [--output build/bench.json]
     python -m tests.benchmarks.run --markdown          # the table of that file, for README.md; measures nothing
 
-``--only`` takes names of figures or of scripts, and leaves the other entries of the file as they are. With ``--quick`` the
-file is ``build/bench-quick.json``. A benchmark that
-fails does not keep the others from running; the exit code is then 1. Leave the machine alone meanwhile.
+``--only`` takes names of figures or of scripts, and leaves the other entries of the file as they are. With ``--quick``
+the file is ``build/bench-quick.json``. A benchmark that fails does not keep the others from running; the exit code is
+then 1. Leave the machine alone meanwhile.
 """
 
 from __future__ import annotations
