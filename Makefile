@@ -10,7 +10,7 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 DEMO := build/demo
 DEMO_RETRIEVAL := --split-column split --label label --label group
 
-.PHONY: install install-dev demo test test-cluster lint types clean
+.PHONY: install install-dev demo bench test test-cluster lint types clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -44,6 +44,10 @@ demo: install
 	@echo
 	@$(BIN)/cmd-eval compare $(DEMO)/run/eval/untrained.json $(DEMO)/run/eval/trained.json $(DEMO)/run/eval/motion-grids.json
 	@echo "written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl, eval/ with features and results)"
+
+# About ten minutes on 2 cores, which should have nothing else to do; also written to build/bench.json.
+bench: install
+	$(BIN)/python -m tests.benchmarks.run
 
 lint: install-dev
 	$(BIN)/ruff check .

@@ -1,51 +1,40 @@
-"""Measures extraction against the bare commands it cannot avoid, in one run on one machine; prints a table.
+"""Extraction with everything on, against the bare commands it cannot avoid; speed, scaling and memory.
 
-    python tests/benchmarks/extraction_speed.py VIDEO... [--copies 8] [--rounds 3] [--only all|own|scaling]
+    python -m tests.benchmarks.extraction_speed [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
-Processor time counts all child processes. The rounds alternate, so that noise of the machine meets both sides; each
-row gives the median and the spread of the rounds.
-
-all      Everything on. "bare" is, video by video, the same FFmpeg command with the same outputs written to the null
-         device, then mvextractor's own loop over the canonical stream, discarding what it reads.
-own      Vectors and keyframes only, of streams that need no transcoding: the videos re-encoded to 340x256 as H.264
-         and MPEG-4 without B-frames, against mvextractor's own loop over the same files. Shards are as large as
-         those of large data sets (256 videos). Both sides start one Python, so that --copies decides how much of the
-         ratio is start-up: with 8 copies of three videos of ten seconds a run has 14,000 frames, and the start of
-         cmd-extract (0.7 s) is 50 microseconds of each; --own-copies 64 makes that 6.
-scaling  Speed of 2 workers over 1, three ways. "plain": with everything on, one worker already uses more than one
-         core, since FFmpeg's program runs demuxer, decoder, filters and encoders in threads of their own; so this
-         ratio is bounded by the cores that are left. "confined": 2 workers on two cores against 1 worker, with all
-         its children, on one core: what a second core brings. "vectors only": each worker is one process of one
-         thread, so that 2 workers use 2 cores. All need an idle machine of at least 2 cores, and runs much longer
-         than the start of the worker processes (about 1 s): three times --copies are made.
+extract_overhead  Processor time of ``cmd-extract run --workers 1`` over that of the bare commands: video by video, the
+                  same FFmpeg command with the same outputs written to the null device, then one Python with
+                  mvextractor's own loop over the canonical streams, discarding what it reads. Both on one core. The
+                  start of cmd-extract is in it; ``extract_overhead_running`` is without: what extracting one frame
+                  costs (``extract_startup``) is taken off.
+extract_fps       Frames a second by the clock, 2 workers, from start to end. ``extract_fps_core`` is what one core
+                  does, in processor time: what to plan with.
+extract_scaling   Speed by the clock of 2 workers on 2 cores over 1 worker that, with all its children, has 1 core.
+                  ``extract_scaling_unconfined`` leaves both cores to the one worker: FFmpeg's program runs decoder,
+                  filters and encoders in threads of their own, so that one worker already uses more than one core.
+extract_rss_mb    Resident memory of a worker with all its children and the command itself: the highest sum seen, looked
+                  at every 10 ms. Shared pages count in every process. Also of videos a tenth as long.
 """
 
 from __future__ import annotations
 
-import argparse
-import csv
 import json
 import os
-import resource
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT))
+from extract.config import ExtractConfig
+from extract.ffmpeg_binary import find_ffmpeg
+from extract.source import probe
+from extract.transcode import TranscodedFiles, build_command, transcode
+from tests.benchmarks.clips import describe, encode, take_videos, write_manifest
+from tests.benchmarks.measuring import PYTHON, ROOT, Result, call, take_turns
+from tests.benchmarks.subject import Plan, run_subject
 
-from extract.config import ExtractConfig  # noqa: E402
-from extract.ffmpeg_binary import FfmpegBinary, find_ffmpeg  # noqa: E402
-from extract.source import probe  # noqa: E402
-from extract.transcode import TranscodedFiles, build_command, transcode  # noqa: E402
-
-LOOP = """
+MVEXTRACTOR_LOOP = """
 import sys
 from mvextractor.videocap import VideoCap
 for path in sys.argv[1:]:
@@ -56,179 +45,140 @@ for path in sys.argv[1:]:
         pass
     capture.release()
 """
-OWN = ("--transcode", "never", "--no-frames")
-PROGRAM = f"import sys; sys.path.insert(0, {str(ROOT)!r}); from extract.cli import main; main()"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Cost:
-    """Processor and wall time in seconds."""
-
-    cpu: float
-    wall: float
-
-
-def measure(work: Callable[[], None]) -> Cost:
-    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
-    work()
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    return Cost(cpu=cpu, wall=time.monotonic() - start)
-
-
-def call(*command: object, cores: set[int] | None = None) -> None:
-    """Runs a command; with ``cores`` it and all its children use these only."""
-
-    def confine() -> None:
-        if cores is not None:
-            os.sched_setaffinity(0, cores)
-
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run([str(c) for c in command], check=True, preexec_fn=confine, **quiet)
+EXTRACT = (*PYTHON, f"import sys; sys.path.insert(0, {str(ROOT)!r}); from extract.cli import main; main()", "run")
+LOOK_SECONDS = 0.01
 
 
 def run_extract(manifest: Path, out: Path, workers: int, *options: str, cores: set[int] | None = None) -> None:
     shutil.rmtree(out, ignore_errors=True)
-    call(sys.executable, "-c", PROGRAM, "run", manifest, out, "--workers", workers, *options, cores=cores)
-
-
-def bare_commands(videos: list[Path], config: ExtractConfig, binary: FfmpegBinary) -> list[list[str]]:
-    null = TranscodedFiles(canonical=Path("/dev/null"), frames=Path("/dev/null/f"), keyframes=Path("/dev/null/k"))
-    commands = [build_command(video, probe(video), config, null, binary) for video in videos]
-    return [["file:/dev/null" if part.startswith("file:/dev/null") else part for part in c] for c in commands]
-
-
-def prepare_own(videos: list[Path], folder: Path, binary: FfmpegBinary) -> dict[str, list[Path]]:
-    """The videos as streams that need no transcoding, as H.264 and as MPEG-4."""
-    made: dict[str, list[Path]] = {}
-    codecs = {
-        "h264": ("mp4", "-c:v", "libx264", "-preset", "veryfast", "-crf", "23", "-refs", "1", "-sc_threshold", "0")
-    }
-    codecs["mpeg4"] = ("avi", "-c:v", "mpeg4", "-q:v", "3")
-    for name, (suffix, *coder) in codecs.items():
-        for number, video in enumerate(videos):
-            target = folder / f"{number}-{name}.{suffix}"
-            size = ("-vf", "scale=340:256,setsar=1", "-pix_fmt", "yuv420p")
-            call(binary.path, "-y", "-i", video, "-an", *size, *coder, "-bf", 0, "-g", 12, "-threads", 1, target)
-            made.setdefault(name, []).append(target)
-    return made
-
-
-def write_manifest(path: Path, videos: list[Path], copies: int) -> Path:
-    with path.open("w", newline="") as stream:
-        writer = csv.writer(stream)
-        writer.writerow(["id", "path"])
-        writer.writerows((f"{v.name}-{c}-{i}", v) for c in range(copies) for i, v in enumerate(videos))
-    return path
+    call(*EXTRACT, manifest, out, "--workers", workers, *options, cores=cores)
 
 
 def count_frames(out: Path) -> int:
-    return int(json.loads((out / "index.json").read_text())["totals"]["frames"])
+    return int(json.loads((out / "index.json").read_text("utf-8"))["totals"]["frames"])
 
 
-def show(name: str, costs: list[Cost], frames: int) -> None:
-    cpu = [c.cpu for c in costs]
-    wall = statistics.median(c.wall for c in costs)
-    middle = statistics.median(cpu)
-    spread = f"{min(cpu):.2f}-{max(cpu):.2f}"
-    print(f"{name:<44} {middle:8.2f} {spread:>13} {frames / middle:9.0f} {frames / wall:9.0f}")
+def bare_commands(videos: list[Path], config: ExtractConfig) -> list[list[str]]:
+    """The FFmpeg command of each video, with its outputs sent to the null device."""
+    null = TranscodedFiles(canonical=Path("/dev/null"), frames=Path("/dev/null/f"), keyframes=Path("/dev/null/k"))
+    commands = [build_command(video, probe(video), config, null, find_ffmpeg()) for video in videos]
+    return [["file:/dev/null" if part.startswith("file:/dev/null") else part for part in c] for c in commands]
 
 
-def ratio(name: str, above: list[Cost], below: list[Cost], bar: str, *, wall: bool = False) -> None:
-    pairs = [(a.wall / b.wall if wall else a.cpu / b.cpu) for a, b in zip(above, below, strict=True)]
-    print(f"{name:<60} {statistics.median(pairs):6.3f}  ({min(pairs):.3f}-{max(pairs):.3f}), bar {bar}")
-
-
-def compare_everything(videos: list[Path], copies: int, rounds: int, folder: Path, binary: FfmpegBinary) -> None:
-    """The first bar: all outputs with transcoding."""
-    config = ExtractConfig()
-    manifest = write_manifest(folder / "all.csv", videos, copies)
-    canonical = []
+def canonical_streams(videos: list[Path], config: ExtractConfig, folder: Path) -> list[Path]:
+    made = []
     for number, video in enumerate(videos):
-        (folder / f"c{number}").mkdir()
-        made = transcode(video, probe(video), config, folder / f"c{number}", binary).canonical
-        assert made is not None
-        canonical.append(made)
-    commands = bare_commands(videos, config, binary)
+        work = folder / f"canonical-{number}"
+        work.mkdir()
+        stream = transcode(video, probe(video), config, work, find_ffmpeg()).canonical
+        assert stream is not None
+        made.append(stream)
+    return made
+
+
+def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
+    copies = plan.size(3, 1)
+    source = f"{source}: {describe(videos, copies)}"
+    manifest = write_manifest(plan.folder / "all.csv", videos, copies)
+    commands = bare_commands(videos, ExtractConfig())
+    frame = encode(videos[0], plan.folder / "frame.mp4", "-frames:v", 1, "-c:v", "libx264")
+    single = write_manifest(plan.folder / "single.csv", [frame])
+    canonical = canonical_streams(videos, ExtractConfig(), plan.folder)
+    cores = sorted(os.sched_getaffinity(0))
+    one, two = {cores[0]}, set(cores[:2])
+    out = plan.folder / "out"
 
     def bare() -> None:
         for command in commands * copies:
-            call(*command)
-        call(sys.executable, "-c", LOOP, *(canonical * copies))
+            call(*command, cores=one)
+        call(*PYTHON, MVEXTRACTOR_LOOP, *(canonical * copies), cores=one)
 
-    one, plain = [], []
-    for _ in range(rounds):
-        plain.append(measure(bare))
-        one.append(measure(lambda: run_extract(manifest, folder / "o", 1)))
-    frames = count_frames(folder / "o")
-    show("bare FFmpeg and mvextractor, one after the other", plain, frames)
-    show("cmd-extract run, 1 worker", one, frames)
-    ratio("processor time, cmd-extract / bare", one, plain, "<= 1.15")
+    def extract(workers: int, allowed: set[int]) -> None:
+        run_extract(manifest, out, workers, cores=allowed)
 
+    seen = take_turns(
+        {
+            "bare": bare,
+            "confined": lambda: extract(1, one),
+            "free": lambda: extract(1, two),
+            "both": lambda: extract(2, two),
+            "start": lambda: run_extract(single, plan.folder / "single", 1, cores=one),
+        },
+        plan.rounds,
+    )
+    frames = count_frames(out)
 
-def compare_own(videos: list[Path], copies: int, rounds: int, folder: Path, binary: FfmpegBinary) -> None:
-    """The second bar: vectors and keyframes of streams that need no transcoding."""
-    for codec, sources in prepare_own(videos, folder, binary).items():
-        manifest = write_manifest(folder / f"{codec}.csv", sources, copies)
-        ours, loop = [], []
-        for _ in range(rounds):
-            loop.append(measure(lambda sources=sources: call(sys.executable, "-c", LOOP, *(sources * copies))))
-            ours.append(measure(lambda m=manifest: run_extract(m, folder / "o", 1, *OWN, "--videos-per-shard", "256")))
-        frames = count_frames(folder / "o")
-        kilobits = sum(s.stat().st_size for s in sources) * copies * 8 / 1000 / (frames / 30)
-        print(f"-- {codec}, 340x256, about {kilobits:.0f} kbit/s at 30 frames a second")
-        show("mvextractor's loop, vectors only", loop, frames)
-        show("cmd-extract run --transcode never --no-frames", ours, frames)
-        ratio("speed in processor time, cmd-extract / loop", loop, ours, ">= 0.95")
+    def result(name: str, values: list[float], unit: str, versus: str) -> Result:
+        return Result(name=name, values=tuple(values), unit=unit, versus=versus, source=source)
 
-
-def compare_workers(videos: list[Path], copies: int, rounds: int, folder: Path, binary: FfmpegBinary) -> None:
-    """The third bar: two workers against one."""
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < 2:
-        print("speed of 2 workers / 1 worker: needs 2 cores")
-        return
-    everything = write_manifest(folder / "scaling.csv", videos, copies)
-    own = write_manifest(folder / "scaling-own.csv", prepare_own(videos, folder, binary)["h264"], copies * 8)
-    both, first = {cores[0], cores[1]}, {cores[0]}
-    kinds: dict[str, tuple[Path, set[int], tuple[str, ...]]] = {
-        "plain": (everything, both, ()),
-        "confined": (everything, first, ()),
-        "vectors only": (own, both, OWN),
-    }
-    for name, (manifest, cores_of_one, options) in kinds.items():
-        one, two = [], []
-        for _ in range(rounds):
-            for workers, costs, allowed in ((1, one, cores_of_one), (2, two, both)):
-                arguments = (manifest, folder / "o", workers, *options)
-                costs.append(measure(lambda a=arguments, c=allowed: run_extract(*a, cores=c)))
-        frames = count_frames(folder / "o")
-        show(f"{name}: 1 worker on {len(cores_of_one)} of 2 cores", one, frames)
-        show(f"{name}: 2 workers on 2 cores", two, frames)
-        ratio(f"speed of 2 workers / 1 worker, {name}", one, two, ">= 1.9", wall=True)
+    bare_words = "processor time of FFmpeg with the same outputs to the null device, and mvextractor's loop; 1 core"
+    running = [(r["confined"].cpu - r["start"].cpu) / r["bare"].cpu for r in seen]
+    found = [
+        result("extract_overhead", [r["confined"].cpu / r["bare"].cpu for r in seen], "x", bare_words),
+        result("extract_overhead_running", running, "x", "the same, less extract_startup"),
+        result("extract_startup", [r["start"].cpu for r in seen], "s", "processor time for a video of one frame"),
+        result("extract_fps", [frames / r["both"].wall for r in seen], "frames/s", "by the clock, 2 workers"),
+        result("extract_fps_core", [frames / r["confined"].cpu for r in seen], "frames/s and core", "processor time"),
+    ]
+    if len(two) == 2:
+        speedup = [r["confined"].wall / r["both"].wall for r in seen]
+        free = [r["free"].wall / r["both"].wall for r in seen]
+        found.append(result("extract_scaling", speedup, "x", "2 workers on 2 cores over 1 worker on 1 core"))
+        found.append(result("extract_scaling_unconfined", free, "x", "2 workers on 2 cores over 1 worker on 2 cores"))
+    else:
+        print("extract_scaling: needs 2 cores", file=sys.stderr)
+    return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("videos", nargs="+", type=Path)
-    parser.add_argument("--copies", type=int, default=8)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--own-copies", type=int, help="[default: 2 x --copies]")
-    parser.add_argument("--only", choices=["all", "own", "scaling"])
-    asked = parser.parse_args()
-    binary = find_ffmpeg()
-    start = measure(lambda: call(sys.executable, "-c", PROGRAM, "--help"))
-    print(f"start-up (--help): {start.wall:.2f} s; {binary.version}")
-    print(f"{'':<44} {'cpu s':>8} {'spread':>13} {'f/cpu s':>9} {'f/s':>9}")
-    videos = [v.absolute() for v in asked.videos]
-    with tempfile.TemporaryDirectory() as name:
-        if asked.only in (None, "all"):
-            compare_everything(videos, asked.copies, asked.rounds, Path(name), binary)
-        if asked.only in (None, "own"):
-            compare_own(videos, asked.own_copies or asked.copies * 2, asked.rounds, Path(name), binary)
-        if asked.only in (None, "scaling"):
-            compare_workers(videos, asked.copies * 3, asked.rounds, Path(name), binary)
+def family_memory(pid: int) -> int:
+    """Resident bytes of a process and of all below it."""
+    waiting, total = [pid], 0
+    while waiting:
+        process = Path(f"/proc/{waiting.pop()}")
+        try:
+            total += int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+            for task in (process / "task").iterdir():
+                waiting += [int(child) for child in (task / "children").read_text().split()]
+        except (FileNotFoundError, ProcessLookupError):
+            continue  # it has ended
+    return total
+
+
+def peak_memory(manifest: Path, out: Path) -> float:
+    """MiB at most while one worker extracts."""
+    shutil.rmtree(out, ignore_errors=True)
+    command = [*EXTRACT, str(manifest), str(out), "--workers", "1"]
+    peak = 0
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        while process.poll() is None:
+            peak = max(peak, family_memory(process.pid))
+            time.sleep(LOOK_SECONDS)
+    if process.returncode != 0:
+        raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}")
+    return peak / 2**20
+
+
+def measure_memory(plan: Plan, video: Path, source: str) -> list[Result]:
+    long = encode(video, plan.folder / "long.mp4", "-c", "copy", repeat=10)
+    manifests = {n: write_manifest(plan.folder / f"memory-{n}.csv", [v]) for n, v in (("short", video), ("long", long))}
+    seen = [{n: peak_memory(m, plan.folder / "out") for n, m in manifests.items()} for _ in range(plan.rounds)]
+    words = {"long": "extract_rss_mb", "short": "extract_rss_mb_short_video"}
+    return [
+        Result(
+            name=name,
+            values=tuple(row[length] for row in seen),
+            unit="MiB",
+            versus="a worker with its children, highest sum",
+            source=f"{source}: {describe([long if length == 'long' else video])}",
+        )
+        for length, name in words.items()
+    ]
+
+
+def benchmark(plan: Plan) -> list[Result]:
+    videos, source = take_videos(plan.videos, plan.folder / "made", frames=plan.size(300, 24))
+    return measure_speed(plan, videos, source) + measure_memory(plan, videos[0], source)
 
 
 if __name__ == "__main__":
-    main()
+    run_subject(benchmark, __doc__, sys.argv[1:])

@@ -25,7 +25,9 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from extract.shard_reader import ShardSet
-from tests.benchmarks.loader import make_shards, spread, stream
+from tests.benchmarks.clips import synthetic_videos
+from tests.benchmarks.loader import make_shards
+from tests.benchmarks.loader_workers import spread, stream
 from train.batch import Batch
 from train.build import build_model
 from train.config import TrainConfig, build_config
@@ -211,7 +213,7 @@ def main() -> None:
     plan = planned(arguments)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as made:
-        shards = ShardSet(arguments.shards or make_shards(Path(made))[0])
+        shards = ShardSet(arguments.shards or make_shards(synthetic_videos(Path(made), frames=96), Path(made)))
         plain = configured(plan, "float32", False)
         first = next(stream(shards, plain.sampling, 0, batch=plan.batch))
         # A batch from the stream is good for one turn only.

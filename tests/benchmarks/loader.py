@@ -1,75 +1,74 @@
-"""How fast samples come out of shards, and what bounds it; prints tables.
+"""How fast one core reads training samples out of shards, and what bounds it.
 
-    python -m tests.benchmarks.loader [SHARDS] [--video FILE] [--rounds 5] [--memory-batches 10000]
+    python -m tests.benchmarks.loader [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
-A clip is 16 frames with its keyframe and four windows of motion; clips are read in batches, as a training reads them.
-Beside it: bare simplejpeg on the very same bytes (the keyframes' among them), and decoding such clips from a video file
-with PyAV, seek included. Without SHARDS, synthetic videos are made and extracted first. One core is measured in
-processor time, so that other work on the machine counts little; workers by the clock, so leave the machine alone.
+loader_clips_core  Clips a second, as a data worker reads them: a clip is 16 frames of stride 4 with its keyframe and
+                   four windows of motion; batches of 32.
+loader_vs_jpeg     Over bare simplejpeg that decodes the very same bytes, the keyframes' among them.
+loader_vs_online   Over decoding the 16 frames of the same clips from the videos with PyAV, one thread: opened, sought
+                   to the keyframe before, decoded, scaled to 128 rows. The videos are encoded anew with GOP 12, which
+                   suits that best; ``loader_vs_online_source`` takes the videos as they are. No keyframe picture and
+                   no motion is read online.
+
+Processor time of one process and one thread.
 """
 
 from __future__ import annotations
 
-import argparse
-import itertools
-import multiprocessing
-import os
-import statistics
-import subprocess
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
-import numpy as np
 import simplejpeg
 import torch
-from torch.utils.data import DataLoader
 
-from extract.cli import main as cmd_extract
-from extract.ffmpeg_binary import find_ffmpeg
 from extract.shard_reader import ShardSet
-from train.batch import Batch, open_in_turn
+from tests.benchmarks.clips import describe, encode, take_videos, write_manifest
+from tests.benchmarks.extraction_speed import run_extract
+from tests.benchmarks.measuring import Result, measure_own, take_turns
+from tests.benchmarks.subject import Plan, run_subject
+from train.batch import open_in_turn
 from train.damage import TolerantDataset
 from train.dataset import PretrainDataset
-from train.epoch_sampler import EpochSampler
-from train.sampling import SamplingConfig, plan_sample, sample_rng
+from train.sampling import SamplePlan, SamplingConfig, plan_sample, sample_rng
 
 BATCH = 32
+ROWS = 128
 
 
-def rate(work: Callable[[], int], clock: Callable[[], float] = time.process_time) -> float:
-    """Things a second; of this process's own time, so that other work on the machine counts little."""
-    start = clock()
-    count = work()
-    return count / (clock() - start)
+def make_shards(videos: Sequence[Path], folder: Path) -> Path:
+    """Shards of the videos, everything on."""
+    out = folder / "shards"
+    run_extract(write_manifest(folder / "shards.csv", videos), out, 2)
+    return out
 
 
-def paired(first: Callable[[], int], second: Callable[[], int], rounds: int) -> list[tuple[float, float]]:
-    """Rates of both, in turn, so that other work on the machine meets both alike."""
-    return [(rate(first), rate(second)) for _ in range(rounds)]
+def plans_of(shards: ShardSet, sampling: SamplingConfig, clips: int) -> list[tuple[int, SamplePlan]]:
+    """Number of the video and plan of the first samples of epoch 0, seed 0."""
+    found = []
+    for position in range(clips):
+        number = position % len(shards.videos)
+        entry = shards.videos[number]
+        rng = sample_rng(0, 0, position)
+        found.append((number, plan_sample(entry.frame_count, entry.keyframe_indices, sampling, rng)))
+    return found
 
 
-def spread(values: list[float]) -> str:
-    digits = 0 if statistics.median(values) >= 100 else 2
-    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
-
-
-def read_batches(data: TolerantDataset, clips: int) -> int:
+def read_batches(data: TolerantDataset, clips: int) -> None:
     """As a worker reads them: the first ``clips`` positions of epoch 0."""
-    keys = [[(0, p) for p in range(start, start + BATCH)] for start in range(0, clips, BATCH)]
-    return sum(len(batch) for batch in open_in_turn(data[part] for part in keys))
+    keys = [[(0, p) for p in range(start, min(start + BATCH, clips))] for start in range(0, clips, BATCH)]
+    count = sum(len(batch) for batch in open_in_turn(data[part] for part in keys))
+    assert count == clips
 
 
 def bare_bytes(shards: ShardSet, sampling: SamplingConfig, clips: int) -> list[list[bytes]]:
     """JPEG bytes of the same samples, the keyframe's last."""
     out = []
-    for position in range(clips):
-        entry = shards.videos[position % len(shards.videos)]
-        plan = plan_sample(entry.frame_count, entry.keyframe_indices, sampling, sample_rng(0, 0, position))
-        frames = sorted(set(plan.clip_frames))
-        jpegs = [bytes(jpeg) for jpeg in shards.frame_jpegs(entry, frames)]
+    for number, plan in plans_of(shards, sampling, clips):
+        entry = shards.videos[number]
+        assert plan.keyframe is not None, "every video has one"
+        jpegs = [bytes(jpeg) for jpeg in shards.frame_jpegs(entry, sorted(set(plan.clip_frames)))]
         out.append([*jpegs, bytes(shards.keyframe_jpeg(entry, plan.keyframe))])
     return out
 
@@ -81,171 +80,72 @@ def decode_all(clips: list[list[bytes]]) -> int:
     return len(clips)
 
 
-def decode_online(path: Path, clips: int, sampling: SamplingConfig) -> int:
-    """Clips at random places: opened, sought, decoded up to the last frame, scaled to 128 rows."""
-    rng = np.random.default_rng(0)
-    for _ in range(clips):
-        with av.open(str(path)) as container:
-            stream = container.streams.video[0]
-            stream.thread_count = 1
-            span = (sampling.clip_frames - 1) * sampling.stride + 1
-            first = int(rng.integers(max(1, stream.frames - span)))
-            seconds = first / float(stream.average_rate)
-            container.seek(int(seconds / stream.time_base), stream=stream)
-            taken = []
-            for frame in container.decode(stream):
-                number = round(float(frame.pts * stream.time_base) * float(stream.average_rate)) - first
-                if number >= 0 and number % sampling.stride == 0:
-                    width = round(frame.width * 128 / frame.height)
-                    taken.append(frame.reformat(width, 128, "rgb24").to_ndarray())
-                if len(taken) == sampling.clip_frames:
-                    break
-    return clips
+def time_stamps(path: Path) -> list[int]:
+    """Of all frames, in order of presentation."""
+    with av.open(str(path)) as container:
+        return sorted(packet.pts for packet in container.demux(video=0) if packet.pts is not None)
 
 
-def describe_video(path: Path) -> str:
+def decode_online(path: Path, stamps: Sequence[int]) -> None:
+    """The frames of these time stamps, which rise: opened, sought, decoded to the last, scaled."""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
-        keys = [frame.key_frame for frame in itertools.islice(container.decode(stream), 300)]
-    gaps = np.diff(np.flatnonzero(keys))
-    gop = f"GOP {int(np.median(gaps))}" if len(gaps) else f"one keyframe in {len(keys)} frames"
-    return f"{path.name}, {stream.width} x {stream.height}, {stream.codec_context.name}, {gop}"
+        stream.thread_count = 1
+        container.seek(stamps[0], stream=stream)
+        wanted, taken = set(stamps), 0
+        for frame in container.decode(stream):
+            if frame.pts in wanted:
+                frame.reformat(round(frame.width * ROWS / frame.height), ROWS, "rgb24").to_ndarray()
+                taken += 1
+            if taken == len(wanted):
+                return
+    raise RuntimeError(f"{path.name}: found {taken} of {len(wanted)} frames")
 
 
-def stream(
-    shards: ShardSet, sampling: SamplingConfig, workers: int, *, batch: int = BATCH, pinned: bool = False
-) -> Iterator[Batch]:
-    """Batches without end, made as ``train.loop`` makes them."""
-    data = TolerantDataset(PretrainDataset(shards, shards.videos, sampling, seed=0))
-    videos = len(shards.videos)
-    sampler = EpochSampler(
-        video_count=videos, global_batch=batch, epochs=1_000_000, seed=0, samples_per_video=-(-batch // videos)
-    )
-    return open_in_turn(DataLoader(data, batch_size=None, sampler=sampler, num_workers=workers, pin_memory=pinned))
-
-
-def worker_rate(shards: ShardSet, sampling: SamplingConfig, workers: int, seconds: float) -> tuple[float, float]:
-    """Clips a second by the clock, of a consumer that only takes them; and its own processor time a clip, in ms."""
-    source = stream(shards, sampling, workers)
-    for _ in range(4 * workers):
-        next(source)
-    count, start, used = 0, time.perf_counter(), time.process_time()
-    while (elapsed := time.perf_counter() - start) < seconds:
-        count += len(next(source))
-    return count / elapsed, (time.process_time() - used) / count * 1e3
-
-
-def bare_rate(clips: list[list[bytes]], processes: int, seconds: float) -> float:
-    """Clips a second by the clock of as many processes that decode and do nothing else: what the machine allows."""
-    context = multiprocessing.get_context("fork")
-    results: multiprocessing.Queue[int] = context.Queue()
-
-    def work() -> None:
-        count, start = 0, time.perf_counter()
-        while time.perf_counter() - start < seconds:
-            count += decode_all(clips[:16])
-        results.put(count)
-
-    running = [context.Process(target=work) for _ in range(processes)]
-    for process in running:
-        process.start()
-    total = sum(results.get(timeout=60 + 2 * seconds) for _ in running)
-    for process in running:
-        process.join()
-    return total / seconds
-
-
-def memory_mib(pid: int) -> tuple[float, float]:
-    """(own memory, shared memory) of a process; pages mapped from shards, which the system takes back, not counted."""
-    fields = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
-    own, shared = (int(fields[name].split()[0]) / 1024 for name in ("RssAnon", "RssShmem"))
-    return own, shared
-
-
-def watch_memory(shards: ShardSet, sampling: SamplingConfig, batches: int, size: int) -> None:
-    """Two workers, batches of ``size``; prints a row at a tenth, at half and at the end."""
-    source = stream(shards, sampling, 2, batch=size)
-    print("\n| batches taken | process: own + shared memory, MiB | workers, each |\n|---|---|---|")
-    for number in range(1, batches + 1):
-        next(source)
-        if number in (batches // 10, batches // 2, batches):
-            workers = [memory_mib(child.pid) for child in multiprocessing.active_children() if child.pid]
-            own, shared = memory_mib(os.getpid())
-            told = ", ".join(f"{a:.0f} + {b:.0f}" for a, b in workers)
-            print(f"| {number} | {own:.0f} + {shared:.0f} | {told} |", flush=True)
-
-
-def make_shards(folder: Path) -> tuple[Path, Path]:
-    """Synthetic videos as shards; and one of them as a 340 x 256 H.264 file of GOP 12."""
-    videos, shards, online = folder / "videos", folder / "shards", folder / "online.mp4"
-    for words in (
-        ["synthesize", str(videos), "--videos-per-combination", "1", "--frames", "96"],
-        ["run", str(videos / "manifest.csv"), str(shards)],
-    ):
-        cmd_extract(words, standalone_mode=False)
-    source = next(path for path in sorted(videos.rglob("*")) if path.suffix in (".mp4", ".mkv", ".avi"))
-    command = [find_ffmpeg().path, "-loglevel", "error", "-i", str(source), "-vf", "scale=340:256", "-c:v", "libx264"]
-    subprocess.run([*command, "-g", "12", "-pix_fmt", "yuv420p", str(online)], check=True)
-    return shards, online
-
-
-def print_one_core(shards: ShardSet, sampling: SamplingConfig, video: Path | None, rounds: int, clips: int) -> None:
-    data = TolerantDataset(PretrainDataset(shards, shards.videos, sampling, seed=0))
-    bare = bare_bytes(shards, sampling, clips)
-    read_batches(data, clips)
-    pairs = paired(lambda: read_batches(data, clips), lambda: decode_all(bare), rounds)
-    print("\n| one core, processor time | median (lowest to highest) |\n|---|---|")
-    print(f"| clips a second from shards, in batches of {BATCH} | {spread([own for own, _ in pairs])} |")
-    print(f"| clips a second, bare simplejpeg on the same bytes | {spread([bare for _, bare in pairs])} |")
-    print(f"| share of it that is reached | {spread([own / bare for own, bare in pairs])} |")
-    if video:
-        online = paired(lambda: read_batches(data, clips), lambda: decode_online(video, 24, sampling), rounds)
-        print(f"| online with PyAV, {describe_video(video)} | {spread([other for _, other in online])} |")
-        print(f"| times as fast as that | {spread([own / other for own, other in online])} |")
-
-
-def print_workers(shards: ShardSet, sampling: SamplingConfig, rounds: int, seconds: float) -> None:
-    bare = bare_bytes(shards, sampling, 16)
-    seen = []
-    for _ in range(rounds):
-        one, two = (worker_rate(shards, sampling, workers, seconds) for workers in (1, 2))
-        seen.append((one, two, bare_rate(bare, 1, seconds), bare_rate(bare, 2, seconds)))
-    print("\n| workers, by the clock | median (lowest to highest) |\n|---|---|")
-    print(f"| one worker, clips a second | {spread([one[0] for one, *_ in seen])} |")
-    print(f"| two workers | {spread([two[0] for _, two, *_ in seen])} |")
-    print(f"| two over one | {spread([two[0] / one[0] for one, two, *_ in seen])} |")
-    print(f"| bare simplejpeg, two processes over one | {spread([two / one for *_, one, two in seen])} |")
-    print(f"| processor time of the process that takes them, ms a clip | {spread([two[1] for _, two, *_ in seen])} |")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("shards", type=Path, nargs="?")
-    parser.add_argument("--video", type=Path)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--clips", type=int, default=128)
-    parser.add_argument("--seconds", type=float, default=3)
-    parser.add_argument("--memory-batches", type=int, default=0)
-    parser.add_argument("--memory-batch-size", type=int, default=BATCH)
-    parser.add_argument("--stride", type=int, default=SamplingConfig().stride)
-    arguments = parser.parse_args()
+def benchmark(plan: Plan) -> list[Result]:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as made:
-        folder, video = arguments.shards, arguments.video
-        if folder is None:
-            folder, video = make_shards(Path(made))
-        shards, sampling = ShardSet(folder), SamplingConfig(stride=arguments.stride)
-        header = shards.header
-        size = f"{header.frame_width} x {header.frame_height}"
-        print(f"{len(shards.videos)} videos, frames {size}, stride {sampling.stride}")
-        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f} at the start")
-        if arguments.rounds:
-            print_one_core(shards, sampling, video, arguments.rounds, arguments.clips)
-            print_workers(shards, sampling, arguments.rounds, arguments.seconds)
-        if arguments.memory_batches:
-            watch_memory(shards, sampling, arguments.memory_batches, arguments.memory_batch_size)
-        print(f"\nload {os.getloadavg()[0]:.1f} at the end")
+    videos, source = take_videos(plan.videos, plan.folder / "made", frames=plan.size(300, 48))
+    shards, sampling = ShardSet(make_shards(videos, plan.folder)), SamplingConfig()
+    data = TolerantDataset(PretrainDataset(shards, shards.videos, sampling, seed=0))
+    short = [
+        encode(video, plan.folder / f"gop12-{n}.mp4", "-c:v", "libx264", "-g", 12) for n, video in enumerate(videos)
+    ]
+    # Shards may hold the videos in another order than they were named.
+    order = [int(entry.video_id.partition("-")[0]) for entry in shards.videos]
+    clips, online = plan.size(256, 16), plan.size(32, 4)
+    bare = bare_bytes(shards, sampling, clips)
+
+    stamps = {path: time_stamps(path) for path in (*short, *videos)}
+
+    def decode_from(files: Sequence[Path]) -> None:
+        for number, sample in plans_of(shards, sampling, online):
+            path = files[order[number]]
+            decode_online(path, [stamps[path][frame] for frame in sorted(set(sample.clip_frames))])
+
+    sides = {
+        "shards": lambda: read_batches(data, clips),
+        "jpeg": lambda: decode_all(bare),
+        "online": lambda: decode_from(short),
+        "source": lambda: decode_from(videos),
+    }
+    read_batches(data, clips)
+    seen = take_turns(sides, plan.rounds, measure_own)
+    rates = [{name: (clips if name in ("shards", "jpeg") else online) / r[name].cpu for name in sides} for r in seen]
+    anew = f"{source}, encoded anew for PyAV: {describe(short)}"
+    told = f"{source}: {describe(videos)}; as shards with all defaults (frames of 170 x 128, keyframes of 340 x 256)"
+
+    def over(name: str, peer: str, versus: str, words: str) -> Result:
+        ratios = tuple(row["shards"] / row[peer] for row in rates)
+        return Result(name=name, values=ratios, unit="x the speed", versus=versus, source=words)
+
+    own = tuple(row["shards"] for row in rates)
+    return [
+        Result(name="loader_clips_core", values=own, unit="clips/s and core", versus="processor time", source=told),
+        over("loader_vs_online", "online", "PyAV on the same clips, GOP 12", anew),
+        over("loader_vs_online_source", "source", "PyAV on the same clips, videos as they are", told),
+        over("loader_vs_jpeg", "jpeg", "bare simplejpeg on the same bytes", told),
+    ]
 
 
 if __name__ == "__main__":
-    main()
+    run_subject(benchmark, __doc__, sys.argv[1:])

@@ -1,26 +1,27 @@
 """Plans an extraction on a cluster, and the training that reads it, from rates measured on one core; prints a table.
 
-    python -m tests.benchmarks.plan_cluster [--bench build/bench.json] [--cores 1024] [--extract-fps 480] ...
+    python -m tests.benchmarks.plan_cluster [--bench build/bench.json] [--cores 1024] [--extract-fps-core 480] ...
 
-Rates come from the benchmark file where it has them (``extract_fps``, frames a second and core; ``extract_rss_mb``;
-``loader_clips_core``), and from options, which go before. ``extract/PLANNING.md`` shows and explains the result.
+Rates come from the benchmark file where it has them (``extract_fps_core``, frames a second and core;
+``extract_rss_mb``, MiB a worker; ``loader_clips_core``, clips a second and core), and from options, which go before.
+``extract/PLANNING.md`` shows and explains the result.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
 from extract.claims import BEATS, STALE_SECONDS
+from tests.benchmarks.subject import read_entries
 
 CLIP_FRAMES, MOTION_WINDOWS, CHUNKS_A_WINDOW, CHUNK_FRAMES = 16, 4, 2, 8
 HEARTBEAT_SECONDS = STALE_SECONDS / BEATS
 DATA_SETS = {"Kinetics-700": 650_000, "100 million videos": 100_000_000}
 # Measured as extract/PLANNING.md says, unless marked as assumed.
 DEFAULTS = {
-    "extract_fps": (480.0, "frames a second and core"),
+    "extract_fps_core": (480.0, "frames a second and core"),
     "extract_rss_mb": (264.0, "MiB of memory a core: worker, its child and FFmpeg, each 88 at most"),
     "loader_clips_core": (354.0, "clips a second that one core loads"),
     "gpu_clips": (400.0, "clips a second that one GPU trains on (assumed)"),
@@ -49,11 +50,11 @@ class Plan:
     def rows(self) -> list[tuple[str, str]]:
         r = self.rates
         frames = self.videos * r["frames_a_video"]
-        core_hours = frames / r["extract_fps"] / 3600
+        core_hours = frames / r["extract_fps_core"] / 3600
         hours = core_hours / r["cores"]
         shards = -(-self.videos // int(r["videos_a_shard"]))
         tasks = max(1, round(core_hours / (r["cores_a_task"] * r["hours_a_task"])))
-        fps = r["extract_fps"] * r["cores"]
+        fps = r["extract_fps_core"] * r["cores"]
         size = frames * r["shard_bytes_a_frame"]
         millions = self.videos / 1e6
         manifest_s = millions * r["manifest_s_a_million"]
@@ -65,7 +66,7 @@ class Plan:
             ("sources read", f"{self.videos * r['source_bytes_a_video'] / 1e12:,.2f} TB"),
             ("number of shards", f"{shards:,}"),
             ("size of a shard", f"{size / shards / 1e9:.2f} GB"),
-            ("time of a shard on one core", f"{frames / shards / r['extract_fps'] / 60:.1f} min"),
+            ("time of a shard on one core", f"{frames / shards / r['extract_fps_core'] / 60:.1f} min"),
             ("files in OUT (shards, index)", f"{shards + 3:,}"),
             ("files in OUT/tasks (attempts)", f"{tasks:,}"),
             (f"tasks of {r['cores_a_task']:.0f} cores, {r['hours_a_task']:g} h each", f"{tasks:,}"),
@@ -104,16 +105,8 @@ def training_rows(rates: dict[str, float]) -> list[tuple[str, str]]:
 
 def read_rates(bench: Path | None) -> dict[str, float]:
     """The rates of a benchmark file that count here."""
-    if bench is None:
-        return {}
-    measured = {}
-    for entry in json.loads(bench.read_text("utf-8")):
-        name, unit = entry["name"], entry["unit"]
-        if name == "extract_fps" and "core" not in unit:
-            raise ValueError(f"{bench}: extract_fps is in {unit!r}, not a second and core; give --extract-fps as well")
-        if name in DEFAULTS:
-            measured[name] = float(entry["value"])
-    return measured
+    entries = [] if bench is None else read_entries(bench)
+    return {str(e["name"]): float(str(e["value"])) for e in entries if e["name"] in DEFAULTS}
 
 
 def main() -> None:
@@ -122,7 +115,10 @@ def main() -> None:
     for name, (value, meaning) in DEFAULTS.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=float, help=f"{meaning}; {value:g}")
     given = vars(parser.parse_args())
-    measured = read_rates(given.pop("bench"))
+    try:
+        measured = read_rates(given.pop("bench"))
+    except ValueError as error:
+        parser.error(str(error))
     options = {name: value for name, value in given.items() if value is not None}
     rates = {name: value for name, (value, _) in DEFAULTS.items()} | measured | options
     for name, value in rates.items():

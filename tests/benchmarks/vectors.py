@@ -1,0 +1,108 @@
+"""Vectors, grids and keyframes of streams that need no transcoding, against other ways to read or decode them.
+
+    python -m tests.benchmarks.vectors [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
+
+The videos are encoded anew as 340 x 256 H.264 and MPEG-4 of GOP 12 without B-frames, five times over in one file, so
+that the start of a program counts little beside a file. The same files are read by
+
+- ``cmd-extract run --transcode never --no-frames --workers 1``, which writes shards with keyframes; its start
+  (half a second) is in it;
+- mvextractor's own loop, vectors only, discarding what it reads (one Python for all files);
+- PyAV with one thread, the vectors of every frame as an array, discarded (one Python for all files);
+- ``ffmpeg -i FILE -f null -`` with FFmpeg's own choice of threads: decoding alone.
+
+All in processor time. ``vectors_fps_core`` and the ratios of speed are the worse of the two codecs; those of each codec
+have its name at their end.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from extract.ffmpeg_binary import find_ffmpeg
+from tests.benchmarks.clips import OWN_STREAMS, describe, encode_own, take_videos, write_manifest
+from tests.benchmarks.extraction_speed import MVEXTRACTOR_LOOP, count_frames, run_extract
+from tests.benchmarks.measuring import PYTHON, Cost, Result, call, take_turns
+from tests.benchmarks.subject import Plan, run_subject
+
+PYAV_LOOP = """
+import sys
+import av
+for path in sys.argv[1:]:
+    with av.open(path) as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_type = "NONE"
+        stream.codec_context.thread_count = 1
+        stream.codec_context.options = {"flags2": "+export_mvs"}
+        for frame in container.decode(stream):
+            vectors = frame.side_data.get("MOTION_VECTORS")
+            if vectors is not None:
+                vectors.to_ndarray()
+"""
+PEERS = {
+    "mvextractor": "mvextractor's own loop, vectors only",
+    "pyav": "PyAV, one thread, vectors as arrays",
+    "decode": "ffmpeg -f null, decoding alone",
+}
+
+
+def measure_codec(plan: Plan, codec: str, files: list[Path]) -> tuple[int, list[dict[str, Cost]]]:
+    """Frames, and the costs of each round."""
+    manifest, out = write_manifest(plan.folder / f"{codec}.csv", files), plan.folder / "out"
+
+    def decode() -> None:
+        for file in files:
+            call(find_ffmpeg().path, "-loglevel", "error", "-nostdin", "-i", file, "-f", "null", "-")
+
+    sides = {
+        "own": lambda: run_extract(manifest, out, 1, "--transcode", "never", "--no-frames"),
+        "mvextractor": lambda: call(*PYTHON, MVEXTRACTOR_LOOP, *files),
+        "pyav": lambda: call(*PYTHON, PYAV_LOOP, *files),
+        "decode": decode,
+    }
+    seen = take_turns(sides, plan.rounds)
+    return count_frames(out), seen
+
+
+def results_of(codec: str, frames: int, seen: list[dict[str, Cost]], source: str) -> list[Result]:
+    rates = tuple(frames / row["own"].cpu for row in seen)
+    words = "cmd-extract run --transcode never --no-frames, processor time"
+    found = [
+        Result(name=f"vectors_fps_core_{codec}", values=rates, unit="frames/s and core", versus=words, source=source)
+    ]
+    for peer, told in PEERS.items():
+        ratios = tuple(row[peer].cpu / row["own"].cpu for row in seen)
+        name = f"vectors_vs_{peer}_{codec}"
+        found.append(Result(name=name, values=ratios, unit="x the speed", versus=told, source=source))
+    return found
+
+
+def worse_of(results: list[Result]) -> list[Result]:
+    """For each figure the codec of the lower median, under the name without its codec."""
+    by_name: dict[str, list[Result]] = {}
+    for result in results:
+        by_name.setdefault(result.name.rpartition("_")[0], []).append(result)
+    found = []
+    for name, both in by_name.items():
+        worst = min(both, key=lambda result: result.value)
+        codec = worst.name.rpartition("_")[2]
+        told = f"{worst.versus}; the worse codec ({codec})"
+        found.append(Result(name=name, values=worst.values, unit=worst.unit, versus=told, source=worst.source))
+    return found
+
+
+def benchmark(plan: Plan) -> list[Result]:
+    videos, source = take_videos(plan.videos, plan.folder / "made", frames=plan.size(300, 24))
+    results = []
+    for codec in OWN_STREAMS:
+        files = [
+            encode_own(video, plan.folder / f"{codec}-{number}", codec, repeat=plan.size(5, 1))
+            for number, video in enumerate(videos[:4])
+        ]
+        results += results_of(codec, *measure_codec(plan, codec, files), f"{source}, encoded anew: {describe(files)}")
+    return worse_of(results) + results
+
+
+if __name__ == "__main__":
+    run_subject(benchmark, __doc__, sys.argv[1:])

@@ -1,0 +1,96 @@
+"""That the benchmarks run and what they write; never how fast anything is."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.benchmarks.growth import slope
+from tests.benchmarks.measuring import Result, markdown_table, measure, plain_table, take_turns
+from tests.benchmarks.plan_cluster import read_rates
+from tests.benchmarks.run import SCRIPTS, choose
+from tests.benchmarks.subject import keep_entries, read_entries
+
+ROOT = Path(__file__).resolve().parents[2]
+PROMISED = """extract_overhead extract_fps vectors_fps_core vectors_vs_mvextractor vectors_vs_decode extract_scaling
+extract_rss_mb loader_clips_core loader_vs_online loader_vs_jpeg sample_gflop step_native_vs_paper
+retrieval_queries_per_s"""
+
+
+def entry(name: str, *values: float) -> dict[str, object]:
+    return Result(name=name, values=values, unit="x", versus="a peer", source="noise").entry("a machine")
+
+
+def test_a_quick_run_writes_a_whole_benchmark_file(tmp_path: Path) -> None:
+    output = tmp_path / "bench.json"
+    keep_entries(output, [entry("other", 1.0)])
+    command = [sys.executable, "-m", "tests.benchmarks.run", "--quick", "--only", "retrieval_queries_per_s"]
+    done = subprocess.run(
+        [*command, "--output", str(output)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
+    entries = {e["name"]: e for e in json.loads(output.read_text("utf-8"))}
+    assert list(entries) == ["other", "retrieval_queries_per_s", "retrieval_vs_product"]
+    found = entries["retrieval_queries_per_s"]
+    assert isinstance(found["value"], float)
+    assert 0 < found["low"] <= found["value"] <= found["high"]
+    assert found["rounds"] == 2
+    assert found["unit"] == "queries/s"
+    for field in ("versus", "machine", "source"):
+        assert isinstance(found[field], str)
+        assert found[field]
+    assert "no measurement" in found["machine"]
+    assert "retrieval_queries_per_s" in done.stdout
+
+
+def test_every_promised_figure_has_a_script() -> None:
+    scripts = {name: script for script, names in SCRIPTS.items() for name in names}
+    assert set(PROMISED.split()) <= set(scripts)
+    for name, script in scripts.items():
+        text = (ROOT / "tests" / "benchmarks" / f"{script}.py").read_text("utf-8")
+        assert f'"{name}"' in text or name.startswith("vectors_")
+    assert choose(["sample_gflop", "vectors"]) == ["vectors", "sample_cost"]
+    with pytest.raises(ValueError, match="nothing"):
+        choose(["nothing"])
+
+
+def test_results_are_medians_with_their_spread() -> None:
+    found = entry("figure", 3.0, 1.0, 1000.0)
+    assert (found["value"], found["low"], found["high"], found["rounds"]) == (3.0, 1.0, 1000.0, 3)
+    assert "3.00" in plain_table([found])
+    assert "| `figure` | 3.00 | 1.00 to 1,000 | x | a peer |" in markdown_table([found])
+    with pytest.raises(ValueError, match="figure"):
+        entry("figure", float("nan"))
+
+
+def test_processor_time_is_that_of_children_and_sides_take_turns() -> None:
+    busy = "import time\nwhile time.process_time() < 0.3: pass"
+    cost = measure(lambda: subprocess.run([sys.executable, "-c", busy], check=True, timeout=60))
+    idle = measure(lambda: None)
+    assert cost.cpu >= 0.25
+    assert idle.cpu < 0.05
+    order: list[str] = []
+    seen = take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert [set(row) for row in seen] == [{"a", "b"}] * 3
+
+
+def test_entries_replace_those_of_their_names(tmp_path: Path) -> None:
+    path = tmp_path / "folder" / "bench.json"
+    keep_entries(path, [entry("extract_fps_core", 1.0), entry("extract_fps", 2.0)])
+    keep_entries(path, [entry("extract_fps_core", 300.0)])
+    assert [(e["name"], e["value"]) for e in read_entries(path)] == [("extract_fps_core", 300.0), ("extract_fps", 2.0)]
+    # What a cluster is planned with is the rate of one core, not that of the machine.
+    assert read_rates(path) == {"extract_fps_core": 300.0}
+    with pytest.raises(ValueError, match="cannot be read"):
+        read_entries(tmp_path / "absent.json")
+
+
+def test_slope_of_a_power() -> None:
+    assert slope((1, 2, 4, 8), [5 * size**1.07 for size in (1, 2, 4, 8)]) == pytest.approx(1.07)
+    with pytest.raises(RuntimeError, match="noisy"):
+        slope((1, 2, 4, 8), [1.0, 0.0, 1.0, 2.0])
