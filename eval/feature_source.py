@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from eval.embed import DEFAULT_CLIPS, PARTIAL_ENDING, ModelChoice, embed_to_file
 from eval.features import FeatureError, Features, read_features
@@ -15,6 +12,7 @@ from eval.results import EVAL_FOLDER, Provenance
 from extract.shard_reader import ShardSet
 from train.checkpoint import FOLDER_NAME, find_checkpoint
 from train.config import config_from_dict
+from train.sampling import SamplingConfig
 from train.sampling_report import SamplingReport
 
 FEATURES_SUFFIX = ".h5"
@@ -105,42 +103,21 @@ def result_folder(features: Features) -> Path | None:
     return features.path.parent if features.path is not None else None
 
 
-def trained_rows(features: Features) -> NDArray[np.bool_] | None:
-    """Which videos the checkpoint was trained on, (V,); None if it was trained on other shards, where nobody knows."""
-    provenance, videos = features.provenance, features.videos
-    if provenance.settings is None or provenance.trained_on != provenance.data_hash:
-        return None
-    data = config_from_dict(provenance.settings).data
-    if data.split_column is None:
-        return np.ones(len(videos), bool)
-    return np.array([part == data.part for part in videos.splits[data.split_column]])
-
-
-def training_notes(features: Features, query: NDArray[np.int64], where: str) -> list[str]:
-    """What to know of the network's training: whether it has seen the queries."""
-    if features.provenance.settings is None or features.provenance.untrained:
-        return []
-    trained = trained_rows(features)
-    if trained is None:
-        return ["the checkpoint was trained on other shards; whether they held queries is not known"]
-    seen = int(trained[query].sum())
-    if not seen:
-        return []
-    return [f"warning: {where}: the checkpoint was trained on {seen} of the {len(query)} queries"]
-
-
-def length_notes(features: Features) -> list[str]:
+def length_notes(frame_counts: Iterable[int], sampling: SamplingConfig) -> list[str]:
     """Which videos are too short for the clips that the network was trained with."""
-    settings = features.provenance.settings
-    if settings is None:
-        return []
-    report = SamplingReport.of_evaluation(features.videos.frame_counts, config_from_dict(settings).sampling)
+    report = SamplingReport.of_evaluation(frame_counts, sampling)
     if not report.stride_shrunk:
         return []
     return [
         f"{report.stride_shrunk} of {report.samples} videos are short: their clips' stride was lowered, "
         f"{report.clip_padded} also repeat the last frame"
     ]
+
+
+def feature_notes(features: Features) -> list[str]:
+    """What to know of features whatever is asked of them: videos that are short."""
+    settings = features.provenance.settings
+    return [] if settings is None else length_notes(features.videos.frame_counts, config_from_dict(settings).sampling)
 
 
 def provenance_of(features: Features, command: str, seed: int) -> Provenance:

@@ -37,6 +37,7 @@ class Provenance:
         checkpoint_sha256: hash of its weights file.
         trained_on: ``data_hash`` of what it was trained on; None if not known.
         step: optimiser steps it had done.
+        began_from: the weights that its training began from, as the training has recorded them; None if from scratch.
         untrained: whether its network was used as it was before training.
         settings: its full training configuration.
         seed: decides every draw of the evaluation; the training's own is in ``settings``.
@@ -53,6 +54,7 @@ class Provenance:
     checkpoint_sha256: str | None = None
     trained_on: str | None = None
     step: int | None = None
+    began_from: Mapping[str, Any] | None = None
     untrained: bool = False
     settings: Mapping[str, Any] | None = None
     seed: int = 0

@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.feature_source import length_notes, provenance_of, training_notes, unique
+from eval.feature_source import feature_notes, provenance_of, unique
 from eval.features import Features
+from eval.leakage import training_notes
 from eval.results import result_record
 from eval.retrieval import RetrievalResult, mean_over_splits, retrieve
-from eval.videos import LABEL_KINDS, Pairing, pair_all, pair_parts, pairing_notes
+from eval.video_table import LABEL_KINDS
+from eval.videos import Pairing, pair_all, pair_parts, pairing_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,10 +75,10 @@ def run_retrieval(features: Features, question: Question, command: str) -> Retri
     Raises:
         ValueError: a split, a part or a label does not exist, or a query is in the gallery.
     """
-    results, notes = [], length_notes(features)
+    results, notes = [], feature_notes(features)
     for pairing in pairings(features, question):
         notes += pairing_notes(features.videos, pairing)
-        notes += training_notes(features, pairing.query, pairing.split_column)
+        notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
         results.append(retrieve(features, pairing))
     told = unique(notes)
     record = result_record(
