@@ -103,7 +103,7 @@ def result_folder(features: Features) -> Path | None:
     return features.path.parent if features.path is not None else None
 
 
-def length_notes(frame_counts: Iterable[int], sampling: SamplingConfig) -> list[str]:
+def short_notes(frame_counts: Iterable[int], sampling: SamplingConfig) -> list[str]:
     """Which videos are too short for the clips that the network was trained with."""
     report = SamplingReport.of_evaluation(frame_counts, sampling)
     if not report.stride_shrunk:
@@ -114,10 +114,10 @@ def length_notes(frame_counts: Iterable[int], sampling: SamplingConfig) -> list[
     ]
 
 
-def feature_notes(features: Features) -> list[str]:
-    """What to know of features whatever is asked of them: videos that are short."""
+def length_notes(features: Features) -> list[str]:
+    """The same of features; empty for those of no network."""
     settings = features.provenance.settings
-    return [] if settings is None else length_notes(features.videos.frame_counts, config_from_dict(settings).sampling)
+    return [] if settings is None else short_notes(features.videos.frame_counts, config_from_dict(settings).sampling)
 
 
 def provenance_of(features: Features, command: str, seed: int) -> Provenance:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
-from eval.feature_source import feature_notes, provenance_of, unique
+from eval.feature_source import length_notes, provenance_of, unique
 from eval.features import Features
 from eval.leakage import training_notes
 from eval.metrics import bootstrap_interval, chance_recall_at, confusion_matrix, per_class_accuracy, top_k_hits
@@ -142,7 +142,7 @@ def run_probe(features: Features, question: Question, method: str, command: str)
     Raises:
         ValueError: a split, a part or a label does not exist, or a video is in both parts.
     """
-    results, notes = [], feature_notes(features)
+    results, notes = [], length_notes(features)
     for pairing in pairings(features, question):
         notes += pairing_notes(features.videos, pairing)
         notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")

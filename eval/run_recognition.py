@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.classify import classify_videos
-from eval.feature_source import length_notes, run_folder, unique
+from eval.feature_source import run_folder, short_notes, unique
 from eval.leakage import Rows, group_notes, refuse_trained, training_notes, training_sets
 from eval.recognition import TOP, Recognition, judge
 from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, result_record
@@ -110,7 +110,7 @@ def recognise(checkpoint: Path, test: RecognitionTest, *, command: str, progress
             progress=progress,
         )
     result = judge(probability_NK, [entry.label for entry in entries], classes)
-    notes += _notes_on_result(result) + length_notes((entry.frame_count for entry in entries), config.sampling)
+    notes += _notes_on_result(result) + short_notes((entry.frame_count for entry in entries), config.sampling)
     return RecognitionRun(
         result=result,
         split=_split_object(result, entries, column, test, config, loaded),

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.feature_source import feature_notes, provenance_of, unique
+from eval.feature_source import length_notes, provenance_of, unique
 from eval.features import Features
 from eval.leakage import training_notes
 from eval.results import result_record
@@ -75,7 +75,7 @@ def run_retrieval(features: Features, question: Question, command: str) -> Retri
     Raises:
         ValueError: a split, a part or a label does not exist, or a query is in the gallery.
     """
-    results, notes = [], feature_notes(features)
+    results, notes = [], length_notes(features)
     for pairing in pairings(features, question):
         notes += pairing_notes(features.videos, pairing)
         notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
