@@ -109,7 +109,8 @@ def mean_difference(pairs: Sequence[Pair]) -> Difference:
     videos = len(contributions)
     spread = np.array(list(contributions.values())).var() * videos
     error_of_videos = math.sqrt(spread * videos / (videos - 1)) if videos > 1 else math.inf
-    means = np.array([np.mean(own) for own in by_split.values()] if len(by_split) > 1 else [*by_split.values()][0])
+    own = [float(np.mean(split)) for split in by_split.values()]
+    means = np.array(own if len(own) > 1 else next(iter(by_split.values())))
     units = len(means)
     error_of_runs = float(means.std(ddof=1) / math.sqrt(units)) if units > 1 else None
     quantile = (1 + LEVEL) / 2

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.feature_source import unique
+from eval.feature_source import part_words, unique
 from eval.features import Features
 from eval.leakage import training_notes
 from eval.metrics import Interval, bootstrap_interval, chance_recall_at
@@ -59,6 +59,12 @@ class DecouplingQuestion:
             raise ValueError(
                 f"split_columns: {', '.join(self.split_columns) or 'none'}; need at least one, and each once"
             )
+
+    @property
+    def name(self) -> str:
+        """What tells its result file from others; empty for what is usually asked."""
+        columns = [] if tuple(self.split_columns) == ("split1",) else self.split_columns
+        return "-".join([*columns, *part_words(self.query_part, self.gallery_part)])
 
 
 def check_heads(name: str, checkpoint: Path) -> None:

@@ -10,7 +10,7 @@ from eval.embed import DEFAULT_CLIPS, PARTIAL_ENDING, ModelChoice, embed_to_file
 from eval.features import FeatureError, Features, read_features
 from eval.results import EVAL_FOLDER, Provenance
 from extract.shard_reader import ShardSet
-from train.checkpoint import FOLDER_NAME, find_checkpoint
+from train.checkpoint import FOLDER_NAME, find_checkpoint, list_checkpoints
 from train.config import config_from_dict
 from train.sampling import SamplingConfig
 from train.sampling_report import SamplingReport
@@ -91,8 +91,9 @@ def open_features(source: FeatureSource, command: str, progress: Callable[[int, 
 
 def kept_features(checkpoint: Path, data_hash: str, *, untrained: bool) -> Path:
     """Where the features of a checkpoint are kept."""
-    ending = "-untrained" if untrained else ""
-    return run_folder(checkpoint) / EVAL_FOLDER / f"embeddings-{data_hash[:8]}{ending}{FEATURES_SUFFIX}"
+    folder = find_checkpoint(checkpoint)
+    words = ["untrained"] if untrained else _step_words(folder)
+    return run_folder(folder) / EVAL_FOLDER / ("-".join(["embeddings", data_hash[:8], *words]) + FEATURES_SUFFIX)
 
 
 def result_folder(features: Features) -> Path | None:
@@ -118,6 +119,31 @@ def length_notes(features: Features) -> list[str]:
     """The same of features; empty for those of no network."""
     settings = features.provenance.settings
     return [] if settings is None else short_notes(features.videos.frame_counts, config_from_dict(settings).sampling)
+
+
+def name_words(provenance: Provenance) -> list[str]:
+    """What tells a result's file from that of the trained network's last checkpoint with the usual clips."""
+    if provenance.checkpoint is None:
+        return [provenance.features.replace(" ", "-")]
+    words = ["untrained"] if provenance.untrained else _step_words(Path(provenance.checkpoint))
+    return [*words, *clip_words(provenance.clips)]
+
+
+def clip_words(clips: int | None) -> list[str]:
+    """The same for the number of clips a video."""
+    return [] if clips in (None, DEFAULT_CLIPS) else [f"{clips}-clips"]
+
+
+def part_words(query_part: str, gallery_part: str) -> list[str]:
+    """The same for the parts that ask and are found, or are tested and trained on."""
+    return [] if (query_part, gallery_part) == ("test", "train") else [query_part, "in", gallery_part]
+
+
+def _step_words(checkpoint: Path) -> list[str]:
+    """The name of a checkpoint that is not its training's last one; nothing where that cannot be seen any more."""
+    folder = checkpoint.resolve()
+    saved = list_checkpoints(folder.parent.parent) if folder.parent.name == FOLDER_NAME else []
+    return [] if not saved or saved[-1].resolve() == folder else [folder.name]
 
 
 def provenance_of(features: Features, command: str, seed: int) -> Provenance:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -92,6 +93,11 @@ def result_record(kind: str, provenance: Provenance, **fields: Any) -> dict[str,
     if kind not in KINDS:
         raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
     return {"kind": kind, "format": RESULT_FORMAT, "provenance": provenance.as_json(), **fields}
+
+
+def result_name(kind: str, *words: str) -> str:
+    """The name of a result's file: what was asked, of what; empty words are left out."""
+    return "-".join(re.sub(r"[^\w.-]+", "_", word) for word in (kind, *words) if word) + ".json"
 
 
 def write_result(path: Path, record: Mapping[str, Any]) -> None:

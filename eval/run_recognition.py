@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from eval.classify import classify_videos
-from eval.feature_source import run_folder, short_notes, unique
+from eval.feature_source import name_words, run_folder, short_notes, unique
 from eval.leakage import Rows, group_notes, refuse_trained, training_notes, training_sets
 from eval.recognition import TOP, Recognition, judge
-from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, result_record
+from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, result_name, result_record
 from eval.video_table import VideoTable
 from extract.schema import VideoEntry
 from extract.shard_reader import ShardSet
@@ -66,7 +66,18 @@ class RecognitionRun:
     @property
     def target(self) -> Path:
         """Where the result file belongs: beside the training's other results."""
-        return run_folder(self.checkpoint) / EVAL_FOLDER / f"recognition-{self.split['split_column']}.json"
+        name = file_name(self.split["split_column"], self.split["test_part"], name_words(self.provenance))
+        return run_folder(self.checkpoint) / EVAL_FOLDER / name
+
+
+def file_name(split_column: str, part: str, words: Sequence[str]) -> str:
+    """The result file's name: the split, a part other than ``test``, and what else tells it from others.
+
+    Args:
+        split_column, part: tested on.
+        words: as ``eval.feature_source.name_words`` gives them.
+    """
+    return result_name("recognition", split_column, "" if part == "test" else part, *words)
 
 
 def recognise(checkpoint: Path, test: RecognitionTest, *, command: str, progress: Progress) -> RecognitionRun:

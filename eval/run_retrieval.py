@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.feature_source import length_notes, provenance_of, unique
+from eval.feature_source import length_notes, part_words, provenance_of, unique
 from eval.features import Features
 from eval.leakage import training_notes
 from eval.results import result_record
 from eval.retrieval import RetrievalResult, mean_over_splits, retrieve
 from eval.video_table import LABEL_KINDS
-from eval.videos import Pairing, pair_all, pair_parts, pairing_notes
+from eval.videos import LEAVE_ONE_OUT, Pairing, pair_all, pair_parts, pairing_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,8 +45,9 @@ class Question:
     @property
     def name(self) -> str:
         """What tells its result file from others."""
-        where = ["leave-one-out"] if self.leave_one_out else self.split_columns
-        return "-".join([*where, *self.kinds])
+        if self.leave_one_out:
+            return "-".join([LEAVE_ONE_OUT, *self.kinds])
+        return "-".join([*self.split_columns, *part_words(self.query_part, self.gallery_part), *self.kinds])
 
 
 @dataclass(frozen=True, kw_only=True)

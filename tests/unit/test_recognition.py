@@ -2,23 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
+from click.testing import CliRunner
 from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from eval.auxiliary import Difference, Pair, mean_difference
 from eval.recognition import judge
-from eval.run_auxiliary import Comparison
+from eval.results import write_result
+from eval.run_auxiliary import Comparison, _known_result, check_comparison, leakage_notes
 from eval.training_process import run_cmd_train
+from tests.unit import report_results as results
+from tests.unit.test_dataset import entries
+from train.checkpoint import load_checkpoint, save_checkpoint
+from train.cli import main as train_main
 from train.config import build_config
 
 CLASSES = tuple("abcdefg")
@@ -100,7 +110,7 @@ def test_without_an_error_of_videos_it_is_students_interval() -> None:
     pairs = [pair("s", 0, [0] * 50, [1] * 50), pair("s", 1, [0] * 50, [0] * 50), pair("s", 2, [0] * 50, [1] * 50)]
     found = mean_difference(pairs)
     assert found.error_of_videos == pytest.approx(0)
-    low, _ = stats.t.interval(0.95, 2, loc=2 / 3, scale=stats.sem([1, 0, 1]))
+    low, high = stats.t.interval(0.95, 2, loc=2 / 3, scale=stats.sem([1, 0, 1]))
     assert (found.low, found.high) == pytest.approx((low, min(high, 1)))
 
 
@@ -173,6 +183,87 @@ def test_both_sides_differ_in_motion_prediction_alone(tmp_path: Path) -> None:
     assert plain["sampling"] == recipe["sampling"] | {"motion_room": True}
 
 
+def comparison_of(folder: Path, **changes: object) -> Comparison:
+    given = {"shards": folder, "out": folder, "recipe": "finetune-demo", "split_columns": ("split1",)} | changes
+    return Comparison(**given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "word",
+    ["run.seed=5", "data.split_column=split9", "data.part=val", "model.motion_head=true", "model.context_head=true",
+     "augment.rotation_degrees=10", "sampling.motion_room=false"],
+)  # fmt: skip
+def test_what_the_comparison_decides_cannot_be_set(word: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=f"{word.partition('=')[0]}: decided by the comparison itself"):
+        comparison_of(tmp_path, overrides=(word,))
+
+
+def test_what_is_checked_is_what_is_trained(tmp_path: Path) -> None:
+    comparison = comparison_of(tmp_path, overrides=("optim.epochs=7",))
+    for arm in ("none", "motion"):
+        words = comparison.arguments("split1", 3, arm)
+        printed = CliRunner().invoke(train_main, [*words, "--print-config"])
+        assert json.loads(printed.output) == json.loads(json.dumps(comparison.config("split1", 3, arm).as_dict()))
+
+
+def shards_with(monkeypatch: pytest.MonkeyPatch, *rows: tuple[str, str, str, str]) -> None:
+    """Shards of videos of (fingerprint, group, split1, split2)."""
+    videos = [
+        replace(entry, video_id=f"v{n}", label="xy"[n % 2], group=group, fingerprint=mark,
+                splits={"split1": first, "split2": second})
+        for n, (entry, (mark, group, first, second)) in enumerate(zip(entries() * 3, rows, strict=False))
+    ]  # fmt: skip
+    monkeypatch.setattr("eval.run_auxiliary.ShardSet", lambda _: SimpleNamespace(videos=videos, data_hash="h"))
+
+
+def test_leakage_is_told_before_anything_is_trained(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shards_with(monkeypatch, ("0", "g", "train", "train"), ("1", "h", "test", "test"), ("0", "i", "", "test"))
+    assert check_comparison(comparison_of(tmp_path)) == "h"
+    with pytest.raises(ValueError, match="test video v2 and training video v0 are the same file"):
+        check_comparison(comparison_of(tmp_path, split_columns=("split1", "split2")))
+    shards_with(monkeypatch, ("0", "g", "train", ""), ("1", "g", "test", ""))
+    assert "1 groups are in both parts (g)" in leakage_notes(comparison_of(tmp_path))[0]
+
+
+def test_both_sides_are_checked_before_the_first_training(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    shards_with(monkeypatch, ("0", "g", "train", ""), ("1", "h", "test", ""))
+    asked: list[bool] = []
+    monkeypatch.setattr("eval.run_auxiliary.check_finetuning", lambda config: asked.append(config.model.motion_head))
+    check_comparison(comparison_of(tmp_path))
+    assert asked == [False, True]
+
+
+def test_only_the_last_checkpoint_of_a_finished_training_counts_as_done(tmp_path: Path) -> None:
+    comparison = comparison_of(tmp_path)
+    run_dir = comparison.run_dir("split1", 0, "none")
+    settings = comparison.config("split1", 0, "none").as_dict()
+
+    def save(step: int) -> None:
+        config = {"settings": settings, "data_hash": "h", "classes": ["x", "y"], "videos": 3}
+        save_checkpoint(run_dir, step=step, weights={"w": torch.full((2,), step)}, state={}, config=config)
+
+    def known() -> bool:
+        return _known_result(comparison, "h", "split1", 0, "none") is not None
+
+    save(4)
+    source = results.provenance(
+        settings=settings,
+        data_hash="h",
+        trained_on="h",
+        step=4,
+        checkpoint_sha256=load_checkpoint(run_dir).weights_hash,
+    )
+    write_result(run_dir / "eval" / "recognition-split1.json", results.recognition(source))
+    assert not known(), "tested in the middle of its training"
+    (run_dir / "finished").write_text("{}")
+    assert known()
+    save(8)
+    assert not known(), "it was trained on after its test"
+    source |= {"step": 8}
+    write_result(run_dir / "eval" / "recognition-split1.json", results.recognition(source))
+    assert not known(), "other weights of that step"
+
+
 # cmd-train as a process
 
 
@@ -201,7 +292,9 @@ except KeyboardInterrupt:
 """
 CHILD = """
 import signal, sys, time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 def save(*_):
     Path({path!r}).write_text("saved")
     sys.exit(130)
