@@ -75,9 +75,9 @@ def probe(
     Give a features file, or a checkpoint and a folder of shards, as for cmd-eval retrieval. The classifier's setting
     (regularisation C, or k) is chosen on parts of the training videos; where these have groups, no group is parted.
     """
-    from eval.feature_source import result_folder
+    from eval.feature_source import name_words, result_folder
     from eval.result_tables import confusion_table, probe_table
-    from eval.results import write_result
+    from eval.results import result_name, write_result
     from eval.run_probe import run_probe
     from eval.run_retrieval import Question
 
@@ -96,8 +96,8 @@ def probe(
     if confusion:
         click.echo(confusion_table(record))
     folder = result_folder(features)
-    ending = "-untrained" if features.provenance.untrained else ""
-    target = output or (folder and folder / f"probe-{method}-{question.name}{ending}.json")
+    name = result_name("probe", method, question.name, *name_words(features.provenance))
+    target = output or (folder and folder / name)
     if target is not None:
         write_result(target, record)
         click.echo(f"written to {target}")
@@ -180,9 +180,9 @@ def decoupling(
     folds of all videos. The features of each network are kept in its training's folder.
     """
     from eval.decoupling import HEADS, DecouplingQuestion, check_heads, decoupling_table, measure_decoupling
-    from eval.feature_source import run_folder
+    from eval.feature_source import name_words, run_folder
     from eval.motion_descriptor import describe_videos
-    from eval.results import EVAL_FOLDER, write_result
+    from eval.results import EVAL_FOLDER, result_name, write_result
     from extract.shard_reader import ShardSet
 
     given = {name: path for name, path in zip(HEADS, (both, context, motion), strict=True) if path is not None}
@@ -202,6 +202,7 @@ def decoupling(
     for note in record["notes"]:
         click.echo(note, err=True)
     click.echo(decoupling_table(record))
-    target = output or run_folder(first) / EVAL_FOLDER / "decoupling.json"
+    words = name_words(networks[next(iter(given))].provenance)
+    target = output or run_folder(first) / EVAL_FOLDER / result_name("decoupling", question.name, *words)
     write_result(target, record)
     click.echo(f"written to {target}")

@@ -38,7 +38,7 @@ def recognition(
 
     CHECKPOINT is a checkpoint, or a training's folder for its last one; SHARDS a folder of cmd-extract. Of several
     checkpoints, say one for each split, the mean and the spread are printed, too. Without --output each result is
-    written to RUN_DIR/eval/recognition-SPLIT.json.
+    written to RUN_DIR/eval/recognition-SPLIT.json; part, clips and step are in the name if they are not the usual.
     """
     from eval.recognition import TOP
     from eval.results import write_result
@@ -110,7 +110,7 @@ def auxiliary(
     equal; tests all of them; prints the difference of top-1 with its interval; writes OUT/eval/auxiliary.json. The
     runs lie in OUT. Started again, it keeps finished runs and continues an interrupted one.
     """
-    from eval.run_auxiliary import Comparison, compare_auxiliary, difference_notes, table
+    from eval.run_auxiliary import Comparison, compare_auxiliary, table
 
     comparison = Comparison(
         shards=shards,
@@ -134,7 +134,7 @@ def auxiliary(
         f"motion prediction changes top-1 by {100 * difference.value:+.1f} points "
         f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {difference.pairs} pairs of runs)"
     )
-    for note in difference_notes(difference):
+    for note in run.record["notes"]:
         click.echo(note)
     click.echo(f"written to {run.target}")
 

@@ -35,15 +35,16 @@ def retrieval(
     shards: then the features are kept in the training's folder, eval/, and used again. The result is written there
     unless --output says otherwise.
     """
-    from eval.feature_source import result_folder
+    from eval.feature_source import name_words, result_folder
+    from eval.results import result_name
 
     question = _question(**asked)
     features = open_named(
         source=source, shards=shards, untrained=untrained, clips=clips, device=device, workers=workers, fresh=fresh
     )
-    ending = "-untrained" if features.provenance.untrained else ""
+    name = result_name("retrieval", question.name, *name_words(features.provenance))
     folder = result_folder(features)
-    target = output or (folder and folder / f"retrieval-{question.name}{ending}.json")
+    target = output or (folder and folder / name)
     _run(features, question, target, per_class)
 
 

@@ -131,21 +131,25 @@ def open_named(**named: Any) -> Features:
 
 
 def show_progress(what: str) -> Callable[[int, int], None]:
-    """A line every ten seconds, and one at the end."""
-    start = time.monotonic()
-    last = start
-    before: int | None = None
+    """A line every ten seconds, and one at the end; counts from the beginning whenever the number of videos falls.
+
+    The speed is that since the first video that it is told of: neither what an earlier run has done nor what came
+    before, such as a training, says anything of it.
+    """
+    first = done_before = 0
+    start = last = time.monotonic()
 
     def show(done: int, total: int) -> None:
-        nonlocal last, before
+        nonlocal first, done_before, start, last
         now = time.monotonic()
-        # What an earlier run has done says nothing of this one's speed.
-        before = done - 1 if before is None else before
+        if done <= done_before or not first:
+            first, start, last = done, now, now
+        done_before = done
         if now - last < _PROGRESS_SECONDS and done != total:
             return
         last = now
-        left = (now - start) / (done - before) * (total - done)
-        print(f"{what} {done}/{total} videos, {(done - before) / (now - start):.1f} a second, about {left:.0f} s left",
-              file=sys.stderr, flush=True)  # fmt: skip
+        rate = (done - first) / (now - start) if now > start else 0.0
+        told = f", {rate:.1f} a second, about {(total - done) / rate:.0f} s left" if rate else ""
+        print(f"{what} {done}/{total} videos{told}", file=sys.stderr, flush=True)
 
     return show

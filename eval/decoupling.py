@@ -15,14 +15,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.feature_source import training_notes, unique
+from eval.feature_source import part_words, unique
 from eval.features import Features
+from eval.leakage import training_notes
 from eval.metrics import Interval, bootstrap_interval, chance_recall_at
 from eval.result_tables import figure
 from eval.results import Provenance, result_record
 from eval.retrieval import retrieve
 from eval.run_probe import fold_pairings, probe
-from eval.videos import Pairing, VideoTable, pair_all, pair_parts, pairing_notes
+from eval.video_table import VideoTable
+from eval.videos import Pairing, pair_all, pair_parts, pairing_notes
 from train.checkpoint import load_checkpoint
 
 HEADS: Mapping[str, tuple[bool, bool]] = {
@@ -57,6 +59,12 @@ class DecouplingQuestion:
             raise ValueError(
                 f"split_columns: {', '.join(self.split_columns) or 'none'}; need at least one, and each once"
             )
+
+    @property
+    def name(self) -> str:
+        """What tells its result file from others; empty for what is usually asked."""
+        columns = [] if tuple(self.split_columns) == ("split1",) else self.split_columns
+        return "-".join([*columns, *part_words(self.query_part, self.gallery_part)])
 
 
 def check_heads(name: str, checkpoint: Path) -> None:
@@ -100,7 +108,8 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
     rows = []
     for name, features in networks.items():
         for pairing in by_label:
-            notes += [f"{name}: {note}" for note in training_notes(features, pairing.query, pairing.split_column)]
+            told = training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
+            notes += [f"{name}: {note}" for note in told]
         rows.append(
             {
                 "model": name,
@@ -121,6 +130,7 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
         checkpoint_sha256=first.provenance.checkpoint_sha256,
         trained_on=first.provenance.trained_on,
         step=first.provenance.step,
+        began_from=first.provenance.began_from,
         settings=first.provenance.settings,
         seed=question.seed,
         clips=first.provenance.clips,

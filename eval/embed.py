@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from eval.embedding_spool import EmbeddingSpool
 from eval.features import BACKBONE_FEATURES, FeatureError, Features, identity, read_features, write_features
 from eval.results import Provenance
-from eval.videos import VideoTable
+from eval.video_table import VideoTable
 from extract.schema import VideoEntry
 from extract.shard_reader import ShardSet
 from train.augment import center_crop
@@ -131,6 +131,7 @@ def describe_model(
         checkpoint_sha256=checkpoint.weights_hash,
         trained_on=checkpoint.config.get("data_hash"),
         step=checkpoint.step,
+        began_from=checkpoint.config.get("init"),
         untrained=choice.untrained,
         settings=checkpoint.config["settings"],
         seed=seed,

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from eval.embed import DEFAULT_CLIPS, PARTIAL_ENDING, ModelChoice, embed_to_file
 from eval.features import FeatureError, Features, read_features
 from eval.results import EVAL_FOLDER, Provenance
 from extract.shard_reader import ShardSet
-from train.checkpoint import FOLDER_NAME, find_checkpoint
+from train.checkpoint import FOLDER_NAME, find_checkpoint, list_checkpoints
 from train.config import config_from_dict
+from train.sampling import SamplingConfig
 from train.sampling_report import SamplingReport
 
 FEATURES_SUFFIX = ".h5"
@@ -93,8 +91,9 @@ def open_features(source: FeatureSource, command: str, progress: Callable[[int, 
 
 def kept_features(checkpoint: Path, data_hash: str, *, untrained: bool) -> Path:
     """Where the features of a checkpoint are kept."""
-    ending = "-untrained" if untrained else ""
-    return run_folder(checkpoint) / EVAL_FOLDER / f"embeddings-{data_hash[:8]}{ending}{FEATURES_SUFFIX}"
+    folder = find_checkpoint(checkpoint)
+    words = ["untrained"] if untrained else _step_words(folder)
+    return run_folder(folder) / EVAL_FOLDER / ("-".join(["embeddings", data_hash[:8], *words]) + FEATURES_SUFFIX)
 
 
 def result_folder(features: Features) -> Path | None:
@@ -105,42 +104,46 @@ def result_folder(features: Features) -> Path | None:
     return features.path.parent if features.path is not None else None
 
 
-def trained_rows(features: Features) -> NDArray[np.bool_] | None:
-    """Which videos the checkpoint was trained on, (V,); None if it was trained on other shards, where nobody knows."""
-    provenance, videos = features.provenance, features.videos
-    if provenance.settings is None or provenance.trained_on != provenance.data_hash:
-        return None
-    data = config_from_dict(provenance.settings).data
-    if data.split_column is None:
-        return np.ones(len(videos), bool)
-    return np.array([part == data.part for part in videos.splits[data.split_column]])
-
-
-def training_notes(features: Features, query: NDArray[np.int64], where: str) -> list[str]:
-    """What to know of the network's training: whether it has seen the queries."""
-    if features.provenance.settings is None or features.provenance.untrained:
-        return []
-    trained = trained_rows(features)
-    if trained is None:
-        return ["the checkpoint was trained on other shards; whether they held queries is not known"]
-    seen = int(trained[query].sum())
-    if not seen:
-        return []
-    return [f"warning: {where}: the checkpoint was trained on {seen} of the {len(query)} queries"]
-
-
-def length_notes(features: Features) -> list[str]:
+def short_notes(frame_counts: Iterable[int], sampling: SamplingConfig) -> list[str]:
     """Which videos are too short for the clips that the network was trained with."""
-    settings = features.provenance.settings
-    if settings is None:
-        return []
-    report = SamplingReport.of_evaluation(features.videos.frame_counts, config_from_dict(settings).sampling)
+    report = SamplingReport.of_evaluation(frame_counts, sampling)
     if not report.stride_shrunk:
         return []
     return [
         f"{report.stride_shrunk} of {report.samples} videos are short: their clips' stride was lowered, "
         f"{report.clip_padded} also repeat the last frame"
     ]
+
+
+def length_notes(features: Features) -> list[str]:
+    """The same of features; empty for those of no network."""
+    settings = features.provenance.settings
+    return [] if settings is None else short_notes(features.videos.frame_counts, config_from_dict(settings).sampling)
+
+
+def name_words(provenance: Provenance) -> list[str]:
+    """What tells a result's file from that of the trained network's last checkpoint with the usual clips."""
+    if provenance.checkpoint is None:
+        return [provenance.features.replace(" ", "-")]
+    words = ["untrained"] if provenance.untrained else _step_words(Path(provenance.checkpoint))
+    return [*words, *clip_words(provenance.clips)]
+
+
+def clip_words(clips: int | None) -> list[str]:
+    """The same for the number of clips a video."""
+    return [] if clips in (None, DEFAULT_CLIPS) else [f"{clips}-clips"]
+
+
+def part_words(query_part: str, gallery_part: str) -> list[str]:
+    """The same for the parts that ask and are found, or are tested and trained on."""
+    return [] if (query_part, gallery_part) == ("test", "train") else [query_part, "in", gallery_part]
+
+
+def _step_words(checkpoint: Path) -> list[str]:
+    """The name of a checkpoint that is not its training's last one; nothing where that cannot be seen any more."""
+    folder = checkpoint.resolve()
+    saved = list_checkpoints(folder.parent.parent) if folder.parent.name == FOLDER_NAME else []
+    return [] if not saved or saved[-1].resolve() == folder else [folder.name]
 
 
 def provenance_of(features: Features, command: str, seed: int) -> Provenance:

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from eval.results import Provenance
-from eval.videos import VideoTable
+from eval.video_table import VideoTable
 from eval.whole_file import replace_when_whole
 
 FORMAT_NAME = "context-motion-features"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from eval.features import MOTION_DESCRIPTOR, Features
 from eval.results import Provenance
-from eval.videos import VideoTable
+from eval.video_table import VideoTable
 from extract.schema import QUARTER_PX, MotionGrid
 from extract.shard_reader import ShardSet
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import re
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -37,6 +38,7 @@ class Provenance:
         checkpoint_sha256: hash of its weights file.
         trained_on: ``data_hash`` of what it was trained on; None if not known.
         step: optimiser steps it had done.
+        began_from: the weights that its training began from, as the training has recorded them; None if from scratch.
         untrained: whether its network was used as it was before training.
         settings: its full training configuration.
         seed: decides every draw of the evaluation; the training's own is in ``settings``.
@@ -53,6 +55,7 @@ class Provenance:
     checkpoint_sha256: str | None = None
     trained_on: str | None = None
     step: int | None = None
+    began_from: Mapping[str, Any] | None = None
     untrained: bool = False
     settings: Mapping[str, Any] | None = None
     seed: int = 0
@@ -90,6 +93,11 @@ def result_record(kind: str, provenance: Provenance, **fields: Any) -> dict[str,
     if kind not in KINDS:
         raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
     return {"kind": kind, "format": RESULT_FORMAT, "provenance": provenance.as_json(), **fields}
+
+
+def result_name(kind: str, *words: str) -> str:
+    """The name of a result's file: what was asked, of what; empty words are left out."""
+    return "-".join(re.sub(r"[^\w.-]+", "_", word) for word in (kind, *words) if word) + ".json"
 
 
 def write_result(path: Path, record: Mapping[str, Any]) -> None:

@@ -10,19 +10,25 @@ from typing import Any
 import numpy as np
 
 from eval.auxiliary import Difference, Pair, mean_difference
+from eval.feature_source import clip_words, unique
 from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, read_result, result_record, write_result
-from eval.run_recognition import RecognitionTest, recognise, recognition_record
+from eval.run_recognition import RecognitionTest, check_tested, file_name, labelled_part, recognise, recognition_record
 from eval.training_process import run_cmd_train
+from eval.video_table import VideoTable
 from extract.shard_reader import ShardSet
+from train.checkpoint import list_checkpoints, load_checkpoint
 from train.config import TrainConfig, build_config, changed_fields, parse_overrides
 from train.presets import AUXILIARY_MOTION
-from train.recipes import check_recipe
-from train.selection import select_videos
+from train.recipes import check_finetuning, check_recipe
+from train.stopping import FINISHED_NAME
 
 ARMS = ("none", "motion")
+_TRAIN_PART = "train"
 _SAME_FOR_BOTH = {name: value for name, value in AUXILIARY_MOTION.items() if name != "model.motion_head"}
 """What motion prediction asks of a recipe; the run without it gets the same, so that nothing else differs."""
 _FREE = ("data.workers",)
+_DECIDED = ("run.seed", "data.split_column", "data.part", "model.context_head", *AUXILIARY_MOTION)
+"""Fields that the comparison gives each run itself."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +57,15 @@ class Comparison:
     clips: int = 10
     device: str = "auto"
 
+    def __post_init__(self) -> None:
+        for name in parse_overrides(self.overrides):
+            if name in _DECIDED:
+                raise ValueError(f"{name}: decided by the comparison itself, for every run; leave it away")
+
     def config(self, split_column: str, seed: int, arm: str) -> TrainConfig:
         """The settings of one run, as ``cmd-train`` resolves them."""
-        own = {"data.split_column": split_column, "run.seed": seed, "model.motion_head": arm == "motion"}
+        own = {"data.split_column": split_column, "data.part": _TRAIN_PART, "run.seed": seed}
+        own |= {"model.motion_head": arm == "motion"}
         return build_config(self.recipe, {**_SAME_FOR_BOTH, **parse_overrides(self.overrides), **own})
 
     def run_dir(self, split_column: str, seed: int, arm: str) -> Path:
@@ -64,7 +76,7 @@ class Comparison:
         """The words of one run for ``cmd-train``."""
         same = [f"{name}={_word(value)}" for name, value in _SAME_FOR_BOTH.items()]
         words = ["finetune", str(self.shards), str(self.run_dir(split_column, seed, arm)), "--from", "scratch"]
-        words += ["--recipe", self.recipe, "--split-column", split_column, "--seed", str(seed)]
+        words += ["--recipe", self.recipe, "--split-column", split_column, "--part", _TRAIN_PART, "--seed", str(seed)]
         words += ["--auxiliary", arm, "--device", self.device]
         return words + [word for pair in (*same, *self.overrides) for word in ("--set", pair)]
 
@@ -103,7 +115,9 @@ def compare_auxiliary(
         RuntimeError: a training failed.
         KeyboardInterrupt: interrupted; what is under way has been saved.
     """
-    data_hash = _check(comparison)
+    data_hash = check_comparison(comparison)
+    for note in leakage_notes(comparison):
+        say(note)
     jobs = [(c, s, arm) for c in comparison.split_columns for s in range(comparison.seeds) for arm in ARMS]
     results = {}
     for number, (column, seed, arm) in enumerate(jobs, 1):
@@ -123,28 +137,55 @@ def compare_auxiliary(
     return AuxiliaryRun(difference=difference, pairs=pairs, record=record, target=target)
 
 
-def _check(comparison: Comparison) -> str:
-    """Refuses what no run could do; returns the data's hash."""
+def check_comparison(comparison: Comparison) -> str:
+    """Refuses what no run could do, of either side; returns the data's hash.
+
+    Raises:
+        ValueError: settings, shards or splits that do not fit, or a video or its file on both sides of a split.
+    """
     check_recipe(comparison.recipe, finetune=True)
-    shards = ShardSet(comparison.shards)
-    for column in comparison.split_columns:
-        for part in ("train", comparison.test_part):
-            select_videos(shards.videos, column, part)
     for arm in ARMS:
-        comparison.config(comparison.split_columns[0], 0, arm)
-    return shards.data_hash
+        check_finetuning(comparison.config(comparison.split_columns[0], 0, arm))
+    leakage_notes(comparison)
+    return ShardSet(comparison.shards).data_hash
+
+
+def leakage_notes(comparison: Comparison) -> list[str]:
+    """What to know of the splits before anything is trained: groups that are in both parts.
+
+    Raises:
+        ValueError: a split or part does not exist, or a video or its file is in both of a split's parts.
+    """
+    shards = ShardSet(comparison.shards)
+    videos, notes = VideoTable.of(shards.videos), []
+    for column in comparison.split_columns:
+        labelled_part(videos, column, _TRAIN_PART)
+        provenance = Provenance(
+            command="",
+            shards=str(comparison.shards),
+            data_hash=shards.data_hash,
+            trained_on=shards.data_hash,
+            features="",
+            settings=comparison.config(column, 0, ARMS[0]).as_dict(),
+        )
+        notes += check_tested(videos, labelled_part(videos, column, comparison.test_part), provenance)
+    return unique(notes)
 
 
 def _known_result(comparison: Comparison, data_hash: str, column: str, seed: int, arm: str) -> dict[str, Any] | None:
     """The result of a run that was finished and tested before in the very same way; None if there is none."""
-    path = comparison.run_dir(column, seed, arm) / EVAL_FOLDER / f"recognition-{column}.json"
-    if not path.is_file():
+    run_dir = comparison.run_dir(column, seed, arm)
+    name = file_name(column, comparison.test_part, clip_words(comparison.clips))
+    path = run_dir / EVAL_FOLDER / name
+    if not (path.is_file() and (run_dir / FINISHED_NAME).is_file() and list_checkpoints(run_dir)):
         return None
     record = read_result(path, "recognition")
+    last = load_checkpoint(run_dir)
     provenance, (split,) = record["provenance"], record["splits"]
     changed = changed_fields(provenance["settings"], comparison.config(column, seed, arm).as_dict())
     same = not [change for change in changed if not change.startswith(_FREE)]
     same = same and (provenance["data_hash"], provenance["trained_on"]) == (data_hash, data_hash)
+    same = same and (provenance["step"], provenance["checkpoint_sha256"]) == (last.step, last.weights_hash)
     same = same and (split["test_part"], provenance["clips"]) == (comparison.test_part, comparison.clips)
     return record if same else None
 
@@ -187,7 +228,7 @@ def _record(
 ) -> dict[str, Any]:
     provenance = Provenance(
         command=command,
-        shards=str(comparison.shards),
+        shards=str(comparison.shards.resolve()),
         data_hash=data_hash,
         trained_on=data_hash,
         features="classifier, softmax averaged over clips",
@@ -200,7 +241,7 @@ def _record(
             "split_column": column,
             "auxiliary": arm,
             "top1": record["splits"][0]["top1"],
-            "run_dir": str(comparison.run_dir(column, seed, arm)),
+            "run_dir": str(comparison.run_dir(column, seed, arm).resolve()),
             "checkpoint_sha256": record["provenance"]["checkpoint_sha256"],
         }
         for (column, seed, arm), record in results.items()
@@ -218,7 +259,9 @@ def _record(
         difference={name: told[name] for name in ("value", "low", "high")},
         standard_errors={"runs": difference.error_of_runs, "videos": difference.error_of_videos},
         pairs=difference.pairs,
-        notes=difference_notes(difference),
+        notes=unique(
+            [*(note for result in results.values() for note in result["notes"]), *difference_notes(difference)]
+        ),
     )
 
 
@@ -226,7 +269,12 @@ def difference_notes(difference: Difference) -> list[str]:
     """What to know of the interval."""
     if difference.pairs == 1:
         return ["one pair of runs: the interval covers the choice of test videos only, not that of the seed"]
-    return []
+    if difference.splits == 1:
+        return ["one split: the interval holds for other seeds and test videos, not for other splits"]
+    return [
+        f"{difference.splits} splits: the seeds of a split share its videos, so that only more splits, not more seeds, "
+        "make the interval much narrower"
+    ]
 
 
 def _word(value: Any) -> str:

@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.model_selection import StratifiedKFold
 
-from eval.feature_source import provenance_of, training_notes, unique
+from eval.feature_source import length_notes, provenance_of, unique
 from eval.features import Features
+from eval.leakage import training_notes
 from eval.metrics import bootstrap_interval, chance_recall_at, confusion_matrix, per_class_accuracy, top_k_hits
 from eval.probes import SETTING_NAMES, TrainingRows, Validation, choose_setting, scores
 from eval.results import mean_and_spread, result_record
 from eval.run_retrieval import Question, pairings
-from eval.videos import Pairing, VideoTable, pairing_notes
+from eval.video_table import VideoTable
+from eval.videos import Pairing, pairing_notes
 
 OUTER_FOLDS = 5
 
@@ -140,10 +142,10 @@ def run_probe(features: Features, question: Question, method: str, command: str)
     Raises:
         ValueError: a split, a part or a label does not exist, or a video is in both parts.
     """
-    results, notes = [], []
+    results, notes = [], length_notes(features)
     for pairing in pairings(features, question):
         notes += pairing_notes(features.videos, pairing)
-        notes += training_notes(features, pairing.query, pairing.split_column)
+        notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
         results.append(probe(features, pairing, method, seed=question.seed))
     return result_record(
         "probe",

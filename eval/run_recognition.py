@@ -8,17 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from eval.classify import classify_videos
-from eval.feature_source import run_folder
+from eval.feature_source import name_words, run_folder, short_notes, unique
+from eval.leakage import Rows, group_notes, refuse_trained, training_notes, training_sets
 from eval.recognition import TOP, Recognition, judge
-from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, result_record
+from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, result_name, result_record
+from eval.video_table import VideoTable
 from extract.schema import VideoEntry
 from extract.shard_reader import ShardSet
 from train.build import build_classifier
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.config import TrainConfig, config_from_dict
 from train.distributed import process_group
-from train.sampling_report import SamplingReport
-from train.selection import select_videos
 from train.supervised import SupervisedModel
 
 Progress = Callable[[int, int], None]
@@ -66,7 +66,18 @@ class RecognitionRun:
     @property
     def target(self) -> Path:
         """Where the result file belongs: beside the training's other results."""
-        return run_folder(self.checkpoint) / EVAL_FOLDER / f"recognition-{self.split['split_column']}.json"
+        name = file_name(self.split["split_column"], self.split["test_part"], name_words(self.provenance))
+        return run_folder(self.checkpoint) / EVAL_FOLDER / name
+
+
+def file_name(split_column: str, part: str, words: Sequence[str]) -> str:
+    """The result file's name: the split, a part other than ``test``, and what else tells it from others.
+
+    Args:
+        split_column, part: tested on.
+        words: as ``eval.feature_source.name_words`` gives them.
+    """
+    return result_name("recognition", split_column, "" if part == "test" else part, *words)
 
 
 def recognise(checkpoint: Path, test: RecognitionTest, *, command: str, progress: Progress) -> RecognitionRun:
@@ -79,8 +90,8 @@ def recognise(checkpoint: Path, test: RecognitionTest, *, command: str, progress
         progress: called with (videos done, all videos).
 
     Raises:
-        ValueError: the checkpoint has no classifier, the split or part does not exist, no video has a label, or a
-            file is in both the training's part and the tested one.
+        ValueError: the checkpoint has no classifier, the split or part does not exist, no video has a label, or the
+            checkpoint was trained on tested videos or copies of them.
     """
     loaded = load_checkpoint(checkpoint)
     config = config_from_dict(loaded.config["settings"])
@@ -89,13 +100,14 @@ def recognise(checkpoint: Path, test: RecognitionTest, *, command: str, progress
     if column is None:
         raise ValueError(f"split_column: {loaded.path} was trained on all videos; name the split to test on")
     shards = ShardSet(test.shards)
-    inside = select_videos(shards.videos, column, test.part)
-    entries = [entry for entry in inside if entry.label]
-    if not entries:
-        raise ValueError(f"label: no video of {column}'s part {test.part!r} has one")
-    notes = _notes_on_videos(loaded, config, shards, column, test.part, entries)
-    if len(entries) < len(inside):
-        notes.append(f"{len(inside) - len(entries)} videos of part {test.part!r} have no label and were left out")
+    videos = VideoTable.of(shards.videos)
+    tested = labelled_part(videos, column, test.part)
+    provenance = _provenance(loaded, test, shards, command)
+    notes = check_tested(videos, tested, provenance)
+    entries = [shards.videos[row] for row in tested]
+    unlabelled = len(videos.part(column, test.part)) - len(entries)
+    if unlabelled:
+        notes.append(f"{unlabelled} videos of part {test.part!r} have no label and were left out")
     with process_group(test.device) as placement:
         probability_NK = classify_videos(
             model,
@@ -109,12 +121,12 @@ def recognise(checkpoint: Path, test: RecognitionTest, *, command: str, progress
             progress=progress,
         )
     result = judge(probability_NK, [entry.label for entry in entries], classes)
-    notes += _notes_on_result(result, SamplingReport.of_evaluation((e.frame_count for e in entries), config.sampling))
+    notes += _notes_on_result(result) + short_notes((entry.frame_count for entry in entries), config.sampling)
     return RecognitionRun(
         result=result,
         split=_split_object(result, entries, column, test, config, loaded),
-        provenance=_provenance(loaded, test, shards, command),
-        notes=tuple(notes),
+        provenance=provenance,
+        notes=tuple(unique(notes)),
         checkpoint=loaded.path,
     )
 
@@ -179,7 +191,7 @@ def _split_object(
         "clips": test.clips,
         "trained_on_split_column": config.data.split_column,
         "seed": config.run.seed,
-        "checkpoint": str(checkpoint.path),
+        "checkpoint": str(checkpoint.path.resolve()),
         **result.as_json(),
         "videos": [
             {
@@ -198,75 +210,52 @@ def _split_object(
 def _provenance(checkpoint: Checkpoint, test: RecognitionTest, shards: ShardSet, command: str) -> Provenance:
     return Provenance(
         command=command,
-        shards=str(test.shards),
+        shards=str(test.shards.resolve()),
         data_hash=shards.data_hash,
         features="classifier, softmax averaged over clips",
-        checkpoint=str(checkpoint.path),
+        checkpoint=str(checkpoint.path.resolve()),
         checkpoint_sha256=checkpoint.weights_hash,
         trained_on=checkpoint.config["data_hash"],
         step=checkpoint.step,
+        began_from=checkpoint.config.get("init"),
         settings=checkpoint.config["settings"],
         clips=test.clips,
         pretext=checkpoint.load_state()["recent_metrics"],
     )
 
 
-def _notes_on_videos(
-    checkpoint: Checkpoint,
-    config: TrainConfig,
-    shards: ShardSet,
-    column: str,
-    part: str,
-    tested: Sequence[VideoEntry],
-) -> list[str]:
-    """Warnings about videos that the network has seen.
+def labelled_part(videos: VideoTable, column: str, part: str) -> Rows:
+    """The labelled videos of a part.
 
     Raises:
-        ValueError: a file is in both parts of the split, under two names.
+        ValueError: the split or part does not exist, or no video has a label.
     """
-    train_part = config.data.part
-    rivals = [entry for entry in shards.videos if entry.splits.get(column) == train_part and part != train_part]
-    _refuse_twins(tested, rivals)
+    return videos.labelled(videos.part(column, part), "label", f"{column}'s part {part!r}")
+
+
+def check_tested(videos: VideoTable, tested: Rows, provenance: Provenance) -> list[str]:
+    """What to know of the tested videos and the classifier's training; refuses ones that it was trained on.
+
+    Args:
+        videos: all videos of the shards.
+        tested: the ones to be tested on.
+        provenance: of the checkpoint: its settings and what they were used on.
+
+    Raises:
+        ValueError: the checkpoint was trained on tested videos, or on copies of them.
+    """
+    own, *_ = training_sets(provenance)
+    trained = own.rows(videos, provenance.data_hash)
     notes = []
-    groups = sorted(({entry.group for entry in tested} & {entry.group for entry in rivals}) - {""})
-    if groups:
-        notes.append(f"warning: {len(groups)} groups are in both {train_part!r} and {part!r}, {groups[0]} for one")
-    if checkpoint.config["data_hash"] != shards.data_hash:
-        notes.append("the checkpoint was trained on other shards; whether they held test videos is not known")
-    elif seen := _count_of(tested, shards, config.data.split_column, train_part):
-        notes.append(
-            f"warning: the checkpoint was trained on {seen} of the {len(tested)} test videos; "
-            "train with --split-column to avoid it"
-        )
-    before = (checkpoint.config.get("init") or {}).get("trained_on")
-    if before and before["data_hash"] == shards.data_hash:
-        seen = _count_of(tested, shards, before["split_column"], before["part"])
-        if seen:
-            notes.append(
-                f"warning: the checkpoint that this training began from was trained on {seen} of the {len(tested)} "
-                "test videos"
-            )
-    return notes
+    if trained is not None:
+        # Videos without a label are left out by the training.
+        trained = trained[[bool(videos.labels[row]) for row in trained]]
+        refuse_trained(videos, tested, trained)
+        notes = group_notes(videos, tested, trained, own.split_column or "all videos", "test videos")
+    return notes + training_notes(provenance, videos, tested, own.split_column or "all videos", "test videos")
 
 
-def _count_of(tested: Sequence[VideoEntry], shards: ShardSet, split_column: str | None, part: str) -> int:
-    """How many of the tested videos, or copies of them, were trained on."""
-    trained = {entry.fingerprint for entry in select_videos(shards.videos, split_column, part)}
-    return sum(entry.fingerprint in trained for entry in tested)
-
-
-def _refuse_twins(tested: Sequence[VideoEntry], trained: Sequence[VideoEntry]) -> None:
-    by_print = {entry.fingerprint: entry for entry in trained}
-    for entry in tested:
-        twin = by_print.get(entry.fingerprint)
-        if twin is not None:
-            raise ValueError(
-                f"test video {entry.video_id} and training video {twin.video_id} are the same file; "
-                "the figure would mean nothing: remove one of them from its part"
-            )
-
-
-def _notes_on_result(result: Recognition, report: SamplingReport) -> list[str]:
+def _notes_on_result(result: Recognition) -> list[str]:
     notes = []
     if result.unknown:
         strange = ", ".join(result.classes[result.known :])
@@ -276,9 +265,4 @@ def _notes_on_result(result: Recognition, report: SamplingReport) -> list[str]:
         )
     if result.known <= TOP:
         notes.append(f"top-5 says nothing: the classifier has {result.known} classes")
-    if report.stride_shrunk:
-        notes.append(
-            f"{report.stride_shrunk} of {report.samples} videos are short: their clips' stride was lowered, "
-            f"{report.clip_padded} also repeat the last frame"
-        )
     return notes

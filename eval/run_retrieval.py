@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.feature_source import length_notes, provenance_of, training_notes, unique
+from eval.feature_source import length_notes, part_words, provenance_of, unique
 from eval.features import Features
+from eval.leakage import training_notes
 from eval.results import result_record
 from eval.retrieval import RetrievalResult, mean_over_splits, retrieve
-from eval.videos import LABEL_KINDS, Pairing, pair_all, pair_parts, pairing_notes
+from eval.video_table import LABEL_KINDS
+from eval.videos import LEAVE_ONE_OUT, Pairing, pair_all, pair_parts, pairing_notes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +45,9 @@ class Question:
     @property
     def name(self) -> str:
         """What tells its result file from others."""
-        where = ["leave-one-out"] if self.leave_one_out else self.split_columns
-        return "-".join([*where, *self.kinds])
+        if self.leave_one_out:
+            return "-".join([LEAVE_ONE_OUT, *self.kinds])
+        return "-".join([*self.split_columns, *part_words(self.query_part, self.gallery_part), *self.kinds])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +79,7 @@ def run_retrieval(features: Features, question: Question, command: str) -> Retri
     results, notes = [], length_notes(features)
     for pairing in pairings(features, question):
         notes += pairing_notes(features.videos, pairing)
-        notes += training_notes(features, pairing.query, pairing.split_column)
+        notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
         results.append(retrieve(features, pairing))
     told = unique(notes)
     record = result_record(

@@ -11,7 +11,7 @@ from torch import Tensor
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 from train.config import TrainConfig, config_from_dict
 from train.import_weights import load_named, load_published
-from train.initial_weights import open_source
+from train.initial_weights import open_source, training_of
 from train.supervised import SupervisedModel
 
 BACKBONE_FIELDS = ("model.backbone", "model.width")
@@ -66,11 +66,7 @@ def load_start(model: SupervisedModel, config: TrainConfig, source: Path) -> tup
     if with_motion:
         load_named(model.motion, _below(given.state, _MOTION))
         record["part"] = "backbone and motion head"
-    record["trained_on"] = {
-        "data_hash": given.checkpoint.config.get("data_hash"),
-        "split_column": theirs.data.split_column,
-        "part": theirs.data.part,
-    }
+    record["trained_on"] = training_of(given.checkpoint)
     said = [f"took the {record['part']} of {given.checkpoint.path}, step {given.checkpoint.step}"]
     if config.model.motion_head and not with_motion:
         said.append("it has no motion head; that one starts new")

@@ -23,7 +23,7 @@ from train.checkpoint import (
     read_weights,
     save_checkpoint,
 )
-from train.config import TrainConfig
+from train.config import TrainConfig, config_from_dict
 from train.import_weights import (
     PUBLISHED_BACKBONE,
     load_named,
@@ -127,6 +127,22 @@ def open_source(path: Path) -> WeightsSource:
         raise ValueError(f"{error}{_NEITHER}") from error
 
 
+def training_of(checkpoint: Checkpoint) -> dict[str, Any]:
+    """What a checkpoint was trained on, to be recorded by a training that starts from it.
+
+    Returns:
+        ``data_hash``, ``split_column`` and ``part``, and ``began_from``: the record of where it started itself.
+    """
+    config = checkpoint.config
+    data = config_from_dict(config.get("settings", {})).data
+    return {
+        "data_hash": config.get("data_hash"),
+        "split_column": data.split_column,
+        "part": data.part,
+        "began_from": config.get("init"),
+    }
+
+
 def write_imported(
     path: Path,
     out_dir: Path,
@@ -165,7 +181,7 @@ def write_imported(
     return save_checkpoint(out_dir, step=0, weights=model.state_dict(), state=fresh, config=stored)
 
 
-def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict[str, str]:
+def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict[str, Any]:
     """Replaces a fresh network's weights, all that are asked for or none.
 
     Args:
@@ -175,7 +191,8 @@ def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict
             backbone.
 
     Returns:
-        What to record: ``source``, ``sha256`` of the weights file, and the ``part`` taken.
+        What to record: ``source``, ``sha256`` of the weights file, the ``part`` taken and, of a checkpoint of this
+        project, what it was ``trained_on``.
 
     Raises:
         ValueError: names are missing or unexpected or shapes differ; all are listed.
@@ -198,7 +215,8 @@ def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict
     except ValueError as error:
         hint = "; --init-part backbone takes the backbone alone" if everything else ""
         raise ValueError(f"{source}: {error}{hint}") from error
-    return {"source": str(source), "sha256": given.sha256, "part": "all" if everything else "backbone"}
+    record = {"source": str(source), "sha256": given.sha256, "part": "all" if everything else "backbone"}
+    return record | ({"trained_on": training_of(given.checkpoint)} if given.checkpoint else {})
 
 
 def _load_own(model: PretrainModel | Backbone, weights: Mapping[str, Tensor]) -> None:

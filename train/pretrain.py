@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from extract.shard_reader import ShardSet
 from train import rank_errors
@@ -89,11 +90,11 @@ def run_pretraining(
         return result
 
 
-def _initialise(model: PretrainModel, run_dir: Path, init: InitRequest | None) -> dict[str, str] | None:
+def _initialise(model: PretrainModel, run_dir: Path, init: InitRequest | None) -> dict[str, Any] | None:
     """Loads the weights to start from, unless the training has started already; returns what to record of them."""
     if not list_checkpoints(run_dir):
         return load_initial(model, init.source, init.part) if init else None
-    record: dict[str, str] | None = load_checkpoint(run_dir).config.get("init")
+    record: dict[str, Any] | None = load_checkpoint(run_dir).config.get("init")
     if init and (record is None or Path(record["source"]).resolve() != init.source.resolve()):
         began = f"from {record['source']}" if record else "without --init"
         raise CheckpointError(f"{run_dir} holds a training that began {began}; choose another folder")

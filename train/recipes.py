@@ -33,6 +33,21 @@ def check_recipe(name: str, *, finetune: bool) -> None:
         raise ValueError(f"recipe: {name!r} is not for cmd-train {command}; need one of {', '.join(allowed)}")
 
 
+def check_finetuning(config: TrainConfig) -> None:
+    """Refuses settings that fine-tuning cannot follow.
+
+    Raises:
+        ValueError: the context head is on, or clips are to be rotated away from their motion.
+    """
+    if config.model.context_head:
+        raise ValueError("model.context_head: True is not allowed in fine-tuning, which has no context loss")
+    if config.model.motion_head and config.augment.rotation_degrees > 0:
+        raise ValueError(
+            f"augment.rotation_degrees: {config.augment.rotation_degrees} is not allowed with --auxiliary motion, "
+            "need 0: vectors do not follow a rotation"
+        )
+
+
 def list_recipes() -> str:
     """One line a recipe: its name, what it is for, and the fields in which it differs from the paper's settings."""
     width = max(map(len, RECIPES))

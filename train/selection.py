@@ -10,11 +10,15 @@ from extract.schema import VideoEntry
 def select_videos(entries: Sequence[VideoEntry], split_column: str | None, part: str) -> tuple[VideoEntry, ...]:
     """The videos of one part of a split, in order; all videos if no split column is named.
 
+    An empty cell of the manifest means that a video is in no part.
+
     Raises:
-        ValueError: the split column does not exist, or no video is in the part.
+        ValueError: the split column does not exist, no part is named, or no video is in the part.
     """
     if split_column is None:
         return tuple(entries)
+    if not part:
+        raise ValueError(f"part: empty; name a part of {split_column}, an empty cell means that a video is in none")
     columns = sorted({name for entry in entries for name in entry.splits})
     if split_column not in columns:
         raise ValueError(

@@ -16,6 +16,7 @@ from train.batch import Batch
 from train.config import TrainConfig
 from train.feature_spread import describe_features
 from train.objective import StepOutput, describe_contrast
+from train.recipes import check_finetuning
 from train.static_positions import moving_positions, static_share
 from train.supervised import SupervisedLoss, SupervisedOutput, supervised_loss
 
@@ -34,13 +35,7 @@ class SupervisedObjective:
     """
 
     def __init__(self, config: TrainConfig, header: ShardHeader, class_V: Sequence[int], classes: int) -> None:
-        if config.model.context_head:
-            raise ValueError("model.context_head: True is not allowed in fine-tuning, which has no context loss")
-        if config.model.motion_head and config.augment.rotation_degrees > 0:
-            raise ValueError(
-                f"augment.rotation_degrees: {config.augment.rotation_degrees} is not allowed with --auxiliary motion, "
-                "need 0: vectors do not follow a rotation"
-            )
+        check_finetuning(config)
         self._config = config
         self._header = header
         self._class_V = torch.tensor(class_V)

@@ -215,12 +215,13 @@ def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_p
     assert both["splits"][0]["provenance"]["checkpoint_sha256"] == checkpoint.weights_hash
 
 
-def test_recognition_warns_of_videos_that_were_trained_on(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_recognition_refuses_videos_that_were_trained_on(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
     result = call(
         eval_main, "recognition", tuned, few_shards, "--part", "train", "--clips", 1, "--output", tmp_path / "a"
     )
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == 1
     assert "was trained on 12 of the 12 test videos" in result.output
+    assert not (tmp_path / "a").exists()
 
 
 def test_recognition_refuses_what_it_cannot_test(

@@ -11,7 +11,7 @@ from sklearn.preprocessing import StandardScaler
 from eval.decoupling import DecouplingQuestion, decoupling_table, measure_decoupling, over_videos
 from eval.features import Features
 from eval.results import Provenance
-from eval.videos import VideoTable
+from eval.video_table import VideoTable
 
 VIDEOS = 90
 LABELS = [f"m{n % 3}" for n in range(VIDEOS)]

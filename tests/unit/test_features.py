@@ -13,7 +13,7 @@ from eval.embed import check_same
 from eval.embedding_spool import EmbeddingSpool
 from eval.features import FeatureError, FeatureRows, Features, column_statistics, read_features, write_features
 from eval.results import Provenance
-from eval.videos import VideoTable
+from eval.video_table import VideoTable
 
 VIDEOS = VideoTable(
     ids=("a", "b\udcff", "ü#0001"),

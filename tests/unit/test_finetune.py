@@ -251,7 +251,7 @@ def test_backbone_and_motion_head_are_taken_of_a_checkpoint(config: TrainConfig,
             assert torch.equal(value, theirs[name]), name
     assert all(torch.equal(value, fresh[name]) for name, value in model.classifier.state_dict().items())
     assert record["part"] == ("backbone and motion head" if config.model.motion_head else "backbone")
-    assert record["trained_on"] == {"data_hash": "abc", "split_column": "split1", "part": "train"}
+    assert record["trained_on"] == {"data_hash": "abc", "split_column": "split1", "part": "train", "began_from": None}
     assert record["part"] in lines[0]
     assert len(lines) == 1
 

@@ -16,7 +16,8 @@ from eval.result_tables import confusion_table, probe_table
 from eval.results import Provenance
 from eval.run_probe import fold_pairings, probe, run_probe
 from eval.run_retrieval import Question
-from eval.videos import VideoTable, pair_parts
+from eval.video_table import VideoTable
+from eval.videos import pair_parts
 
 
 def make(labels: list[str], groups: list[str], parts: list[str], mean_VF: NDArray[np.floating]) -> Features:

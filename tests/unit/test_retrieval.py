@@ -11,13 +11,15 @@ from numpy.typing import NDArray
 
 from eval.comparison import comparison_table
 from eval.features import Features
+from eval.leakage import check_leakage
 from eval.metrics import chance_recall_at, recall_at
 from eval.motion_descriptor import describe_motion
 from eval.result_tables import class_table, retrieval_table
 from eval.results import Provenance, write_result
 from eval.retrieval import retrieve, spread_over_classes
 from eval.run_retrieval import Question, run_retrieval
-from eval.videos import VideoTable, check_leakage, pair_all, pair_parts, pairing_notes
+from eval.video_table import VideoTable
+from eval.videos import pair_all, pair_parts, pairing_notes
 from extract.schema import MotionGrid
 from train.neighbours import leave_one_out_recall, nearest_others
 
