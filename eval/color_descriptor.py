@@ -40,7 +40,8 @@ def describe_colors(frames_u8_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
     number = (level[:, 0] << 2 * BITS) | (level[:, 1] << BITS) | level[:, 2]
     # Frames of one size: the mean of their histograms is the histogram of all their pixels.
     count = np.bincount(number, minlength=1 << 3 * BITS)
-    return np.sqrt(count / count.sum())
+    root: NDArray[np.float64] = np.sqrt(count / count.sum())
+    return root
 
 
 def describe_videos(shards: ShardSet, command: str, progress: Callable[[int, int], None]) -> Features:

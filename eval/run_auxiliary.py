@@ -11,6 +11,7 @@ import numpy as np
 
 from eval.auxiliary import Difference, Pair, mean_difference
 from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, read_result, result_record, write_result
+from eval.run_clock import RunClock
 from eval.run_recognition import RecognitionTest, recognise, recognition_record
 from eval.training_process import run_cmd_train
 from extract.shard_reader import ShardSet
@@ -103,14 +104,19 @@ def compare_auxiliary(
         RuntimeError: a training failed.
         KeyboardInterrupt: interrupted; what is under way has been saved.
     """
-    data_hash = _check(comparison)
+    data_hash = check_comparison(comparison)
     jobs = [(c, s, arm) for c in comparison.split_columns for s in range(comparison.seeds) for arm in ARMS]
+    known = {job: _known_result(comparison, data_hash, *job) for job in jobs}
+    clock = RunClock(sum(result is None for result in known.values()))
     results = {}
     for number, (column, seed, arm) in enumerate(jobs, 1):
         what = f"run {number} of {len(jobs)}: {column}, seed {seed}, {'with' if arm == 'motion' else 'without'} motion"
-        known = _known_result(comparison, data_hash, column, seed, arm)
-        say(f"{what}{' (done before)' if known else ''}")
-        results[column, seed, arm] = known or _run(comparison, column, seed, arm, command, progress)
+        result = known[column, seed, arm]
+        say(f"{what} (done before)" if result else f"{what}{clock.words()}")
+        if result is None:
+            result = _run(comparison, column, seed, arm, command, progress)
+            clock.made()
+        results[column, seed, arm] = result
     pairs = tuple(
         _pair(column, seed, results[column, seed, "none"], results[column, seed, "motion"])
         for column in comparison.split_columns
@@ -123,8 +129,12 @@ def compare_auxiliary(
     return AuxiliaryRun(difference=difference, pairs=pairs, record=record, target=target)
 
 
-def _check(comparison: Comparison) -> str:
-    """Refuses what no run could do; returns the data's hash."""
+def check_comparison(comparison: Comparison) -> str:
+    """Refuses what no run could do; returns the data's hash.
+
+    Raises:
+        ValueError: settings, shards or splits that do not fit.
+    """
     check_recipe(comparison.recipe, finetune=True)
     shards = ShardSet(comparison.shards)
     for column in comparison.split_columns:
