@@ -8,9 +8,11 @@ BIN := $(VENV)/bin
 CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c .ci/constraints-cpu.txt)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 DEMO := build/demo
+EVIDENCE := build/evidence
+SIZE := small
 DEMO_RETRIEVAL := --split-column split --label label --label group
 
-.PHONY: install install-dev demo test test-cluster lint types clean
+.PHONY: install install-dev demo evidence test test-cluster lint types clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -44,6 +46,13 @@ demo: install
 	@echo
 	@$(BIN)/cmd-eval compare $(DEMO)/run/eval/untrained.json $(DEMO)/run/eval/trained.json $(DEMO)/run/eval/motion-grids.json
 	@echo "written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl, eval/ with features and results)"
+
+# The paper's claims on shards of labelled videos of your own: make evidence SHARDS=... [SIZE=full] [EVIDENCE=folder].
+# About 90 minutes on two cores; started again, it continues. BENCH=build/bench.json adds the speed of extraction.
+evidence: install-dev
+	@test -n "$(SHARDS)" || { echo "say where the shards are: make evidence SHARDS=folder (cmd-extract run makes them)"; exit 2; }
+	$(BIN)/cmd-eval evidence "$(SHARDS)" "$(EVIDENCE)" --size $(SIZE) $(if $(BENCH),--bench "$(BENCH)")
+	$(BIN)/cmd-eval report "$(EVIDENCE)"
 
 lint: install-dev
 	$(BIN)/ruff check .

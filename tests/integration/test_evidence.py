@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
@@ -33,9 +32,10 @@ def evidence(shards: Path, out: Path, *words: object) -> Result:
     return call(main, "evidence", shards, out, *QUICK, *tiny, *words)
 
 
-def extract(folder: Path, source: Path, **cells: list[str]) -> Path:
-    """The videos of a manifest with some of its columns changed, or added."""
+def extract(folder: Path, source: Path, every: int = 1, **cells: list[str]) -> Path:
+    """Every so-many-th video of a manifest with some of its columns changed, or added."""
     header, *rows = source.read_text().splitlines()
+    rows = rows[::every]
     names = header.split(",")
     table = [dict(zip(names, row.split(","), strict=True)) for row in rows]
     for number, row in enumerate(table):
@@ -180,7 +180,7 @@ def test_bad_input_is_told_before_any_run(words: tuple[str, ...], told: str, sha
 def test_videos_without_labels_or_groups_are_refused(
     column: str, few_shards: Path, shards: Path, tmp_path: Path
 ) -> None:
-    bare = extract(tmp_path / "bare", shards.parent / "manifest.csv", **{column: [""] * 24})
+    bare = extract(tmp_path / "bare", shards.parent / "manifest.csv", every=3, **{column: [""] * 8})
     result = evidence(bare, tmp_path / "out")
     assert result.exit_code == 1
     assert f"{column}: no video of" in result.output
@@ -197,4 +197,4 @@ def test_a_file_that_is_not_of_the_benchmarks_is_refused(shards: Path, tmp_path:
         result = evidence(shards, tmp_path / "out", "--bench", tmp_path / "bench.json")
         assert result.exit_code == 1
         assert told in result.output
-    assert np.array_equal(list(tmp_path.iterdir()), [tmp_path / "bench.json"])
+    assert list(tmp_path.iterdir()) == [tmp_path / "bench.json"]
