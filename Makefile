@@ -49,8 +49,12 @@ demo: install
 
 # The paper's claims on shards of labelled videos of your own: make evidence SHARDS=... [SIZE=full] [EVIDENCE=folder].
 # About 90 minutes on two cores; started again, it continues. BENCH=build/bench.json adds the speed of extraction.
+ifneq ($(filter evidence,$(MAKECMDGOALS)),)
+ifndef SHARDS
+$(error SHARDS is not set; `make evidence SHARDS=folder` wants the folder that `cmd-extract run` has written)
+endif
+endif
 evidence: install-dev
-	@test -n "$(SHARDS)" || { echo "say where the shards are: make evidence SHARDS=folder (cmd-extract run makes them)"; exit 2; }
 	$(BIN)/cmd-eval evidence "$(SHARDS)" "$(EVIDENCE)" --size $(SIZE) $(if $(BENCH),--bench "$(BENCH)")
 	$(BIN)/cmd-eval report "$(EVIDENCE)"
 
