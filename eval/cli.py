@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from eval.cli_evidence import evidence
 from eval.cli_features import decoupling, embed, probe, search
 from eval.cli_recognition import auxiliary, recognition
 from eval.cli_report import report
@@ -27,4 +28,5 @@ main.add_command(baseline)
 main.add_command(compare)
 main.add_command(recognition)
 main.add_command(auxiliary)
+main.add_command(evidence)
 main.add_command(report)

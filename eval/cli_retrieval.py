@@ -52,22 +52,32 @@ def retrieval(
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--features",
+    "descriptor",
+    type=click.Choice(["motion", "color"]),
+    default="motion",
+    help="A hand-made descriptor of the motion grids, or a colour histogram of the frames.",
+)
+@click.option(
+    "--write-features",
     "features_path",
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the descriptors to this features file, for cmd-eval probe.",
 )
 @question_options
-def baseline(shards: Path, features_path: Path | None, output: Path | None, per_class: bool, **asked: Any) -> None:
-    """Retrieve by a hand-made descriptor of the motion grids: no training, no pixels; the mark to beat.
+def baseline(
+    shards: Path, descriptor: str, features_path: Path | None, output: Path | None, per_class: bool, **asked: Any
+) -> None:
+    """Retrieve without any training: by a descriptor of the motion grids, the mark to beat; or by colours alone.
 
     The result is printed, and written where --output says.
     """
+    from eval import color_descriptor, motion_descriptor
     from eval.features import write_features
-    from eval.motion_descriptor import describe_videos
     from extract.shard_reader import ShardSet
 
     question = _question(**asked)
-    features = describe_videos(ShardSet(shards), command_words(), show_progress("describe"))
+    describe = {"motion": motion_descriptor.describe_videos, "color": color_descriptor.describe_videos}[descriptor]
+    features = describe(ShardSet(shards), command_words(), show_progress("describe"))
     if features_path is not None:
         clips = features.mean_VF[:, None]
         write_features(features_path, features.videos, features.provenance, [clips], *clips.shape[1:])

@@ -90,7 +90,7 @@ def training_charts(metrics: Metrics) -> list[Chart]:
     """
     names = {name for line in metrics for name in line}
     losses = ["loss", *sorted(name for name in names if name.endswith("_loss"))]
-    charts: list[Chart | None] = [_chart("Loss", [_series(metrics, name) for name in losses], format_number)]
+    charts: list[Chart | None] = [loss_chart("Loss", [_series(metrics, name) for name in losses])]
     heads = sorted(name.removesuffix("_top1") for name in names if name.endswith("_top1"))
     charts += [_accuracy_chart(metrics, f"{head}_", f"{head.capitalize()} task, accuracy") for head in heads]
     charts.append(_accuracy_chart(metrics, "", "Accuracy on training batches"))
@@ -122,11 +122,25 @@ def _is_number(value: object) -> bool:
 def _accuracy_chart(metrics: Metrics, prefix: str, title: str) -> Chart | None:
     """Top-1 and top-5 of a task beside what guessing among its candidates would give."""
     series = [_series(metrics, f"{prefix}top{k}", f"top-{k}") for k in (1, 5)]
-    candidates = _series(metrics, f"{prefix}candidates")
-    if candidates.values:
-        chance = [1 / max(count, 1) for count in candidates.values]
-        series.append(Series(name="chance of top-1", steps=candidates.steps, values=chance, dashed=True))
-    return _chart(title, series, _percent, from_zero=True)
+    return accuracy_chart(title, series, _series(metrics, f"{prefix}candidates"))
+
+
+def accuracy_chart(title: str, series: Sequence[Series], candidates: Series) -> Chart | None:
+    """Shares from zero on, beside what guessing would give; None if there are no values.
+
+    Args:
+        title: what it shows.
+        series: the shares.
+        candidates: how many there are to choose among at each step; may be empty.
+    """
+    chance = [1 / max(count, 1) for count in candidates.values]
+    marks = [Series(name="chance of top-1", steps=candidates.steps, values=chance, dashed=True)] if chance else []
+    return _chart(title, [*series, *marks], _percent, from_zero=True)
+
+
+def loss_chart(title: str, series: Sequence[Series]) -> Chart | None:
+    """Losses, the axis cut to where they lie; None if there are no values."""
+    return _chart(title, series, format_number)
 
 
 def _chart(

@@ -30,6 +30,7 @@ FORMAT_NAME = "context-motion-features"
 FORMAT_VERSION = 1
 BACKBONE_FEATURES = "backbone, pooled"
 MOTION_DESCRIPTOR = "motion descriptor"
+COLOR_HISTOGRAM = "colour histogram"
 
 _CLIPS = "feature/clips"  # (V, N, F) float32
 _MEAN = "feature/mean"  # (V, F) float32, the mean over clips

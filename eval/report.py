@@ -12,6 +12,7 @@ from typing import Any
 from eval.confusion_view import ConfusionView, view_confusion
 from eval.curves import training_charts
 from eval.published import recognise_dataset
+from eval.report_evidence import evidence_blocks, evidence_charts
 from eval.report_examples import Example, read_examples
 from eval.report_figures import Table, features_name
 from eval.report_inputs import RunInputs, open_shards, read_run
@@ -95,7 +96,7 @@ def gather(inputs: RunInputs, shards_dir: Path | None) -> dict[str, Any]:
     usable = _usable(inputs, left_out)
     shards, reason = open_shards(shards_dir, usable)
     labels = _labels(usable, shards)
-    charts = training_charts(usable.metrics)
+    charts = training_charts(usable.metrics) + evidence_charts(_evidence(usable), inputs.run_dir, left_out)
     if not charts:
         left_out.append("training curves: no metrics.jsonl; weights that were imported have none")
     examples, confusions, maps = _examples(usable, shards, left_out), _confusions(usable), _maps(usable, left_out)
@@ -142,6 +143,10 @@ def _usable(inputs: RunInputs, left_out: list[str]) -> RunInputs:
     )
 
 
+def _evidence(inputs: RunInputs) -> Sequence[Mapping[str, Any]]:
+    return inputs.results.get("evidence", ())
+
+
 def _labels(inputs: RunInputs, shards: ShardSet | None) -> set[str]:
     """Names of all classes, as the shards or else the results have them."""
     if shards is not None:
@@ -159,6 +164,9 @@ def result_sections(results: Mapping[str, Sequence[Mapping[str, Any]]], dataset:
         dataset: the published data set that was evaluated, if it is one.
     """
     sections = []
+    if results.get("evidence"):
+        # Of the same folder: the newest holds all that older ones did.
+        sections.append(Section(anchor="evidence", title="Evidence", blocks=evidence_blocks(results["evidence"][-1])))
     if results.get("retrieval"):
         published = published_table(dataset, ("retrieval R@10", "retrieval R@1"))
         blocks = retrieval_blocks(results["retrieval"])
@@ -233,7 +241,7 @@ def _confusion_views(kind: str, record: Mapping[str, Any]) -> list[ConfusionView
 def _maps(inputs: RunInputs, left_out: list[str]) -> list[MappedFeatures]:
     maps, problems = read_maps(inputs.eval_dir)
     left_out += problems
-    if not maps and not problems:
+    if not maps and not problems and not _evidence(inputs):
         command = f"cmd-eval retrieval {inputs.run_dir} SHARDS"
         left_out.append(f"map of the embeddings: no features; `{command}` makes and keeps them")
     return maps
@@ -241,6 +249,9 @@ def _maps(inputs: RunInputs, left_out: list[str]) -> list[MappedFeatures]:
 
 def _missing_results(inputs: RunInputs) -> list[str]:
     run = inputs.run_dir
+    if _evidence(inputs):
+        # Of many trainings; each has a folder and a report of its own.
+        return []
     commands = {
         "retrieval": f"cmd-eval retrieval {run} SHARDS",
         "probe": f"cmd-eval probe {run} SHARDS",

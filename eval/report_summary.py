@@ -152,7 +152,10 @@ def _software_facts(inputs: RunInputs) -> list[tuple[str, str]]:
 
 
 def main_figures(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[MainFigure]:
-    """R@1 of every retrieval and top-1 of every probe and fine-tuned network, of the first split of each."""
+    """R@1 of every retrieval and top-1 of every probe and fine-tuned network, of the first split of each.
+
+    Of the newest evidence R@1 of every row, over all splits.
+    """
     figures: list[MainFigure | None] = []
     for kind in ("recognition", "probe", "retrieval"):
         for record in results.get(kind, ()):
@@ -168,6 +171,10 @@ def main_figures(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Mai
                     method = {"knn": "k-NN", "linear": "Linear probe"}.get(record["method"], "Fine-tuned")
                     what = f"{method} by {split['label']}, top-1"
                     figures.append(_main(what, where, split["top1"], split["chance"]))
+    for record in results.get("evidence", ())[-1:]:
+        for by in ("label", "group"):
+            what, chance = f"Retrieval by {by}, R@1", record["chance"][f"by_{by}"]["R@1"]
+            figures += [_main(what, row["model"], row[f"by_{by}"]["R@1"], chance) for row in record["rows"]]
     # Of the same question asked twice the newer answer counts.
     return list({(figure.what, figure.how): figure for figure in figures if figure}.values())
 

@@ -20,7 +20,7 @@ from typing import Any
 from eval.whole_file import replace_when_whole
 
 RESULT_FORMAT = 1
-KINDS = ("retrieval", "probe", "recognition", "auxiliary", "decoupling")
+KINDS = ("retrieval", "probe", "recognition", "auxiliary", "decoupling", "evidence")
 EVAL_FOLDER = "eval"
 """Where, in a training's folder, its results lie."""
 

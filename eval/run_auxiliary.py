@@ -12,6 +12,7 @@ import numpy as np
 from eval.auxiliary import Difference, Pair, mean_difference
 from eval.feature_source import clip_words, unique
 from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, read_result, result_record, write_result
+from eval.run_clock import RunClock
 from eval.run_recognition import RecognitionTest, check_tested, file_name, labelled_part, recognise, recognition_record
 from eval.training_process import run_cmd_train
 from eval.video_table import VideoTable
@@ -119,12 +120,17 @@ def compare_auxiliary(
     for note in leakage_notes(comparison):
         say(note)
     jobs = [(c, s, arm) for c in comparison.split_columns for s in range(comparison.seeds) for arm in ARMS]
+    known = {job: _known_result(comparison, data_hash, *job) for job in jobs}
+    clock = RunClock(sum(result is None for result in known.values()))
     results = {}
     for number, (column, seed, arm) in enumerate(jobs, 1):
         what = f"run {number} of {len(jobs)}: {column}, seed {seed}, {'with' if arm == 'motion' else 'without'} motion"
-        known = _known_result(comparison, data_hash, column, seed, arm)
-        say(f"{what}{' (done before)' if known else ''}")
-        results[column, seed, arm] = known or _run(comparison, column, seed, arm, command, progress)
+        result = known[column, seed, arm]
+        say(f"{what} (done before)" if result else f"{what}{clock.words()}")
+        if result is None:
+            result = _run(comparison, column, seed, arm, command, progress)
+            clock.made()
+        results[column, seed, arm] = result
     pairs = tuple(
         _pair(column, seed, results[column, seed, "none"], results[column, seed, "motion"])
         for column in comparison.split_columns

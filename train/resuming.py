@@ -11,8 +11,7 @@ from torch import nn
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 from train.config import changed_fields
 
-# How fast and how often things are done may change from run to run; what is computed may not.
-_FREE = (
+FREE = (
     "data.workers",
     "data.max_damaged",
     "run.log_seconds",
@@ -23,6 +22,8 @@ _FREE = (
     "run.batch_picture",
     "run.knn_epochs",
 )
+"""Fields, by how they begin, that may change from run to run: how fast and how often things are done, not what is
+computed."""
 
 
 def resume(
@@ -53,7 +54,7 @@ def resume(
     if checkpoint.config.get("data_hash") != stored["data_hash"]:
         raise CheckpointError(f"{run_dir} was trained on other shards; choose another folder")
     changed = changed_fields(checkpoint.config["settings"], stored["settings"])
-    changed = [change for change in changed if not change.startswith(_FREE)]
+    changed = [change for change in changed if not change.startswith(FREE)]
     if changed:
         raise CheckpointError(
             f"{run_dir} holds a training of another configuration ({'; '.join(changed)}); "

@@ -175,7 +175,7 @@ def test_probe_and_leave_one_out_on_features(embeddings: Path, run_dir: Path) ->
 
 def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
     features, output = tmp_path / "motion.h5", tmp_path / "baseline.json"
-    result = call("baseline", few_shards, *SPLIT, "--features", features, "--output", output)
+    result = call("baseline", few_shards, *SPLIT, "--write-features", features, "--output", output)
     assert result.exit_code == 0, result.output
     record = json.loads(output.read_text())
     assert record["provenance"]["features"] == "motion descriptor"

@@ -75,6 +75,7 @@ def test_no_hdf5_file_is_opened_with_locks() -> None:
         ("eval.decoupling", {"train.loop", "train.run_log", "train.objective", "av", "mvextractor"}),
         ("eval.search", {"train.loop", "train.run_log", "train.objective", "av", "mvextractor"}),
         ("eval.run_auxiliary", {"train.loop", "train.run_log", "train.supervised_objective", "av", "mvextractor"}),
+        ("eval.run_evidence", {"train.loop", "train.run_log", "train.supervised_objective", "av", "mvextractor"}),
         ("eval.report", {"train.loop", "train.run_log", "train.objective", "av", "mvextractor", "jinja2", "sklearn"}),
     ],
 )

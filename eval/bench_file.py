@@ -1,0 +1,31 @@
+"""What the benchmarks have measured of extraction, read from their result file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+REQUIRED = "extract_fps"
+_WANTED = ("extract_", "vectors_")
+_FIELDS = ("name", "value", "unit", "versus", "machine")
+
+
+def read_extraction_speed(path: Path) -> list[dict[str, Any]]:
+    """The entries on extraction and motion vectors: ``name``, ``value``, ``unit``, ``versus``, ``machine``.
+
+    Raises:
+        ValueError: it is no file of the benchmarks, or it lacks ``extract_fps``.
+    """
+    try:
+        entries = json.loads(path.read_text("utf-8"))
+        found = [
+            {field: entry[field] for field in _FIELDS} for entry in entries if str(entry["name"]).startswith(_WANTED)
+        ]
+        for entry in found:
+            entry["value"] = float(entry["value"])
+    except (ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{path}: not a result of the benchmarks ({type(error).__name__}: {error})") from error
+    if REQUIRED not in [entry["name"] for entry in found]:
+        raise ValueError(f"{path}: has no entry {REQUIRED}; give the file that all benchmarks have written")
+    return found

@@ -1,0 +1,75 @@
+"""Colour histograms of whole videos, without any training: what a scene's colours alone tell.
+
+Shape legend: V videos, N frames of each, H x W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from eval.features import COLOR_HISTOGRAM, Features
+from eval.results import Provenance
+from eval.video_table import VideoTable
+from extract.shard_reader import ShardSet
+from train.dataset import EvalDataset
+from train.sampling import SamplingConfig
+
+FRAMES = 16
+"""Frames of a video, at equal spacing; of a shorter one some count twice."""
+
+BITS = 3
+"""Each of red, green and blue is cut into 2 ** BITS equal ranges."""
+
+
+def describe_colors(frames_u8_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """The square root of the joint histogram of red, green and blue, averaged over frames.
+
+    Of the root the cosine similarity is the Bhattacharyya coefficient of two histograms, the usual measure of how alike
+    they are (Swain and Ballard 1991 introduced joint histograms, with another measure).
+
+    Args:
+        frames_u8_NHWC: RGB, (N, H, W, 3), at least one pixel.
+
+    Returns:
+        (512,) values, their squares sum up to 1; red changes slowest.
+    """
+    level = frames_u8_NHWC.reshape(-1, 3).astype(np.int64) >> (8 - BITS)
+    number = (level[:, 0] << 2 * BITS) | (level[:, 1] << BITS) | level[:, 2]
+    # Frames of one size: the mean of their histograms is the histogram of all their pixels.
+    count = np.bincount(number, minlength=1 << 3 * BITS)
+    root: NDArray[np.float64] = np.sqrt(count / count.sum())
+    return root
+
+
+def describe_videos(shards: ShardSet, command: str, progress: Callable[[int, int], None]) -> Features:
+    """Colour histograms of all videos of a shard set, (V, 512).
+
+    Args:
+        shards: the videos.
+        command: recorded as what made them.
+        progress: called with (videos done, all videos).
+
+    Raises:
+        RuntimeError: a frame is damaged.
+    """
+    frames = EvalDataset(shards, shards.videos, SamplingConfig(clip_frames=1, stride=1), FRAMES)
+    described = []
+    for number in range(len(frames)):
+        described.append(describe_colors(frames[number].clips_u8[:, 0]))
+        progress(len(described), len(frames))
+    mean_VF = np.stack(described).astype(np.float32)
+    return Features(
+        videos=VideoTable.of(shards.videos),
+        mean_VF=mean_VF,
+        clips_VNF=mean_VF[:, None],
+        provenance=Provenance(
+            command=command,
+            shards=str(shards.folder.resolve()),
+            data_hash=shards.data_hash,
+            features=COLOR_HISTOGRAM,
+            clips=1,
+        ),
+    )

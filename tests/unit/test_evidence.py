@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from eval.decoupling import HEADS
+from eval.evidence import Answer, Row, chance, difference, differences
+from eval.evidence_plan import EvidencePlan
+from eval.evidence_sizes import SIZES, EvidenceSize
+from eval.metrics import bootstrap_interval
+from train.config import build_config, parse_overrides
+
+MEASURES = ("R@1", "R@5", "R@10", "probe")
+
+
+def answer(rows: list[int], right: list[float], *, by: str = "label", split: str = "split1", seed: int = 0) -> Answer:
+    return Answer(
+        by=by,
+        split_column=split,
+        seed=seed,
+        rows=np.array(rows),
+        right=dict.fromkeys(MEASURES, np.array(right, float)),
+        chance=dict.fromkeys(MEASURES, 1 / len(rows)),
+    )
+
+
+# Video 2 is tested by both splits; the second split was trained on with seed 0 alone.
+BOTH = Row(
+    name="both",
+    answers=[
+        answer([0, 1, 2], [1, 0, 1]),
+        answer([0, 1, 2], [0, 0, 1], seed=1),
+        answer([2, 5], [0, 1], split="split2"),
+        *[answer([0, 1, 2, 5], [1, 1, 1, 0], by="group", seed=seed) for seed in (0, 1)],
+    ],
+)
+OTHER = Row(
+    name="other",
+    answers=[
+        answer([0, 1, 2], [0, 0, 1]),
+        answer([2, 5], [0, 0], split="split2"),
+        answer([0, 1, 2, 5], [0, 1, 0, 0], by="group"),
+    ],
+)
+
+
+def test_a_video_counts_once_with_the_mean_of_its_answers() -> None:
+    assert BOTH.per_video("label", "R@1") == {0: 0.5, 1: 0.0, 2: pytest.approx(2 / 3), 5: 1.0}
+    assert BOTH.per_video("label", "R@1", split_column="split1") == {0: 0.5, 1: 0.0, 2: 1.0}
+    assert BOTH.per_video("label", "R@1", seed=1) == {0: 0.0, 1: 0.0, 2: 1.0}
+    figure = BOTH.figure("label", "R@1", seed=3)
+    assert figure == bootstrap_interval(np.array([0.5, 0.0, 2 / 3, 1.0]), seed=3)
+    record = BOTH.as_json()
+    assert record["by_label"]["probe"]["value"] == pytest.approx((0.5 + 2 / 3 + 1) / 4)
+    assert [split["by_label"]["R@1"]["value"] for split in record["by_split"]] == [0.5, 0.5]
+    assert [one["by_label"]["R@1"] for one in record["by_seed"][:1]] == [pytest.approx((1 + 0 + 0.5 + 1) / 4)]
+
+
+def test_differences_are_paired_by_video() -> None:
+    found = difference(BOTH, OTHER, "label", "R@1", seed=1)
+    gains = np.array([0.5, 0.0, 2 / 3 - 0.5, 1.0])
+    assert found == bootstrap_interval(gains, seed=1)
+    assert found.value == pytest.approx(gains.mean())
+    told = [(one["second"], one["by"], one["measure"]) for one in differences(BOTH, [OTHER])]
+    assert told == [("other", "label", "R@1"), ("other", "label", "probe"), ("other", "group", "R@1")]
+    fewer = Row(name="fewer", answers=OTHER.answers[:1])
+    with pytest.raises(ValueError, match="both and fewer: answered by label for different videos"):
+        difference(BOTH, fewer, "label", "R@1")
+
+
+def test_chance_is_weighted_by_videos() -> None:
+    assert chance(OTHER)["by_label"]["R@1"] == pytest.approx((3 * (1 / 3) + 2 * (1 / 2)) / 5)
+    assert chance(OTHER)["by_group"] == dict.fromkeys(("R@1", "R@5", "R@10"), 0.25)
+
+
+def plan(size: EvidenceSize, **changes: object) -> EvidencePlan:
+    given = {"split_columns": ("split1", "split2"), "epochs": 10, "auxiliary_epochs": 6} | changes
+    return EvidencePlan(shards=Path("s"), out=Path("o"), size_name="small", size=size, **given)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_every_size_is_a_plan_that_training_can_read(name: str) -> None:
+    of_size = plan(SIZES[name])
+    runs = of_size.pretrainings
+    size = SIZES[name]
+    assert len(set(map(of_size.run_dir, runs))) == len(runs) == 2 * (size.seeds + 2 * size.single_seeds)
+    for run in runs:
+        config = of_size.config(run)
+        assert (config.model.context_head, config.model.motion_head) == HEADS[run.heads]
+        assert (config.run.seed, config.data.split_column, config.optim.epochs) == (run.seed, run.split_column, 10)
+        # What cmd-train makes of the words is the same.
+        words = of_size.arguments(run)
+        pairs = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+        given = {"run.seed": run.seed, "data.split_column": run.split_column, **parse_overrides(pairs)}
+        assert build_config(words[words.index("--recipe") + 1], given) == config
+    comparison = of_size.comparison
+    assert comparison is not None
+    for arm in ("none", "motion"):
+        assert comparison.config("split1", 0, arm).optim.epochs == 6
+
+
+def test_overrides_outdo_the_size_and_the_warm_up() -> None:
+    run = plan(SIZES["small"]).pretrainings[0]
+    assert plan(SIZES["small"]).config(run).optim.warmup_epochs == pytest.approx(10 * 5 / 40)
+    changed = plan(SIZES["full"], overrides=("optim.warmup_epochs=1.5", "sampling.stride=3")).config(run)
+    assert (changed.optim.warmup_epochs, changed.sampling.stride) == (1.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [({"steps": 0}, "steps: 0"), ({"auxiliary_seeds": -1}, "auxiliary_seeds: -1"), ({"single_seeds": 4}, "seeds = 3")],
+)
+def test_impossible_sizes_are_refused(changes: dict[str, int], told: str) -> None:
+    numbers = {"steps": 1, "seeds": 3, "single_seeds": 1, "auxiliary_steps": 1, "auxiliary_seeds": 1} | changes
+    with pytest.raises(ValueError, match=told):
+        EvidenceSize(recipe="gestures", auxiliary_recipe="finetune-gestures", **numbers)  # type: ignore[arg-type]
