@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
-    from extract.index import RecordedRun
+    from extract.recorded_run import RecordedRun
     from extract.verify import Problem
 
 _EXIT_DAMAGED = 1
@@ -41,12 +41,12 @@ def verify(
 
     Exit code 0: all well (or all is well after --repair); 1: something is damaged.
     """
-    from extract.index import read_recorded_run
     from extract.manifest import resolve_path
     from extract.progress import CountReport
+    from extract.recorded_run import read_recorded_run
     from extract.verify import verify_folder
 
-    recorded = read_recorded_run(out, manifest, root) if sources or repair else None
+    recorded = read_recorded_run(out, manifest, root, to_write=repair) if sources or repair else None
 
     def check() -> list[Problem]:
         with CountReport("verify", "shards") as report:

@@ -7,7 +7,7 @@ import csv
 import json
 import platform
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,10 @@ import joblib
 
 from extract import schema
 from extract.atomic import write_whole
-from extract.config import ExtractConfig
 from extract.job import RunJob
-from extract.manifest import read_manifest, resolve_path
+from extract.manifest import resolve_path
 from extract.plan import ShardPlan
+from extract.recorded_run import check_version
 from extract.schema import ShardError, VideoRecord, hash_records
 from extract.shard_reader import ShardReader
 from extract.shard_writer import WrittenShard
@@ -114,6 +114,7 @@ def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[Sh
     claim = _claim(job, records, plans)
     if path.exists():
         before = json.loads(path.read_text("utf-8"))
+        check_version(job.out, before)
         changed = [
             f"{key}: {before.get(key)!r} is now {claim[key]!r}" for key in claim if before.get(key) != claim[key]
         ]
@@ -150,53 +151,6 @@ def _places(job: RunJob) -> dict[str, str]:
     """Where the run found its videos; not part of what identifies it, since files may be moved."""
     places = {"root": str(job.root.absolute())}
     return places | ({"manifest": str(job.manifest.absolute())} if job.manifest else {})
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordedRun:
-    """What ``run.json`` tells of the run that filled a folder.
-
-    Attributes:
-        records: the manifest's rows.
-        root, manifest: folder that relative paths start from; the manifest file.
-        config: the extraction configuration.
-        videos_per_shard, ffmpeg_version: rows a shard; of the FFmpeg at work.
-    """
-
-    records: tuple[VideoRecord, ...]
-    root: Path
-    manifest: Path
-    config: ExtractConfig
-    videos_per_shard: int
-    ffmpeg_version: str
-
-
-def read_recorded_run(folder: Path, manifest: Path | None = None, root: Path | None = None) -> RecordedRun:
-    """Reads ``run.json`` and the manifest it names.
-
-    Args:
-        folder: the output folder.
-        manifest, root: where these are now, if they were moved.
-
-    Raises:
-        ShardError: the manifest is gone, or is not the one that was extracted.
-    """
-    path = folder / schema.RUN_NAME
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        manifest, root, described = manifest or Path(record["manifest"]), root or Path(record["root"]), record["config"]
-        config = ExtractConfig(**{f.name: described[f.name] for f in fields(ExtractConfig)})
-        rows, ffmpeg = int(record["videos_per_shard"]), str(described["ffmpeg"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ShardError(f"{path}: does not tell of a run of this release ({error})") from None
-    if not manifest.exists():
-        raise ShardError(f"{manifest}: the manifest of this extraction is gone; name it with --manifest")
-    records = read_manifest(manifest, root=root, check_paths=False)
-    if hash_records(records) != record["manifest_hash"]:
-        raise ShardError(f"{manifest}: is not what it was when {folder} was extracted; name the right one")
-    return RecordedRun(
-        records=records, root=root, manifest=manifest, config=config, videos_per_shard=rows, ffmpeg_version=ffmpeg
-    )
 
 
 def write_index(plans: Sequence[ShardPlan], job: RunJob, written: dict[str, WrittenShard]) -> dict[str, Any]:

@@ -11,7 +11,6 @@ from extract.atomic import remove_all_leftovers
 from extract.claims import Claims, file_system_time
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.index import (
-    RecordedRun,
     RunSummary,
     is_finished,
     write_index,
@@ -20,6 +19,7 @@ from extract.index import (
 from extract.job import RunJob
 from extract.manifest_table import summarise
 from extract.plan import ShardPlan, plan_shards
+from extract.recorded_run import RecordedRun
 from extract.schema import ShardError
 from extract.shard_reader import ShardReader
 from extract.shard_writer import WrittenShard

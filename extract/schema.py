@@ -1,4 +1,4 @@
-"""Shard format, version 1: names, dtypes and carriers shared by the writer and the reader.
+"""Shard format, version 2: names, dtypes and carriers shared by the writer and the reader.
 
 One HDF5 file holds the videos of some consecutive manifest rows, columns flat across videos, addressed by offsets.
 Importing this module loads neither torch nor a decoder. ``extract/README.md`` documents the format for other readers.
@@ -19,7 +19,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 FORMAT_NAME = "context-motion-shard"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""What is written."""
+READABLE_VERSIONS = (1, 2)
+"""Version 1 had no ``video/damage`` (nothing was known), and larger chunks of motion."""
 
 QUARTER_PX = 4
 """Stored motion units per pixel of the canonical stream."""

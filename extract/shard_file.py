@@ -45,9 +45,10 @@ class OpenShard:
         name, version = self.h5.attrs.get(schema.ATTR_FORMAT), self.h5.attrs.get(schema.ATTR_VERSION)
         if name != schema.FORMAT_NAME:
             raise ShardError(f"{self.path}: not a shard of this project (format {name!r})")
-        if version != schema.FORMAT_VERSION:
+        if version not in schema.READABLE_VERSIONS:
+            readable = ", ".join(map(str, schema.READABLE_VERSIONS))
             raise ShardError(
-                f"{self.path}: shard format version {version}, this release reads {schema.FORMAT_VERSION}; "
+                f"{self.path}: shard format version {version}, this release reads {readable}; "
                 "extract again or use the release that wrote it"
             )
 

@@ -74,6 +74,8 @@ class ShardReader:
     def damaged(self) -> list[tuple[int, str, Damage]]:
         """Videos of sources with known damage: (row, id, damage)."""
         file = self._file.h5
+        if file.attrs[schema.ATTR_VERSION] == 1 and schema.VIDEO_DAMAGE not in file:
+            return []
         damage = file[schema.VIDEO_DAMAGE][:]
         rows, ids = file[schema.VIDEO_ROW][:].tolist(), read_texts(file, schema.VIDEO_ID)
         return [(rows[i], ids[i], Damage(int(damage[i]))) for i in damage.nonzero()[0]]
@@ -211,6 +213,6 @@ def read_index(folder: Path) -> dict[str, Any]:
         ) from None
     except (ValueError, OSError) as error:
         raise ShardError(f"{path}: not readable ({error}); run `cmd-extract run` again to rebuild it") from None
-    if index.get("format") != schema.FORMAT_NAME or index.get("version") != schema.FORMAT_VERSION:
+    if index.get("format") != schema.FORMAT_NAME or index.get("version") not in schema.READABLE_VERSIONS:
         raise ShardError(f"{path}: format {index.get('format')!r} version {index.get('version')}, not readable here")
     return index

@@ -49,7 +49,7 @@ class WrittenShard:
         sha256: checksum of the file.
         size_bytes: its length.
         videos, frames, failures: counts.
-        damaged: how many of the videos come from a source with known damage.
+        damaged: how many of the videos come from a source with known damage; releases of format version 1 did not say.
     """
 
     name: str
@@ -58,7 +58,7 @@ class WrittenShard:
     videos: int
     frames: int
     failures: int
-    damaged: int
+    damaged: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

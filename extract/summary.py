@@ -62,6 +62,7 @@ def describe_folder(folder: Path) -> list[tuple[str, str]]:
     index, shards = read_index(folder), ShardSet(folder)
     header, videos = shards.header, shards.videos
     totals = index["totals"]
+    damaged = totals.get("damaged", 0)  # not counted by version 1
     frames = np.array([v.frame_count for v in videos])
     seconds = np.array([v.frame_count / v.fps if v.fps else 0.0 for v in videos])
     motion = vector_statistics(shards)
@@ -70,7 +71,7 @@ def describe_folder(folder: Path) -> list[tuple[str, str]]:
     splits = {name: Counter(v.splits[name] or "(none)" for v in videos) for name in videos[0].splits}
     rows = [
         ("videos", f"{len(videos)}, {totals['failures']} failures, {len(index['shards'])} shards"),
-        ("damaged", f"{totals['damaged']} videos, see {folder / DAMAGED_NAME}" if totals["damaged"] else ""),
+        ("damaged", f"{damaged} videos, see {folder / DAMAGED_NAME}" if damaged else ""),
         ("frames", f"{frames.sum()}; a video {frames.min()} to {frames.max()}, median {np.median(frames):.0f}"),
         ("length", f"{seconds.sum() / 3600:.2f} hours; frame rates {_range([v.fps for v in videos])}"),
         ("bytes", f"{totals['size_bytes'] / 1e6:.1f} MB, {totals['size_bytes'] / frames.sum():.0f} a frame"),

@@ -114,7 +114,7 @@ def _read(path: Path, now: float, stale_seconds: float) -> Attempt | None:
         started_seconds=start["time"],
         seconds=max(0.0, (last["time"] if ended else alive) - start["time"]),
         written=tuple(
-            WrittenShard(**{name: event[name] for name in _SHARD_FIELDS})
+            WrittenShard(**{name: event[name] for name in _SHARD_FIELDS if name in event})
             for event in events
             if event["event"] == "shard"
         ),

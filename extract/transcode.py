@@ -29,6 +29,7 @@ from extract.source import SourceFacts, VideoError, input_options, input_url
 # A clock for the canonical stream only, whose time stamps nobody reads: MPEG-4 refuses the fine time bases that
 # variable frame rates need, so its frames are simply numbered.
 _CANONICAL_TIME_BASE = "1/25"
+_STAMP_OPTIONS = {"format": "nut", "fps_mode": "passthrough", "c:v": "rawvideo", "pix_fmt": "yuv420p"}
 _NEVER = 1_000_000_000
 _STDERR_BYTES = 1 << 16
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
@@ -46,12 +47,15 @@ class TranscodedFiles:
         canonical: the stream that motion vectors are read from; None if they are the source's own.
         frames: small frames, one JPEG a packet, with the source's time stamps; None if they are not wanted.
         keyframes: JPEGs at canonical size, one for each I-frame of the canonical stream; None as it is.
+        stamps: a packet of next to nothing for each frame, with the source's time stamps; None where ``frames`` has
+            them, or where there is no canonical stream.
         decode_errors: whether FFmpeg has reported errors, and went on.
     """
 
     canonical: Path | None
     frames: Path | None
     keyframes: Path | None
+    stamps: Path | None = None
     decode_errors: bool = False
 
 
@@ -73,7 +77,7 @@ def build_command(
     if config.fps is not None:
         picture = picture.filter("fps", fps=config.fps)
     picture = picture.filter("scale", config.width, config.height, flags="bicubic").filter("setsar", 1)
-    wanted = [path for path in (files.canonical, files.frames, files.keyframes) if path is not None]
+    wanted = [path for path in (files.canonical, files.frames, files.keyframes, files.stamps) if path is not None]
     branches = picture.filter_multi_output("split", len(wanted)) if len(wanted) > 1 else [picture]
     outputs = []
     for number, path in enumerate(wanted):
@@ -81,6 +85,10 @@ def build_command(
         if path == files.canonical:
             branch = branch.filter("settb", _CANONICAL_TIME_BASE).filter("setpts", "N")
             outputs.append(ffmpeg.output(branch, input_url(path), format="avi", **_canonical_options(config)))
+            continue
+        if path == files.stamps:
+            # A corner of the picture, in the colours of the canonical stream: costs nothing and changes nothing.
+            outputs.append(ffmpeg.output(branch.filter("crop", 2, 2, 0, 0), input_url(path), **_STAMP_OPTIONS))
             continue
         if path == files.frames:
             branch = branch.filter("scale", *config.frame_size, flags="area", out_range="full")
@@ -148,6 +156,7 @@ def transcode(
         canonical=None if own_vectors else workdir / "canonical.avi",
         frames=workdir / "frames.nut" if config.store_frames else None,
         keyframes=None if own_vectors else workdir / "keyframes.nut",
+        stamps=None if own_vectors or config.store_frames else workdir / "stamps.nut",
     )
     if own_vectors and files.frames is None:
         return files  # there is nothing to make
@@ -203,7 +212,7 @@ def _last_words(log: Path) -> list[str]:
 
 
 def read_packets(path: Path) -> Iterator[tuple[float, bytes]]:
-    """Yields (time stamp in seconds, JPEG bytes) of one of the JPEG outputs, in order.
+    """Yields (time stamp in seconds, bytes) of the packets of one of the outputs in NUT, in order.
 
     Raises:
         VideoError: the file holds no frames, because no frame of the source could be decoded.

@@ -94,7 +94,9 @@ def _check_shard(
         if file.attrs[schema.ATTR_ROWS_HASH] != entry["rows_hash"]:
             yield "made of other manifest rows than the index says"
         counts = {"videos": len(file[schema.VIDEO_ROW]), "frames": len(file[schema.FRAME_TYPE])}
-        counts |= {"failures": len(file[schema.FAILURE_ROW]), "damaged": int((file[schema.VIDEO_DAMAGE][:] > 0).sum())}
+        counts["failures"] = len(file[schema.FAILURE_ROW])
+        if file.attrs[schema.ATTR_VERSION] > 1:
+            counts["damaged"] = int((file[schema.VIDEO_DAMAGE][:] > 0).sum())
         yield from (f"{n} {key}, the index says {entry[key]}" for key, n in counts.items() if n != entry[key])
         yield from _check_rows(file, entry)
         yield from _check_columns(file)
@@ -197,7 +199,8 @@ def _check_folder(
     if rows != list(range(len(rows))):
         yield f"{schema.INDEX_NAME}: its shards do not cover the manifest"
     yield from _check_table(folder / schema.FAILURES_NAME, failures)
-    yield from _check_table(folder / schema.DAMAGED_NAME, damaged)
+    if index["version"] > 1:
+        yield from _check_table(folder / schema.DAMAGED_NAME, damaged)
     known = {s["name"] for s in index["shards"]}
     foreign = sorted(p.name for p in folder.glob("shard-*.h5") if p.name not in known)
     if foreign:

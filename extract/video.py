@@ -131,7 +131,7 @@ def extract_video(
         keyframe_sizes, keyframe_pts = _unpack(files.keyframes, spool["keyframes"])
     if files.frames is None:
         spool["frames"].touch()
-        frame_sizes, pts = np.zeros(len(stream.types), np.int64), _known_times(stream.pts_seconds, facts)
+        frame_sizes, pts = np.zeros(len(stream.types), np.int64), _times_without_frames(files, stream, facts)
     else:
         frame_sizes, pts = _unpack(files.frames, spool["frames"])
     indices = np.flatnonzero(stream.types == b"I")
@@ -159,8 +159,16 @@ def _damage(files: TranscodedFiles, facts: SourceFacts, frames: int, config: Ext
     return damage
 
 
-def _known_times(pts: NDArray[np.float64], facts: SourceFacts) -> NDArray[np.float64]:
-    """Elementary streams have no time stamps; as with FFmpeg, their frames then follow at the frame rate."""
+def _times_without_frames(files: TranscodedFiles, stream: _Stream, facts: SourceFacts) -> NDArray[np.float64]:
+    """Time stamps of the source, not those of a canonical stream, whose frames are merely numbered.
+
+    Elementary streams have none; as with FFmpeg, their frames then follow at the frame rate.
+    """
+    if files.stamps is not None:
+        times = np.array([stamp for stamp, _ in read_packets(files.stamps)], np.float64)
+        files.stamps.unlink()
+        return times
+    pts = stream.pts_seconds
     return np.arange(len(pts)) / (facts.fps or _USUAL_FPS) if np.isnan(pts).any() else pts
 
 
