@@ -7,15 +7,16 @@ folds that hold their share of every group.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.feature_source import part_words, unique
+from eval.feature_source import length_notes, part_words, unique
 from eval.features import Features
 from eval.leakage import training_notes
 from eval.metrics import Interval, bootstrap_interval, chance_recall_at
@@ -104,10 +105,14 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
     """
     first = next(iter(networks.values()))
     by_label, whole, folds = _pairings(first.videos, question)
-    notes = [note for pairing in by_label for note in pairing_notes(first.videos, pairing)]
+    notes = [note for pairing in (*by_label, whole) for note in pairing_notes(first.videos, pairing)]
+    alone = sum(map(bool, first.videos.groups)) - len(whole.query)
+    if alone:
+        notes.append(f"by context: {alone} videos are alone in their group and were left out")
     rows = []
     for name, features in networks.items():
-        for pairing in by_label:
+        notes += [f"{name}: {note}" for note in length_notes(features)]
+        for pairing in (*by_label, whole):
             told = training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
             notes += [f"{name}: {note}" for note in told]
         rows.append(
@@ -155,7 +160,12 @@ def _pairings(videos: VideoTable, question: DecouplingQuestion) -> tuple[list[Pa
         pair_parts(videos, column, question.query_part, question.gallery_part, "label")
         for column in question.split_columns
     ]
-    return by_label, pair_all(videos, "group"), fold_pairings(videos, "group", seed=question.seed)
+    whole = pair_all(videos, "group")
+    # Retrieval, probe, chance and counts are of the same videos: those that share their group with another one.
+    members = Counter(videos.groups)
+    shared = np.array([row for row in whole.query if members[videos.groups[row]] > 1], np.int64)
+    folds = fold_pairings(videos, "group", seed=question.seed, rows=shared)
+    return by_label, replace(whole, query=shared, gallery=shared), folds
 
 
 def _measure(

@@ -167,21 +167,25 @@ def mean_over_splits(results: Sequence[ProbeResult]) -> list[dict[str, Any]]:
     return means
 
 
-def fold_pairings(videos: VideoTable, kind: str, *, seed: int = 0, folds: int = OUTER_FOLDS) -> list[Pairing]:
-    """All labelled videos in parts of which each has its share of every label; each part is tested once.
+def fold_pairings(
+    videos: VideoTable, kind: str, *, seed: int = 0, folds: int = OUTER_FOLDS, rows: NDArray[np.int64] | None = None
+) -> list[Pairing]:
+    """All labelled videos, or some, in parts of which each has its share of every label; each part is tested once.
 
     Args:
         videos: the videos.
         kind: ``label`` or ``group``.
         seed: decides the parts.
         folds: how many parts; fewer if no label has as many videos.
+        rows: numbers of the videos to take, all of them labelled; None for all that are.
 
     Raises:
         ValueError: no video has the label, or no two share one.
     """
-    rows = videos.labelled(np.arange(len(videos)), kind, "the shards")
+    if rows is None:
+        rows = videos.labelled(np.arange(len(videos)), kind, "the shards")
     names = [videos.names(kind)[row] for row in rows]
-    count = min(folds, max(Counter(names).values()))
+    count = min(folds, max(Counter(names).values(), default=0))
     if count < 2:
         raise ValueError(f"{kind}: no two videos share one, so nothing can be told from others")
     splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
