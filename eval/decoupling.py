@@ -115,6 +115,11 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
         for pairing in (*by_label, whole):
             told = training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
             notes += [f"{name}: {note}" for note in told]
+        (label_figures, label_notes), (context_figures, context_notes) = (
+            _measure(features, retrieved, probed, question.seed)
+            for retrieved, probed in ((by_label, by_label), ([whole], folds))
+        )
+        notes += [f"{name}: {note}" for note in (*label_notes, *context_notes)]
         rows.append(
             {
                 "model": name,
@@ -122,8 +127,8 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
                 "checkpoint": features.provenance.checkpoint,
                 "checkpoint_sha256": features.provenance.checkpoint_sha256,
                 "untrained": features.provenance.untrained,
-                "by_label": _measure(features, by_label, by_label, question.seed),
-                "by_context": _measure(features, [whole], folds, question.seed),
+                "by_label": label_figures,
+                "by_context": context_figures,
             }
         )
     provenance = Provenance(
@@ -170,15 +175,19 @@ def _pairings(videos: VideoTable, question: DecouplingQuestion) -> tuple[list[Pa
 
 def _measure(
     features: Features, retrieved: Sequence[Pairing], probed: Sequence[Pairing], seed: int
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Figures of retrieval and probe, and notes on the probes."""
     found: Hits = {}
     for pairing in retrieved:
         result = retrieve(features, pairing, ranks=(1,))
         _collect(found, result.pairing.query, result.hits[1].astype(np.float64))
     told: Hits = {}
+    notes = []
     for pairing in probed:
-        _collect(told, pairing.query, probe(features, pairing, "linear", seed=seed).hits(1))
-    return {"retrieval": over_videos(found, seed).as_json(), "probe": over_videos(told, seed).as_json()}
+        fitted = probe(features, pairing, "linear", seed=seed)
+        _collect(told, pairing.query, fitted.hits(1))
+        notes += fitted.notes
+    return {"retrieval": over_videos(found, seed).as_json(), "probe": over_videos(told, seed).as_json()}, notes
 
 
 def _collect(hits: Hits, rows: NDArray[np.int64], right_N: NDArray[np.float64]) -> None:

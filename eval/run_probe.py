@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 
 from eval.feature_source import length_notes, provenance_of, unique
@@ -42,6 +43,7 @@ class ProbeResult:
         score_NK: score of each class.
         chance: what naming the class of a training video drawn at random would reach.
         validation: how the setting was chosen.
+        settled: whether the fit has come to its end.
     """
 
     pairing: Pairing
@@ -51,6 +53,22 @@ class ProbeResult:
     score_NK: NDArray[np.float64]
     chance: float
     validation: Validation
+    settled: bool = True
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the fit, a line each."""
+        where, found = self.pairing.split_column, []
+        if self.validation.one_group_labels:
+            found.append(
+                f"{where}: {SETTING_NAMES[self.method]} was chosen on parts that share groups: with whole groups left "
+                "out nothing was right, as where each label lies in one group"
+            )
+        if not self.settled:
+            found.append(
+                f"{where}: the linear probe had not settled after its last step; more of them may change its figures"
+            )
+        return found
 
     def hits(self, k: int) -> NDArray[np.float64]:
         """(N,) 1 where the true class is among the k likeliest."""
@@ -119,14 +137,18 @@ def probe(features: Features, pairing: Pairing, method: str, *, seed: int = 0) -
     )
     validation = choose_setting(method, features, train, seed=seed)
     best = validation.best
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ConvergenceWarning)
+        score_NK = scores(method, features, train, pairing.query, [best])[best]
     return ProbeResult(
         pairing=pairing,
         method=method,
         classes=classes,
         truth_N=truth_N,
-        score_NK=scores(method, features, train, pairing.query, [best])[best],
+        score_NK=score_NK,
         chance=chance_recall_at([names[row] for row in pairing.query], [names[row] for row in pairing.gallery], 1),
         validation=validation,
+        settled=not any(issubclass(warning.category, ConvergenceWarning) for warning in told),
     )
 
 
@@ -147,6 +169,7 @@ def run_probe(features: Features, question: Question, method: str, command: str)
         notes += pairing_notes(features.videos, pairing)
         notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
         results.append(probe(features, pairing, method, seed=question.seed))
+        notes += results[-1].notes
     return result_record(
         "probe",
         provenance_of(features, command, question.seed),
