@@ -73,7 +73,8 @@ def _described(run: RecognitionRun) -> str:
         f"{label} {split[name]['value']:.1%} ({split[name]['low']:.1%} to {split[name]['high']:.1%})"
         for name, label in (("top1", "top-1"), ("top5", "top-5"))
     ]
-    lines = [f"{split['split_column']}: {', '.join(figures)}, chance {split['chance']:.1%}; {split['test']} videos"]
+    chance = "not known" if split["chance"] is None else f"{split['chance']:.1%}"
+    lines = [f"{split['split_column']}: {', '.join(figures)}, chance {chance}; {split['test']} videos"]
     width = max(len(row["class"]) for row in split["per_class"]) + 2
     lines += [
         f"  {row['class']:{width}}{row['accuracy']:7.1%} of {row['test']:4} ({row['low']:.0%} to {row['high']:.0%})"

@@ -7,15 +7,16 @@ folds that hold their share of every group.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.feature_source import part_words, unique
+from eval.feature_source import length_notes, part_words, unique
 from eval.features import Features
 from eval.leakage import training_notes
 from eval.metrics import Interval, bootstrap_interval, chance_recall_at
@@ -104,12 +105,21 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
     """
     first = next(iter(networks.values()))
     by_label, whole, folds = _pairings(first.videos, question)
-    notes = [note for pairing in by_label for note in pairing_notes(first.videos, pairing)]
+    notes = [note for pairing in (*by_label, whole) for note in pairing_notes(first.videos, pairing)]
+    alone = sum(map(bool, first.videos.groups)) - len(whole.query)
+    if alone:
+        notes.append(f"by context: {alone} videos are alone in their group and were left out")
     rows = []
     for name, features in networks.items():
-        for pairing in by_label:
+        notes += [f"{name}: {note}" for note in length_notes(features)]
+        for pairing in (*by_label, whole):
             told = training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
             notes += [f"{name}: {note}" for note in told]
+        (label_figures, label_notes), (context_figures, context_notes) = (
+            _measure(features, retrieved, probed, question.seed)
+            for retrieved, probed in ((by_label, by_label), ([whole], folds))
+        )
+        notes += [f"{name}: {note}" for note in (*label_notes, *context_notes)]
         rows.append(
             {
                 "model": name,
@@ -117,8 +127,8 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
                 "checkpoint": features.provenance.checkpoint,
                 "checkpoint_sha256": features.provenance.checkpoint_sha256,
                 "untrained": features.provenance.untrained,
-                "by_label": _measure(features, by_label, by_label, question.seed),
-                "by_context": _measure(features, [whole], folds, question.seed),
+                "by_label": label_figures,
+                "by_context": context_figures,
             }
         )
     provenance = Provenance(
@@ -155,20 +165,29 @@ def _pairings(videos: VideoTable, question: DecouplingQuestion) -> tuple[list[Pa
         pair_parts(videos, column, question.query_part, question.gallery_part, "label")
         for column in question.split_columns
     ]
-    return by_label, pair_all(videos, "group"), fold_pairings(videos, "group", seed=question.seed)
+    whole = pair_all(videos, "group")
+    # Retrieval, probe, chance and counts are of the same videos: those that share their group with another one.
+    members = Counter(videos.groups)
+    shared = np.array([row for row in whole.query if members[videos.groups[row]] > 1], np.int64)
+    folds = fold_pairings(videos, "group", seed=question.seed, rows=shared)
+    return by_label, replace(whole, query=shared, gallery=shared), folds
 
 
 def _measure(
     features: Features, retrieved: Sequence[Pairing], probed: Sequence[Pairing], seed: int
-) -> dict[str, dict[str, float]]:
+) -> tuple[dict[str, dict[str, float]], list[str]]:
+    """Figures of retrieval and probe, and notes on the probes."""
     found: Hits = {}
     for pairing in retrieved:
         result = retrieve(features, pairing, ranks=(1,))
         _collect(found, result.pairing.query, result.hits[1].astype(np.float64))
     told: Hits = {}
+    notes = []
     for pairing in probed:
-        _collect(told, pairing.query, probe(features, pairing, "linear", seed=seed).hits(1))
-    return {"retrieval": over_videos(found, seed).as_json(), "probe": over_videos(told, seed).as_json()}
+        fitted = probe(features, pairing, "linear", seed=seed)
+        _collect(told, pairing.query, fitted.hits(1))
+        notes += fitted.notes
+    return {"retrieval": over_videos(found, seed).as_json(), "probe": over_videos(told, seed).as_json()}, notes
 
 
 def _collect(hits: Hits, rows: NDArray[np.int64], right_N: NDArray[np.float64]) -> None:

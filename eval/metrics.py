@@ -102,7 +102,8 @@ def paired_bootstrap(
 def top_k_hits(score_NK: NDArray[np.floating], truth_N: NDArray[np.integer], k: int) -> NDArray[np.bool_]:
     """Which items have their true class among the k of highest score.
 
-    Of equal scores the class with the higher number counts as the better one, which is scikit-learn's rule.
+    Of equal scores the class with the higher number counts as the better one, which is scikit-learn's rule. A score of
+    minus infinity, that of a class that cannot be told, is never a hit.
 
     Args:
         score_NK: one score an item and class; higher is likelier.
@@ -121,7 +122,7 @@ def top_k_hits(score_NK: NDArray[np.floating], truth_N: NDArray[np.integer], k: 
     own_N1 = score_NK[np.arange(items), truth_N][:, None]
     later_NK = np.arange(classes) > np.asarray(truth_N)[:, None]
     better_N = ((score_NK > own_N1) | ((score_NK == own_N1) & later_NK)).sum(axis=1)
-    hits: NDArray[np.bool_] = better_N < k
+    hits: NDArray[np.bool_] = (better_N < k) & (own_N1[:, 0] > -np.inf)
     return hits
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,6 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from eval.features import Features
 from train.neighbours import nearest
 
+Places = NDArray[np.int64]
 METHODS = ("linear", "knn")
 SETTINGS: Mapping[str, tuple[float, ...]] = {
     "linear": (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
@@ -42,12 +43,14 @@ class Validation:
     Attributes:
         folds: into how many parts the training videos were divided.
         grouped: whether videos of one group were kept in one part.
+        one_group_labels: whether groups were parted because no label could be told from other groups.
         accuracy: setting to top-1 on the parts that were left out.
     """
 
     folds: int
     grouped: bool
     accuracy: Mapping[float, float]
+    one_group_labels: bool = False
 
     @property
     def best(self) -> float:
@@ -91,7 +94,8 @@ def scores(
         settings: C or k.
 
     Returns:
-        Setting to (N, K) scores, higher is likelier; minus infinity for a class without training videos.
+        Setting to (N, K) scores, higher is likelier; minus infinity for a class without training videos. scikit-learn's
+        ``ConvergenceWarning`` tells that a linear one has not settled.
 
     Raises:
         ValueError: there is no such method.
@@ -114,11 +118,7 @@ def _linear_scores(
         if len(present) == 1:
             score_NK[:, present[0]] = 0.0
         else:
-            model = LogisticRegression(C=setting, max_iter=_MAX_STEPS)
-            with warnings.catch_warnings():
-                # A probe that has not settled after so many steps is overfitting at a C that will not be chosen.
-                warnings.simplefilter("ignore", ConvergenceWarning)
-                model.fit(train_TF, train.numbers)
+            model = LogisticRegression(C=setting, max_iter=_MAX_STEPS).fit(train_TF, train.numbers)
             # Not the probabilities, of which small ones become 0 and equal.
             logit = model.decision_function(test_NF)
             score_NK[:, present] = logit if logit.ndim == 2 else np.stack([np.zeros_like(logit), logit], axis=1)
@@ -153,33 +153,46 @@ def choose_setting(method: str, features: Features, train: TrainingRows, *, seed
     Args:
         method: one of ``METHODS``.
         features: of all videos.
-        train: the training videos; where they have two groups or more, no group is parted.
+        train: the training videos; where they have two groups or more, no group is parted, unless every answer is
+            wrong then, as it must be where each label lies in one group.
         seed: decides the parts.
 
     Raises:
         ValueError: no class has two videos, so that nothing can be left out.
     """
-    folds, grouped = _validation_folds(train, seed)
+    groups = _group_numbers(train.groups)
+    found = _validate(method, features, train, _validation_folds(train, groups, seed), grouped=groups is not None)
+    if groups is None or any(found.accuracy.values()):
+        return found
+    parted = _validate(method, features, train, _validation_folds(train, None, seed), grouped=False)
+    return replace(parted, one_group_labels=True)
+
+
+def _validate(
+    method: str, features: Features, train: TrainingRows, folds: Sequence[tuple[Places, Places]], *, grouped: bool
+) -> Validation:
     smallest = min(len(kept) for kept, _ in folds)
     settings = [s for s in SETTINGS[method] if method != "knn" or s <= smallest]
     right = dict.fromkeys(settings, 0)
     for kept, left_out in folds:
-        by_setting = scores(method, features, train.subset(kept), train.rows[left_out], settings)
+        with warnings.catch_warnings():
+            # A probe that has not settled after so many steps is overfitting at a C that will hardly be chosen.
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            by_setting = scores(method, features, train.subset(kept), train.rows[left_out], settings)
         for setting, score_NK in by_setting.items():
             right[setting] += int((score_NK.argmax(axis=1) == train.numbers[left_out]).sum())
     accuracy = {setting: hits / len(train.rows) for setting, hits in right.items()}
     return Validation(folds=len(folds), grouped=grouped, accuracy=accuracy)
 
 
-def _validation_folds(train: TrainingRows, seed: int) -> tuple[list[tuple[NDArray[np.int64], NDArray[np.int64]]], bool]:
-    """(kept, left out) places of each part, and whether groups are whole."""
+def _validation_folds(train: TrainingRows, groups: Places | None, seed: int) -> list[tuple[Places, Places]]:
+    """(kept, left out) places of each part; groups stay whole if they are given."""
     most = max(Counter(train.numbers.tolist()).values())
     if most < 2:
         raise ValueError(
             f"train: no class of the {len(train.rows)} training videos has two, so no setting can be chosen; "
             "name a larger training part"
         )
-    groups = _group_numbers(train.groups)
     if groups is not None:
         splitter: StratifiedGroupKFold | StratifiedKFold = StratifiedGroupKFold(
             min(VALIDATION_FOLDS, len(set(groups)), most), shuffle=True, random_state=seed
@@ -190,7 +203,7 @@ def _validation_folds(train: TrainingRows, seed: int) -> tuple[list[tuple[NDArra
         # Rare classes are missing from some parts, whatever is done.
         warnings.filterwarnings("ignore", message="The least populated class")
         folds = list(splitter.split(np.zeros((len(train.rows), 1)), train.numbers, groups))
-    return [(kept, left_out) for kept, left_out in folds if len(kept) and len(left_out)], groups is not None
+    return [(kept, left_out) for kept, left_out in folds if len(kept) and len(left_out)]
 
 
 def _group_numbers(groups: Sequence[str] | None) -> NDArray[np.int64] | None:

@@ -20,8 +20,6 @@ from eval.metrics import bootstrap_interval, confusion_matrix, per_class_accurac
 TOP = 5
 """The k of the second figure that papers report."""
 
-_NEVER = -1.0
-
 
 @dataclass(frozen=True, kw_only=True)
 class Recognition:
@@ -32,6 +30,7 @@ class Recognition:
         known: K, how many it knows.
         truth_N, predicted_N: numbers of classes.
         confidence_N: probability of the predicted class.
+        trained_K: how many videos of each class it was trained on; None if that is not known.
         top1_N, top5_N: bool, whether the true class is the likeliest, and among the five likeliest.
     """
 
@@ -42,6 +41,7 @@ class Recognition:
     confidence_N: NDArray[np.float64]
     top1_N: NDArray[np.bool_]
     top5_N: NDArray[np.bool_]
+    trained_K: NDArray[np.int64] | None
 
     @property
     def unknown(self) -> int:
@@ -49,9 +49,12 @@ class Recognition:
         return int((self.truth_N >= self.known).sum())
 
     @property
-    def chance(self) -> float:
-        """Top-1 of a classifier that draws among its classes."""
-        return (1 - self.unknown / len(self.truth_N)) / self.known
+    def chance(self) -> float | None:
+        """Top-1 of naming the class of a training video drawn at random; None if the training videos are not known."""
+        if self.trained_K is None:
+            return None
+        share_K = self.trained_K / self.trained_K.sum()
+        return float(share_K[self.truth_N[self.truth_N < self.known]].sum() / len(self.truth_N))
 
     def as_json(self) -> dict[str, Any]:
         """Figures with their bootstrap intervals, per-class accuracy and confusion matrix, for a result file."""
@@ -81,13 +84,19 @@ class Recognition:
         return rows
 
 
-def judge(probability_NK: NDArray[np.float64], labels: Sequence[str], classes: Sequence[str]) -> Recognition:
+def judge(
+    probability_NK: NDArray[np.float64],
+    labels: Sequence[str],
+    classes: Sequence[str],
+    trained: Sequence[int] | None = None,
+) -> Recognition:
     """Compares probabilities with labels.
 
     Args:
         probability_NK: of the classifier's classes.
         labels: N names of classes.
         classes: K names, in the order of the classifier's outputs.
+        trained: on how many videos of each the classifier was trained, if that is known.
 
     Raises:
         ValueError: there is no video, or numbers disagree.
@@ -100,7 +109,7 @@ def judge(probability_NK: NDArray[np.float64], labels: Sequence[str], classes: S
     number_of = {name: number for number, name in enumerate(everything)}
     truth_N = np.array([number_of[label] for label in labels], np.int64)
     # What the classifier does not know it cannot predict.
-    score_NL = np.full((len(labels), len(everything)), _NEVER)
+    score_NL = np.full((len(labels), len(everything)), -np.inf)
     score_NL[:, : len(classes)] = probability_NK
     top1_N = top_k_hits(score_NL, truth_N, 1)
     # Of equals the last one counts as the better one, as in `top_k_hits`.
@@ -112,5 +121,6 @@ def judge(probability_NK: NDArray[np.float64], labels: Sequence[str], classes: S
         predicted_N=predicted_N,
         confidence_N=probability_NK.max(axis=1),
         top1_N=top1_N,
-        top5_N=top_k_hits(score_NL, truth_N, min(TOP, len(classes))),
+        trained_K=None if trained is None else np.array(trained, np.int64),
+        top5_N=top_k_hits(score_NL, truth_N, TOP),
     )

@@ -32,12 +32,12 @@ from extract.shard_reader import ShardSet
 
 _MOST_MOTION_PICTURES = 6
 _PROBE_CAPTION = (
-    "Classifiers on frozen features. Per cent of the test videos; below, the 95 % interval. Chance is what always "
-    "naming the most frequent class of the training part reaches."
+    "Classifiers on frozen features. Per cent of the test videos; below, the 95 % interval. Chance is what naming "
+    "the class of a training video drawn at random reaches."
 )
 _RECOGNITION_CAPTION = (
-    "Networks fine-tuned with labels. Per cent of the test videos; below, the 95 % interval. Chance is what drawing "
-    "among the classes reaches."
+    "Networks fine-tuned with labels. Per cent of the test videos; below, the 95 % interval. Chance is what naming "
+    "the class of a training video drawn at random reaches."
 )
 
 

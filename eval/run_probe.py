@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 
 from eval.feature_source import length_notes, provenance_of, unique
@@ -42,6 +43,7 @@ class ProbeResult:
         score_NK: score of each class.
         chance: what naming the class of a training video drawn at random would reach.
         validation: how the setting was chosen.
+        settled: whether the fit has come to its end.
     """
 
     pairing: Pairing
@@ -51,6 +53,22 @@ class ProbeResult:
     score_NK: NDArray[np.float64]
     chance: float
     validation: Validation
+    settled: bool = True
+
+    @property
+    def notes(self) -> list[str]:
+        """What to know of the fit, a line each."""
+        where, found = self.pairing.split_column, []
+        if self.validation.one_group_labels:
+            found.append(
+                f"{where}: {SETTING_NAMES[self.method]} was chosen on parts that share groups: with whole groups left "
+                "out nothing was right, as where each label lies in one group"
+            )
+        if not self.settled:
+            found.append(
+                f"{where}: the linear probe had not settled after its last step; more of them may change its figures"
+            )
+        return found
 
     def hits(self, k: int) -> NDArray[np.float64]:
         """(N,) 1 where the true class is among the k likeliest."""
@@ -119,14 +137,18 @@ def probe(features: Features, pairing: Pairing, method: str, *, seed: int = 0) -
     )
     validation = choose_setting(method, features, train, seed=seed)
     best = validation.best
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ConvergenceWarning)
+        score_NK = scores(method, features, train, pairing.query, [best])[best]
     return ProbeResult(
         pairing=pairing,
         method=method,
         classes=classes,
         truth_N=truth_N,
-        score_NK=scores(method, features, train, pairing.query, [best])[best],
+        score_NK=score_NK,
         chance=chance_recall_at([names[row] for row in pairing.query], [names[row] for row in pairing.gallery], 1),
         validation=validation,
+        settled=not any(issubclass(warning.category, ConvergenceWarning) for warning in told),
     )
 
 
@@ -147,6 +169,7 @@ def run_probe(features: Features, question: Question, method: str, command: str)
         notes += pairing_notes(features.videos, pairing)
         notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
         results.append(probe(features, pairing, method, seed=question.seed))
+        notes += results[-1].notes
     return result_record(
         "probe",
         provenance_of(features, command, question.seed),
@@ -167,21 +190,25 @@ def mean_over_splits(results: Sequence[ProbeResult]) -> list[dict[str, Any]]:
     return means
 
 
-def fold_pairings(videos: VideoTable, kind: str, *, seed: int = 0, folds: int = OUTER_FOLDS) -> list[Pairing]:
-    """All labelled videos in parts of which each has its share of every label; each part is tested once.
+def fold_pairings(
+    videos: VideoTable, kind: str, *, seed: int = 0, folds: int = OUTER_FOLDS, rows: NDArray[np.int64] | None = None
+) -> list[Pairing]:
+    """All labelled videos, or some, in parts of which each has its share of every label; each part is tested once.
 
     Args:
         videos: the videos.
         kind: ``label`` or ``group``.
         seed: decides the parts.
         folds: how many parts; fewer if no label has as many videos.
+        rows: numbers of the videos to take, all of them labelled; None for all that are.
 
     Raises:
         ValueError: no video has the label, or no two share one.
     """
-    rows = videos.labelled(np.arange(len(videos)), kind, "the shards")
+    if rows is None:
+        rows = videos.labelled(np.arange(len(videos)), kind, "the shards")
     names = [videos.names(kind)[row] for row in rows]
-    count = min(folds, max(Counter(names).values()))
+    count = min(folds, max(Counter(names).values(), default=0))
     if count < 2:
         raise ValueError(f"{kind}: no two videos share one, so nothing can be told from others")
     splitter = StratifiedKFold(count, shuffle=True, random_state=seed)

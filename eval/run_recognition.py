@@ -120,7 +120,7 @@ def recognise(checkpoint: Path, test: RecognitionTest, *, command: str, progress
             workers=test.workers,
             progress=progress,
         )
-    result = judge(probability_NK, [entry.label for entry in entries], classes)
+    result = judge(probability_NK, [entry.label for entry in entries], classes, loaded.config.get("class_videos"))
     notes += _notes_on_result(result) + short_notes((entry.frame_count for entry in entries), config.sampling)
     return RecognitionRun(
         result=result,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,8 @@ def run_finetuning(
     Args:
         folder: of shards.
         run_dir: where checkpoints, metrics and configuration go. Checkpoints carry ``classes``, the names of the
-            classifier's outputs in their order, and ``videos``, how many were trained on.
+            classifier's outputs in their order, ``class_videos``, how many videos each was trained on, and ``videos``,
+            how many that are in all.
         config: the settings.
         start: a checkpoint, a training's folder or a published file; None starts from scratch. Not read again where
             ``run_dir`` has a checkpoint to continue from.
@@ -121,7 +123,13 @@ def run_finetuning(
             run_dir,
             placement,
             data_hash=shards.data_hash,
-            record={"recipe": recipe, "init": init, "classes": list(chosen.classes), "videos": len(chosen.entries)},
+            record={
+                "recipe": recipe,
+                "init": init,
+                "classes": list(chosen.classes),
+                "class_videos": [count for _, count in sorted(Counter(chosen.class_numbers).items())],
+                "videos": len(chosen.entries),
+            },
             say=speak,
             live=live if placement.is_main else None,
             deadline=deadline,

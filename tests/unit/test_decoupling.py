@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -12,6 +14,7 @@ from eval.decoupling import DecouplingQuestion, decoupling_table, measure_decoup
 from eval.features import Features
 from eval.results import Provenance
 from eval.video_table import VideoTable
+from train.config import build_config
 
 VIDEOS = 90
 LABELS = [f"m{n % 3}" for n in range(VIDEOS)]
@@ -55,6 +58,38 @@ def test_the_table_tells_motion_from_context() -> None:
     assert record["videos"] == {"by_label": 45, "by_context": 90}
     assert record["provenance"]["seed"] == 0
     assert "motion head only" in decoupling_table(record)
+
+
+def test_videos_that_are_alone_in_their_group_count_in_no_column_by_context() -> None:
+    plain = features(one_hot(SCENES, 1))
+    lonely = tuple(f"alone{n}" if n % 15 >= 10 else scene for n, scene in enumerate(SCENES))
+    with_lonely = replace(plain, videos=replace(plain.videos, groups=lonely))
+    shared = np.array([n % 15 < 10 for n in range(VIDEOS)])
+    without = replace(
+        plain,
+        videos=replace(plain.videos, groups=tuple(s if k else "" for s, k in zip(SCENES, shared, strict=True))),
+    )
+    asked = DecouplingQuestion()
+    record, expected = (measure_decoupling({"both heads": f}, asked, "x") for f in (with_lonely, without))
+    assert record["videos"]["by_context"] == expected["videos"]["by_context"] == 60
+    assert record["rows"][0]["by_context"] == expected["rows"][0]["by_context"]
+    assert record["rows"][0]["by_context"]["probe"]["value"] == 1.0, "those alone would be wrong for sure"
+    assert record["chance"]["by_context"] == expected["chance"]["by_context"]
+    assert record["chance"]["by_context"]["retrieval"] == pytest.approx(9 / 59)
+    assert "by context: 30 videos are alone in their group and were left out" in record["notes"]
+    assert any("30 videos of the two parts have no group" in note for note in expected["notes"])
+    alone = replace(plain, videos=replace(plain.videos, groups=tuple(map(str, range(VIDEOS)))))
+    with pytest.raises(ValueError, match="group: no two videos share one"):
+        measure_decoupling({"both heads": alone}, asked, "x")
+
+
+def test_notes_are_of_both_columns() -> None:
+    settings = build_config("demo", {"data.split_column": "split1"}).as_dict()
+    plain = features(one_hot(SCENES, 1))
+    trained = replace(plain, provenance=replace(plain.provenance, settings=settings, trained_on="d"))
+    notes = measure_decoupling({"both heads": trained}, DecouplingQuestion(), "x")["notes"]
+    assert "both heads: warning: leave-one-out: the checkpoint was trained on 60 of the 90 queries" in notes
+    assert not any("split1" in note for note in notes)
 
 
 def test_the_probe_by_context_is_a_loop_over_folds() -> None:

@@ -124,3 +124,10 @@ def test_hits_tell_which_queries_succeeded() -> None:
     assert hits.tolist() == [True, False, True]
     assert recall_hits(rows, ["a", "a", "b"], ["a", "b", "c"], 2).all()
     assert chance_recall_at(["a", "a", "b"], ["a", "b", "c"], 2) == pytest.approx(2 / 3)
+
+
+def test_a_class_that_cannot_be_told_is_never_a_hit() -> None:
+    score = np.array([[0.5, -np.inf, 0.2], [0.1, 0.2, -np.inf]])
+    for k in (1, 2, 3, 5):
+        assert top_k_hits(score, np.array([1, 2]), k).tolist() == [False, False]
+    assert top_k_hits(score, np.array([0, 0]), 2).tolist() == [True, True]

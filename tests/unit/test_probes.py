@@ -173,8 +173,33 @@ def test_a_class_that_was_never_trained_on_is_never_right() -> None:
     assert result.classes == ("a", "b", "c")
     assert result.hits(1).tolist() == [0]
     assert result.hits(2).tolist() == [0]
+    assert result.as_json()["top5"]["value"] == 0, "of three classes, too"
     assert result.chance == 0
     assert result.as_json()["per_class"][0] == {"class": "a", "test": 0, "accuracy": pytest.approx(np.nan, nan_ok=True)}
+
+
+@pytest.mark.parametrize("method", ["linear", "knn"])
+def test_where_each_label_lies_in_one_group_the_setting_is_still_chosen(method: str) -> None:
+    rng = np.random.default_rng(0)
+    numbers = [n % 3 for n in range(60)]
+    mean = np.eye(3)[numbers] + 0.5 * rng.standard_normal((60, 3))
+    names, parts = [f"c{n}" for n in numbers], ["train" if n < 45 else "test" for n in range(60)]
+    features = make(names, [f"g{n}" for n in numbers], parts, mean)
+    record = run_probe(features, Question(), method, "x")
+    validation = record["splits"][0]["validation"]
+    assert not validation["grouped"]
+    assert max(validation["top1"].values()) > 0.6
+    assert record["splits"][0]["chosen"] == run_probe(make(names, [""] * 60, parts, mean), Question(), method, "x")[
+        "splits"][0]["chosen"]  # fmt: skip
+    assert any("was chosen on parts that share groups" in note for note in record["notes"])
+
+
+def test_a_fit_that_has_not_settled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = clusters(8, noise=3.0)
+    assert run_probe(features, Question(), "linear", "x")["notes"] == []
+    monkeypatch.setattr(probes, "_MAX_STEPS", 1)
+    (note,) = run_probe(features, Question(), "linear", "x")["notes"]
+    assert note == "split1: the linear probe had not settled after its last step; more of them may change its figures"
 
 
 def test_folds_hold_their_share_of_every_group() -> None:

@@ -21,6 +21,7 @@ from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 
 from eval.auxiliary import Difference, Pair, mean_difference
+from eval.metrics import chance_recall_at
 from eval.recognition import judge
 from eval.results import write_result
 from eval.run_auxiliary import Comparison, _known_result, check_comparison, leakage_notes
@@ -49,7 +50,7 @@ def test_figures_are_those_of_scikit_learn() -> None:
     assert told["top1"]["low"] < told["top1"]["value"] < told["top1"]["high"]
     expected = confusion_matrix(truth, predicted, labels=range(7))
     np.testing.assert_array_equal(told["confusion"], expected)
-    assert told["chance"] == pytest.approx(1 / 7)
+    assert told["chance"] is None, "what it was trained on is not known"
     for number, row in enumerate(told["per_class"]):
         assert row["class"] == CLASSES[number]
         assert row["test"] == expected[number].sum()
@@ -64,11 +65,17 @@ def test_classes_that_the_classifier_does_not_know_count_as_wrong() -> None:
     assert (result.known, result.unknown) == (3, 2)
     assert result.top1_N.tolist() == [True, False, True, False]
     assert result.top5_N.tolist() == [True, False, True, False], "even where five are more than it knows"
-    assert result.chance == pytest.approx(0.5 / 3)
     told = result.as_json()
     assert told["classes_unknown"] == ["yak", "zebra"]
     assert told["confusion"] == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
     assert told["per_class"][1] == {"class": "b", "test": 0, "accuracy": None, "low": None, "high": None}
+
+
+def test_chance_is_that_of_the_probe() -> None:
+    trained, tested = ["a", "a", "a", "b"], ["a", "b", "b", "zebra"]
+    result = judge(probabilities(4, 2), tested, ("a", "b"), [3, 1])
+    assert result.chance == pytest.approx((3 / 4 + 1 / 4 + 1 / 4) / 4)
+    assert result.chance == pytest.approx(chance_recall_at(tested, trained, 1))
 
 
 def test_of_equal_probabilities_all_figures_tell_the_same() -> None:
