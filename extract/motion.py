@@ -39,19 +39,40 @@ _TYPE_NAMES = {kind.value: kind.name for kind in PictureType}
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnStream:
+    """How to read a stream that this project has not written, so that it may be of any kind, and damaged.
+
+    Attributes:
+        stream_index: index of the stream among all of the file.
+        size: width and height that every frame must have.
+        encode_keyframe: makes a JPEG of an I-frame.
+        whole_pictures: whether to decode every picture. Else only what intact I-frames need is decoded; but what
+            conceals damage is taken from other pictures, and so are guesses of lost vectors.
+        on_damage: called whenever a packet or a picture is damaged, or may be.
+    """
+
+    stream_index: int
+    size: tuple[int, int]
+    encode_keyframe: Callable[[av.VideoFrame], bytes]
+    whole_pictures: bool
+    on_damage: Callable[[], None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class FrameVectors:
     """The vectors of one frame.
 
     Attributes:
         frame_type: ``I``, ``P`` or ``B``.
         vectors: (N,) of ``VECTOR_DTYPE``; they point from a block to where it came from.
-        pts_seconds: time stamp, NaN if the reader does not tell.
+        pts_seconds, dts_seconds: time stamps of presentation and of decoding, NaN if the reader does not tell.
         keyframe_jpeg: the picture of an I-frame, where pictures were asked for.
     """
 
     frame_type: str
     vectors: NDArray[np.void]
     pts_seconds: float = float("nan")
+    dts_seconds: float = float("nan")
     keyframe_jpeg: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -72,73 +93,68 @@ def choose_reader(name: str) -> str:
     return "pyav" if name == "auto" else name
 
 
-def read_vectors(
-    path: Path,
-    reader: str = "auto",
-    stream_index: int = 0,
-    size: tuple[int, int] | None = None,
-    encode_keyframe: Callable[[av.VideoFrame], bytes] | None = None,
-) -> Iterator[FrameVectors]:
+def read_vectors(path: Path, reader: str = "auto", own: OwnStream | None = None) -> Iterator[FrameVectors]:
     """Yields the vectors of every frame of a stream, in order of presentation.
 
     Args:
         path: the file; for mvextractor, one that this project wrote.
         reader: see ``choose_reader``.
-        stream_index: index of the stream among all of the file.
-        size: width and height that every frame must have, where a change is possible (PyAV only).
-        encode_keyframe: makes a JPEG of an I-frame, if these are wanted (PyAV only).
+        own: how to read a source's own stream (PyAV only); None for a canonical stream.
 
     Raises:
-        VideoError: stage ``motion``; the stream cannot be opened.
+        VideoError: stage ``motion``; the stream cannot be opened, or its picture size changes.
     """
     if choose_reader(reader) == "mvextractor":
         return _read_mvextractor(path)
-    return _read_pyav(path, stream_index, size, encode_keyframe)
+    return _read_pyav(path, own)
 
 
-def _decoder_options(*, pictures: bool) -> dict[str, str]:
+def _decoder_options(own: OwnStream | None) -> dict[str, str]:
     """What the decoder may leave out: vectors come from the bitstream alone, an I-frame's picture from itself alone.
+
+    That holds for intact streams.
 
     The two words differ because decoders understand them differently: of MPEG-4, ``nointra`` would transform all
     frames; of H.264, ``nokey`` would filter only those I-frames at which decoding can begin.
     """
     skipped = {"skip_loop_filter": "nointra", "skip_idct": "nokey"}
-    return {"flags2": "+export_mvs"} | (skipped if pictures else dict.fromkeys(skipped, "all"))
+    if own is None:
+        skipped = dict.fromkeys(skipped, "all")
+    return {"flags2": "+export_mvs"} | (skipped if own is None or not own.whole_pictures else {})
 
 
-def _read_pyav(
-    path: Path,
-    stream_index: int,
-    size: tuple[int, int] | None,
-    encode_keyframe: Callable[[av.VideoFrame], bytes] | None,
-) -> Iterator[FrameVectors]:
+def _read_pyav(path: Path, own: OwnStream | None) -> Iterator[FrameVectors]:
     try:
         with av.open(input_url(path), options=input_options(), metadata_errors="ignore") as container:
-            stream = container.streams[stream_index]
+            stream = container.streams[0 if own is None else own.stream_index]
             assert isinstance(stream, av.VideoStream), "the probe has chosen it"
             context = stream.codec_context
             context.thread_type = "NONE"
             context.thread_count = 1
-            context.options = _decoder_options(pictures=encode_keyframe is not None)
+            context.options = _decoder_options(own)
             for packet in container.demux(stream):
-                yield from _decode(context, packet, size, encode_keyframe)
+                if own is not None and packet.is_corrupt:
+                    own.on_damage()
+                yield from _decode(context, packet, own)
     except (av.error.FFmpegError, IndexError) as error:
         raise VideoError("motion", f"the stream cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _decode(
-    context: av.VideoCodecContext,
-    packet: av.Packet[av.VideoStream],
-    size: tuple[int, int] | None,
-    encode_keyframe: Callable[[av.VideoFrame], bytes] | None,
+    context: av.VideoCodecContext, packet: av.Packet[av.VideoStream], own: OwnStream | None
 ) -> Iterator[FrameVectors]:
     try:
         frames = context.decode(packet)
     except av.error.InvalidDataError:
+        if own is not None:
+            own.on_damage()
         return  # FFmpeg, which makes the pictures, goes on after a damaged packet too
     for frame in frames:
-        if size is not None and (frame.width, frame.height) != size:
-            raise VideoError("motion", "the size of the picture changes; extract it with --transcode always")
+        if own is not None:
+            if (frame.width, frame.height) != own.size:
+                raise VideoError("motion", "the size of the picture changes; extract it with --transcode always")
+            if frame.is_corrupt:
+                own.on_damage()
         kind = _TYPE_NAMES[frame.pict_type]
         # Not frame.side_data: the frame would keep that, and that the frame, so that its memory could not be used again
         # until Python's collector finds the circle; a fifth of all time, measured.
@@ -150,15 +166,16 @@ def _decode(
             frame_type=kind,
             # A copy, since the original keeps the whole picture in memory.
             vectors=_NO_VECTORS if side is None else np.frombuffer(bytes(side), VECTOR_DTYPE),
-            pts_seconds=_seconds(frame),
-            keyframe_jpeg=encode_keyframe(frame) if encode_keyframe is not None and kind == "I" else None,
+            pts_seconds=_seconds(frame, frame.pts),
+            dts_seconds=_seconds(frame, frame.dts),
+            keyframe_jpeg=own.encode_keyframe(frame) if own is not None and kind == "I" else None,
         )
 
 
-def _seconds(frame: av.VideoFrame) -> float:
+def _seconds(frame: av.VideoFrame, stamp: int | None) -> float:
     base = frame.time_base
     # As exact as the product of fractions, and far quicker.
-    return float("nan") if frame.pts is None or base is None else frame.pts * base.numerator / base.denominator
+    return float("nan") if stamp is None or base is None else stamp * base.numerator / base.denominator
 
 
 def _read_mvextractor(canonical: Path) -> Iterator[FrameVectors]:

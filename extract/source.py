@@ -127,10 +127,7 @@ def probe(path: Path) -> SourceFacts:
 
 @contextmanager
 def decoder_errors() -> Iterator[Callable[[], int]]:
-    """Within it, a function that tells how many errors FFmpeg's libraries have reported in this process so far.
-
-    A decoder that conceals what is damaged says so in no other way.
-    """
+    """Within it, a function that tells how many errors FFmpeg's libraries have reported in this process so far."""
     logger = logging.getLogger("libav")
     level = logger.level
     # They are to be counted only: a garbled file may give millions.

@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ import ffmpeg
 
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
+from extract.ffmpeg_log import LOG_LEVEL, read_log
 from extract.limits import OutputError, prepare_program
 from extract.source import SourceFacts, VideoError, input_options, input_url
 
@@ -31,12 +32,10 @@ from extract.source import SourceFacts, VideoError, input_options, input_url
 _CANONICAL_TIME_BASE = "1/25"
 _STAMP_OPTIONS = {"format": "nut", "fps_mode": "passthrough", "c:v": "rawvideo", "pix_fmt": "yuv420p"}
 _NEVER = 1_000_000_000
-_STDERR_BYTES = 1 << 16
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _OUT_OF_MEMORY = re.compile(
     r"an't allocate|annot allocate|ould not allocate|get_buffer\(\) failed|pthread_create\(\) failed"
 )
-_ADDRESS = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] ?")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +48,7 @@ class TranscodedFiles:
         keyframes: JPEGs at canonical size, one for each I-frame of the canonical stream; None as it is.
         stamps: a packet of next to nothing for each frame, with the source's time stamps; None where ``frames`` has
             them, or where there is no canonical stream.
-        decode_errors: whether FFmpeg has reported errors, and went on.
+        decode_errors: whether FFmpeg has met damage, and went on.
     """
 
     canonical: Path | None
@@ -97,7 +96,7 @@ def build_command(
             branch = branch.filter("select", f"not(mod(n,{config.gop}))").filter("scale", out_range="full")
         outputs.append(ffmpeg.output(branch, input_url(path), **_jpeg_options(config)))
     merged = ffmpeg.merge_outputs(*outputs).global_args(
-        "-hide_banner", "-nostdin", "-nostats", "-loglevel", "error", "-filter_complex_threads", "1"
+        "-hide_banner", "-nostdin", "-nostats", "-loglevel", LOG_LEVEL, "-filter_complex_threads", "1"
     )
     return [str(part) for part in ffmpeg.compile(merged, cmd=binary.path, overwrite_output=True)]
 
@@ -178,16 +177,16 @@ def transcode(
             # An interrupt must not leave FFmpeg running.
             process.kill()
             raise
-    words = _last_words(log)
-    if any(_OUT_OF_MEMORY.search(line) for line in words):
+    said = read_log(log)
+    if any(_OUT_OF_MEMORY.search(line) for line in said.errors):
         # Whatever its status: a picture that found no memory is missing from the outputs.
         raise VideoError("memory", "ffmpeg needs more memory than --max-memory-mb allows")
     if status != 0:
-        raise _explain(status, words, workdir)
-    return replace(files, decode_errors=bool(words))
+        raise _explain(status, said.errors, workdir)
+    return replace(files, decode_errors=said.damage)
 
 
-def _explain(status: int, words: list[str], workdir: Path) -> VideoError | OutputError:
+def _explain(status: int, words: Sequence[str], workdir: Path) -> VideoError | OutputError:
     """Tells a bad video from a machine that lacks something."""
     # FFmpeg ends with the low byte of its negative error code.
     code = 256 - status if status > 0 else 0
@@ -200,15 +199,6 @@ def _explain(status: int, words: list[str], workdir: Path) -> VideoError | Outpu
     if status < 0:
         return VideoError("crash", f"ffmpeg was killed by {signal.Signals(-status).name}")
     return VideoError("transcode", f"ffmpeg ended with status {status}: {said}")
-
-
-def _last_words(log: Path) -> list[str]:
-    """The last lines FFmpeg wrote, without the memory addresses that would differ from run to run."""
-    with log.open("rb") as stream:
-        stream.seek(0, 2)
-        stream.seek(max(0, stream.tell() - _STDERR_BYTES))
-        lines = stream.read().decode(errors="replace").splitlines()
-    return [_ADDRESS.sub("", line).strip() for line in lines if line.strip()]
 
 
 def read_packets(path: Path) -> Iterator[tuple[float, bytes]]:

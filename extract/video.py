@@ -6,9 +6,8 @@ are held.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -17,14 +16,13 @@ from numpy.typing import NDArray
 from extract.config import ExtractConfig
 from extract.direct import use_own_vectors
 from extract.ffmpeg_binary import FfmpegBinary
-from extract.grid import rasterize
 from extract.keyframe import KeyframeEncoder
-from extract.motion import FrameVectors, read_vectors
+from extract.motion import OwnStream, read_vectors
 from extract.schema import Damage
 from extract.source import SourceFacts, VideoError, decoder_errors, probe
+from extract.spool import SpooledStream, spool_stream, unpack
 from extract.transcode import TranscodedFiles, read_packets, transcode
 
-_BATCH_FRAMES = 64
 _SAME_SECONDS = 1e-3
 _USUAL_FPS = 25.0
 # Edit lists and packed B-frames make a few frames fewer of what containers count.
@@ -116,26 +114,27 @@ def extract_video(
     facts = probe(source)
     # mvextractor may open only what this project has written.
     own_vectors = reader != "mvextractor" and use_own_vectors(source, facts, config)
-    files = transcode(source, facts, config, workdir, binary, own_vectors=own_vectors)
     spool = {name: workdir / name for name in ("frames", "keyframes", "grid", "valid")}
-    if files.canonical is None:
-        encoder = KeyframeEncoder(config.jpeg_quality)
-        vectors = read_vectors(source, reader, facts.stream_index, (config.width, config.height), encoder)
-        with decoder_errors() as count_errors:
-            stream = _spool_stream(vectors, config, spool)
-            files = replace(files, decode_errors=files.decode_errors or count_errors() > 0)
-        keyframe_sizes, keyframe_pts = stream.keyframe_sizes, stream.pts_seconds[stream.types == b"I"]
+    own = _read_own_stream(source, facts, reader, config, spool) if own_vectors else None
+    damaged = own is not None and own.damaged
+    if damaged and config.transcode == "auto":
+        own = None
+    files = transcode(source, facts, config, workdir, binary, own_vectors=own is not None)
+    files = replace(files, decode_errors=files.decode_errors or damaged)
+    if own is not None:
+        stream, keyframe_sizes, keyframe_pts = own.stream, own.stream.keyframe_sizes, None
     else:
-        stream = _spool_stream(read_vectors(files.canonical, reader), config, spool)
+        assert files.canonical is not None, "made where the source's own vectors are not used"
+        stream = spool_stream(read_vectors(files.canonical, reader), config, spool)
         files.canonical.unlink()
-        keyframe_sizes, keyframe_pts = _unpack(files.keyframes, spool["keyframes"])
+        keyframe_sizes, keyframe_pts = unpack(files.keyframes, spool["keyframes"])
     if files.frames is None:
         spool["frames"].touch()
         frame_sizes, pts = np.zeros(len(stream.types), np.int64), _times_without_frames(files, stream, facts)
     else:
-        frame_sizes, pts = _unpack(files.frames, spool["frames"])
+        frame_sizes, pts = unpack(files.frames, spool["frames"])
     indices = np.flatnonzero(stream.types == b"I")
-    _check_frames(pts, stream.types, indices, keyframe_pts)
+    _check_frames(pts, stream, indices, keyframe_pts)
     return ExtractedVideo(
         facts=facts,
         frame_jpeg=spool["frames"],
@@ -147,9 +146,39 @@ def extract_video(
         keyframe_indices=indices,
         grid=spool["grid"],
         valid=spool["valid"],
-        own_vectors=own_vectors,
+        own_vectors=own is not None,
         damage=_damage(files, facts, len(pts), config),
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _OwnReading:
+    stream: SpooledStream
+    damaged: bool
+
+
+def _read_own_stream(
+    source: Path, facts: SourceFacts, reader: str, config: ExtractConfig, spool: dict[str, Path]
+) -> _OwnReading:
+    """Reads a source's own vectors and keyframes; those of a damaged one once more, with all that concealing needs.
+
+    Under ``auto`` that is not needed: damaged sources are transcoded.
+    """
+    for whole_pictures in (False, True):
+        damaged: list[bool] = []
+        own = OwnStream(
+            stream_index=facts.stream_index,
+            size=(config.width, config.height),
+            encode_keyframe=KeyframeEncoder(config.jpeg_quality),
+            whole_pictures=whole_pictures,
+            on_damage=partial(damaged.append, True),
+        )
+        with decoder_errors() as count_errors:
+            stream = spool_stream(read_vectors(source, reader, own), config, spool)
+            found = bool(damaged) or count_errors() > 0
+        if not found or config.transcode == "auto":
+            break
+    return _OwnReading(stream=stream, damaged=found)
 
 
 def _damage(files: TranscodedFiles, facts: SourceFacts, frames: int, config: ExtractConfig) -> Damage:
@@ -159,7 +188,7 @@ def _damage(files: TranscodedFiles, facts: SourceFacts, frames: int, config: Ext
     return damage
 
 
-def _times_without_frames(files: TranscodedFiles, stream: _Stream, facts: SourceFacts) -> NDArray[np.float64]:
+def _times_without_frames(files: TranscodedFiles, stream: SpooledStream, facts: SourceFacts) -> NDArray[np.float64]:
     """Time stamps of the source, not those of a canonical stream, whose frames are merely numbered.
 
     Elementary streams have none; as with FFmpeg, their frames then follow at the frame rate.
@@ -174,68 +203,46 @@ def _times_without_frames(files: TranscodedFiles, stream: _Stream, facts: Source
 
 def _check_frames(
     pts: NDArray[np.float64],
-    types: NDArray[np.bytes_],
+    stream: SpooledStream,
     keyframe_indices: NDArray[np.int64],
-    keyframe_pts: NDArray[np.float64],
+    keyframe_pts: NDArray[np.float64] | None,
 ) -> None:
-    """Frame n must mean the same frame in all outputs; anything else would pair frames with foreign motion."""
+    """Frame n must mean the same frame in all outputs; anything else would pair frames with foreign motion.
+
+    Args:
+        pts: (F,) time stamps of the frames.
+        stream: what the vectors come from.
+        keyframe_indices: (K,) numbers of its I-frames.
+        keyframe_pts: (K,) time stamps of keyframes that FFmpeg has made beside a canonical stream; None where pictures,
+            vectors and time stamps all come from ``stream``.
+    """
+    types = stream.types
     if len(pts) == 0:
         raise VideoError("transcode", "no frame of the video could be decoded")
     if len(pts) != len(types):
         raise VideoError("motion", f"{len(types)} frames of motion for {len(pts)} JPEG frames")
     if len(keyframe_indices) == 0:
         raise VideoError("motion", "it has no I-frame; extract it with --transcode auto or always")
+    if keyframe_pts is None:
+        if not _same_times(pts, stream.pts_seconds):
+            raise VideoError("motion", "small frames and frames of motion have different time stamps")
+        return
     if len(keyframe_indices) != len(keyframe_pts):
         raise VideoError("motion", f"{len(keyframe_pts)} keyframe pictures for {len(keyframe_indices)} I-frames")
-    # Against the first keyframe, since FFmpeg may move the start to 0.
-    apart = (pts[keyframe_indices] - pts[keyframe_indices[0]]) - (keyframe_pts - keyframe_pts[0])
-    if np.abs(apart).max() > _SAME_SECONDS:
+    if not _same_times(pts[keyframe_indices], keyframe_pts):
         raise VideoError("motion", "keyframe pictures and I-frames have different time stamps")
 
 
-def _unpack(packets: Path | None, target: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Turns one of FFmpeg's outputs into JPEGs end to end, and removes it; returns their sizes and time stamps."""
-    assert packets is not None, "made beside the canonical stream"
-    sizes, stamps = [], []
-    with target.open("wb") as out:
-        for stamp, jpeg in read_packets(packets):
-            out.write(jpeg)
-            sizes.append(len(jpeg))
-            stamps.append(stamp)
-    packets.unlink()
-    return np.array(sizes, np.int64), np.array(stamps, np.float64)
+def _same_times(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> bool:
+    """Whether two readers give the same frames the same times, as far as both give any (NaN: none).
 
-
-@dataclass(frozen=True, kw_only=True)
-class _Stream:
-    """What the stream that vectors come from says, frame by frame; (F,) types and times, (K,) bytes of keyframes."""
-
-    types: NDArray[np.bytes_]
-    pts_seconds: NDArray[np.float64]
-    keyframe_sizes: NDArray[np.int64]
-
-
-def _spool_stream(vectors: Iterator[FrameVectors], config: ExtractConfig, spool: dict[str, Path]) -> _Stream:
-    types: list[str] = []
-    stamps: list[float] = []
-    sizes: list[int] = []
-    with spool["grid"].open("wb") as grid, spool["valid"].open("wb") as valid, spool["keyframes"].open("wb") as jpegs:
-        # Several frames at a time: the cost of numpy's calls is shared, and memory stays bounded.
-        while batch := list(islice(vectors, _BATCH_FRAMES)):
-            motion = rasterize(batch, config.width, config.height, config.cell_px)
-            grid.write(motion.grid_quarter_px.data)
-            valid.write(motion.valid.data)
-            types += [frame.frame_type for frame in batch]
-            stamps += [frame.pts_seconds for frame in batch]
-            for frame in batch:
-                if frame.keyframe_jpeg is not None:
-                    jpegs.write(frame.keyframe_jpeg)
-                    sizes.append(len(frame.keyframe_jpeg))
-    return _Stream(
-        types=np.array(types, "S1"),
-        pts_seconds=np.array(stamps, np.float64),
-        keyframe_sizes=np.array(sizes, np.int64),
-    )
+    Compared are distances from the first frame that both have, since FFmpeg may move the start to 0.
+    """
+    known = np.flatnonzero(~(np.isnan(ours) | np.isnan(theirs)))
+    if len(known) == 0:
+        return True
+    apart = (ours[known] - ours[known[0]]) - (theirs[known] - theirs[known[0]])
+    return bool(np.abs(apart).max() <= _SAME_SECONDS)
 
 
 def _plain_name(source: Path, workdir: Path) -> Path:
