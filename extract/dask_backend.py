@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from extract.atomic import remove, scratch_folder
+from extract.atomic import scratch_folder
 from extract.index import failures_of
 from extract.journal import ShardJournal, count_failures
 from extract.limits import FailureLimitError
@@ -158,8 +158,5 @@ def _make_elsewhere(work: ShardWork, plan: ShardPlan) -> WrittenShard:
             "DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment"
         )
     work.job.scratch.mkdir(parents=True, exist_ok=True)
-    scratch = scratch_folder(work.job.scratch)
-    try:
+    with scratch_folder(work.job.scratch) as scratch:
         return replace(work, scratch=scratch)(plan)
-    finally:
-        remove(scratch)

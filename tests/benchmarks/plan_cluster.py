@@ -13,7 +13,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from extract.claims import BEATS, STALE_SECONDS
+from extract.liveness import BEATS, STALE_SECONDS
 
 CLIP_FRAMES, MOTION_WINDOWS, CHUNKS_A_WINDOW, CHUNK_FRAMES = 16, 4, 2, 8
 HEARTBEAT_SECONDS = STALE_SECONDS / BEATS

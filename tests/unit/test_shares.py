@@ -29,10 +29,10 @@ def test_every_shard_falls_to_exactly_one_task(num_tasks: int) -> None:
     [
         (array(0, 4, 0, 3, 1), (0, 4)),
         (array(3, 4, 0, 3, 1), (3, 4)),
-        (array(8, 4, 5, 8, 1), (3, 4)),
+        (array(4, 4, 1, 4, 1), (3, 4)),
         (array(5, 4, 1, 7, 2), (2, 4)),
-        (array(9, 1, 9, 9, 1), (0, 1)),
-        (array(10, 3, 4, 10, 3), (2, 3)),
+        (array(0, 1, 0, 0, 1), (0, 1)),
+        (array(6, 3, 0, 6, 3), (2, 3)),
     ],
 )
 def test_an_array_tells_the_share_whatever_its_ids(environ: dict[str, str], expected: tuple[int, int]) -> None:
@@ -54,7 +54,9 @@ def test_what_is_said_goes_before_what_the_array_says() -> None:
 @pytest.mark.parametrize(
     ("environ", "task", "num_tasks", "complaint"),
     [
-        (array(7, 2, 3, 7, 1), None, None, "with gaps"),
+        (array(7, 2, 0, 7, 1), None, None, "with gaps"),
+        (array(3, 1, 3, 3, 1), None, None, "the array starts at 3"),  # --array=3, a task of many again
+        (array(4, 2, 4, 5, 1), None, None, "the array starts at 4"),
         ({}, None, 4, "--num-tasks needs --task"),
         ({}, 1, None, "--task needs --num-tasks"),
         ({}, 4, 4, "task: 4 is not between 0 and 3"),
