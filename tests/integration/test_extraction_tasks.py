@@ -43,10 +43,12 @@ def run(*arguments: object) -> tuple[int, str]:
 def manifest(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
     """Nine rows, the first of a truncated file, the last without a file."""
     folder = tmp_path_factory.mktemp("videos")
-    for i in range(8):
-        make_video(folder / f"v{i}.mp4", "-c:v", "libx264", "-movflags", "+faststart", frames=20 - i, size="64x48")
-    whole = (folder / "v0.mp4").read_bytes()
-    (folder / "v0.mp4").write_bytes(whole[: len(whole) * 2 // 3])
+    for i in range(1, 8):
+        make_video(folder / f"v{i}.mp4", "-c:v", "libx264", frames=5 + i, size="64x48")
+    whole = make_video(
+        folder / "v0.mp4", "-c:v", "libx264", "-movflags", "+faststart", source="mandelbrot", frames=20, size="64x48"
+    )
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     path = folder / "manifest.csv"
     path.write_text("id,path\n" + "".join(f"v{i},v{i}.mp4\n" for i in range(9)))
     return path
