@@ -324,3 +324,26 @@ def test_submit_shows_what_it_would_do_and_refuses_what_run_would_refuse(manifes
     code, output = run("submit", manifest, out, "--dry-run", "--", "--videos-per-shrad", 2)
     assert code == 2
     assert "--videos-per-shrad" in output
+    code, output = run("submit", manifest, out, "--dry-run", "--", "--transcode", "never", "--fps", 25)
+    assert code == 2, "run checks more than the names"
+    assert "fps" in output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--task", 0), ("--num-tasks", 4), ("--no-share",), ("--backend", "dask"), ("--retry-failures", "all")],
+)
+def test_submit_refuses_what_contradicts_an_array(manifest: Path, tmp_path: Path, words: tuple[object, ...]) -> None:
+    code, output = run("submit", manifest, tmp_path / "out", "--dry-run", "--", *words)
+    assert code == 2
+    assert f"{words[0]}: not among the options of the tasks" in output
+
+
+def test_submit_refuses_the_folder_of_another_extraction(manifest: Path, reference: dict[str, str]) -> None:
+    out = manifest.parent / "one"
+    code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS)
+    assert code == 0, output
+    code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS, "--gop", 6)
+    assert code == 1
+    assert "gop: 12 is now 6" in output
+    assert results(out) == reference
