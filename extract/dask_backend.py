@@ -168,7 +168,7 @@ def _watch(work: ShardWork, plan: ShardPlan) -> ShardWork | None:
         return replace(work, extract=WatchedExtract(extract=watched, notes=notes))
     culprit = watched.culprit()
     remove(notes)
-    return culprit and replace(work, extract=replace(watched, blamed=watched.blamed | {culprit}))
+    return replace(work, extract=replace(watched, blamed=watched.blamed | {culprit})) if culprit else None
 
 
 def _notes_of(work: ShardWork, plan: ShardPlan) -> Path:

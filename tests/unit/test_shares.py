@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
+from extract.cli_run import run
 from extract.plan import plan_shards
 from extract.schema import VideoRecord
 from extract.shares import Share, allotted_cores, find_share
@@ -73,3 +78,18 @@ def test_contradictions_are_errors(
 @pytest.mark.parametrize(("given", "cores"), [("3", 3), ("64", 8), ("", 8), ("2(x3)", 8), ("0", 8)])
 def test_a_job_uses_the_cores_it_has_been_given(given: str, cores: int) -> None:
     assert allotted_cores({"SLURM_CPUS_ON_NODE": given}, 8) == cores
+
+
+def test_what_the_user_says_goes_before_what_the_batch_script_says(tmp_path: Path) -> None:
+    program = tmp_path / "cmd-extract"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "m.csv").touch()
+    script = Path(__file__).resolve().parents[2] / "extract" / "slurm" / "extract.sbatch"
+    command = ["bash", script, tmp_path / "m.csv", "out", "--scratch", "mine", "--num-tasks", "8"]
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
+    given = run.make_context("run", said[1:]).params
+    assert (said[0], str(given["scratch"]), given["num_tasks"]) == ("run", "mine", 8)
+    said = subprocess.run(command[:4], env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert run.make_context("run", said[1:]).params["num_tasks"] == 32
