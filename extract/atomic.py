@@ -2,57 +2,60 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import os
+import secrets
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from extract.liveness import Heartbeat, file_system_time, is_running, machine_identity
 
 _PREFIX = ".extract-"
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside ``path``, of this process alone, under which to write what will be ``path``."""
-    return path.with_name(f"{_own_prefix()}{os.getpid()}-{path.name}")
+    """A name beside ``path``, used by nobody else, under which to write what will be ``path``."""
+    return path.with_name(f"{_own_prefix()}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
-def scratch_folder(parent: Path) -> Path:
-    """A fresh folder of this process in ``parent``."""
-    return Path(tempfile.mkdtemp(prefix=f"{_own_prefix()}{os.getpid()}-", dir=parent))
-
-
-def remove_leftovers(folder: Path) -> None:
-    """Removes what processes of this machine that no longer run have left in ``folder``."""
-    for stale in folder.glob(f"{_own_prefix()}*"):
-        pid = stale.name.removeprefix(_own_prefix()).partition("-")[0]
-        # In a container every run may get the same number: what bears ours is of a run before.
-        if pid.isdigit() and (int(pid) == os.getpid() or not is_running(int(pid))):
-            remove(stale)
-
-
-def remove_all_leftovers(folder: Path) -> None:
-    """Removes what any process of any machine has left in ``folder``, or is at work on: nobody may be."""
-    for path in folder.glob(f"{_PREFIX}*"):
-        remove(path)
-
-
-def is_running(pid: int) -> bool:
-    """Whether a process of this machine, as numbered here, exists and has not ended."""
-    if Path("/proc/self/stat").exists():
-        try:
-            state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
-        except (FileNotFoundError, ProcessLookupError):
-            return False
-        return state not in "ZX"  # ended, but nobody has asked how
+@contextlib.contextmanager
+def scratch_folder(parent: Path) -> Iterator[Path]:
+    """A fresh folder of this process in ``parent``, kept alive, and removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix=f"{_own_prefix()}{os.getpid()}-", dir=parent))
     try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except PermissionError:
-        return True
-    return True
+        with Heartbeat(folder):
+            yield folder
+    finally:
+        remove(folder)
+
+
+def remove_leftovers(folder: Path, silent_seconds: float = 3600.0) -> None:
+    """Removes what killed processes have left in ``folder``, and nothing that a living one may need.
+
+    Args:
+        folder: where to look.
+        silent_seconds: age at which what lies there counts as left, whoever made it: another machine, this one before
+            it was started again, another container. Living processes renew their time stamps every few seconds.
+    """
+    others = []
+    for path in folder.glob(f"{_PREFIX}*"):
+        pid = path.name.removeprefix(_own_prefix()).partition("-")[0]
+        if not (path.name.startswith(_own_prefix()) and pid.isdigit()):
+            others.append(path)
+        # In a container every run may get the same number: what bears ours is of a run before.
+        elif int(pid) == os.getpid() or not is_running(int(pid)):
+            remove(path)
+    if others:
+        now = file_system_time(folder)
+        for path in others:
+            with contextlib.suppress(FileNotFoundError):
+                if now - path.stat().st_mtime > silent_seconds:
+                    remove(path)
 
 
 def remove(path: Path) -> None:
@@ -72,8 +75,9 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """
     temporary = temporary_path(path)
     try:
-        write(temporary)
-        _sync(temporary)
+        with Heartbeat(temporary):
+            write(temporary)
+            _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
     finally:
@@ -89,4 +93,7 @@ def _sync(path: Path) -> None:
 
 
 def _own_prefix() -> str:
-    return f"{_PREFIX}{socket.gethostname()}-"
+    """Names the machine as the numbers of processes go: two containers may share a name, and have the same numbers."""
+    host = socket.gethostname()
+    digest = hashlib.sha256(f"{host}/{machine_identity()}".encode()).hexdigest()
+    return f"{_PREFIX}{host}-{digest[:12]}-"

@@ -7,22 +7,20 @@ two tasks that both make a shard write the same bytes under names of their own a
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
-import tempfile
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from extract.atomic import is_running
+from extract.liveness import STALE_SECONDS, Heartbeat, file_system_time, is_running, machine_identity
 
 CLAIMS_FOLDER = "claims"
-STALE_SECONDS = 180.0
-"""Longer than file systems of clusters take to show a time stamp to other machines (NFS: 60 s)."""
-BEATS = 9
-"""How often a claim is renewed before it would be stale."""
+# Gone, or so gone that its folder's server has forgotten it (NFS).
+_GONE = (errno.ENOENT, errno.ESTALE)
+_TRIES = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +47,11 @@ class Owner:
         job, restart = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_RESTART_COUNT", "")
         host = socket.gethostname()
         return cls(
-            host=host, machine=_machine() or host, pid=os.getpid(), job=job, restart=int(restart or 0) if job else 0
+            host=host,
+            machine=machine_identity() or host,
+            pid=os.getpid(),
+            job=job,
+            restart=int(restart or 0) if job else 0,
         )
 
     def is_gone(self, seen_from: Owner) -> bool:
@@ -57,44 +59,6 @@ class Owner:
         if self.machine == seen_from.machine and not is_running(self.pid):
             return True
         return bool(self.job) and self.job == seen_from.job and self.restart < seen_from.restart
-
-
-def _machine() -> str:
-    """The boot and the numbering of processes (a container has its own); empty where the system does not tell."""
-    try:
-        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
-    except OSError:
-        return ""
-
-
-class Heartbeat(threading.Thread):
-    """Renews the time stamp of a file while it runs; use as a context manager.
-
-    Args:
-        path: the file; if it is gone, nothing happens.
-        stale_seconds: how old a time stamp may get.
-    """
-
-    def __init__(self, path: Path, stale_seconds: float) -> None:
-        super().__init__(daemon=True, name="heartbeat")
-        self._path = path
-        self._every = stale_seconds / BEATS
-        self._ended = threading.Event()
-
-    def run(self) -> None:
-        """What the thread does; see ``Thread.start``."""
-        while not self._ended.wait(self._every):
-            with contextlib.suppress(OSError):
-                os.utime(self._path)
-
-    def __enter__(self) -> Heartbeat:
-        self.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self.join()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +108,7 @@ class Claims:
         finally:
             claim = self.read(name)
             if claim and claim.owner == Owner.here():  # else it was thought dead, and has a new owner
-                path.unlink(missing_ok=True)
+                _unlink(path)
 
     def is_held(self, name: str) -> bool:
         """Whether someone who seems to be alive is making the shard."""
@@ -166,13 +130,16 @@ class Claims:
         path = self.folder / name
         try:
             text, changed = path.read_text("utf-8"), path.stat().st_mtime
-        except FileNotFoundError:
-            return None
+            present = file_system_time(self.folder) if now is None else now
+        except OSError as error:
+            if error.errno in _GONE:  # perhaps with the whole folder
+                return None
+            raise
         try:
             owner = Owner(**json.loads(text))
         except (ValueError, TypeError):
             owner = None  # between creation and first words; or its owner died there, which its age will tell
-        return Claim(owner=owner, age_seconds=(file_system_time(self.folder) if now is None else now) - changed)
+        return Claim(owner=owner, age_seconds=present - changed)
 
     def names(self) -> list[str]:
         """Names of the shards that are claimed, living or stale."""
@@ -183,29 +150,30 @@ class Claims:
         for name in self.names():
             claim = self.read(name)
             if claim and claim.owner and claim.owner.is_gone(Owner.here()):
-                (self.folder / name).unlink(missing_ok=True)
+                _unlink(self.folder / name)
 
     def _take(self, name: str) -> bool:
-        self.folder.mkdir(exist_ok=True)
         path = self.folder / name
         # Two tasks may find the same stale claim; in the worst case both go on, and do the same work.
-        for _ in range(2):
+        for _ in range(_TRIES):
             try:
+                self.folder.mkdir(exist_ok=True)
                 with path.open("x", encoding="utf-8") as stream:
                     json.dump(asdict(Owner.here()), stream)
                 return True
             except FileExistsError:
                 if self.is_held(name):
                     return False
-                path.unlink(missing_ok=True)
+                _unlink(path)
+            except OSError as error:
+                if error.errno not in _GONE:  # else a merge has just removed the empty folder
+                    raise
         return False
 
 
-def file_system_time(folder: Path) -> float:
-    """The present time by the clock that stamps the files of ``folder``, which on a cluster is not this machine's."""
+def _unlink(path: Path) -> None:
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as stream:
-            os.utime(stream.name)
-            return Path(stream.name).stat().st_mtime
+        path.unlink()
     except OSError as error:
-        raise OSError(error.errno, f"cannot write in {folder} to learn the time of its file system") from error
+        if error.errno not in _GONE:
+            raise

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from extract.claims import STALE_SECONDS, Claims
+from extract.claims import Claims
+from extract.liveness import STALE_SECONDS
 
 if TYPE_CHECKING:
     from extract.pipeline import Spread
@@ -119,6 +120,8 @@ def print_task(summary: TaskSummary, share: Share, out: Path) -> None:
     click.echo(f"{share}: complete")
     click.echo(f"shards    {summary.shards} made, {summary.found} were there or made by others")
     click.echo(f"videos    {summary.videos} made, {summary.failures} failed; {rate:.0f} frames a second")
+    if summary.damaged:
+        click.echo(f"damaged   {summary.damaged}, extracted as far as they decode; `merge` lists them in damaged.csv")
     click.echo(f"when all tasks are complete, `cmd-extract merge {out}` writes the index")
 
 
@@ -128,20 +131,26 @@ def print_task(summary: TaskSummary, share: Share, out: Path) -> None:
 @_STALE
 def status(out: Path, list_shards: bool, stale_after: float) -> None:
     """Show how far the tasks are that fill the folder OUT: done, running, failed, stale (dead), waiting."""
+    from extract.schema import RUN_NAME
     from extract.status import read_status
+    from extract.submit import JOBS_FOLDER
 
+    if not (out / RUN_NAME).exists() and (out / JOBS_FOLDER).is_dir():
+        click.echo(f"submitted, no task has started yet; scripts and logs in {out / JOBS_FOLDER}")
+        return
     found = read_status(out, Claims(out=out, stale_seconds=stale_after))
     counts = ", ".join(f"{found.count(s)} {s}" for s in ("done", "running", "stale", "failed", "waiting"))
     click.echo(f"shards  {counts}; {len(found.shards)} in all" + ("; merged" if found.merged else ""))
     if found.tasks:
-        click.echo(f"{'task':<14} {'state':<8} {'shards':>9} {'videos':>8} {'failed':>7} {'attempts':>8}  last attempt")
+        counted = f"{'shards':>9} {'videos':>8} {'failed':>7} {'damaged':>7} {'attempts':>8}"
+        click.echo(f"{'task':<14} {'state':<8} {counted}  last attempt")
     for task in found.tasks:
         last = task.last
         where = f"{last.owner.host}, process {last.owner.pid}" + (f", job {last.owner.job}" if last.owner.job else "")
         note = f": {last.reason}" if last.reason and task.state != "done" else ""
         click.echo(
             f"{task.share.task:>5} of {task.share.num_tasks:<5} {task.state:<8} {f'{task.done}/{task.total}':>9} "
-            f"{task.videos:>8} {task.failures:>7} {task.attempts:>8}  {where}{note}"
+            f"{task.videos:>8} {task.failures:>7} {task.damaged:>7} {task.attempts:>8}  {where}{note}"
         )
     if list_shards:
         for name, state in found.shards.items():
@@ -167,6 +176,9 @@ def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: floa
     with CountReport("merge", "shards") as report:
         summary = merge_tasks(out, recorded, Claims(out=out, stale_seconds=stale_after), report.update)
     failed = f", {summary.failures} failed ({out / 'failures.csv'})" if summary.failures else ""
-    click.echo(f"{out}: {summary.shards} shards, {summary.videos} videos{failed}, {summary.size_bytes / 1e6:.1f} MB")
+    damaged = f", {summary.damaged} damaged ({out / 'damaged.csv'})" if summary.damaged else ""
+    click.echo(
+        f"{out}: {summary.shards} shards, {summary.videos} videos{failed}{damaged}, {summary.size_bytes / 1e6:.1f} MB"
+    )
     if summary.failures:
         raise SystemExit(_EXIT_WITH_FAILURES)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -60,28 +60,12 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 def run(
     manifest: Path,
     out: Path,
-    root: Path | None,
     workers: int | None,
-    size: str,
-    codec: str,
-    gop: int,
-    quality: int | None,
-    fps: str | None,
-    frame_short_side: int,
-    jpeg_quality: int,
-    cell_px: str,
-    transcode: str,
-    reader: str,
-    store_frames: bool,
-    segment_seconds: float | None,
-    videos_per_shard: int | None,
-    timeout: float,
-    max_memory_mb: int,
     max_failures: str | None,
-    retry_failures: str | None,
     scratch: Path | None,
     ffmpeg_path: str | None,
     cluster: ClusterOptions,
+    **given: Any,
 ) -> None:
     r"""Extract the videos of MANIFEST into shards in the folder OUT.
 
@@ -103,66 +87,36 @@ def run(
     import joblib
 
     from extract.claims import Claims
-    from extract.config import ExtractConfig
     from extract.ffmpeg_binary import find_ffmpeg
     from extract.interrupts import interruptible
-    from extract.job import RunJob
-    from extract.limits import Limits, parse_failure_limit, parse_stages
-    from extract.manifest import read_manifest
-    from extract.motion import choose_reader
+    from extract.limits import parse_failure_limit
     from extract.pipeline import run_extraction
-    from extract.plan import count_rows, plan_shards
+    from extract.plan import count_rows
+    from extract.run_options import read_options
     from extract.shares import allotted_cores
-    from extract.source import STAGES
     from extract.task_run import run_share
     from extract.video import extract_video
 
-    width, height = _parse_size(size)
-    try:
-        config = ExtractConfig(
-            width=width,
-            height=height,
-            codec=codec,
-            gop=gop,
-            quality=quality,
-            fps=fps,
-            frame_short_side=frame_short_side,
-            jpeg_quality=jpeg_quality,
-            cell_px=int(cell_px),
-            transcode=transcode,
-            store_frames=store_frames,
-            segment_seconds=segment_seconds,
-        )
-        stages = frozenset() if retry_failures is None else parse_stages(retry_failures, STAGES)
-        reader = choose_reader(reader)
-        if reader == "mvextractor" and transcode != "always":
-            raise ValueError("reader: mvextractor reads canonical streams only, which needs transcode always")
-    except ValueError as error:
-        raise click.UsageError(str(error)) from error
-    root = root or manifest.parent
-    # A file that is missing is found out, named and counted when its turn comes; one lost file ends no long run.
-    records = read_manifest(manifest, root=root, check_paths=False)
+    asked = read_options(manifest, given | {"max_failures": max_failures})
     try:
         share = cluster.share(os.environ)
-        if share and stages:
-            # Tasks tell what is left to do by which shards are there; a retry makes some of those again.
-            raise ValueError("--retry-failures: not in a task of many; run it once, alone, after `cmd-extract merge`")
-        rows = count_rows(share.of(plan_shards(records, videos_per_shard))) if share else len(records)
-        allowed = None if max_failures is None else parse_failure_limit(max_failures, rows)
     except ValueError as error:
         raise click.UsageError(str(error)) from error
-    limits = Limits(timeout_seconds=timeout, max_memory_mb=max_memory_mb)
+    if share and asked.retry_stages:
+        # Tasks tell what is left to do by which shards are there; a retry makes some of those again.
+        raise click.UsageError("--retry-failures: not in a task of many; run it once, alone, after `cmd-extract merge`")
+    rows = count_rows(share.of(asked.plans)) if share else len(asked.records)
+    allowed = None if max_failures is None else parse_failure_limit(max_failures, rows)
     binary = find_ffmpeg(ffmpeg_path)
-    job = RunJob(
-        root=root, out=out, scratch=scratch or out, config=config, binary=binary, limits=limits, manifest=manifest
-    )
+    job = asked.job(out, scratch, binary)
+    videos_per_shard = given["videos_per_shard"]
     click.echo(f"{share or 'all'}: {rows} videos; {binary.version} ({binary.path})", err=True)
     workers = workers or allotted_cores(os.environ, joblib.cpu_count())
-    extract = partial(extract_video, reader=reader)
+    extract = partial(extract_video, reader=asked.reader)
     with interruptible():
         if share:
             task = run_share(
-                records,
+                asked.records,
                 job,
                 share,
                 workers=workers,
@@ -174,25 +128,18 @@ def run(
             print_task(task, share, out)
             return
         summary = run_extraction(
-            records,
+            asked.records,
             job,
             workers=workers,
             videos_per_shard=videos_per_shard,
             max_failures=allowed,
             extract=extract,
             spread=cluster.spread(workers),
-            retry_stages=stages,
+            retry_stages=asked.retry_stages,
         )
     _print_summary(summary, out)
     if summary.failures:
         raise SystemExit(EXIT_WITH_FAILURES)
-
-
-def _parse_size(text: str) -> tuple[int, int]:
-    width, _, height = text.partition("x")
-    if not (width.isdecimal() and height.isdecimal()):
-        raise click.BadParameter(f"{text!r} is not a size such as 340x256", param_hint="--size")
-    return int(width), int(height)
 
 
 def _print_summary(summary: RunSummary, out: Path) -> None:

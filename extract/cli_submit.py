@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
+from typing import Any
 
 import click
 
@@ -43,16 +45,17 @@ def submit(
     What follows -- goes to `cmd-extract run`, for example `-- --size 256x256 --scratch /tmp`. Scripts are written to
     OUT/jobs, logs to OUT/jobs/logs. Submitted again, it continues.
     """
-    from extract.manifest import read_manifest
-    from extract.plan import plan_shards
     from extract.progress import CountReport
+    from extract.run_options import read_options
     from extract.submit import Submission, merge_verdict, wait_for
     from extract.submit import submit as submit_jobs
 
     # Wrong options are to fail here, not in a hundred logs.
     parsed = run.make_context("run", [str(manifest), str(out), *options]).params
-    records = read_manifest(manifest, root=parsed["root"] or manifest.parent, check_paths=False)
-    shards = len(plan_shards(records, parsed["videos_per_shard"]))
+    _refuse_what_is_submits(parsed)
+    asked = read_options(manifest, parsed)
+    asked.check_folder(out)
+    shards = len(asked.plans)
     submission = Submission(
         manifest=manifest,
         out=out,
@@ -64,7 +67,7 @@ def submit(
         memory=memory,
         cpus=cpus,
     )
-    click.echo(f"{len(records)} videos in {shards} shards, {submission.num_tasks} tasks", err=True)
+    click.echo(f"{len(asked.records)} videos in {shards} shards, {submission.num_tasks} tasks", err=True)
     if dry_run:
         for path, text in submission.scripts().items():
             click.echo(f"# {path}\n{text}")
@@ -83,3 +86,20 @@ def submit(
     if verdict is None:
         raise RuntimeError(f"the merge did not come to its end; see {submission.logs} and `cmd-extract status {out}`")
     raise SystemExit(verdict)
+
+
+def _refuse_what_is_submits(given: Mapping[str, Any]) -> None:
+    """Options of ``run`` that contradict an array of tasks, each of which makes its share."""
+    wrong = {
+        "--task": given["task"] is not None,
+        "--num-tasks": given["num_tasks"] is not None,
+        "--no-share": not given["take_share"],
+        "--backend": given["backend"] != "local",
+        "--scheduler": given["scheduler"] is not None,
+        "--scheduler-file": given["scheduler_file"] is not None,
+        "--retry-failures": given["retry_failures"] is not None,
+    }
+    for name, is_given in wrong.items():
+        if is_given:
+            hint = "; say it before the --" if name == "--num-tasks" else ""
+            raise click.UsageError(f"{name}: not among the options of the tasks{hint}")

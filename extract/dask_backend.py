@@ -24,6 +24,7 @@ from extract.manifest_table import summarise
 from extract.pipeline import ShardWork
 from extract.plan import ShardPlan
 from extract.shard_writer import WrittenShard
+from extract.watched_extract import WatchedExtract
 
 _LOOK_SECONDS = 1.0
 _LOSSES = 3  # workers that may die of one shard
@@ -87,7 +88,8 @@ def make_with_dask(
 ) -> Generator[WrittenShard, None, None]:
     """Has shards made by dask's workers; a ``Spread`` once ``cluster`` is bound.
 
-    A worker that dies costs the shard it was at a repetition. A shard of which workers die again and again is given up,
+    A worker that dies costs the shard it was at a repetition. A shard of which workers die again and again is made with
+    its videos watched: one of which all of them die becomes a failure. If there is no such video the shard is given up,
     and the run ends with an error once all others are finished.
 
     Args:
@@ -114,8 +116,8 @@ def _results(
 ) -> Generator[tuple[ShardPlan, WrittenShard], None, None]:
     from distributed import KilledWorker, wait
 
-    waiting, lost = deque(plans), []
-    running: dict[Any, ShardPlan] = {}
+    waiting, lost = deque((work, plan) for plan in plans), []
+    running: dict[Any, tuple[ShardWork, ShardPlan]] = {}
     last_seen = time.monotonic()
     try:
         while waiting or running:
@@ -124,30 +126,54 @@ def _results(
             if time.monotonic() - last_seen > _NO_WORKERS_SECONDS:
                 raise RuntimeError(f"dask has had no workers for {_NO_WORKERS_SECONDS:.0f} s; run again to continue")
             while waiting and len(running) < threads:
-                plan = waiting.popleft()
-                running[client.submit(_make_elsewhere, work, plan, pure=False)] = plan
+                turn = waiting.popleft()
+                running[client.submit(_make_elsewhere, *turn, pure=False)] = turn
             if running:
                 with contextlib.suppress(TimeoutError):
                     wait(list(running), timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED")
             else:
                 time.sleep(_LOOK_SECONDS)
             for future in [f for f in running if f.done()]:
-                plan = running.pop(future)
+                mine, plan = running.pop(future)
                 try:
                     written = future.result()
                 except KilledWorker:
-                    lost.append(plan.name)
+                    if again := _watch(mine, plan):
+                        waiting.append((again, plan))
+                    else:
+                        lost.append(plan.name)
                 except CancelledError:
                     raise RuntimeError("dask's scheduler has gone; run the same command again to continue") from None
                 else:
                     yield plan, written
     finally:
         client.cancel(list(running))
+        for notes in work.job.out.glob(f"{work.scratch.name}-*"):
+            remove(notes)
     if lost:
         raise RuntimeError(
             f"several workers died while they made {summarise(lost, 'shard')}; all other shards are finished. Perhaps "
             "they ran out of memory: run the same command again, if need be with a smaller --max-memory-mb"
         )
+
+
+def _watch(work: ShardWork, plan: ShardPlan) -> ShardWork | None:
+    """How to make a shard again of which workers have died: noting its videos, then without the one that does it.
+
+    Returns:
+        None if that has been tried, and no single video is to blame.
+    """
+    watched, notes = work.extract, _notes_of(work, plan)
+    if not isinstance(watched, WatchedExtract):
+        return replace(work, extract=WatchedExtract(extract=watched, notes=notes))
+    culprit = watched.culprit()
+    remove(notes)
+    return replace(work, extract=replace(watched, blamed=watched.blamed | {culprit})) if culprit else None
+
+
+def _notes_of(work: ShardWork, plan: ShardPlan) -> Path:
+    """A file that all workers see, with the name of this run's scratch folder, so that it goes like other leftovers."""
+    return work.job.out / f"{work.scratch.name}-{plan.name}.begun"
 
 
 def _make_elsewhere(work: ShardWork, plan: ShardPlan) -> WrittenShard:
@@ -158,8 +184,5 @@ def _make_elsewhere(work: ShardWork, plan: ShardPlan) -> WrittenShard:
             "DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment"
         )
     work.job.scratch.mkdir(parents=True, exist_ok=True)
-    scratch = scratch_folder(work.job.scratch)
-    try:
+    with scratch_folder(work.job.scratch) as scratch:
         return replace(work, scratch=scratch)(plan)
-    finally:
-        remove(scratch)

@@ -110,6 +110,18 @@ def check_sources(plan: ShardPlan, job: RunJob) -> list[str]:
 
 def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:
     """Writes what this folder is for, or refuses it if it is for something else."""
+    check_folder(job, records, plans)
+    path = job.out / schema.RUN_NAME
+    if not path.exists():
+        _write_json(path, _claim(job, records, plans) | _places(job))
+
+
+def check_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:
+    """Refuses an output folder that is for something else.
+
+    Raises:
+        ShardError: it is.
+    """
     path = job.out / schema.RUN_NAME
     claim = _claim(job, records, plans)
     if path.exists():
@@ -131,7 +143,6 @@ def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[Sh
         return
     if any(job.out.glob("shard-*.h5")) and not path.exists():  # another task may have come first
         raise ShardError(f"{job.out} holds shards but no {schema.RUN_NAME}; choose another folder")
-    _write_json(path, claim | _places(job))
 
 
 def _claim(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> dict[str, Any]:

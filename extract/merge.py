@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from extract.atomic import remove_all_leftovers
-from extract.claims import Claims, file_system_time
+from extract.atomic import remove_leftovers
+from extract.claims import Claims
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.index import (
     RunSummary,
@@ -17,6 +17,7 @@ from extract.index import (
     write_run_record,
 )
 from extract.job import RunJob
+from extract.liveness import STALE_SECONDS, file_system_time
 from extract.manifest_table import summarise
 from extract.plan import ShardPlan, plan_shards
 from extract.recorded_run import RecordedRun
@@ -53,8 +54,8 @@ def merge_tasks(
         root=recorded.root, out=out, scratch=out, config=recorded.config, binary=binary, manifest=recorded.manifest
     )
     _check_complete(plans, job, progress)
-    if not any(claims.is_held(name) for name in claims.names()):
-        remove_all_leftovers(out)  # of tasks killed on machines that have not come back
+    # Of tasks killed on machines that have not come back; whoever is at work here shows it more often than that.
+    remove_leftovers(out, max(claims.stale_seconds, STALE_SECONDS))
     index = write_index(plans, job, _attested(plans, attempts, out))
     summary = RunSummary(
         **index["totals"],
@@ -102,14 +103,15 @@ def _holds_its_rows(plan: ShardPlan, out: Path) -> bool:
 
 
 def _attested(plans: Sequence[ShardPlan], attempts: Sequence[Attempt], out: Path) -> dict[str, WrittenShard]:
-    """What the tasks say of the shards that lie there, where all who made a shard agree; the rest will be read."""
+    """What the tasks say of the very files that lie there, where all who made one agree; the rest will be read.
+
+    A retry or a repair writes no log: its shards are told by their time stamps, since their sizes may be the same.
+    """
+    found = {plan.name: (out / plan.name).stat() for plan in plans}
     said: dict[str, set[WrittenShard]] = {}
     for attempt in attempts:
         for written in attempt.written:
-            said.setdefault(written.name, set()).add(written)
-    agreed = {name: next(iter(ones)) for name, ones in said.items() if len(ones) == 1}
-    return {
-        plan.name: agreed[plan.name]
-        for plan in plans
-        if plan.name in agreed and (out / plan.name).stat().st_size == agreed[plan.name].size_bytes
-    }
+            file = found.get(written.name)
+            if file and (file.st_size, file.st_mtime_ns) == (written.size_bytes, attempt.mtimes_ns[written.name]):
+                said.setdefault(written.name, set()).add(written)
+    return {name: next(iter(ones)) for name, ones in said.items() if len(ones) == 1}

@@ -158,19 +158,19 @@ def run_extraction(
     prepare_folders(job, records, plans)
     done, todo = divide_work(plans, job, redo, retry_stages)
     failed_before = [row for plan in done for row in failures_of(plan, job)]
-    scratch = scratch_folder(job.scratch)
+    may_fail = None if max_failures is None else max_failures - len(failed_before)
     try:
-        may_fail = None if max_failures is None else max_failures - len(failed_before)
-        if may_fail is not None and may_fail < 0:
-            raise FailureLimitError(f"{len(failed_before)} videos have failed")
-        work = ShardWork(job=job, scratch=scratch, may_fail=may_fail, extract=extract)
-        with watch_journals(scratch, count_rows(todo), count_rows(done)):
-            written = list((spread or partial(make_locally, workers))(work, todo))
-    except FailureLimitError:
-        write_failures(job.out / FAILURES_NAME, sorted(failed_before + read_failures(scratch)))
-        raise
+        with scratch_folder(job.scratch) as scratch:
+            try:
+                if may_fail is not None and may_fail < 0:
+                    raise FailureLimitError(f"{len(failed_before)} videos have failed")
+                work = ShardWork(job=job, scratch=scratch, may_fail=may_fail, extract=extract)
+                with watch_journals(scratch, count_rows(todo), count_rows(done)):
+                    written = list((spread or partial(make_locally, workers))(work, todo))
+            except FailureLimitError:
+                write_failures(job.out / FAILURES_NAME, sorted(failed_before + read_failures(scratch)))
+                raise
     finally:
-        remove(scratch)
         # An error in one worker ends the others wherever they are, perhaps in the middle of a shard.
         for folder in {job.out, job.scratch}:
             remove_leftovers(folder)

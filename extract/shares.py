@@ -50,7 +50,7 @@ def find_share(environ: Mapping[str, str], task: int | None, num_tasks: int | No
     """The share of this process.
 
     Args:
-        environ: the environment, perhaps of a Slurm array job: its lowest id is task 0, and so on in its steps.
+        environ: the environment, perhaps of a Slurm array job: its lowest id, 0 or 1, is task 0, and so on in steps.
         task: number of the task; None for the array's task id.
         num_tasks: number of tasks; None for the array's. With it the array's ids are taken as they are, so that
             ``sbatch --array=3,7`` repeats two tasks of many.
@@ -59,7 +59,8 @@ def find_share(environ: Mapping[str, str], task: int | None, num_tasks: int | No
         None if this is no task of many.
 
     Raises:
-        ValueError: what is said contradicts itself, or ids are missing from the array and the number is not given.
+        ValueError: what is said contradicts itself, or ids are missing from the array, at its start or within, and
+            the number is not given.
     """
     if num_tasks is not None:
         if task is None and _ID not in environ:
@@ -71,6 +72,11 @@ def find_share(environ: Mapping[str, str], task: int | None, num_tasks: int | No
         return None
     number, count, low = (int(environ[name]) for name in (_ID, _COUNT, _MIN))
     high, step = int(environ.get(_MAX, low + count - 1)), int(environ.get(_STEP, "1"))
+    if low > 1:
+        raise ValueError(
+            f"num_tasks: the array starts at {low}, so that it may be a part of another; say with --num-tasks how many "
+            "tasks share the manifest (their ids count from 0), or with --no-share that none do"
+        )
     if (high - low) // step + 1 != count or (number - low) % step:
         raise ValueError(
             f"num_tasks: the array has {count} tasks between {low} and {high}, with gaps; say with --num-tasks how "

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from extract import schema
 from extract.claims import Claims
+from extract.liveness import file_system_time
 from extract.schema import ShardError
 from extract.shares import Share
 from extract.task_log import DONE, FAILED, RUNNING, STALE, STOPPED, Attempt, read_attempts
@@ -28,7 +29,7 @@ class TaskStatus:
         attempts: how often it was started.
         last: the last attempt.
         done, total: shards of its share that are there, and all of them.
-        videos, failures: what its attempts have made.
+        videos, failures, damaged: what its attempts have made.
     """
 
     share: Share
@@ -38,11 +39,17 @@ class TaskStatus:
     total: int
     videos: int
     failures: int
+    damaged: int
 
     @property
     def state(self) -> str:
-        """``done`` if all its shards are, whoever made them; else what the last attempt says."""
-        return DONE if self.done == self.total else self.last.state
+        """``done`` if all its shards are there, whoever made them; else what the last attempt says.
+
+        ``stale`` if that said it was done, and shards have gone since: nobody is making them.
+        """
+        if self.done == self.total:
+            return DONE
+        return STALE if self.last.state == DONE else self.last.state
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,7 +83,7 @@ def read_status(out: Path, claims: Claims) -> FolderStatus:
         total = int(json.loads(path.read_text("utf-8"))["shards"])
     except (OSError, KeyError, ValueError) as error:
         raise ShardError(f"{path}: does not tell of an extraction ({error})") from None
-    now = time.time()
+    now = _time_of(out)
     attempts = read_attempts(out, now, claims.stale_seconds)
     there = {entry.name for entry in os.scandir(out)}
     tasks = _tasks(attempts, there, total)
@@ -91,6 +98,14 @@ def read_status(out: Path, claims: Claims) -> FolderStatus:
         else:
             shards[name] = _expected(ends.get(number, set()))
     return FolderStatus(shards=shards, tasks=tasks, merged=schema.INDEX_NAME in there)
+
+
+def _time_of(out: Path) -> float:
+    """The time by the clock that stamps the signs of life; this machine's for who may look, but not write there."""
+    try:
+        return file_system_time(out)
+    except OSError:
+        return time.time()
 
 
 def _tasks(attempts: Sequence[Attempt], there: set[str], total: int) -> tuple[TaskStatus, ...]:
@@ -110,6 +125,7 @@ def _tasks(attempts: Sequence[Attempt], there: set[str], total: int) -> tuple[Ta
                 total=len(names),
                 videos=sum(w.videos for w in written),
                 failures=sum(w.failures for w in written),
+                damaged=sum(w.damaged for w in written),
             )
         )
     return tuple(found)

@@ -6,13 +6,15 @@ The first line says who, the last how it ended, one between for every shard. The
 from __future__ import annotations
 
 import json
+import os
 import time
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from extract.claims import Heartbeat, Owner
+from extract.claims import Owner
+from extract.liveness import Heartbeat
 from extract.shard_writer import WrittenShard
 from extract.shares import Share
 
@@ -30,9 +32,10 @@ class Attempt:
         owner: the process.
         state: ``running``, ``done``, ``failed`` or ``stopped`` by what it said last; ``stale`` if it has fallen silent.
         reason: why it failed, else empty.
-        started_seconds: since 1970.
+        started_seconds: since 1970, by the clock of the file system: those of the hosts may differ.
         seconds: how long it took, or has taken.
         written: the shards it has made.
+        mtimes_ns: time stamps of their files, by name.
     """
 
     share: Share
@@ -42,6 +45,7 @@ class Attempt:
     started_seconds: float
     seconds: float
     written: tuple[WrittenShard, ...]
+    mtimes_ns: dict[str, int]
 
 
 class TaskLog:
@@ -54,13 +58,13 @@ class TaskLog:
     """
 
     def __init__(self, out: Path, share: Share, stale_seconds: float) -> None:
-        owner, now = Owner.here(), time.time()
-        folder = out / TASKS_FOLDER
+        owner, folder = Owner.here(), out / TASKS_FOLDER
         folder.mkdir(exist_ok=True)
         name = f"{share.task:05d}-of-{share.num_tasks:05d}--{owner.host}-{owner.pid}-{time.time_ns()}.jsonl"
-        self._stream = (folder / name).open("x", encoding="utf-8")
-        self._heartbeat = Heartbeat(folder / name, stale_seconds)
-        self._say({"event": "start", "share": asdict(share), "owner": asdict(owner), "time": now})
+        self._path = folder / name
+        self._stream = self._path.open("x", encoding="utf-8")
+        self._heartbeat = Heartbeat(self._path, stale_seconds)
+        self._say({"event": "start", "share": asdict(share), "owner": asdict(owner), "time": self._now()})
 
     def __enter__(self) -> TaskLog:
         self._heartbeat.__enter__()
@@ -68,7 +72,8 @@ class TaskLog:
 
     def add(self, shard: WrittenShard) -> None:
         """Notes a shard that lies in the output folder."""
-        self._say({"event": "shard", **asdict(shard)})
+        file = self._path.parents[1] / shard.name
+        self._say({"event": "shard", **asdict(shard), "mtime_ns": file.stat().st_mtime_ns})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -77,8 +82,13 @@ class TaskLog:
         stopped = kind is not None and issubclass(kind, (KeyboardInterrupt, GeneratorExit))
         state = DONE if kind is None else STOPPED if stopped else FAILED
         reason = f"{error}" or type(error).__name__ if state == FAILED else ""
-        self._say({"event": "end", "state": state, "reason": reason, "time": time.time()})
+        self._say({"event": "end", "state": state, "reason": reason, "time": self._now()})
         self._stream.close()
+
+    def _now(self) -> float:
+        """By the clock that stamps the file."""
+        os.utime(self._path)
+        return self._path.stat().st_mtime
 
     def _say(self, event: dict[str, Any]) -> None:
         self._stream.write(json.dumps(event) + "\n")
@@ -118,4 +128,5 @@ def _read(path: Path, now: float, stale_seconds: float) -> Attempt | None:
             for event in events
             if event["event"] == "shard"
         ),
+        mtimes_ns={event["name"]: event["mtime_ns"] for event in events if event["event"] == "shard"},
     )

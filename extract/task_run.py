@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from extract.atomic import remove, remove_leftovers, scratch_folder
+from extract.atomic import remove_leftovers, scratch_folder
 from extract.claims import Claims
 from extract.containment import Extract
 from extract.index import failures_of, is_finished
@@ -33,7 +33,7 @@ class TaskSummary:
     """What became of a task.
 
     Attributes:
-        shards, videos, frames, failures: what this attempt has made.
+        shards, videos, frames, failures, damaged: what this attempt has made.
         found: shards of the share that were there already, or that another task has made meanwhile.
         seconds: wall time.
     """
@@ -42,6 +42,7 @@ class TaskSummary:
     videos: int
     frames: int
     failures: int
+    damaged: int
     found: int
     seconds: float
 
@@ -84,16 +85,15 @@ def run_share(
     with TaskLog(job.out, share, claims.stale_seconds) as log:
         done, todo = divide_work(share.of(plans), job)
         may_fail = _failures_left(max_failures, done, job)
-        scratch = scratch_folder(job.scratch)
-        work = ShardWork(job=job, scratch=scratch, may_fail=may_fail, extract=extract)
-        results = _make_all(work, todo, claims, workers)
         try:
-            with watch_journals(scratch, count_rows(todo), count_rows(done)), contextlib.closing(results):
-                for written in results:
-                    log.add(written)
-                    made.append(written)
+            with scratch_folder(job.scratch) as scratch:
+                work = ShardWork(job=job, scratch=scratch, may_fail=may_fail, extract=extract)
+                results = _make_all(work, todo, claims, workers)
+                with watch_journals(scratch, count_rows(todo), count_rows(done)), contextlib.closing(results):
+                    for written in results:
+                        log.add(written)
+                        made.append(written)
         finally:
-            remove(scratch)
             # An error in one worker ends the others wherever they are, perhaps in the middle of a shard.
             for folder in {job.out, job.scratch}:
                 remove_leftovers(folder)
@@ -103,6 +103,7 @@ def run_share(
         videos=sum(w.videos for w in made),
         frames=sum(w.frames for w in made),
         failures=sum(w.failures for w in made),
+        damaged=sum(w.damaged for w in made),
         found=len(share.of(plans)) - len(made),
         seconds=time.monotonic() - start,
     )

@@ -89,7 +89,8 @@ def train(
         deadline: ``time.monotonic()`` from which on it stops by itself.
 
     Raises:
-        CheckpointError: ``run_dir`` holds a training of another configuration or of other data.
+        CheckpointError: ``run_dir`` holds a training of another configuration or of other data, or ranks do not see
+            the same checkpoint there.
         TrainingError: the loss is not finite, or too many videos are damaged.
     """
     sampler = _make_sampler(len(entries), config, placement)
@@ -98,7 +99,7 @@ def train(
     model.to(placement.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload knows 4D only
     optimizer = build_optimizer(model, config.optim)
     stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
-    first_step, state = resume(run_dir, model, optimizer, stored, sampler.total_steps)
+    first_step, state = resume(run_dir, model, optimizer, stored, sampler.total_steps, placement)
     if first_step:
         say(f"continuing after step {first_step} of {sampler.total_steps}")
     running = _Training(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from torch import nn
 
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 from train.config import changed_fields
+from train.distributed import Placement, from_all_ranks
 
 FREE = (
     "data.workers",
@@ -27,23 +29,30 @@ computed."""
 
 
 def resume(
-    run_dir: Path, model: nn.Module, optimizer: torch.optim.Optimizer, stored: dict[str, Any], total_steps: int
+    run_dir: Path,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    stored: dict[str, Any],
+    total_steps: int,
+    placement: Placement,
 ) -> tuple[int, dict[str, Any]]:
-    """Loads the last checkpoint of a folder, if there is one.
+    """Loads the last checkpoint of a folder, if there is one; all ranks must call this together.
 
     Args:
         run_dir: the training's folder.
         model, optimizer: what it is loaded into.
         stored: what checkpoints of this training say of where they come from; must fit.
         total_steps: of this training.
+        placement: this process among all.
 
     Returns:
         The steps done, and the checkpoint's other state; 0 and nothing without a checkpoint.
 
     Raises:
-        CheckpointError: the folder holds a training of something else.
+        CheckpointError: the folder holds a training of something else, or ranks see different checkpoints.
     """
     if not list_checkpoints(run_dir):
+        _compare(run_dir, "no checkpoint", placement)
         return 0, {}
     checkpoint = load_checkpoint(run_dir)
     if "imported" in checkpoint.config:
@@ -60,7 +69,24 @@ def resume(
             f"{run_dir} holds a training of another configuration ({'; '.join(changed)}); "
             "choose another folder, or give the same settings to continue it"
         )
+    # Which checkpoint is told with its bytes: a step's number alone may be that of another run's.
+    _compare(run_dir, f"{checkpoint.path.name} ({checkpoint.weights_hash})", placement)
     model.load_state_dict(checkpoint.weights)
     state = checkpoint.load_state()
     optimizer.load_state_dict(state["optimizer"])
     return min(checkpoint.step, total_steps), state
+
+
+def _compare(run_dir: Path, found: str, placement: Placement) -> None:
+    """Refuses ranks that would begin at different steps: their folder is not shared, or a host lists it late.
+
+    Raises:
+        CheckpointError: they differ; the message says who has found what.
+    """
+    said = from_all_ranks(f"on {socket.gethostname()}: {found}", placement)
+    if len({each.partition(": ")[2] for each in said}) > 1:
+        listed = "; ".join(f"rank {rank} {each}" for rank, each in enumerate(said))
+        raise CheckpointError(
+            f"{run_dir}: ranks do not see the same last checkpoint ({listed}). All hosts must share this folder; "
+            "where they do, one of them had not seen the newest files yet: start again"
+        )

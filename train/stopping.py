@@ -72,12 +72,12 @@ def stop_requests(run_dir: Path, deadline: float, placement: Placement) -> Itera
     Args:
         run_dir: the training's folder; a file ``stop`` in it asks to stop, and is removed at the end.
         deadline: ``time.monotonic()`` from which on the time is up.
-        placement: this process among all; one of them looks for the file.
+        placement: this process among all; one of them looks for the file, and at the clock, so that it knows why.
     """
     if placement.is_main:
         for name in (FINISHED_NAME, STOPPED_NAME):
             (run_dir / name).unlink(missing_ok=True)
-    request = StopRequest(run_dir / STOP_NAME if placement.is_main else None, deadline)
+    request = StopRequest(run_dir / STOP_NAME, deadline) if placement.is_main else StopRequest()
     numbers = [signal.SIGTERM, signal.SIGINT]
     # NCCL may have taken it for itself.
     if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:

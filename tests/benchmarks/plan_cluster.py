@@ -13,7 +13,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
-from extract.claims import BEATS, STALE_SECONDS
+from extract.liveness import BEATS, STALE_SECONDS
 from tests.benchmarks.subject import read_entries
 
 CLIP_FRAMES, MOTION_WINDOWS, CHUNKS_A_WINDOW, CHUNK_FRAMES = 16, 4, 2, 8

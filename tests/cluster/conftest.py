@@ -51,8 +51,12 @@ def small_extraction(
 ) -> SmallExtraction:
     folder = tmp_path_factory.mktemp("small")
     for i in range(VIDEOS - 1):
-        make_video(folder / f"v{i:02d}.mp4", "-c:v", "libx264", "-vf", f"hue=h={30 * i}", frames=20 + i)
+        options = ("-c:v", "libx264", "-movflags", "+faststart", "-vf", f"hue=h={30 * i}")
+        make_video(folder / f"v{i:02d}.mp4", *options, frames=20 + i)
+    damaged = folder / "v03.mp4"
+    damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size * 2 // 3])
     manifest, gated = write_manifest(folder), write_gated_ffmpeg(folder, ffmpeg)
     done = CliRunner().invoke(main, ["run", str(manifest), str(folder / "one"), *SHARD_OPTIONS])
     assert done.exit_code == WITH_FAILURES, done.output
+    assert "damaged   1" in done.output
     return SmallExtraction(manifest=manifest, reference=folder / "one", ffmpeg=gated, gates=folder / "gates")

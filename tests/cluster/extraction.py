@@ -67,7 +67,7 @@ def write_gated_ffmpeg(folder: Path, binary: FfmpegBinary) -> Path:
 
 def results(out: Path) -> dict[str, str]:
     """Checksums of all that an extraction is to be judged by."""
-    paths = [*out.glob("shard-*.h5"), out / "index.json", out / "failures.csv"]
+    paths = [*out.glob("shard-*.h5"), *(out / f for f in ("index.json", "failures.csv", "damaged.csv"))]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

@@ -16,10 +16,15 @@ SMALL = ("--cpus-per-task=1", "--mem=500M", "--time=5")
 LIMIT = 180.0
 
 
-def start(slurm: SlurmCluster, small: SmallExtraction, out: Path, array: str, *options: str) -> str:
+def start(slurm: SlurmCluster, small: SmallExtraction, out: Path, array: str, tasks: int) -> str:
+    """Submits the script that comes with the package; the number of tasks is said, as for single tasks."""
+    return submit(slurm, small, out, array, SCRIPT, "--num-tasks", str(tasks))
+
+
+def submit(slurm: SlurmCluster, small: SmallExtraction, out: Path, array: str, script: Path, *options: str) -> str:
     log = f"--output={out.parent}/{out.name}-%A_%a.log"
     arguments = [small.manifest, out, *SHARD_OPTIONS, "--ffmpeg", small.ffmpeg, *options]
-    return slurm.sbatch(f"--array={array}", *SMALL, log, SCRIPT, *arguments)
+    return slurm.sbatch(f"--array={array}", *SMALL, log, script, *arguments)
 
 
 def merge(slurm: SlurmCluster, out: Path) -> None:
@@ -33,7 +38,9 @@ def test_four_tasks_make_what_one_machine_makes(
     slurm: SlurmCluster, small_extraction: SmallExtraction, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
-    job = start(slurm, small_extraction, out, "1-7:2%3")  # starts at 1, in steps, three at once
+    script = tmp_path / "job.sh"
+    script.write_text('#!/bin/bash\nexec cmd-extract run "$@"\n')
+    job = submit(slurm, small_extraction, out, "1-7:2%3", script)  # starts at 1, in steps, three at once
     slurm.wait(job, LIMIT)
     for task in range(4):
         assert slurm.job(f"{job}_{2 * task + 1}")["JobState"] == "COMPLETED"
@@ -52,7 +59,7 @@ def test_a_task_that_is_killed_and_requeued_continues(
 ) -> None:
     out = tmp_path / "out"
     gate = small_extraction.close_gate(10)  # the first video of the second shard of task 1 of 4
-    job = start(slurm, small_extraction, out, "0-3")
+    job = start(slurm, small_extraction, out, "0-3", 4)
     first, second = out / "shard-00001.h5", out / "claims" / "shard-00005.h5"
     wait_until(lambda: first.exists() and second.exists(), LIMIT, "task 1 at its second shard")
     before = first.stat()
@@ -80,7 +87,7 @@ def test_tasks_that_run_twice_at_once_do_the_work_once(
     out = tmp_path / "out"
     gate = small_extraction.close_gate(0)
     # The same tasks twice, and others that share the manifest differently.
-    jobs = [start(slurm, small_extraction, out, array) for array in ("0-1", "0-1", "0-2")]
+    jobs = [start(slurm, small_extraction, out, f"0-{tasks - 1}", tasks) for tasks in (2, 2, 3)]
     wait_until(
         lambda: len(list((out / "tasks").glob("*.jsonl"))) == 7 if out.exists() else False, LIMIT, "7 tasks at once"
     )

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -19,7 +21,6 @@ from extract.ffmpeg_binary import FfmpegBinary
 from extract.job import RunJob
 from extract.pipeline import run_extraction
 from extract.schema import VideoRecord
-from extract.shard_reader import ShardReader, ShardSet
 from extract.video import ExtractedVideo, extract_video
 from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, WITH_FAILURES, SmallExtraction, results
 from tests.cluster.slurm import wait_until
@@ -115,7 +116,7 @@ def hostile_extract(source: Path, config: ExtractConfig, workdir: Path, binary: 
     return extract_video(source, config, workdir, binary)
 
 
-def test_what_kills_workers_is_named_and_its_neighbours_are_not_blamed(
+def test_what_kills_workers_is_a_failure_and_its_neighbours_are_not_blamed(
     small_extraction: SmallExtraction, ffmpeg: FfmpegBinary, tmp_path: Path
 ) -> None:
     out, videos = tmp_path / "out", small_extraction.manifest.parent
@@ -123,15 +124,35 @@ def test_what_kills_workers_is_named_and_its_neighbours_are_not_blamed(
     job = RunJob(root=videos, out=out, scratch=out, config=ExtractConfig(), binary=ffmpeg)
     with dask_processes(tmp_path, 2) as dask:  # with nannies, which start new workers
         spread = partial(make_with_dask, DaskCluster(scheduler_file=dask.scheduler_file))
-        with pytest.raises(RuntimeError, match=r"workers died while they made 1 shard \(shard-00005\.h5\)"):
-            run_extraction(rows, job, workers=1, videos_per_shard=1, extract=hostile_extract, spread=spread)
-    assert sorted(p.name for p in out.glob("shard-*")) == [f"shard-{n:05d}.h5" for n in range(8) if n != 5]
-    (failure,) = ShardReader(out / "shard-00002.h5").failures()
-    assert failure[2] == "crash"
-    # Without the culprit the same folder is completed by this machine.
-    summary = run_extraction(rows, job, workers=1, videos_per_shard=1)
-    assert (summary.videos, summary.failures, summary.new_videos) == (7, 1, 1)
-    assert len(ShardSet(out).videos) == 7
+        summary = run_extraction(rows, job, workers=1, videos_per_shard=4, extract=hostile_extract, spread=spread)
+    assert (summary.videos, summary.failures, summary.shards) == (6, 2, 2)
+    with (out / "failures.csv").open() as stream:
+        assert [(row["row"], row["stage"]) for row in csv.DictReader(stream)] == [("2", "crash"), ("5", "crash")]
+    assert not list(out.glob("*.begun"))
+
+
+def deadly_extract(source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary) -> ExtractedVideo:
+    """Kills the worker whatever the video is, and lets every second turn come to its second video."""
+    begun = workdir.parent.parent.parent / "begun"
+    with begun.open("a") as stream:
+        stream.write(f"{source.stem}\n")
+    if source.stem == "v01" or begun.read_text().count("v00") % 2:
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(LIMIT)
+    return extract_video(source, config, workdir, binary)
+
+
+def test_workers_that_die_of_no_single_video_are_an_error(
+    small_extraction: SmallExtraction, ffmpeg: FfmpegBinary, tmp_path: Path
+) -> None:
+    out, videos = tmp_path / "out", small_extraction.manifest.parent
+    rows = [VideoRecord(row=i, video_id=f"v{i:02d}", path=f"v{i:02d}.mp4") for i in range(2)]
+    job = RunJob(root=videos, out=out, scratch=out, config=ExtractConfig(), binary=ffmpeg)
+    with dask_processes(tmp_path, 1) as dask:
+        spread = partial(make_with_dask, DaskCluster(scheduler_file=dask.scheduler_file))
+        with pytest.raises(RuntimeError, match=r"workers died while they made 1 shard \(shard-00000\.h5\)"):
+            run_extraction(rows, job, workers=1, videos_per_shard=2, extract=deadly_extract, spread=spread)
+    assert not list(out.glob("shard-*.h5"))
 
 
 def test_without_a_scheduler_dask_starts_workers_here(small_extraction: SmallExtraction, tmp_path: Path) -> None:

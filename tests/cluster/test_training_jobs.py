@@ -147,6 +147,8 @@ def test_a_cancelled_job_is_not_queued_again(jobs: dict[str, Job], slurm: SlurmC
     wait_until(lambda: held.exists() and len(held.read_text().splitlines()) == 5, PATIENCE, "step 5")
     slurm.command("scancel", job.number)
     assert job.end() == "CANCELLED", job.said()
+    assert "stopped:" in job.said()
+    assert "queued again" not in job.said()
     assert slurm.job(job.number)["Restarts"] == "0"
 
 

@@ -5,7 +5,6 @@ import ctypes
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from extract.atomic import remove_leftovers
 from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.job import RunJob
@@ -67,23 +65,6 @@ def make_job(folder: Path, out: Path, ffmpeg: FfmpegBinary, timeout: float = 60.
 def failures(out: Path) -> dict[str, tuple[str, str]]:
     with (out / "failures.csv").open() as stream:
         return {row["path"].removesuffix(".mp4"): (row["stage"], row["reason"]) for row in csv.DictReader(stream)}
-
-
-def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
-    dead = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
-    living = subprocess.Popen(["sleep", "60"])
-    host = socket.gethostname()
-    names = {pid: f".extract-{host}-{pid}-shard" for pid in (dead.pid, living.pid)}
-    for name in names.values():
-        (tmp_path / name).touch()
-    (tmp_path / f".extract-elsewhere-{dead.pid}-shard").touch()
-    remove_leftovers(tmp_path)
-    living.kill()
-    left = {p.name for p in tmp_path.iterdir()}
-    assert left == {names[living.pid], f".extract-elsewhere-{dead.pid}-shard"}
-    living.wait()
-    dead.wait()
 
 
 def processes_with(text: str) -> list[str]:

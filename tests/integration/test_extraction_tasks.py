@@ -22,7 +22,8 @@ from click.testing import CliRunner
 from extract.claims import Owner
 from extract.cli import main
 from extract.ffmpeg_binary import FfmpegBinary
-from extract.schema import MOTION_GRID
+from extract.schema import FRAME_JPEG, MOTION_GRID
+from extract.task_log import read_attempts
 from tests.cluster.extraction import write_gated_ffmpeg
 
 SHARDS = 5
@@ -40,10 +41,14 @@ def run(*arguments: object) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
-    """Nine rows, the last without a file."""
+    """Nine rows, the first of a truncated file, the last without a file."""
     folder = tmp_path_factory.mktemp("videos")
-    for i in range(8):
+    for i in range(1, 8):
         make_video(folder / f"v{i}.mp4", "-c:v", "libx264", frames=5 + i, size="64x48")
+    whole = make_video(
+        folder / "v0.mp4", "-c:v", "libx264", "-movflags", "+faststart", source="mandelbrot", frames=20, size="64x48"
+    )
+    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
     path = folder / "manifest.csv"
     path.write_text("id,path\n" + "".join(f"v{i},v{i}.mp4\n" for i in range(9)))
     return path
@@ -57,7 +62,7 @@ def reference(manifest: Path) -> dict[str, str]:
 
 
 def results(out: Path) -> dict[str, str]:
-    paths = [*out.glob("shard-*.h5"), out / "index.json", out / "failures.csv"]
+    paths = [*out.glob("shard-*.h5"), *(out / f for f in ("index.json", "failures.csv", "damaged.csv"))]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -78,7 +83,11 @@ def test_tasks_make_together_what_one_run_makes(
         code, output = run("run", manifest, out, *OPTIONS, "--task", task, "--num-tasks", num_tasks)
         assert code == 0, output
         assert not (out / "index.json").exists()
-    assert run("merge", out)[0] == WITH_FAILURES
+    assert "damaged   1, extracted as far" in output  # of task 0, the last to run
+    code, output = run("merge", out)
+    assert code == WITH_FAILURES
+    assert f"1 damaged ({out / 'damaged.csv'})" in output
+    assert "v0" in (out / "damaged.csv").read_text()
     assert results(out) == reference
     code, output = run("verify", out)
     assert code == 0, output
@@ -97,6 +106,63 @@ def test_a_merge_does_not_trust_a_shard_that_is_not_as_its_task_left_it(
     (out / "tasks" / "00000-of-00001--n1-1-1.jsonl").write_text(f"{lines[0]}\n{json.dumps(told)}\n")
     assert run("merge", out)[0] == WITH_FAILURES
     assert results(out) == reference
+
+
+def test_a_merge_reads_a_shard_that_was_made_again_without_a_log(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)
+    shard = out / "shard-00002.h5"
+    before = shard.read_bytes()
+    with h5py.File(shard, "r+", locking=False) as file:  # as long as before, like many a shard that is made again
+        file[FRAME_JPEG][9] ^= 1
+    after = shard.read_bytes()
+    assert len(after) == len(before)
+    assert run("merge", out)[0] == WITH_FAILURES
+    entry = json.loads((out / "index.json").read_text())["shards"][2]
+    assert entry["sha256"] == hashlib.sha256(after).hexdigest()
+
+
+def test_a_merge_leaves_alone_what_others_are_at_work_on(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)
+    retry, merge = out / ".extract-n1-1-scratch", out / ".extract-n2-1-index.json"
+    old = out / ".extract-n3-1-index.json"
+    retry.mkdir()
+    for path in (merge, old):
+        path.touch()
+    os.utime(old, (0, 0))
+    assert run("merge", out)[0] == WITH_FAILURES
+    assert set(out.glob(".*")) == {retry, merge}
+
+
+def test_status_goes_by_the_clock_of_the_file_system(
+    manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "out"
+    (out / "jobs").mkdir(parents=True)
+    code, output = run("status", out)
+    assert code == 0
+    assert "submitted, no task has started yet" in output
+    # The hosts' clocks disagree, in both directions.
+    clock = time.time
+    for task, offset in enumerate((9000, -9000)):
+        monkeypatch.setattr(time, "time", lambda offset=offset: clock() + offset)
+        run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 2, "--max-failures", task)
+    put_claim(out, 1)
+    assert "1 running, 0 stale" in run("status", out)[1]
+    monkeypatch.setattr(time, "time", clock)
+    first, second = read_attempts(out, clock(), 180)
+    assert clock() - 300 < first.started_seconds <= second.started_seconds <= clock() + 300
+    assert all(0 <= attempt.seconds < 300 for attempt in (first, second))
+
+
+def test_a_shard_that_has_gone_is_not_done(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)
+    (out / "shard-00001.h5").unlink()
+    output = run("status", out, "--shards")[1]
+    assert "4 done, 0 running, 1 stale" in output
+    assert "0 of 1     stale          4/5" in output
 
 
 def test_a_merge_names_what_is_missing_and_status_says_why(manifest: Path, tmp_path: Path) -> None:
@@ -258,3 +324,26 @@ def test_submit_shows_what_it_would_do_and_refuses_what_run_would_refuse(manifes
     code, output = run("submit", manifest, out, "--dry-run", "--", "--videos-per-shrad", 2)
     assert code == 2
     assert "--videos-per-shrad" in output
+    code, output = run("submit", manifest, out, "--dry-run", "--", "--transcode", "never", "--fps", 25)
+    assert code == 2, "run checks more than the names"
+    assert "fps" in output
+
+
+@pytest.mark.parametrize(
+    "words",
+    [("--task", 0), ("--num-tasks", 4), ("--no-share",), ("--backend", "dask"), ("--retry-failures", "all")],
+)
+def test_submit_refuses_what_contradicts_an_array(manifest: Path, tmp_path: Path, words: tuple[object, ...]) -> None:
+    code, output = run("submit", manifest, tmp_path / "out", "--dry-run", "--", *words)
+    assert code == 2
+    assert f"{words[0]}: not among the options of the tasks" in output
+
+
+def test_submit_refuses_the_folder_of_another_extraction(manifest: Path, reference: dict[str, str]) -> None:
+    out = manifest.parent / "one"
+    code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS)
+    assert code == 0, output
+    code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS, "--gop", 6)
+    assert code == 1
+    assert "gop: 12 is now 6" in output
+    assert results(out) == reference

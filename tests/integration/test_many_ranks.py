@@ -138,3 +138,21 @@ def test_slurm_tasks_find_each_other(whole: Path, few_shards: Path, tmp_path: Pa
     said = [finish(process) for process in tasks]
     assert [process.returncode for process in tasks] == [0, 0], said
     assert same(weights(tmp_path / "run"), weights(whole / "run"))
+
+
+def test_ranks_that_see_other_checkpoints_refuse_to_continue(whole: Path, few_shards: Path, tmp_path: Path) -> None:
+    port = free_port()
+    tasks = []
+    for rank, last in enumerate((9, 6)):  # folders of two hosts that do not share one
+        run_dir = tmp_path / str(rank)
+        shutil.copytree(whole / "run", run_dir)
+        (run_dir / "finished").unlink()
+        forget_after(run_dir, last)
+        seat = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        tasks.append(launch(1, [few_shards, run_dir, *OPTIONS], MASTER_PORT=port, **seat))
+    for rank, process in enumerate(tasks):
+        said = finish(process)
+        assert process.returncode not in (None, 0), said
+        assert f"rank 0 on {socket.gethostname()}: step-00000009 (" in said
+        assert f"rank 1 on {socket.gethostname()}: step-00000006 (" in said
+        assert not (tmp_path / str(rank) / "finished").exists()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -109,3 +110,34 @@ def test_a_claim_without_words_counts_by_its_age(tmp_path: Path) -> None:
     assert claims.is_held(SHARD)
     os.utime(path, (0, 0))
     assert not claims.is_held(SHARD)
+
+
+@pytest.mark.parametrize("number", [errno.ENOENT, errno.ESTALE])
+def test_a_claim_that_goes_while_it_is_read_is_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    claims = Claims(out=tmp_path)
+    put(claims, ELSEWHERE)
+
+    def gone(*_: object) -> str:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_text", gone)
+    assert claims.read(SHARD) is None
+    assert not claims.is_held(SHARD)
+
+
+def test_a_folder_that_a_merge_removes_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = Claims(out=tmp_path)
+    make, times = Path.mkdir, []
+
+    def make_and_lose(self: Path, *arguments: object, **options: bool) -> None:
+        make(self, **options)
+        times.append(self)
+        if len(times) == 1:
+            self.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", make_and_lose)
+    with claims.hold(SHARD) as mine:
+        assert mine
+    assert len(times) == 2

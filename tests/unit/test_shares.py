@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import os
+import subprocess
+from pathlib import Path
+
 import pytest
 
+from extract.cli_run import run
 from extract.plan import plan_shards
 from extract.schema import VideoRecord
 from extract.shares import Share, allotted_cores, find_share
@@ -29,10 +34,10 @@ def test_every_shard_falls_to_exactly_one_task(num_tasks: int) -> None:
     [
         (array(0, 4, 0, 3, 1), (0, 4)),
         (array(3, 4, 0, 3, 1), (3, 4)),
-        (array(8, 4, 5, 8, 1), (3, 4)),
+        (array(4, 4, 1, 4, 1), (3, 4)),
         (array(5, 4, 1, 7, 2), (2, 4)),
-        (array(9, 1, 9, 9, 1), (0, 1)),
-        (array(10, 3, 4, 10, 3), (2, 3)),
+        (array(0, 1, 0, 0, 1), (0, 1)),
+        (array(6, 3, 0, 6, 3), (2, 3)),
     ],
 )
 def test_an_array_tells_the_share_whatever_its_ids(environ: dict[str, str], expected: tuple[int, int]) -> None:
@@ -54,7 +59,9 @@ def test_what_is_said_goes_before_what_the_array_says() -> None:
 @pytest.mark.parametrize(
     ("environ", "task", "num_tasks", "complaint"),
     [
-        (array(7, 2, 3, 7, 1), None, None, "with gaps"),
+        (array(7, 2, 0, 7, 1), None, None, "with gaps"),
+        (array(3, 1, 3, 3, 1), None, None, "the array starts at 3"),  # --array=3, a task of many again
+        (array(4, 2, 4, 5, 1), None, None, "the array starts at 4"),
         ({}, None, 4, "--num-tasks needs --task"),
         ({}, 1, None, "--task needs --num-tasks"),
         ({}, 4, 4, "task: 4 is not between 0 and 3"),
@@ -71,3 +78,18 @@ def test_contradictions_are_errors(
 @pytest.mark.parametrize(("given", "cores"), [("3", 3), ("64", 8), ("", 8), ("2(x3)", 8), ("0", 8)])
 def test_a_job_uses_the_cores_it_has_been_given(given: str, cores: int) -> None:
     assert allotted_cores({"SLURM_CPUS_ON_NODE": given}, 8) == cores
+
+
+def test_what_the_user_says_goes_before_what_the_batch_script_says(tmp_path: Path) -> None:
+    program = tmp_path / "cmd-extract"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "m.csv").touch()
+    script = Path(__file__).resolve().parents[2] / "extract" / "slurm" / "extract.sbatch"
+    command = ["bash", script, tmp_path / "m.csv", "out", "--scratch", "mine", "--num-tasks", "8"]
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
+    given = run.make_context("run", said[1:]).params
+    assert (said[0], str(given["scratch"]), given["num_tasks"]) == ("run", "mine", 8)
+    said = subprocess.run(command[:4], env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert run.make_context("run", said[1:]).params["num_tasks"] == 32

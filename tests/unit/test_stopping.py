@@ -63,11 +63,11 @@ def test_the_file_is_removed_once_heard_and_kept_by_a_failure(tmp_path: Path) ->
     assert file.exists()
 
 
-def test_one_rank_looks_for_files(tmp_path: Path) -> None:
+def test_one_rank_looks_for_files_and_at_the_clock(tmp_path: Path) -> None:
     second = Placement(rank=1, world_size=2, device=torch.device("cpu"))
     for name in ("stop", "finished", "stopped"):
         (tmp_path / name).touch()
-    with stop_requests(tmp_path, math.inf, second) as stop:
+    with stop_requests(tmp_path, -math.inf, second) as stop:
         assert stop.reason() == ""
     assert {path.name for path in tmp_path.iterdir()} == {"stop", "finished", "stopped"}
     with stop_requests(tmp_path, math.inf, ALONE):
