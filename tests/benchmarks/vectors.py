@@ -3,7 +3,7 @@
     python -m tests.benchmarks.vectors [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
 The videos are encoded anew as 340 x 256 H.264 and MPEG-4 of GOP 12 without B-frames. Each stream is then repeated in
-one file, 10 and 20 times, so that the start of a program counts little beside a file. The same files are read by
+one file, 8 and 16 times, so that the start of a program counts little beside a file. The same files are read by
 
 - ``cmd-extract run --transcode never --no-frames --workers 1``, which writes shards with keyframes; its start
   (half a second, a tenth of it) is in it;
@@ -41,7 +41,7 @@ for path in sys.argv[1:]:
                 vectors.to_ndarray()
 """
 # The faster a codec is read, the longer must it be read.
-REPEATS = {"h264": 10, "mpeg4": 20}
+REPEATS = {"h264": 8, "mpeg4": 16}
 PEERS = {
     "mvextractor": "mvextractor's own loop, vectors only",
     "pyav": "PyAV, one thread, vectors as arrays",
