@@ -45,11 +45,11 @@ def encode(source: Path, target: Path, *options: object, repeat: int = 1) -> Pat
     return target
 
 
-def encode_own(video: Path, target: Path, codec: str, *, repeat: int = 1) -> Path:
+def encode_own(video: Path, target: Path, codec: str) -> Path:
     """A stream of 340 x 256 pixels and GOP 12 whose own vectors can be used; the suffix is added."""
     suffix, *coder = OWN_STREAMS[codec]
     size = ("-vf", f"scale={WIDTH}:{HEIGHT},setsar=1", "-pix_fmt", "yuv420p")
-    return encode(video, target.with_suffix(str(suffix)), *size, *coder, "-bf", 0, "-g", 12, repeat=repeat)
+    return encode(video, target.with_suffix(str(suffix)), *size, *coder, "-bf", 0, "-g", 12)
 
 
 def write_manifest(path: Path, videos: Sequence[Path], copies: int = 1) -> Path:

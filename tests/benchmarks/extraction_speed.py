@@ -13,7 +13,7 @@ extract_scaling   Speed by the clock of 2 workers on 2 cores over 1 worker that,
                   ``extract_scaling_unconfined`` leaves both cores to the one worker: FFmpeg's program runs decoder,
                   filters and encoders in threads of their own, so that one worker already uses more than one core.
 extract_rss_mb    Resident memory of a worker with all its children and the command itself: the highest sum seen, looked
-                  at every 10 ms. Shared pages count in every process. Also of videos a tenth as long.
+                  at every 10 ms. Shared pages count in every process. Also of a video a fifth as long.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def peak_memory(manifest: Path, out: Path) -> float:
 
 
 def measure_memory(plan: Plan, video: Path, source: str) -> list[Result]:
-    long = encode(video, plan.folder / "long.mp4", "-c", "copy", repeat=10)
+    long = encode(video, plan.folder / "long.mp4", "-c", "copy", repeat=5)
     manifests = {n: write_manifest(plan.folder / f"memory-{n}.csv", [v]) for n, v in (("short", video), ("long", long))}
     seen = [{n: peak_memory(m, plan.folder / "out") for n, m in manifests.items()} for _ in range(plan.rounds)]
     words = {"long": "extract_rss_mb", "short": "extract_rss_mb_short_video"}

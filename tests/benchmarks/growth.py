@@ -64,7 +64,7 @@ def frame_sizes(plan: Plan, video: Path, source: str) -> list[Series]:
         places = "|".join(f"{x * WIDTH}_{y * HEIGHT}" for y in range(rows) for x in range(columns))
         graph = f"{picture},xstack=layout={places}" if columns * rows > 1 else f"scale={WIDTH}:{HEIGHT},setsar=1"
         target = plan.folder / f"tiles-{columns}x{rows}.mp4"
-        files.append(encode(video, target, "-frames:v", plan.size(400, 12), "-filter_complex", graph, *X264))
+        files.append(encode(video, target, "-frames:v", plan.size(300, 12), "-filter_complex", graph, *X264))
         scaled.append(("--size", f"{columns * WIDTH}x{rows * HEIGHT}", "--frame-short-side", str(SMALL_ROWS * rows)))
     manifests = tuple(write_manifest(file.with_suffix(".csv"), [file]) for file in files)
     sizes = tuple(columns * rows * WIDTH * HEIGHT for columns, rows in TILES)
@@ -90,7 +90,7 @@ def lengths(plan: Plan, video: Path, source: str) -> Series:
 
 
 def numbers(plan: Plan, video: Path, source: str) -> Series:
-    short = encode(video, plan.folder / "short.mp4", "-frames:v", plan.size(100, 12), *X264)
+    short = encode(video, plan.folder / "short.mp4", "-frames:v", plan.size(75, 12), *X264)
     counts = (4, 8, 16, 32)
     return Series(
         name="growth_videos",
@@ -133,7 +133,7 @@ def measure_series(plan: Plan, series: Series, single: Path) -> Result:
 
 
 def benchmark(plan: Plan) -> list[Result]:
-    videos, source = take_videos(plan.videos, plan.folder / "made", frames=plan.size(400, 24))
+    videos, source = take_videos(plan.videos, plan.folder / "made", frames=plan.size(300, 24))
     single = write_manifest(
         plan.folder / "single.csv", [encode(videos[0], plan.folder / "single.mp4", "-frames:v", 1, *X264)]
     )
