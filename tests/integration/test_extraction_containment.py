@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -26,6 +27,11 @@ MakeVideo = Callable[..., Path]
 CONFIG = ExtractConfig(width=64, height=48, frame_short_side=24)
 
 
+def sleep_of(folder: Path) -> str:
+    """Seconds, of this test alone: the same test may be running elsewhere on the machine."""
+    return f"1000.{zlib.crc32(bytes(folder))}"
+
+
 def hostile_extract(source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary) -> ExtractedVideo:
     """The real thing, except that some names do to the process what a broken native library would."""
     match source.stem.partition("-")[0]:
@@ -36,7 +42,7 @@ def hostile_extract(source: Path, config: ExtractConfig, workdir: Path, binary: 
         case "exit":
             os._exit(7)
         case "hang":
-            subprocess.run(["sleep", "1000.4321"], check=True)
+            subprocess.run(["sleep", sleep_of(source.parent)], check=True)
         case "hog":
             kept = [b"x" * (16 << 20) for _ in range(1000)]
             raise AssertionError(f"{len(kept)} blocks were granted")
@@ -98,7 +104,7 @@ def test_what_kills_its_process_costs_one_video(
     assert "--max-memory-mb" in found["hog"][1]
     assert "KeyError" in found["bug"][1]
     assert {v.video_id for v in ShardSet(tmp_path / "out").videos} == {f"fine{kind}" for kind in bad}
-    assert not processes_with("sleep 1000.4321"), "what a video has started ends with it"
+    assert not processes_with(f"sleep {sleep_of(tmp_path)}"), "what a video has started ends with it"
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
 
 
