@@ -29,5 +29,6 @@ def report(run_dir: Path, output: Path | None, shards: Path | None) -> None:
 
     written = write_report(run_dir, output or run_dir / "report.html", shards)
     for line in written.left_out:
-        click.echo(f"not in the report: {line}", err=True)
+        # Names of files need not be UTF-8.
+        click.echo(f"not in the report: {line}".encode("utf-8", "backslashreplace"), err=True)
     click.echo(f"written to {written.path} ({written.bytes / 1e6:.1f} MB)")

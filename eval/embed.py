@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from eval.embedding_spool import EmbeddingSpool
 from eval.features import BACKBONE_FEATURES, FeatureError, Features, identity, read_features, write_features
-from eval.results import Provenance
+from eval.results import DEFAULT_CLIPS, Provenance
 from eval.video_table import VideoTable
 from extract.schema import VideoEntry
 from extract.shard_reader import ShardSet
@@ -32,9 +32,6 @@ from train.import_weights import load_named
 from train.sampling import SamplingConfig
 
 Progress = Callable[[int, int], None]
-
-DEFAULT_CLIPS = 10
-"""Clips a video, as in the paper."""
 
 PARTIAL_ENDING = ".partial"
 """Added to the name of a features file that is not complete yet."""

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eval.embed import DEFAULT_CLIPS, PARTIAL_ENDING, ModelChoice, embed_to_file
+from eval.embed import PARTIAL_ENDING, ModelChoice, embed_to_file
 from eval.features import FeatureError, Features, read_features
-from eval.results import EVAL_FOLDER, Provenance
+from eval.results import DEFAULT_CLIPS, EVAL_FOLDER, Provenance
 from extract.shard_reader import ShardSet
 from train.checkpoint import FOLDER_NAME, find_checkpoint, list_checkpoints
 from train.config import config_from_dict

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from eval.confusion_view import ConfusionView, view_confusion
 from eval.curves import training_charts
 from eval.published import recognise_dataset
 from eval.report_examples import Example, read_examples
-from eval.report_figures import Table, features_name
+from eval.report_figures import Table, features_name, split_name
 from eval.report_inputs import RunInputs, open_shards, read_run
 from eval.report_maps import MappedFeatures, read_maps
 from eval.report_page import check_template_engine, render_page
@@ -24,6 +24,8 @@ from eval.report_tables import (
     accuracy_block,
     auxiliary_block,
     decoupling_block,
+    method_name,
+    newest_splits,
     published_table,
     retrieval_blocks,
 )
@@ -82,7 +84,8 @@ def write_report(run_dir: Path, output: Path, shards_dir: Path | None = None) ->
     output.parent.mkdir(parents=True, exist_ok=True)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
-        temporary.write_text(page, "utf-8")
+        # Names of files need not be UTF-8.
+        temporary.write_text(page, "utf-8", errors="backslashreplace")
         temporary.replace(output)
     finally:
         temporary.unlink(missing_ok=True)
@@ -100,7 +103,7 @@ def gather(inputs: RunInputs, shards_dir: Path | None) -> dict[str, Any]:
         left_out.append("training curves: no metrics.jsonl; weights that were imported have none")
     examples, confusions, maps = _examples(usable, shards, left_out), _confusions(usable), _maps(usable, left_out)
     left_out += _missing_results(usable)
-    motion = _motion(shards) if shards else []
+    motion = _motion(shards, left_out) if shards else []
     if shards is None:
         left_out.append(f"pictures of retrieval and of motion vectors: {reason}; `cmd-eval report` --shards says where")
     return {
@@ -124,7 +127,8 @@ def _usable(inputs: RunInputs, left_out: list[str]) -> RunInputs:
         for record in records:
             try:
                 result_sections({kind: [record]}, None)
-                _confusion_views(kind, record)
+                _confusion_views(kind, [record])
+                summarise(replace(inputs, results={kind: [record]}), None)
             except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
                 left_out.append(
                     f"{inputs.eval_dir / record['file']}: not a whole result of kind {kind} "
@@ -132,14 +136,7 @@ def _usable(inputs: RunInputs, left_out: list[str]) -> RunInputs:
                 )
             else:
                 kept.setdefault(kind, []).append(record)
-    return RunInputs(
-        run_dir=inputs.run_dir,
-        config=inputs.config,
-        metrics=inputs.metrics,
-        checkpoint=inputs.checkpoint,
-        results=kept,
-        unread=inputs.unread,
-    )
+    return replace(inputs, results=kept)
 
 
 def _labels(inputs: RunInputs, shards: ShardSet | None) -> set[str]:
@@ -190,7 +187,9 @@ def _examples(inputs: RunInputs, shards: ShardSet | None, left_out: list[str]) -
         if split.get("examples") and record["provenance"]["data_hash"] == shards.data_hash
     ]
     if offered:
-        return read_examples(*min(offered, key=_example_rank), shards)
+        examples, problems = read_examples(*min(offered, key=_example_rank), shards)
+        left_out += problems
+        return examples
     if newest_first:
         left_out.append("retrieval examples: no result holds any for these shards")
     return []
@@ -203,29 +202,34 @@ def _example_rank(offered: tuple[Mapping[str, Any], Mapping[str, Any]]) -> tuple
     return split["label"] != "label", provenance["checkpoint"] is None, provenance["untrained"]
 
 
-def _motion(shards: ShardSet) -> list[MotionView]:
-    return [draw_motion(shards, entry) for entry in choose_videos(shards.videos, _MOST_MOTION_PICTURES)]
+def _motion(shards: ShardSet, left_out: list[str]) -> list[MotionView]:
+    views = []
+    for entry in choose_videos(shards.videos, _MOST_MOTION_PICTURES):
+        try:
+            views.append(draw_motion(shards, entry))
+        except (ValueError, OSError) as error:
+            left_out.append(f"motion vectors of {entry.video_id}: {error}")
+    return views
 
 
 def _confusions(inputs: RunInputs) -> list[ConfusionView]:
     views = []
     for kind in ("recognition", "probe"):
-        for record in inputs.results.get(kind, ()):
-            views += _confusion_views(kind, record)
+        views += _confusion_views(kind, inputs.results.get(kind, ()))
     return views
 
 
-def _confusion_views(kind: str, record: Mapping[str, Any]) -> list[ConfusionView]:
+def _confusion_views(kind: str, records: Sequence[Mapping[str, Any]]) -> list[ConfusionView]:
     if kind not in ("recognition", "probe"):
         return []
-    method = {"knn": "k-NN", "linear": "linear probe"}.get(record["method"], "fine-tuned")
     return [
         view_confusion(
-            f"{method} by {split['label']}, {features_name(record['provenance'])}, {split['split_column']}",
+            f"{method_name(record)} by {split['label']}, "
+            f"{features_name(split.get('provenance') or record['provenance'])}, {split_name(split)}",
             split,
-            first=number == 0,
+            first=split is record["splits"][0],
         )
-        for number, split in enumerate(record["splits"])
+        for record, split in newest_splits(records)
         if split.get("confusion")
     ]
 

@@ -49,7 +49,9 @@ class Example:
     hits: int
 
 
-def read_examples(record: Mapping[str, Any], split: Mapping[str, Any], shards: ShardSet) -> list[Example]:
+def read_examples(
+    record: Mapping[str, Any], split: Mapping[str, Any], shards: ShardSet
+) -> tuple[list[Example], list[str]]:
     """The examples of a retrieval result, with pictures.
 
     Args:
@@ -57,16 +59,14 @@ def read_examples(record: Mapping[str, Any], split: Mapping[str, Any], shards: S
         split: one of its splits.
         shards: where the frames lie.
 
-    Raises:
-        ValueError: the result names a video that the shards do not hold.
+    Returns:
+        The examples, and a line for each that cannot be shown, for it names a video that the shards do not hold.
     """
     entries = {entry.video_id: entry for entry in shards.videos}
     kind = str(split["label"])
     by_label = kind == "label"
 
     def shown(video_id: str, similarity: float | None = None, hit: bool | None = None) -> ShownVideo:
-        if video_id not in entries:
-            raise ValueError(f"{record['file']}: video {video_id!r} is not in {shards.folder}; make the result again")
         entry = entries[video_id]
         return ShownVideo(
             video_id=video_id,
@@ -77,17 +77,25 @@ def read_examples(record: Mapping[str, Any], split: Mapping[str, Any], shards: S
             strip=_strip(shards, entry),
         )
 
-    examples = []
+    examples, problems = [], []
     for example in split["examples"][:_MOST_EXAMPLES]:
+        named = [example["query"], *(neighbour["video"] for neighbour in example["neighbours"])]
+        strange = [video_id for video_id in named if video_id not in entries]
+        if strange:
+            problems.append(
+                f"retrieval example of {example['query']}: {record['file']} names {strange[0]}, which is not in "
+                f"{shards.folder}; make the result again"
+            )
+            continue
         neighbours = [shown(n["video"], n["similarity"], bool(n["hit"])) for n in example["neighbours"]]
         hits = sum(bool(neighbour.hit) for neighbour in neighbours)
         examples.append(Example(kind=kind, query=shown(example["query"]), neighbours=neighbours, hits=hits))
-    return examples
+    return examples, problems
 
 
 def _strip(shards: ShardSet, entry: VideoEntry) -> Picture | None:
     try:
         return draw_strip(shards, entry)
-    except ValueError:
+    except (ValueError, OSError):
         # The page says that it cannot be shown; all else of the example still counts.
         return None

@@ -6,6 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.results import DEFAULT_CLIPS
+from eval.videos import LEAVE_ONE_OUT
+
 MISSING = "\N{EN DASH}"
 _DASH = "\N{EN DASH}"
 
@@ -78,7 +81,24 @@ def features_name(provenance: Mapping[str, Any]) -> str:
     """Whose features a result compares, in a few words."""
     if provenance["checkpoint"] is None:
         return str(provenance["features"])
+    clips = provenance.get("clips")
+    ending = "" if clips in (None, DEFAULT_CLIPS) else f", {clips} clip{'s' if clips > 1 else ''} a video"
     if provenance["untrained"]:
-        return "the same network, untrained"
+        return f"the same network, untrained{ending}"
     step = provenance["step"]
-    return "trained network" if step is None else f"trained network, step {step}"
+    return ("trained network" if step is None else f"trained network, step {step}") + ending
+
+
+def part_name(split: Mapping[str, Any]) -> str:
+    """The parts of a split that a result is of, tested or asking one first; empty for every video among all others."""
+    if split["split_column"] == LEAVE_ONE_OUT:
+        return ""
+    tested = split.get("test_part", split.get("query_part"))
+    return f"{tested} / {split.get('train_part', split.get('gallery_part'))}"
+
+
+def split_name(split: Mapping[str, Any]) -> str:
+    """A split in words, with its parts if they are not the usual ones."""
+    part = part_name(split)
+    column = str(split["split_column"])
+    return column if part in ("", "test / train") else f"{column} ({part})"

@@ -206,5 +206,5 @@ def _frame(shards: ShardSet, entry: VideoEntry, frame: int) -> Image.Image:
 def _decode(jpeg: memoryview, entry: VideoEntry) -> Image.Image:
     try:
         return Image.open(io.BytesIO(bytes(jpeg))).convert("RGB")
-    except OSError as error:
+    except (OSError, SyntaxError) as error:
         raise ValueError(f"{entry.video_id}: a stored picture cannot be decoded ({error})") from error

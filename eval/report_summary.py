@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from eval.report_figures import features_name, percent
+from eval.report_figures import features_name, percent, split_name
 from eval.report_inputs import RunInputs
 from extract.shard_reader import ShardSet
 
@@ -109,7 +109,13 @@ def _start_of(init: Mapping[str, Any]) -> str:
     if init.get("part"):
         text += f", {init['part']}"
     before = init.get("trained_on")
-    return text + (f", trained on data hash {before['data_hash'][:_SHORT_HASH]}" if before else "")
+    if not before:
+        return text
+    # Imported weights do not say what they were trained on.
+    digest = before.get("data_hash")
+    return text + (
+        f", trained on data hash {digest[:_SHORT_HASH]}" if digest else ", trained on data that is not known"
+    )
 
 
 def _checkpoint_hashes(inputs: RunInputs) -> list[str]:
@@ -160,7 +166,7 @@ def main_figures(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Mai
             # One split for each kind of name; papers quote the first.
             firsts = {split["label"]: split for split in reversed(record["splits"])}
             for split in reversed(firsts.values()):
-                where = f"{name}, {split['split_column']}"
+                where = f"{name}, {split_name(split)}"
                 if kind == "retrieval":
                     what = f"Retrieval by {split['label']}, R@1"
                     figures.append(_main(what, where, split["recall"]["R@1"], split["chance"]["R@1"]))

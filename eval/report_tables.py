@@ -7,7 +7,18 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from eval.published import PUBLISHED
-from eval.report_figures import MISSING, Cell, Table, features_name, figure_cell, percent, spread_cell, words
+from eval.report_figures import (
+    MISSING,
+    Cell,
+    Table,
+    features_name,
+    figure_cell,
+    part_name,
+    percent,
+    split_name,
+    spread_cell,
+    words,
+)
 from eval.videos import LEAVE_ONE_OUT
 
 Record = Mapping[str, Any]
@@ -78,7 +89,7 @@ def _class_recall_table(name: str, split: Record) -> Table:
         words(item["class"], str(item["queries"]), *(percent(_value(item["recall"][rank])) for rank in ranks))
         for item in split["per_class"]
     ]
-    caption = f"Per cent of the queries of each {split['label']}: {name}, {split['split_column']}."
+    caption = f"Per cent of the queries of each {split['label']}: {name}, {split_name(split)}."
     return Table(caption=caption, columns=[split["label"], "queries", *ranks], rows=rows)
 
 
@@ -89,41 +100,77 @@ def _value(figure: Any) -> float | None:
 
 
 def _mean_blocks(records: Sequence[Record]) -> list[Block]:
-    rows, ranks = [], []
+    rows: dict[tuple[Any, ...], list[Cell]] = {}
+    ranks: list[str] = []
     for record in records:
         for mean in record["mean"]:
             splits = max(figure["splits"] for figure in mean["recall"].values())
             if splits > 1:
                 ranks = list(mean["recall"])
                 name = f"{features_name(record['provenance'])}, by {mean['label']}"
-                rows.append([Cell(text=name), Cell(text=str(splits)), *map(spread_cell, mean["recall"].values())])
+                cells = [Cell(text=name), Cell(text=str(splits)), *map(spread_cell, mean["recall"].values())]
+                rows[name, _question_key(record)] = cells
     if not rows:
         return []
     caption = "Mean over splits (%); below, the standard deviation between them."
-    return [Block(table=Table(caption=caption, columns=["features", "splits", *ranks], rows=rows))]
+    return [Block(table=Table(caption=caption, columns=["features", "splits", *ranks], rows=list(rows.values())))]
 
 
 def accuracy_block(records: Sequence[Record], caption: str) -> Block:
     """Top-1 and top-5 of probes or of fine-tuned networks, a row for each split.
 
     Args:
-        records: results of kind ``probe`` or ``recognition``.
+        records: results of kind ``probe`` or ``recognition``, oldest first; of two of the same question, method and
+            network the newer one counts.
         caption: what the table shows.
     """
     rows: list[list[Cell]] = []
     details = []
+    newest = newest_splits(records)
+    last_of = {_question_key(record): record for record in records}
     for record in records:
-        method = {"knn": "k-NN", "finetuned": "fine-tuned"}.get(record["method"], record["method"])
-        for split in record["splits"]:
-            name = f"{method}, {features_name(record['provenance'])}"
+        for split in [split for owner, split in newest if owner is record]:
+            name = f"{method_name(record)}, {features_name(split.get('provenance') or record['provenance'])}"
             rows.append(_accuracy_row(name, split))
             if split.get("per_class"):
                 details.append(_class_accuracy_table(name, split))
-        mean_name = f"{method}, {features_name(record['provenance'])}, mean"
-        rows += [_mean_row(mean_name, mean) for mean in record.get("mean") or () if mean["top1"]["splits"] > 1]
+        if last_of[_question_key(record)] is record:
+            name = f"{method_name(record)}, {features_name(record['provenance'])}, mean"
+            rows += [_mean_row(name, mean) for mean in record.get("mean") or () if mean["top1"]["splits"] > 1]
     columns = ["method", "by", "split", "train", "test", "top-1", "top-5", "chance"]
     table = Table(caption=caption, columns=columns, rows=rows, text_columns=3)
     return Block(table=table, details=details, notes=_notes(records))
+
+
+def method_name(record: Record) -> str:
+    """The classifier of a probe or a fine-tuned network, in words."""
+    return {"knn": "k-NN", "finetuned": "fine-tuned"}.get(record["method"], str(record["method"]))
+
+
+def newest_splits(records: Sequence[Record]) -> list[tuple[Record, Record]]:
+    """Results and their splits without those of which there is a newer one: same question, method and network.
+
+    Args:
+        records: results of kind ``probe`` or ``recognition``, oldest first.
+    """
+    found: dict[tuple[Any, ...], tuple[Record, Record]] = {}
+    for record in records:
+        for split in record["splits"]:
+            provenance = split.get("provenance") or record["provenance"]
+            network = (features_name(provenance), provenance["checkpoint_sha256"])
+            found[record["method"], *network, *_split_key(split)] = (record, split)
+    return list(found.values())
+
+
+def _split_key(split: Record) -> tuple[str, ...]:
+    return split["label"], split["split_column"], part_name(split)
+
+
+def _question_key(record: Record) -> tuple[Any, ...]:
+    """What two results must have in common for the newer one to count alone."""
+    provenance = record["provenance"]
+    network = (features_name(provenance), provenance["checkpoint_sha256"])
+    return record.get("method"), *network, *(_split_key(split) for split in record["splits"])
 
 
 def _notes(records: Sequence[Record]) -> list[str]:
@@ -136,7 +183,9 @@ def _accuracy_row(name: str, split: Record) -> list[Cell]:
     return [
         Cell(text=name, note=chosen),
         # A fine-tuned network was trained elsewhere; its result need not know on how many videos.
-        *words(split["label"], split["split_column"], str(split.get("train", MISSING)), str(split["test"])),
+        Cell(text=split["label"]),
+        Cell(text=split["split_column"], note=part_name(split)),
+        *words(str(split.get("train", MISSING)), str(split["test"])),
         figure_cell(split["top1"]),
         figure_cell(split.get("top5")),
         Cell(text=percent(split["chance"])),
@@ -154,7 +203,7 @@ def _mean_row(name: str, mean: Record) -> list[Cell]:
 
 def _class_accuracy_table(name: str, split: Record) -> Table:
     rows = [words(item["class"], str(item["test"]), percent(item["accuracy"])) for item in split["per_class"]]
-    caption = f"Accuracy (%) per {split['label']}: {name}, {split['split_column']}."
+    caption = f"Accuracy (%) per {split['label']}: {name}, {split_name(split)}."
     return Table(caption=caption, columns=["class", "test videos", "accuracy"], rows=rows)
 
 

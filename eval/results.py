@@ -21,6 +21,8 @@ from eval.whole_file import replace_when_whole
 
 RESULT_FORMAT = 1
 KINDS = ("retrieval", "probe", "recognition", "auxiliary", "decoupling")
+DEFAULT_CLIPS = 10
+"""Clips a video, as in the paper."""
 EVAL_FOLDER = "eval"
 """Where, in a training's folder, its results lie."""
 
