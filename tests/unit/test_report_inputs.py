@@ -5,11 +5,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
+from PIL import Image
 
+from eval.cli import main as eval_main
 from eval.report import write_report
 from eval.report_inputs import open_shards, read_run
 from eval.report_page import render_page
+from eval.report_pictures import jpeg_picture
 from eval.report_summary import main_figures, pretext_sentences, summarise, task_of
+from extract.schema import VideoEntry
 from extract.shard_reader import ShardSet
 from tests.unit import report_results as results
 from tests.unit.test_shards import write_shard
@@ -145,6 +150,12 @@ def test_summary_of_a_finetuning_says_what_it_began_with(tmp_path: Path) -> None
     assert summary.task == "Fine-tuning"
     words = f"runs/a (sha256 {'a' * 12}), backbone, trained on data hash {'d' * 12}"
     assert ("started from", words) in summary.facts
+    # Weights that were imported do not say what they were trained on.
+    config["init"]["trained_on"]["data_hash"] = None
+    (run / "config.json").write_text(json.dumps(config))
+    facts = dict(summarise(read_run(run), None).facts)
+    assert facts["started from"].endswith("backbone, trained on data that is not known")
+    write_report(run, tmp_path / "report.html")
 
 
 def test_main_figures_are_of_the_first_split_and_the_newest_result() -> None:
@@ -157,6 +168,54 @@ def test_main_figures_are_of_the_first_split_and_the_newest_result() -> None:
     kinds = {"probe": [results.probe()], "recognition": [results.recognition()]}
     assert [f.what for f in main_figures(kinds)] == ["Fine-tuned by label, top-1", "Linear probe by label, top-1"]
     assert pretext_sentences([]) == []
+
+
+def test_main_figures_of_other_parts_and_clips_stand_beside_each_other() -> None:
+    test, val = results.retrieval(value=0.2), results.retrieval(value=0.9)
+    val["splits"][0]["query_part"] = "val"
+    few = results.retrieval(results.provenance(clips=1), value=0.6)
+    tuned, tuned_val = results.recognition(), results.recognition()
+    tuned_val["splits"][0]["test_part"] = "val"
+    found = main_figures({"retrieval": [test, val, few], "recognition": [tuned, tuned_val]})
+    assert [(f.how, f.value) for f in found] == [
+        ("trained network, step 9, split1", 0.6),
+        ("trained network, step 9, split1 (val / train)", 0.6),
+        ("trained network, step 9, split1", 0.2),
+        ("trained network, step 9, split1 (val / train)", 0.9),
+        ("trained network, step 9, 1 clip a video, split1", 0.6),
+    ]
+
+
+def test_bad_items_are_named_and_the_rest_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    shards = indexed_shards(tmp_path / "shards")
+    known = results.provenance(shards=str(shards.folder), data_hash=shards.data_hash)
+    record = results.retrieval(known)
+    here = shards.videos[0].video_id
+    neighbours = [{"video": here, "label": "x", "similarity": 0.5, "hit": True}]
+    record["splits"][0]["examples"] = [
+        {"query": query, "query_label": "x", "neighbours": neighbours} for query in ("gone", here)
+    ]
+    put(run, record, "r.json")
+    strange = results.probe()
+    strange["splits"][0]["classes"] = ["a\udcff", "b", "c"]
+    put(run, strange, "p.json")
+    wrong_time = results.recognition(results.provenance(created="yesterday"))
+    put(run, wrong_time, "time.json")
+
+    def draw(_: object, entry: VideoEntry) -> None:
+        raise ValueError(f"{entry.video_id}: a stored picture cannot be decoded")
+
+    monkeypatch.setattr("eval.report.draw_motion", draw)
+    monkeypatch.setattr("eval.report_examples.draw_strip", lambda *_: jpeg_picture(Image.new("RGB", (3, 3)), "strip"))
+    told = CliRunner().invoke(eval_main, ["report", str(run)])
+    assert told.exit_code == 0, told.output
+    page = (run / "report.html").read_text("utf-8")
+    assert "retrieval example of gone: r.json names gone" in told.output
+    assert f"motion vectors of {here}: {here}: a stored picture cannot be decoded" in told.output
+    assert "time.json: not a whole result of kind recognition (ValueError: Invalid isoformat" in told.output
+    assert page.count(">query</div>") == 1
+    assert "a\\udcff" in page
 
 
 def test_a_result_that_lacks_something_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:

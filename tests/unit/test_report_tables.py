@@ -11,6 +11,7 @@ from eval.report_tables import (
     accuracy_block,
     auxiliary_block,
     decoupling_block,
+    newest_splits,
     published_table,
     retrieval_blocks,
 )
@@ -76,6 +77,33 @@ def test_accuracy_of_probes_has_a_row_a_split_and_a_mean() -> None:
     assert rows[2][0].startswith("k-NN")
     record["mean"][0]["top1"]["splits"] = 1
     assert len(accuracy_block([record], "").table.rows) == 1, "the mean of one split says nothing new"
+
+
+def test_accuracy_of_a_question_asked_again_is_the_newer_one_and_parts_are_shown() -> None:
+    old, new, val = results.recognition(), results.recognition(), results.recognition()
+    new["splits"][0]["top1"] = results.figure(0.9)
+    val["splits"][0]["test_part"] = "val"
+    other = results.recognition(results.provenance(checkpoint_sha256="f" * 64))
+    block = accuracy_block([old, val, other, new], "")
+    assert [(row[2].note, row[5].text) for row in block.table.rows] == [
+        ("val / train", "60.0"),
+        ("test / train", "60.0"),
+        ("test / train", "90.0"),
+    ]
+    assert len(newest_splits([old, new])) == 1
+    # Of several checkpoints, each split says whose it is.
+    both = results.recognition(results.provenance(checkpoint=None, checkpoint_sha256=None, step=None))
+    first = both["splits"][0]
+    both["splits"] = [first | {"provenance": results.provenance(step=n, checkpoint_sha256=str(n))} for n in (3, 4)]
+    names = [row[0].text for row in accuracy_block([both], "").table.rows]
+    assert names == ["fine-tuned, trained network, step 3", "fine-tuned, trained network, step 4"]
+
+
+def test_captions_say_what_chance_is() -> None:
+    kinds = {"probe": [results.probe()], "recognition": [results.recognition()]}
+    for section in result_sections(kinds, None):
+        words = "Chance is what naming the class of a training video drawn at random reaches."
+        assert section.blocks[0].table.caption.endswith(words)
 
 
 def test_recognition_need_not_know_its_training_videos() -> None:

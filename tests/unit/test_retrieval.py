@@ -21,6 +21,7 @@ from eval.run_retrieval import Question, run_retrieval
 from eval.video_table import VideoTable
 from eval.videos import pair_all, pair_parts, pairing_notes
 from extract.schema import MotionGrid
+from tests.unit import report_results as results
 from train.neighbours import leave_one_out_recall, nearest_others
 
 
@@ -223,6 +224,22 @@ def test_a_run_over_splits_is_averaged_and_printed(tmp_path: Path) -> None:
     (tmp_path / "bad.json").write_text("{}")
     with pytest.raises(ValueError, match="not a result"):
         comparison_table([tmp_path / "bad.json"])
+
+
+def test_what_cannot_be_compared_stands_apart_each_with_its_chance(tmp_path: Path) -> None:
+    changes = {"a": {}, "b": {}, "val": {"query_part": "val"}, "other": {"split_column": "split2"}, "data": {}}
+    for number, (name, change) in enumerate(changes.items()):
+        record = results.retrieval(results.provenance(data_hash="ef"[name == "data"] * 64), value=number / 10)
+        record["splits"][0] |= change | {"chance": {"R@1": 0.01 * (number // 2 + 1), "R@5": 0.5}}
+        write_result(tmp_path / f"{name}.json", record)
+    lines = comparison_table([tmp_path / f"{name}.json" for name in changes]).splitlines()
+    assert [line.split("  ")[0] or line.split()[0] for line in lines] == [
+        *("retrieval by label, split1, data eeeeeeee", "a", "b", "chance"),
+        *("retrieval by label, split1 (val / train), data eeeeeeee", "val", "chance"),
+        *("retrieval by label, split2, data eeeeeeee", "other", "chance"),
+        *("retrieval by label, split1, data ffffffff", "data", "chance"),
+    ]
+    assert [line.split()[1] for line in lines if "chance" in line] == ["1.0", "2.0", "2.0", "3.0"]
 
 
 @pytest.mark.parametrize("fields", [{"split_columns": ()}, {"kinds": ("label", "label")}, {"kinds": ("colour",)}])
