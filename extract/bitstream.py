@@ -16,11 +16,13 @@ from extract.headers import (
     parse_layers,
     parse_sequence,
     parse_slice,
+    parse_slice_type,
 )
 
 _VOP_START = b"\x00\x00\x01\xb6"
 _VOP_TYPES = "IPBS"
 _SLICE_NALS = (1, 5)
+_REFRESH_NAL = 5
 _SPS_NAL = 7
 
 
@@ -62,7 +64,7 @@ def h264_problem(packets: Iterable[bytes], extradata: bytes, gop: int) -> str | 
         extradata: the container's parameter sets; ``avcC``, Annex B or nothing.
         gop: greatest distance of I-frames in frames.
     """
-    length_bytes = (extradata[4] & 3) + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
+    length_bytes = unit_length_bytes(extradata)
     sequences = [parse_sequence(nal) for nal in _extradata_units(extradata) if nal[0] & 31 == _SPS_NAL]
     types: list[str] = []
     before: SliceFacts | None = None
@@ -99,6 +101,28 @@ def h264_problem(packets: Iterable[bytes], extradata: bytes, gop: int) -> str | 
     if problem is None and not in_order:
         return "its frames refer to others than the one before, or are shown in another order"
     return problem
+
+
+def unit_length_bytes(extradata: bytes) -> int:
+    """Bytes of the length before each NAL unit of H.264 packets; 0 if start codes keep units apart."""
+    return (extradata[4] & 3) + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
+
+
+def mixed_picture(packet: bytes, length_bytes: int) -> str | None:
+    """The type (``P`` or ``B``) of an H.264 picture that begins with an I-slice but has slices of others as well.
+
+    FFmpeg calls it an I-frame, since it looks at the first slice only. None for all others, and where headers are
+    damaged.
+    """
+    try:
+        slices = (nal for nal in _units(packet, length_bytes) if nal[0] & 31 in _SLICE_NALS)
+        first = next(slices, None)
+        if first is None or first[0] & 31 == _REFRESH_NAL or parse_slice_type(first) != "I":
+            return None
+        others = {parse_slice_type(nal) for nal in slices}
+    except (BitstreamError, IndexError):
+        return None
+    return next((kind for kind in "BP" if kind in others), None)
 
 
 def _follows(now: SliceFacts, before: SliceFacts, sequence: SequenceFacts) -> bool:

@@ -87,11 +87,20 @@ def _payload(nal: bytes) -> bytes:
     return nal[1:_HEADER_BYTES].replace(b"\x00\x00\x03", b"\x00\x00")
 
 
+def parse_slice_type(nal: bytes) -> str:
+    """``P``, ``B``, ``I`` or ``S``, of a NAL unit that holds a slice."""
+    return _slice_type(_Bits(_payload(nal)))
+
+
+def _slice_type(bits: _Bits) -> str:
+    bits.golomb()  # first macroblock
+    return _SLICE_TYPES[bits.golomb() % 5]
+
+
 def parse_slice(nal: bytes, sequence: SequenceFacts) -> SliceFacts:
     """Of a NAL unit that holds a slice."""
     bits = _Bits(_payload(nal))
-    bits.golomb()  # first macroblock
-    kind = _SLICE_TYPES[bits.golomb() % 5]
+    kind = _slice_type(bits)
     bits.golomb()  # picture parameter set
     if sequence.separate_planes:
         bits.take(2)
