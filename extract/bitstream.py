@@ -1,52 +1,58 @@
 """Tells from a stream's headers, without decoding, whether its own motion vectors can be used as they are.
 
-That needs no B-frames, one reference, an I-frame at least every so many frames, whole pictures (no fields) that begin
-at the coded corner: all of which H.264 and MPEG-4 Part 2 write in their slice, VOP and parameter set headers.
+That needs no B-frames, no reference but the frame before, an I-frame at least every so many frames, whole pictures (no
+fields) of one size that begin at the coded corner: all of which H.264 and MPEG-4 Part 2 write in the headers of slices,
+VOPs, layers and sequences.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+
+from extract.headers import (
+    BitstreamError,
+    SequenceFacts,
+    SliceFacts,
+    parse_layers,
+    parse_sequence,
+    parse_slice,
+    parse_slice_type,
+)
 
 _VOP_START = b"\x00\x00\x01\xb6"
 _VOP_TYPES = "IPBS"
-_SLICE_TYPES = "PBISS"
 _SLICE_NALS = (1, 5)
+_REFRESH_NAL = 5
 _SPS_NAL = 7
-_HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
-_HEADER_BYTES = 64
 
 
-class BitstreamError(ValueError):
-    """A header that does not say what it should."""
+def mpeg4_problem(packets: Iterable[bytes], extradata: bytes, gop: int) -> str | None:
+    """Why the vectors of an MPEG-4 Part 2 stream cannot be used as they are; None if they can.
 
-
-@dataclass(frozen=True, kw_only=True)
-class SequenceFacts:
-    """What an H.264 sequence parameter set says.
-
-    Attributes:
-        size: width and height in macroblocks.
-        references: most frames that a frame may refer to.
-        whole_frames: whether there are no fields.
-        cropped_at_start: whether the picture begins right of or below the coded corner.
+    Args:
+        packets: one frame each.
+        extradata: the container's headers, or nothing.
+        gop: greatest distance of I-frames in frames.
     """
-
-    size: tuple[int, int]
-    references: int
-    whole_frames: bool
-    cropped_at_start: bool
-
-
-def mpeg4_problem(packets: Iterable[bytes], gop: int) -> str | None:
-    """Why the vectors of an MPEG-4 Part 2 stream cannot be used as they are; None if they can."""
     types = []
-    for packet in packets:
-        vops = packet.split(_VOP_START)[1:]
-        if len(vops) != 1 or not vops[0]:
-            return "its packets hold several frames or none"
-        types.append(_VOP_TYPES[vops[0][0] >> 6])
+    try:
+        layers = set(parse_layers(extradata))
+        for packet in packets:
+            head, *vops = packet.split(_VOP_START)
+            if len(vops) != 1 or not vops[0]:
+                return "its packets hold several frames or none"
+            if head:
+                layers.update(parse_layers(head))
+            types.append(_VOP_TYPES[vops[0][0] >> 6])
+    except BitstreamError as error:
+        return f"its headers are damaged ({error})"
+    if len(layers) != 1:
+        return "its parameters change on the way" if layers else "it has no video object layer"
+    (layer,) = layers
+    if layer.interlaced:
+        return "it may be interlaced"
+    if layer.global_motion:
+        return "it may use global motion"
     return _types_problem(types, gop)
 
 
@@ -58,19 +64,26 @@ def h264_problem(packets: Iterable[bytes], extradata: bytes, gop: int) -> str | 
         extradata: the container's parameter sets; ``avcC``, Annex B or nothing.
         gop: greatest distance of I-frames in frames.
     """
-    length_bytes = (extradata[4] & 3) + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
-    sequences = [_parse_sequence(nal) for nal in _extradata_units(extradata) if nal[0] & 31 == _SPS_NAL]
-    types = []
+    length_bytes = unit_length_bytes(extradata)
+    sequences = [parse_sequence(nal) for nal in _extradata_units(extradata) if nal[0] & 31 == _SPS_NAL]
+    types: list[str] = []
+    before: SliceFacts | None = None
+    in_order = True
     try:
         for packet in packets:
-            slices = set()
+            slices: list[SliceFacts] = []
             for nal in _units(packet, length_bytes):
                 kind = nal[0] & 31
                 if kind == _SPS_NAL:
-                    sequences.append(_parse_sequence(nal))
+                    sequences.append(parse_sequence(nal))
                 elif kind in _SLICE_NALS:
-                    slices.add(_slice_type(nal))
-            types.append("".join(sorted(slices)))
+                    if not sequences:
+                        return "it has no sequence parameter set"
+                    slices.append(parse_slice(nal, sequences[-1]))
+            types.append("".join(sorted({part.kind for part in slices})))
+            if before is not None and slices and not _follows(slices[0], before, sequences[-1]):
+                in_order = False
+            before = slices[0] if slices else None
     except (BitstreamError, IndexError) as error:
         return f"its headers are damaged ({error})"
     if not sequences:
@@ -84,7 +97,47 @@ def h264_problem(packets: Iterable[bytes], extradata: bytes, gop: int) -> str | 
             return "it may be interlaced"
         if sequence.cropped_at_start:
             return "its picture is cropped at the left or top"
-    return _types_problem(types, gop)
+    problem = _types_problem(types, gop)
+    if problem is None and not in_order:
+        return "its frames refer to others than the one before, or are shown in another order"
+    return problem
+
+
+def unit_length_bytes(extradata: bytes) -> int:
+    """Bytes of the length before each NAL unit of H.264 packets; 0 if start codes keep units apart."""
+    return (extradata[4] & 3) + 1 if len(extradata) > 6 and extradata[0] == 1 else 0
+
+
+def mixed_picture(packet: bytes, length_bytes: int) -> str | None:
+    """The type (``P`` or ``B``) of an H.264 picture that begins with an I-slice but has slices of others as well.
+
+    FFmpeg calls it an I-frame, since it looks at the first slice only. None for all others, and where headers are
+    damaged.
+    """
+    try:
+        slices = (nal for nal in _units(packet, length_bytes) if nal[0] & 31 in _SLICE_NALS)
+        first = next(slices, None)
+        if first is None or first[0] & 31 == _REFRESH_NAL or parse_slice_type(first) != "I":
+            return None
+        others = {parse_slice_type(nal) for nal in slices}
+    except (BitstreamError, IndexError):
+        return None
+    return next((kind for kind in "BP" if kind in others), None)
+
+
+def _follows(now: SliceFacts, before: SliceFacts, sequence: SequenceFacts) -> bool:
+    """Whether a frame can refer to none but the one before it, which is also shown before it.
+
+    There is one reference, so a frame that is kept as reference takes the place of all others, long-term ones included.
+    """
+    if now.instant_refresh:
+        return True
+    if now.order is not None and before.order is not None:
+        later = (now.order - before.order) % (1 << sequence.order_bits)
+        if not 0 < later < 1 << (sequence.order_bits - 1):
+            return False
+    gap = (now.number - before.number) % (1 << sequence.number_bits)
+    return now.kind == "I" or (before.reference and gap == 1)
 
 
 def _types_problem(types: list[str], gop: int) -> str | None:
@@ -124,63 +177,3 @@ def _units(data: bytes, length_bytes: int) -> Iterator[bytes]:
             raise BitstreamError("a unit is longer than its packet")
         yield data[at : at + size]
         at += size
-
-
-class _Bits:
-    """Reads a NAL unit's payload bit by bit."""
-
-    def __init__(self, nal: bytes) -> None:
-        payload = nal[1:_HEADER_BYTES].replace(b"\x00\x00\x03", b"\x00\x00")
-        self._value = int.from_bytes(payload, "big")
-        self._left = 8 * len(payload)
-
-    def take(self, count: int) -> int:
-        self._left -= count
-        if self._left < 0:
-            raise BitstreamError("a header is too short")
-        return self._value >> self._left & ((1 << count) - 1)
-
-    def golomb(self) -> int:
-        zeros = 0
-        while self.take(1) == 0:
-            zeros += 1
-        return (1 << zeros) - 1 + self.take(zeros)
-
-
-def _slice_type(nal: bytes) -> str:
-    bits = _Bits(nal)
-    bits.golomb()  # first macroblock
-    return _SLICE_TYPES[bits.golomb() % 5]
-
-
-def _parse_sequence(nal: bytes) -> SequenceFacts:
-    bits = _Bits(nal)
-    profile = bits.take(8)
-    bits.take(16)  # constraints and level
-    bits.golomb()  # identifier
-    if profile in _HIGH_PROFILES:
-        if bits.golomb() == 3:  # chroma format
-            bits.take(1)
-        bits.golomb(), bits.golomb()  # bit depths
-        bits.take(1)
-        if bits.take(1):
-            raise BitstreamError("scaling lists are not supported")
-    bits.golomb()  # frame number length
-    order = bits.golomb()
-    if order == 0:
-        bits.golomb()
-    elif order == 1:
-        raise BitstreamError("picture order type 1 is not supported")
-    references = bits.golomb()
-    bits.take(1)
-    size = (bits.golomb() + 1, bits.golomb() + 1)
-    whole_frames = bool(bits.take(1))
-    if not whole_frames:
-        bits.take(1)
-    bits.take(1)
-    left = top = 0
-    if bits.take(1):
-        left, _, top, _ = (bits.golomb() for _ in range(4))
-    return SequenceFacts(
-        size=size, references=references, whole_frames=whole_frames, cropped_at_start=bool(left or top)
-    )

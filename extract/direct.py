@@ -49,7 +49,7 @@ def _unfit(source: Path, facts: SourceFacts, config: ExtractConfig) -> str | Non
             if _is_rotated(source, facts):
                 return "players turn it"
             if facts.codec == "mpeg4":
-                return mpeg4_problem(_packets(container, stream), config.gop)
+                return mpeg4_problem(_packets(container, stream), stream.codec_context.extradata or b"", config.gop)
             return h264_problem(_packets(container, stream), stream.codec_context.extradata or b"", config.gop)
     except (av.error.FFmpegError, ValueError) as error:
         return f"it is damaged ({error})"

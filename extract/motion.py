@@ -15,11 +15,13 @@ from pathlib import Path
 import av
 import av.error
 import numpy as np
+from av.codec.context import Flags
 from av.sidedata.sidedata import SideDataContainer
 from av.sidedata.sidedata import Type as SideDataType
 from av.video.frame import PictureType
 from numpy.typing import NDArray
 
+from extract.bitstream import mixed_picture, unit_length_bytes
 from extract.source import VideoError, input_options, input_url
 
 READERS = ("auto", "pyav", "mvextractor")
@@ -132,9 +134,16 @@ def _read_pyav(path: Path, own: OwnStream | None) -> Iterator[FrameVectors]:
             context.thread_type = "NONE"
             context.thread_count = 1
             context.options = _decoder_options(own)
+            context.flags |= Flags.copy_opaque
+            may_mix = own is not None and context.codec.canonical_name == "h264"
+            length_bytes = unit_length_bytes(context.extradata or b"")
             for packet in container.demux(stream):
                 if own is not None and packet.is_corrupt:
                     own.on_damage()
+                if may_mix and packet.size:
+                    mixed = mixed_picture(bytes(packet), length_bytes)
+                    if mixed is not None:
+                        packet.opaque = mixed
                 yield from _decode(context, packet, own)
     except (av.error.FFmpegError, IndexError) as error:
         raise VideoError("motion", f"the stream cannot be read: {getattr(error, 'strerror', None) or error}") from error
@@ -156,6 +165,8 @@ def _decode(
             if frame.is_corrupt:
                 own.on_damage()
         kind = _TYPE_NAMES[frame.pict_type]
+        if kind == "I" and frame.opaque is not None:
+            kind = str(frame.opaque)  # a mixed picture, as its packet says
         # Not frame.side_data: the frame would keep that, and that the frame, so that its memory could not be used again
         # until Python's collector finds the circle; a fifth of all time, measured.
         side = None
