@@ -16,7 +16,8 @@ Record = Mapping[str, Any]
 
 def evidence_table(record: Record) -> str:
     """All of it, in per cent with 95 % intervals."""
-    lines = [*_kind_lines(record, "label"), "", *_kind_lines(record, "group"), "", *_split_lines(record), ""]
+    lines = ["per cent; in brackets the 95 % interval, over videos", ""]
+    lines += [*_kind_lines(record, "label"), "", *_kind_lines(record, "group"), "", *_split_lines(record), ""]
     lines += [*_difference_lines(record), "", *_auxiliary_lines(record["auxiliary"]), *_speed_lines(record["speed"])]
     return "\n".join(lines)
 

@@ -180,7 +180,9 @@ def main_figures(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[Mai
     for record in results.get("evidence", ())[-1:]:
         for by in ("label", "group"):
             what, chance = f"Retrieval by {by}, R@1", record["chance"][f"by_{by}"]["R@1"]
-            figures += [_main(what, row["model"], row[f"by_{by}"]["R@1"], chance) for row in record["rows"]]
+            figures += [
+                _main(what, f"{row['model']}, all splits", row[f"by_{by}"]["R@1"], chance) for row in record["rows"]
+            ]
     # Of the same question asked twice the newer answer counts.
     return list({(figure.what, figure.how): figure for figure in figures if figure}.values())
 
