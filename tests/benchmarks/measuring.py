@@ -54,8 +54,8 @@ class Result:
         """The median of the rounds."""
         return statistics.median(self.values)
 
-    def entry(self, machine: str) -> dict[str, object]:
-        """As it stands in the benchmark file."""
+    def entry(self, machine: str, load: float) -> dict[str, object]:
+        """As it stands in the benchmark file; ``load`` is the machine's before the script."""
         return {
             "name": self.name,
             "value": self.value,
@@ -66,6 +66,7 @@ class Result:
             "high": max(self.values),
             "rounds": len(self.values),
             "source": self.source,
+            "load": load,
         }
 
 
@@ -137,7 +138,6 @@ def tell_machine(*, quick: bool) -> str:
         find_ffmpeg().version.replace(" version", ""),
         f"torch {version('torch')}",
         f"Python {platform.python_version()}",
-        f"load {os.getloadavg()[0]:.1f} before",
     ]
     return ", ".join(parts) + ("; --quick: no measurement" if quick else "")
 
@@ -180,14 +180,14 @@ def markdown_table(entries: Sequence[Mapping[str, object]]) -> str:
         names_of.setdefault(str(e["source"]), []).append(f"`{e['name']}`")
     lines += ["", "Inputs:", ""]
     lines += [f"- {source} ({', '.join(names)})" for source, names in names_of.items()]
-    lines += ["", *dict.fromkeys(f"Machine: {e['machine']}; at least {_fewest(entries)} rounds." for e in entries)]
+    lines += ["", *dict.fromkeys(f"Machine: {e['machine']}." for e in entries)]
+    rounds, loads = (sorted({float(str(e[field])) for e in entries}) for field in ("rounds", "load"))
+    lines.append(
+        f"At least {rounds[0]:.0f} rounds; load of the machine before a script: {loads[0]:.1f} to {loads[-1]:.1f}."
+    )
     return "\n".join(lines)
 
 
 def _numbers(entry: Mapping[str, object]) -> tuple[str, str]:
     value, low, high = (float(str(entry[field])) for field in ("value", "low", "high"))
     return show_number(value), f"{show_number(low)} - {show_number(high)}"
-
-
-def _fewest(entries: Sequence[Mapping[str, object]]) -> int:
-    return min(int(str(entry["rounds"])) for entry in entries)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -61,7 +62,7 @@ def run_subject(benchmark: Callable[[Plan], list[Result]], description: str | No
     parser = options(description)
     asked = parser.parse_args(words)
     machine = tell_machine(quick=asked.quick)
-    start = time.monotonic()
+    load, start = os.getloadavg()[0], time.monotonic()
     with tempfile.TemporaryDirectory() as folder:
         try:
             plan = Plan(
@@ -73,11 +74,11 @@ def run_subject(benchmark: Callable[[Plan], list[Result]], description: str | No
         except ValueError as error:
             parser.error(str(error))
         results = benchmark(plan)
-    entries = [result.entry(machine) for result in results]
+    entries = [result.entry(machine, load) for result in results]
     print(plain_table(entries))
     for source in dict.fromkeys(result.source for result in results):
         print(f"input: {source}")
-    print(f"{machine}; {time.monotonic() - start:.0f} s in all")
+    print(f"{machine}; load {load:.1f} before; {time.monotonic() - start:.0f} s in all")
     if asked.output is not None:
         keep_entries(asked.output, entries)
 

@@ -22,7 +22,7 @@ retrieval_queries_per_s"""
 
 
 def entry(name: str, *values: float) -> dict[str, object]:
-    return Result(name=name, values=values, unit="x", versus="a peer", source="noise").entry("a machine")
+    return Result(name=name, values=values, unit="x", versus="a peer", source="noise").entry("a machine", 0.5)
 
 
 def test_a_quick_run_writes_a_whole_benchmark_file(tmp_path: Path) -> None:
