@@ -18,7 +18,7 @@ def test_a_result_comes_back_with_its_provenance(tmp_path: Path) -> None:
     assert record["format"] == 1
     assert record["splits"] == [{"top1": None}]
     fields = "command created versions shards data_hash checkpoint checkpoint_sha256 trained_on step untrained settings"
-    assert set(record["provenance"]) == {*fields.split(), "seed", "features", "clips", "pretext"}
+    assert set(record["provenance"]) == {*fields.split(), "seed", "features", "clips", "pretext", "began_from"}
     assert {"context-motion-decoupling", "torch", "numpy", "python"} <= set(record["provenance"]["versions"])
     assert list(path.parent.iterdir()) == [path]
 
