@@ -9,6 +9,7 @@ import click
 
 from eval.command_line import (
     command_words,
+    fresh_option,
     kind_option,
     model_options,
     open_named,
@@ -30,7 +31,7 @@ _TARGET = click.Path(dir_okay=False, path_type=Path)
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", metavar="OUT.h5", type=click.Path(dir_okay=False, path_type=Path))
 @model_options
-def embed(checkpoint: Path, shards: Path, out: Path, clips: int, untrained: bool, workers: int, device: str) -> None:
+def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, **chosen: Any) -> None:
     """Write the features of all videos of SHARDS: of each clip, and their mean.
 
     CHECKPOINT is a checkpoint, or a training's folder for its last one. Started again after an interruption it
@@ -39,14 +40,14 @@ def embed(checkpoint: Path, shards: Path, out: Path, clips: int, untrained: bool
     from eval.embed import ModelChoice, embed_to_file
     from extract.shard_reader import ShardSet
 
-    choice = ModelChoice(checkpoint=checkpoint, untrained=untrained, clips=clips, device=device, workers=workers)
-    if out.exists():
+    choice = ModelChoice(checkpoint=checkpoint, **chosen)
+    if out.exists() and not fresh:
         click.echo(
             f"{out} is there already; nothing is computed if it is of this checkpoint and these shards", err=True
         )
-    features = embed_to_file(out, choice, ShardSet(shards), command_words(), show_progress("embed"))
+    features = embed_to_file(out, choice, ShardSet(shards), command_words(), show_progress("embed"), fresh=fresh)
     videos, width = features.mean_VF.shape
-    click.echo(f"{videos} videos, {clips} clips each, {width} features; in {out}")
+    click.echo(f"{videos} videos, {choice.clips} clips each, {width} features; in {out}")
 
 
 @click.command()
@@ -158,6 +159,7 @@ def search(
 @click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video, at equal spacing.")
 @click.option("--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in this one.")
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
+@fresh_option
 @seed_option
 @output_option
 def decoupling(
@@ -171,6 +173,7 @@ def decoupling(
     clips: int,
     workers: int,
     device: str,
+    fresh: bool,
     split_columns: tuple[str, ...],
     **asked: Any,
 ) -> None:
@@ -189,7 +192,7 @@ def decoupling(
     if not given:
         raise click.UsageError("give at least one of --both, --context and --motion")
     question = DecouplingQuestion(split_columns=tuple(dict.fromkeys(split_columns)), **asked)
-    common = {"shards": shards, "clips": clips, "workers": workers, "device": device}
+    common = {"shards": shards, "clips": clips, "workers": workers, "device": device, "fresh": fresh}
     for name, path in given.items():
         check_heads(name, path)
     networks = {name: open_named(source=path, **common) for name, path in given.items()}

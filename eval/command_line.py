@@ -57,7 +57,7 @@ def source_options(command: Command) -> Command:
         click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)),
     )[::-1]:
         command = decorate(command)
-    command = click.option("--fresh", is_flag=True, help="Make the checkpoint's features anew.")(command)
+    command = fresh_option(command)
     text = "Clips a video, at equal spacing.  [default: 10, or those of FEATURES.h5]"
     return click.option("--clips", type=click.IntRange(1), help=text)(computing_options(command))
 
@@ -65,7 +65,15 @@ def source_options(command: Command) -> Command:
 def model_options(command: Command) -> Command:
     """Options that say how a checkpoint embeds videos."""
     text = "Clips a video, at equal spacing."
-    return click.option("--clips", type=click.IntRange(1), default=10, help=text)(computing_options(command))
+    return click.option("--clips", type=click.IntRange(1), default=10, help=text)(
+        fresh_option(computing_options(command))
+    )
+
+
+def fresh_option(command: Command) -> Command:
+    """Whether features that are there are made again."""
+    text = "Make the features anew; the old file stays until the new one is whole."
+    return click.option("--fresh", is_flag=True, help=text)(command)
 
 
 def computing_options(command: Command) -> Command:

@@ -105,14 +105,23 @@ def embed_videos(
 
     Yields:
         (N, F) float32 of each video: the pooled feature of each clip. No video's depend on which others there are.
+
+    Raises:
+        ValueError: the network gives a video features that are not finite.
     """
     backbone.to(device).eval()
     dataset = EvalDataset(shards, entries, sampling, clips)
     loader = DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=collate_eval)
-    for batch in loader:
+    for entry, batch in zip(entries, loader, strict=True):
         clips_u8 = batch.clips_u8_BNTHWC.to(device).flatten(0, 1)
         parts = [backbone(center_crop(part, crop_size)).pooled_BC for part in torch.split(clips_u8, _CLIPS_AT_ONCE)]
-        yield torch.cat(parts).float().cpu().numpy()
+        feature_NF = torch.cat(parts).float().cpu().numpy()
+        if not np.isfinite(feature_NF).all():
+            raise ValueError(
+                f"{entry.video_id}: the network's features are not finite; its training has diverged or its weights "
+                "are damaged, take another checkpoint"
+            )
+        yield feature_NF
 
 
 def describe_model(
@@ -137,7 +146,9 @@ def describe_model(
     )
 
 
-def embed_to_file(path: Path, choice: ModelChoice, shards: ShardSet, command: str, progress: Progress) -> Features:
+def embed_to_file(
+    path: Path, choice: ModelChoice, shards: ShardSet, command: str, progress: Progress, *, fresh: bool = False
+) -> Features:
     """The features of all videos of a shard set, in a file: read if they are there, made or continued if not.
 
     Args:
@@ -146,26 +157,33 @@ def embed_to_file(path: Path, choice: ModelChoice, shards: ShardSet, command: st
         shards: the videos.
         command: recorded as what made the file.
         progress: called with (videos done, all videos).
+        fresh: make them anew even if they, or others, are there. The file that is there stays until the new one is
+            whole.
 
     Raises:
-        FeatureError: the file holds something else.
+        FeatureError: the file holds something else, or another process is making it.
         ValueError: there is no such checkpoint, or it does not fit the network.
         RuntimeError: a video is damaged; what is done so far is kept.
     """
     checkpoint = load_checkpoint(choice.checkpoint)
     provenance = describe_model(checkpoint, shards, choice, command)
-    if path.exists():
-        found = read_features(path)
-        check_same(found, provenance)
-        return found
+    if path.exists() and not fresh:
+        return _read_same(path, provenance)
     config = config_from_dict(checkpoint.config["settings"])
     backbone = load_backbone(checkpoint, config, untrained=choice.untrained)
     partial = path.with_name(path.name + PARTIAL_ENDING)
     entries = shards.videos
     with (
         process_group(choice.device) as placement,
-        EmbeddingSpool(partial, identity(provenance), choice.clips, backbone.feature_channels) as spool,
+        EmbeddingSpool(partial, identity(provenance), choice.clips, backbone.feature_channels, fresh=fresh) as spool,
     ):
+        # Of this name as long as the spool is locked: what a killed run has left is overwritten.
+        temporary = path.with_name(f".tmp-{path.name}")
+        temporary.unlink(missing_ok=True)
+        if path.exists() and not fresh:
+            # Another process has made it in the meantime.
+            spool.remove()
+            return _read_same(path, provenance)
         if spool.done < len(entries):
             features = embed_videos(
                 backbone,
@@ -181,9 +199,16 @@ def embed_to_file(path: Path, choice: ModelChoice, shards: ShardSet, command: st
                 spool.append(feature_NF)
                 progress(spool.done, len(entries))
         videos = VideoTable.of(entries)
-        write_features(path, videos, provenance, spool.blocks(), choice.clips, backbone.feature_channels)
+        width = backbone.feature_channels
+        write_features(path, videos, provenance, spool.blocks(), choice.clips, width, temporary=temporary)
         spool.remove()
     return read_features(path)
+
+
+def _read_same(path: Path, wanted: Provenance) -> Features:
+    found = read_features(path)
+    check_same(found, wanted)
+    return found
 
 
 def check_same(found: Features, wanted: Provenance) -> None:

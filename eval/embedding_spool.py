@@ -7,6 +7,7 @@ Shape legend: N clips of a video, F features.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import zlib
@@ -22,6 +23,21 @@ from eval.features import FeatureError
 
 _CHECKSUM_BYTES = 4
 _VIDEOS_AT_ONCE = 256
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
+"""What file systems without locks say, such as some of clusters."""
+
+
+def _lock(stream: BinaryIO) -> None:
+    """Locks a file against other processes, where the file system can.
+
+    Raises:
+        BlockingIOError: another process has locked it.
+    """
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
 
 
 class EmbeddingSpool:
@@ -31,13 +47,14 @@ class EmbeddingSpool:
         path: the file; what an earlier run of the same embedding has left in it is kept.
         identity: what is being embedded.
         clips, width: N and F.
+        fresh: forget what is in the file, of whatever embedding.
 
     Raises:
         FeatureError: the file is of another embedding, or another process is writing it.
         OSError: it cannot be written.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], clips: int, width: int) -> None:
+    def __init__(self, path: Path, identity: Mapping[str, Any], clips: int, width: int, *, fresh: bool = False) -> None:
         self.path = path
         self._shape = (clips, width)
         self._record_bytes = _CHECKSUM_BYTES + 4 * clips * width
@@ -45,7 +62,9 @@ class EmbeddingSpool:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._stream: BinaryIO = path.open("a+b")
         try:
-            fcntl.flock(self._stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _lock(self._stream)
+            if fresh:
+                self._stream.truncate(0)
             self.done = self._recover()
         except BlockingIOError:
             self._stream.close()
@@ -88,7 +107,7 @@ class EmbeddingSpool:
 
     def remove(self) -> None:
         """Deletes the file, once its features are safe elsewhere."""
-        self.path.unlink()
+        self.path.unlink(missing_ok=True)
 
     def _recover(self) -> int:
         """Number of whole videos in the file; what follows them, which a killed run has left, is cut off."""

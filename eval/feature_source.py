@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from eval.embed import PARTIAL_ENDING, ModelChoice, embed_to_file
+from eval.embed import ModelChoice, embed_to_file
 from eval.features import FeatureError, Features, read_features
 from eval.results import DEFAULT_CLIPS, EVAL_FOLDER, Provenance
 from extract.shard_reader import ShardSet
@@ -83,10 +83,7 @@ def open_features(source: FeatureSource, command: str, progress: Callable[[int, 
         raise FeatureError(f"{source.source}: with a checkpoint, SHARDS must be given, too")
     shards = ShardSet(source.shards)
     path = kept_features(source.source, shards.data_hash, untrained=source.untrained)
-    if source.fresh:
-        for old in (path, path.with_name(path.name + PARTIAL_ENDING)):
-            old.unlink(missing_ok=True)
-    return embed_to_file(path, source.choice, shards, command, progress)
+    return embed_to_file(path, source.choice, shards, command, progress, fresh=source.fresh)
 
 
 def kept_features(checkpoint: Path, data_hash: str, *, untrained: bool) -> Path:

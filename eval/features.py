@@ -11,7 +11,7 @@ Shape legend: V videos, N clips of each, F features.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -73,7 +73,7 @@ class Features:
 
     def rows(self, rows: NDArray[np.int64]) -> FeatureRows:
         """The mean features of some videos, read block by block."""
-        return FeatureRows(self.mean_VF, rows)
+        return FeatureRows(self.mean_VF, rows, ids=self.videos.ids)
 
     def comparable(self, query: NDArray[np.int64], gallery: NDArray[np.int64]) -> tuple[FeatureRows, FeatureRows]:
         """Queries and gallery as they are compared: standardised by the gallery if their units are unlike."""
@@ -93,12 +93,14 @@ class FeatureRows:
         table_VF: all rows.
         rows: which of them, in this order.
         mean_F, scale_F: taken out of every row that is read; None for the rows as they are.
+        ids: names of the videos of all rows, for messages.
     """
 
     table_VF: NDArray[np.float32]
     rows: NDArray[np.int64]
     mean_F: NDArray[np.float64] | None = None
     scale_F: NDArray[np.float64] | None = None
+    ids: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -112,8 +114,17 @@ class FeatureRows:
         return torch.from_numpy(self.read(block))
 
     def read(self, block: slice = slice(None)) -> NDArray[np.float32]:
-        """A copy of some rows, float32."""
+        """A copy of some rows, float32.
+
+        Raises:
+            FeatureError: one holds values that are not finite, of which no figure could be made.
+        """
         values = self.table_VF[self.rows[block]]
+        finite = np.isfinite(values).all(axis=1)
+        if not finite.all():
+            row = int(self.rows[block][~finite][0])
+            name = f"video {self.ids[row]}" if self.ids else f"row {row}"
+            raise FeatureError(f"the features of {name} are not finite; look after the checkpoint and embed it again")
         if self.mean_F is not None and self.scale_F is not None:
             values = ((values - self.mean_F) / self.scale_F).astype(np.float32)
         return np.asarray(values, np.float32)
@@ -142,6 +153,8 @@ def write_features(
     blocks: Iterable[NDArray[np.float32]],
     clips: int,
     width: int,
+    *,
+    temporary: Path | None = None,
 ) -> None:
     """Writes a features file under a temporary name and renames it when it is complete.
 
@@ -152,12 +165,14 @@ def write_features(
         blocks: the features of all videos in order, (any, N, F) each, V rows in all.
         clips: N.
         width: F.
+        temporary: the temporary name, where the caller sees to it that nobody else uses it; a file that a killed run
+            has left there is overwritten. None for one of this process alone.
 
     Raises:
         ValueError: the blocks have not V rows in all.
         OSError: the file cannot be written.
     """
-    with replace_when_whole(path) as temporary, h5py.File(temporary, "w", locking=False) as file:
+    with replace_when_whole(path, temporary) as target, h5py.File(target, "w", locking=False) as file:
         file.attrs["format"] = FORMAT_NAME
         file.attrs["version"] = FORMAT_VERSION
         file.attrs["provenance"] = json.dumps(asdict(provenance), sort_keys=True)

@@ -9,20 +9,22 @@ from pathlib import Path
 
 
 @contextmanager
-def replace_when_whole(path: Path) -> Iterator[Path]:
+def replace_when_whole(path: Path, temporary: Path | None = None) -> Iterator[Path]:
     """Gives a name beside ``path`` to write under; at the end the file is synced and renamed to ``path``.
 
     If the block fails, what it has written is removed, and what was at ``path`` stays.
 
     Args:
         path: the file to make or replace; its folder is made.
+        temporary: the name beside it, where no other process writes under that; None for one of this process alone,
+            which a SIGKILL leaves behind.
 
     Raises:
         OSError: the file cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The ending stays last: libraries tell by it what to write.
-    temporary = path.with_name(f".tmp-{os.getpid()}-{path.name}")
+    temporary = temporary or path.with_name(f".tmp-{os.getpid()}-{path.name}")
     try:
         yield temporary
         _sync(temporary)

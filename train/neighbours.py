@@ -48,7 +48,7 @@ def nearest(query_QD: Rows, gallery_GD: Rows, count: int) -> tuple[Tensor, Tenso
         Cosine similarities (Q, K), falling, and gallery rows (Q, K).
 
     Raises:
-        ValueError: the widths differ or ``count`` is not between 1 and G.
+        ValueError: the widths differ, ``count`` is not between 1 and G, or a feature is not finite.
     """
     if query_QD.shape[1] != gallery_GD.shape[1]:
         raise ValueError(f"gallery_GD: {gallery_GD.shape[1]} features, queries have {query_QD.shape[1]}")
@@ -59,16 +59,25 @@ def nearest(query_QD: Rows, gallery_GD: Rows, count: int) -> tuple[Tensor, Tenso
     row_QK = torch.empty(len(query_QD), 0, dtype=torch.int64, device=device)
     step = max(1, min(_GALLERY_BLOCK, _GALLERY_BLOCK_VALUES // gallery_GD.shape[1]))
     for start in range(0, len(gallery_GD), step):
-        gallery = F.normalize(gallery_GD[start : start + step].float(), dim=1)
+        gallery = _unit_rows(gallery_GD, slice(start, start + step), "gallery_GD")
         merged = []
         for first in range(0, len(query_QD), _QUERY_BLOCK):
             block = slice(first, first + _QUERY_BLOCK)
-            found = (F.normalize(query_QD[block].float(), dim=1) @ gallery.T).topk(min(count, len(gallery)), dim=1)
+            found = (_unit_rows(query_QD, block, "query_QD") @ gallery.T).topk(min(count, len(gallery)), dim=1)
             best = torch.cat([best_QK[block], found.values], 1)
             rows = torch.cat([row_QK[block], found.indices + start], 1)
             merged.append(_first_by_similarity(best, rows, count))
         best_QK, row_QK = (torch.cat(parts) for parts in zip(*merged, strict=True))
     return best_QK, row_QK
+
+
+def _unit_rows(rows: Rows, block: slice, name: str) -> Tensor:
+    feature = rows[block].float()
+    # Of NaN every comparison is false: any order would come out, and figures with it.
+    if not bool(torch.isfinite(feature).all()):
+        bad = int((~torch.isfinite(feature)).any(dim=1).nonzero()[0])
+        raise ValueError(f"{name}: row {block.start + bad} holds values that are not finite")
+    return F.normalize(feature, dim=1)
 
 
 def _first_by_similarity(best: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:

@@ -1,19 +1,26 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
 import pytest
+import torch
 
-from eval.embed import check_same
+from eval.embed import ModelChoice, check_same, embed_to_file, embed_videos
 from eval.embedding_spool import EmbeddingSpool
 from eval.features import FeatureError, FeatureRows, Features, column_statistics, read_features, write_features
 from eval.results import Provenance
 from eval.video_table import VideoTable
+from tests.unit.test_dataset import entries
+from train.config import build_config
+from train.neighbours import nearest
 
 VIDEOS = VideoTable(
     ids=("a", "b\udcff", "ü#0001"),
@@ -139,6 +146,138 @@ def test_a_spool_of_something_else_or_in_use_is_refused(tmp_path: Path) -> None:
     with pytest.raises(FeatureError, match="unfinished features of something else"):
         EmbeddingSpool(path, {"data_hash": "e"}, 2, 4)
     assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_where_the_file_system_has_no_locks_a_spool_works_without(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, "no locks here")
+
+    monkeypatch.setattr("eval.embedding_spool.fcntl.flock", refuse)
+    with EmbeddingSpool(tmp_path / "x.partial", IDENTITY, 2, 4) as spool:
+        spool.append(np.zeros((2, 4), np.float32))
+    with EmbeddingSpool(tmp_path / "x.partial", IDENTITY, 2, 4) as spool:
+        assert spool.done == 1
+    monkeypatch.setattr("eval.embedding_spool.fcntl.flock", lambda *_: refuse_other())
+
+    def refuse_other() -> None:
+        raise OSError(errno.EIO, "broken")
+
+    with pytest.raises(OSError, match="broken"):
+        EmbeddingSpool(tmp_path / "x.partial", IDENTITY, 2, 4)
+
+
+@pytest.mark.parametrize("fields", [{}, {"mean_F": np.zeros(4), "scale_F": np.ones(4)}])
+def test_features_that_are_not_finite_are_refused_by_name(tmp_path: Path, fields: dict[str, np.ndarray]) -> None:
+    clips = np.ones((3, 2, 4), np.float32)
+    clips[2, 1, 3] = np.inf
+    write_features(tmp_path / "f.h5", VIDEOS, SOURCE, [clips], 2, 4)
+    rows = replace(read_features(tmp_path / "f.h5").rows(np.array([0, 2])), **fields)
+    assert len(rows.read(slice(0, 1))) == 1
+    with pytest.raises(FeatureError, match="the features of video ü#0001 are not finite"):
+        rows.read()
+    bad = torch.tensor([[1.0, 2.0], [torch.nan, 0.0]])
+    for query, gallery, name in ((bad, bad[:1], "query_QD: row 1"), (bad[:1], bad, "gallery_GD: row 1")):
+        with pytest.raises(ValueError, match=f"{name} holds values that are not finite"):
+            nearest(query, gallery, 1)
+
+
+class Net(torch.nn.Module):
+    """A backbone that makes NaN of bright clips."""
+
+    feature_channels = 3
+
+    def forward(self, clip: torch.Tensor) -> SimpleNamespace:
+        bright = clip.flatten(1).float().mean(1, keepdim=True)
+        return SimpleNamespace(pooled_BC=torch.where(bright > 0, torch.nan, 1.0).expand(-1, 3))
+
+
+def test_a_network_that_gives_no_numbers_is_told_with_the_video(monkeypatch: pytest.MonkeyPatch) -> None:
+    videos = [SimpleNamespace(video_id="dark"), SimpleNamespace(video_id="bright")]
+    batches = [SimpleNamespace(clips_u8_BNTHWC=torch.full((1, 2, 2, 8, 8, 3), n, dtype=torch.uint8)) for n in (0, 200)]
+    monkeypatch.setattr("eval.embed.EvalDataset", lambda *_: None)
+    monkeypatch.setattr("eval.embed.DataLoader", lambda *_, **__: batches)
+    monkeypatch.setattr("eval.embed.center_crop", lambda clips, _: clips)
+    made = embed_videos(
+        Net(),
+        None,
+        videos,
+        sampling=None,
+        crop_size=8,
+        clips=2,
+        device=torch.device("cpu"),
+        workers=0,  # type: ignore[arg-type]
+    )
+    assert next(made).tolist() == [[1.0] * 3] * 2
+    with pytest.raises(ValueError, match="bright: the network's features are not finite"):
+        next(made)
+
+
+def embedding(monkeypatch: pytest.MonkeyPatch, value: float) -> Callable[..., Features]:
+    """``embed_to_file`` with a network that makes ``value`` of everything."""
+    net = SimpleNamespace(feature_channels=3)
+    videos = [replace(entry, video_id=f"v{n}") for n, entry in enumerate(entries()[:2])]
+    checkpoint = SimpleNamespace(config={"settings": build_config("demo").as_dict()})
+    monkeypatch.setattr("eval.embed.load_checkpoint", lambda _: checkpoint)
+    monkeypatch.setattr("eval.embed.describe_model", lambda *_: replace(SOURCE, clips=1, checkpoint_sha256=str(value)))
+    monkeypatch.setattr("eval.embed.load_backbone", lambda *_, **__: net)
+    monkeypatch.setattr("eval.embed.embed_videos", lambda *_, **__: iter([np.full((1, 3), value, np.float32)] * 2))
+
+    def run(path: Path, **options: bool) -> Features:
+        choice = ModelChoice(checkpoint=path, clips=1, device="cpu")
+        return embed_to_file(path, choice, SimpleNamespace(videos=videos), "x", lambda *_: None, **options)  # type: ignore[arg-type]
+
+    return run
+
+
+def test_fresh_features_replace_the_others_when_they_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, partial = tmp_path / "f.h5", tmp_path / "f.h5.partial"
+    embedding(monkeypatch, 1.0)(path)
+    before = path.read_bytes()
+    other = embedding(monkeypatch, 2.0)
+    with pytest.raises(FeatureError, match="--fresh"):
+        other(path)
+    # Another process is making them: neither its file nor the good one is touched.
+    with EmbeddingSpool(partial, IDENTITY, 1, 3) as spool:
+        spool.append(np.zeros((1, 3), np.float32))
+        held = partial.read_bytes()
+        with pytest.raises(FeatureError, match="another process"):
+            other(path, fresh=True)
+        assert (path.read_bytes(), partial.read_bytes()) == (before, held)
+
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("damaged video")
+
+    with monkeypatch.context() as broken:
+        broken.setattr("eval.embed.embed_videos", fail)
+        with pytest.raises(RuntimeError, match="damaged"):
+            other(path, fresh=True)
+    assert path.read_bytes() == before
+    assert other(path, fresh=True).mean_VF.tolist() == [[2.0] * 3] * 2
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_kill_has_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = embedding(monkeypatch, 1.0)
+
+    class Killed(BaseException):
+        pass
+
+    def kill(path: Path) -> None:
+        raise Killed
+
+    with monkeypatch.context() as broken:
+        # As SIGKILL does: nothing is tidied up behind the half-written file.
+        broken.setattr("eval.whole_file._sync", kill)
+        broken.setattr(Path, "unlink", lambda *_, **__: None)
+        with pytest.raises(Killed):
+            run(tmp_path / "f.h5")
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"f.h5.partial", ".tmp-f.h5"}
+    run(tmp_path / "f.h5")
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
 
 
 _BOUNDED = """
