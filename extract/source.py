@@ -55,7 +55,7 @@ class SourceFacts:
         codec: FFmpeg's name of the codec.
         width, height: coded size in pixels, before any rotation the container asks for.
         fps: frame rate by the container or the stream, 0 if neither says.
-        promised_frames: number of frames by the container, 0 if it does not say.
+        promised_frames: number of frames by the container that are to be shown, 0 if it does not say.
         fingerprint: SHA-256 (hex) of the file.
         file_bytes: its length.
     """
@@ -114,7 +114,7 @@ def probe(path: Path) -> SourceFacts:
                 width=stream.codec_context.width,
                 height=stream.codec_context.height,
                 fps=float(stream.guessed_rate or stream.average_rate or Fraction(0)),
-                promised_frames=max(0, stream.frames),
+                promised_frames=_promised_frames(container, stream),
                 fingerprint=digest,
                 file_bytes=length,
             )
@@ -139,6 +139,13 @@ def decoder_errors() -> Iterator[Callable[[], int]]:
     finally:
         av.logging.set_level(None)
         logger.setLevel(level)
+
+
+def _promised_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int:
+    # An edit list (of MP4 files cut without coding them again) hides frames that the file holds and counts.
+    if stream.frames > 0 and "mov" in container.format.name.split(","):
+        return min(stream.frames, sum(not entry.is_discard for entry in stream.index_entries))
+    return max(0, stream.frames)
 
 
 def _best_stream(container: av.container.InputContainer) -> av.VideoStream:

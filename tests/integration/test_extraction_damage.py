@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -128,6 +129,22 @@ def test_damage_that_is_concealed_without_a_word_is_noticed(
     video = extracted(source, transcode, ffmpeg, tmp_path / "short")
     assert video.damage == Damage.DECODE_ERRORS
     assert video.frame_count == 26
+
+
+def test_frames_that_an_edit_list_hides_are_not_missing(
+    make_video: MakeVideo, ffmpeg: FfmpegBinary, tmp_path: Path
+) -> None:
+    source = make_video(tmp_path / "a.mp4", "-c:v", "libx264", "-g", "60", source="mandelbrot", frames=120)
+    cut = tmp_path / "cut.mp4"
+    command = [ffmpeg.path, "-loglevel", "error", "-ss", "1.5", "-i", str(source), "-t", "1.6", "-c", "copy"]
+    subprocess.run([*command, "-movflags", "+faststart", str(cut)], check=True)
+    with av.open(str(cut)) as container:
+        held, shown = container.streams.video[0].frames, sum(1 for _ in container.decode(video=0))
+    assert shown < 0.8 * held, "or there is no edit list to speak of"
+    for number, transcode in enumerate(("always", "never")):
+        assert extracted(cut, transcode, ffmpeg, tmp_path / str(number)).damage == Damage.NONE
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size * 3 // 4])
+    assert Damage.FRAMES_MISSING in extracted(cut, "always", ffmpeg, tmp_path / "short").damage
 
 
 def test_real_files_with_vectors_of_their_own(real_videos: Path, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
