@@ -11,11 +11,12 @@ from typing import Protocol
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 _QUERY_BLOCK = 1024
 _GALLERY_BLOCK = 32_768
 _GALLERY_BLOCK_VALUES = 2**25
+# As torch.nn.functional.normalize has it: a row of zeros stays one.
+_LEAST_LENGTH = 1e-12
 
 
 class Rows(Protocol):
@@ -73,11 +74,14 @@ def nearest(query_QD: Rows, gallery_GD: Rows, count: int) -> tuple[Tensor, Tenso
 
 def _unit_rows(rows: Rows, block: slice, name: str) -> Tensor:
     feature = rows[block].float()
+    # The length tells of the whole row, and needs no further memory of the block's size.
+    length = torch.linalg.vector_norm(feature, dim=1, keepdim=True)
     # Of NaN every comparison is false: any order would come out, and figures with it.
-    if not bool(torch.isfinite(feature).all()):
-        bad = int((~torch.isfinite(feature)).any(dim=1).nonzero()[0])
+    if not bool(torch.isfinite(length).all()):
+        bad = int((~torch.isfinite(length[:, 0])).nonzero()[0])
         raise ValueError(f"{name}: row {block.start + bad} holds values that are not finite")
-    return F.normalize(feature, dim=1)
+    unit: Tensor = feature / length.clamp_min(_LEAST_LENGTH)
+    return unit
 
 
 def _first_by_similarity(best: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
