@@ -158,18 +158,27 @@ def test_kept_features_are_made_anew_only_if_asked(few_shards: Path, tmp_path: P
     assert "--fresh" in refused.output
     assert call(*common, "--clips", 2, "--fresh").exit_code == 0
     kept = sorted(path.name for path in (run / "eval").iterdir())
-    assert kept == [f"embeddings-{ShardSet(few_shards).data_hash[:8]}.h5", "retrieval-split-label.json"]
+    # Results of other clips do not overwrite each other, nor those of other parts or of an earlier checkpoint.
+    found = [f"retrieval-split-label-{clips}-clips.json" for clips in (1, 2)]
+    assert kept == [f"embeddings-{ShardSet(few_shards).data_hash[:8]}.h5", *found]
+    assert call(*common, "--clips", 2, "--query", "train", "--gallery", "test").exit_code == 0
+    assert (run / "eval" / "retrieval-split-train-in-test-label-2-clips.json").is_file()
+    shutil.copytree(run / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000009")
+    earlier = ("retrieval", run / "checkpoints" / "step-00000003", *common[2:], "--clips", 2)
+    assert call(*earlier).exit_code == 0
+    assert (run / "eval" / "retrieval-split-label-step-00000003-2-clips.json").is_file()
+    assert (run / "eval" / f"embeddings-{ShardSet(few_shards).data_hash[:8]}-step-00000003.h5").is_file()
 
 
 def test_probe_and_leave_one_out_on_features(embeddings: Path, run_dir: Path) -> None:
     result = call("probe", embeddings, *SPLIT, "--method", "knn", "--confusion")
     assert result.exit_code == 0, result.output
-    record = json.loads((run_dir / "eval" / "probe-knn-split-label.json").read_text())
+    record = json.loads((run_dir / "eval" / "probe-knn-split-label-3-clips.json").read_text())
     assert record["kind"] == "probe"
     assert record["provenance"]["checkpoint_sha256"] == load_checkpoint(run_dir).weights_hash
     result = call("retrieval", embeddings, "--leave-one-out", "--label", "group", "--per-class")
     assert result.exit_code == 0, result.output
-    record = json.loads((run_dir / "eval" / "retrieval-leave-one-out-group.json").read_text())
+    record = json.loads((run_dir / "eval" / "retrieval-leave-one-out-group-3-clips.json").read_text())
     assert (record["splits"][0]["queries"], record["splits"][0]["gallery"]) == (24, 23)
 
 
@@ -185,7 +194,12 @@ def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "again.json").read_text())["splits"] == record["splits"]
     probed = call("probe", features, *SPLIT)
     assert probed.exit_code == 0, probed.output
-    assert json.loads((tmp_path / "probe-linear-split-label.json").read_text())["splits"][0]["top1"]["value"] == 1.0
+    assert (
+        json.loads((tmp_path / "probe-linear-split-label-motion-descriptor.json").read_text())["splits"][0]["top1"][
+            "value"
+        ]
+        == 1.0
+    )
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,7 @@ def test_where_it_starts_must_be_said(few_shards: Path, tmp_path: Path) -> None:
 def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
     result = call(eval_main, "recognition", tuned, few_shards, "--clips", 3, "--workers", 0)
     assert result.exit_code == 0, result.output
-    record = json.loads((tuned / "eval" / "recognition-split.json").read_text())
+    record = json.loads((tuned / "eval" / "recognition-split-3-clips.json").read_text())
     assert (record["kind"], record["format"], record["method"], record["clips"]) == ("recognition", 1, "finetuned", 3)
     (split,) = record["splits"]
     assert (split["split_column"], split["train_part"], split["test_part"]) == ("split", "train", "test")
@@ -205,6 +205,15 @@ def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_p
     assert "top-5 says nothing" in result.output
     assert "6 groups are in both" in result.output
     assert "trained on" not in result.output
+
+    assert split["chance"] == pytest.approx(0.5), "as many of either class"
+    page = call(eval_main, "report", tuned)
+    assert page.exit_code == 0, page.output
+    assert "not a whole result" not in page.output
+    text = (tuned / "report.html").read_text()
+    assert '<section id="recognition">' in text
+    assert "trained network, step 2, 3 clips a video" in text
+    assert f"{100 * split['top1']['value']:.1f}" in text
 
     several = call(eval_main, "recognition", tuned, tuned, few_shards, "--clips", 1, "--output", tmp_path / "all.json")
     assert several.exit_code == 0, several.output
@@ -318,6 +327,15 @@ def test_the_auxiliary_task_is_compared(few_shards: Path, tmp_path: Path) -> Non
     more = json.loads((tmp_path / "out" / "eval" / "auxiliary.json").read_text())
     assert (more["pairs"], len(more["runs"])) == (2, 4)
 
+    assert "warning: split: 6 groups are in both parts" in again.output
+    assert any("6 groups are in both parts" in note for note in more["notes"])
+    page = call(eval_main, "report", tmp_path / "out")
+    assert page.exit_code == 0, page.output
+    assert "not a whole result" not in page.output
+    text = (tmp_path / "out" / "report.html").read_text()
+    assert f"{100 * more['difference']['value']:+.1f} points" in text
+    assert "over 2 pairs of runs" in text
+
     changed = call(eval_main, "auxiliary", *arguments, "--seeds", 1, "--set", "optim.epochs=2")
     assert changed.exit_code == 1
     assert "cmd-train ended with exit code 1" in changed.output
@@ -329,6 +347,8 @@ def test_the_auxiliary_task_is_compared(few_shards: Path, tmp_path: Path) -> Non
         (("--recipe", "ucf101"), "'ucf101' is not for cmd-train finetune"),
         (("--recipe", "finetune-demo", "--set", "optim.speed=3"), "optim.speed"),
         (("--recipe", "finetune-demo", "--split-column", "split9"), "'split9'"),
+        (("--recipe", "finetune-demo", "--set", "run.seed=5"), "run.seed: decided by the comparison itself"),
+        (("--recipe", "finetune-demo", "--part", "train"), "trained on 12 of the 12 test videos"),
     ],
 )
 def test_bad_input_is_told_before_any_run(words: tuple[str, ...], told: str, few_shards: Path, tmp_path: Path) -> None:
