@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from extract.keyframe import KeyframeEncoder, libjpeg_quality
-from extract.motion import read_vectors
+from extract.motion import OwnStream, read_vectors
 
 MakeVideo = Callable[..., Path]
 
@@ -62,7 +62,13 @@ def test_pictures_and_vectors_are_those_of_a_full_decode(
         taken.append(planes(frame))
         return b"jpeg"
 
-    read = list(read_vectors(path, size=(160, 120), encode_keyframe=take))
+    damaged: list[bool] = []
+    own = OwnStream(
+        stream_index=0, size=(160, 120), encode_keyframe=take, whole_pictures=False,
+        on_damage=lambda: damaged.append(True),
+    )  # fmt: skip
+    read = list(read_vectors(path, own=own))
+    assert not damaged
     assert [r.frame_type for r in read] == types
     assert [r.keyframe_jpeg for r in read] == [b"jpeg" if kind == "I" else None for kind in types]
     for ours, full in zip(read, vectors, strict=True):
