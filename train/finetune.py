@@ -46,7 +46,7 @@ class LabelledVideos:
 
     @property
     def record(self) -> dict[str, Any]:
-        """``classes``, names of the classifier's outputs in their order; ``class_videos`` of each; ``videos`` in all."""
+        """``classes``, names of the outputs in their order; ``class_videos``, how many of each; ``videos`` in all."""
         counts = Counter(self.class_numbers)
         return {
             "classes": list(self.classes),
