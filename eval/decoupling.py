@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from eval.feature_source import length_notes, part_words, unique
+from eval.feature_source import length_notes, part_words, provenance_of, unique
 from eval.features import Features
 from eval.leakage import training_notes
 from eval.metrics import Interval, bootstrap_interval, chance_recall_at
 from eval.result_tables import figure
-from eval.results import Provenance, result_record
+from eval.results import result_record
 from eval.retrieval import retrieve
 from eval.run_probe import fold_pairings, probe
 from eval.video_table import VideoTable
@@ -111,44 +111,12 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
         notes.append(f"by context: {alone} videos are alone in their group and were left out")
     rows = []
     for name, features in networks.items():
-        notes += [f"{name}: {note}" for note in length_notes(features)]
-        for pairing in (*by_label, whole):
-            told = training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
-            notes += [f"{name}: {note}" for note in told]
-        (label_figures, label_notes), (context_figures, context_notes) = (
-            _measure(features, retrieved, probed, question.seed)
-            for retrieved, probed in ((by_label, by_label), ([whole], folds))
-        )
-        notes += [f"{name}: {note}" for note in (*label_notes, *context_notes)]
-        rows.append(
-            {
-                "model": name,
-                "features": features.provenance.features,
-                "checkpoint": features.provenance.checkpoint,
-                "checkpoint_sha256": features.provenance.checkpoint_sha256,
-                "untrained": features.provenance.untrained,
-                "by_label": label_figures,
-                "by_context": context_figures,
-            }
-        )
-    provenance = Provenance(
-        command=command,
-        shards=first.provenance.shards,
-        data_hash=first.provenance.data_hash,
-        features=first.provenance.features,
-        checkpoint=first.provenance.checkpoint,
-        checkpoint_sha256=first.provenance.checkpoint_sha256,
-        trained_on=first.provenance.trained_on,
-        step=first.provenance.step,
-        began_from=first.provenance.began_from,
-        settings=first.provenance.settings,
-        seed=question.seed,
-        clips=first.provenance.clips,
-        pretext=first.provenance.pretext,
-    )
+        row, told = _row(features, by_label, whole, folds, question.seed)
+        rows.append({"model": name, **row})
+        notes += [f"{name}: {note}" for note in told]
     return result_record(
         "decoupling",
-        provenance,
+        provenance_of(first, command, question.seed),
         split_columns=list(question.split_columns),
         rows=rows,
         chance={
@@ -171,6 +139,27 @@ def _pairings(videos: VideoTable, question: DecouplingQuestion) -> tuple[list[Pa
     shared = np.array([row for row in whole.query if members[videos.groups[row]] > 1], np.int64)
     folds = fold_pairings(videos, "group", seed=question.seed, rows=shared)
     return by_label, replace(whole, query=shared, gallery=shared), folds
+
+
+def _row(
+    features: Features, by_label: Sequence[Pairing], whole: Pairing, folds: Sequence[Pairing], seed: int
+) -> tuple[dict[str, Any], list[str]]:
+    """The figures of one network, and what to know of them."""
+    source = features.provenance
+    notes = length_notes(features)
+    for pairing in (*by_label, whole):
+        notes += training_notes(source, features.videos, pairing.query, pairing.split_column, "queries")
+    label_figures, label_notes = _measure(features, by_label, by_label, seed)
+    context_figures, context_notes = _measure(features, [whole], folds, seed)
+    row = {
+        "features": source.features,
+        "checkpoint": source.checkpoint,
+        "checkpoint_sha256": source.checkpoint_sha256,
+        "untrained": source.untrained,
+        "by_label": label_figures,
+        "by_context": context_figures,
+    }
+    return row, [*notes, *label_notes, *context_notes]
 
 
 def _measure(

@@ -44,6 +44,16 @@ class LabelledVideos:
         number_of = {name: number for number, name in enumerate(self.classes)}
         return [number_of[entry.label] for entry in self.entries]
 
+    @property
+    def record(self) -> dict[str, Any]:
+        """``classes``, names of the outputs in their order; ``class_videos``, how many of each; ``videos`` in all."""
+        counts = Counter(self.class_numbers)
+        return {
+            "classes": list(self.classes),
+            "class_videos": [counts[number] for number in range(len(self.classes))],
+            "videos": len(self.entries),
+        }
+
 
 def select_classes(entries: Sequence[VideoEntry]) -> LabelledVideos:
     """The videos with a label, and the classes.
@@ -78,9 +88,7 @@ def run_finetuning(
 
     Args:
         folder: of shards.
-        run_dir: where checkpoints, metrics and configuration go. Checkpoints carry ``classes``, the names of the
-            classifier's outputs in their order, ``class_videos``, how many videos each was trained on, and ``videos``,
-            how many that are in all.
+        run_dir: where checkpoints, metrics and configuration go. Checkpoints carry ``LabelledVideos.record``.
         config: the settings.
         start: a checkpoint, a training's folder or a published file; None starts from scratch. Not read again where
             ``run_dir`` has a checkpoint to continue from.
@@ -123,13 +131,7 @@ def run_finetuning(
             run_dir,
             placement,
             data_hash=shards.data_hash,
-            record={
-                "recipe": recipe,
-                "init": init,
-                "classes": list(chosen.classes),
-                "class_videos": [count for _, count in sorted(Counter(chosen.class_numbers).items())],
-                "videos": len(chosen.entries),
-            },
+            record={"recipe": recipe, "init": init, **chosen.record},
             say=speak,
             live=live if placement.is_main else None,
             deadline=deadline,

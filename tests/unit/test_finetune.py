@@ -105,6 +105,7 @@ def test_classes_are_the_sorted_labels_and_unlabelled_videos_are_counted() -> No
     assert chosen.class_numbers == [2, 1, 2, 0]
     assert [entry.label for entry in chosen.entries] == ["up", "left", "up", "down"]
     assert chosen.unlabelled == 2
+    assert chosen.record == {"classes": ["down", "left", "up"], "class_videos": [1, 1, 2], "videos": 4}
 
 
 def test_one_class_or_none_is_refused() -> None:
