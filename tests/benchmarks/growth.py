@@ -2,15 +2,13 @@
 
     python -m tests.benchmarks.growth [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
-Each at four sizes, 1, 2, 4 and 8 times the smallest, everything on, one worker. The start of cmd-extract, half a
-second whatever it is given, is taken off: the median over the rounds of what a video of one frame takes (with --quick,
-where the rest is shorter than that, nothing is). The figure is the slope of the straight line through (log size, log
-seconds): 1 is cost in proportion.
+Each at four sizes, everything on, one worker. The start of cmd-extract, half a second whatever it is given, is taken
+off: the median over the rounds of what a video of one frame takes (with --quick, where the rest is shorter than that,
+nothing is). The figure is the slope of the straight line through (log size, log seconds): 1 is cost in proportion.
 
-growth_frame_size    The picture is 1, 2, 4 and 8 tiles of 340 x 256 of the same video, so that every pixel is worth the
-                     same bits; canonical stream and small frames are as much larger.
-growth_source_size   The same sources, canonical stream and small frames of one size for all, as by default. Only
-                     decoding and scaling grow then, so that the slope must be below 1.
+growth_frame_size    The picture is 1, 4, 9 and 16 tiles of 340 x 256 of the same video, so that every pixel is worth
+                     the same bits; canonical stream and small frames are as much larger. (With a canonical stream of
+                     one size, as by default, only decoding and scaling grow, and the slope is below 1.)
 growth_video_length  One video, repeated to 1, 2, 4 and 8 times its length.
 growth_videos        Numbers of videos of the same length.
 """
@@ -30,8 +28,8 @@ from tests.benchmarks.extraction_speed import run_extract
 from tests.benchmarks.measuring import Result, show_number, take_turns
 from tests.benchmarks.subject import Plan, run_subject
 
-# Columns and rows of tiles.
-TILES = ((1, 1), (2, 1), (2, 2), (4, 2))
+# Columns, and as many rows, of tiles.
+TILES = (1, 2, 3, 4)
 X264 = ("-c:v", "libx264", "-preset", "veryfast", "-crf", 23, "-bf", 2, "-pix_fmt", "yuv420p")
 SMALL_ROWS = 128
 
@@ -57,23 +55,27 @@ class Series:
     source: str
 
 
-def frame_sizes(plan: Plan, video: Path, source: str) -> list[Series]:
-    files, scaled = [], []
-    for columns, rows in TILES:
-        picture = f"scale={WIDTH}:{HEIGHT},setsar=1,split={columns * rows}"
-        places = "|".join(f"{x * WIDTH}_{y * HEIGHT}" for y in range(rows) for x in range(columns))
-        graph = f"{picture},xstack=layout={places}" if columns * rows > 1 else f"scale={WIDTH}:{HEIGHT},setsar=1"
-        target = plan.folder / f"tiles-{columns}x{rows}.mp4"
-        files.append(encode(video, target, "-frames:v", plan.size(300, 12), "-filter_complex", graph, *X264))
-        scaled.append(("--size", f"{columns * WIDTH}x{rows * HEIGHT}", "--frame-short-side", str(SMALL_ROWS * rows)))
-    manifests = tuple(write_manifest(file.with_suffix(".csv"), [file]) for file in files)
-    sizes = tuple(columns * rows * WIDTH * HEIGHT for columns, rows in TILES)
-    told = f"{source}, tiled: from {describe(files[:1])} to {describe(files[-1:])}"
-    common = {"unit": "pixels", "sizes": sizes, "manifests": manifests, "source": told}
-    return [
-        Series(name="growth_frame_size", options=tuple(scaled), **common),  # type: ignore[arg-type]
-        Series(name="growth_source_size", options=((),) * len(files), **common),  # type: ignore[arg-type]
-    ]
+def frame_sizes(plan: Plan, video: Path, source: str) -> Series:
+    once = encode(video, plan.folder / "tile.mp4", "-vf", f"scale={WIDTH}:{HEIGHT},setsar=1", *X264)
+    files = []
+    for side in TILES:
+        places = "|".join(f"{x * WIDTH}_{y * HEIGHT}" for y in range(side) for x in range(side))
+        graph = f"split={side * side},xstack=inputs={side * side}:layout={places}" if side > 1 else "null"
+        frames = ("-frames:v", plan.size(400, 12))
+        files.append(
+            encode(once, plan.folder / f"tiles-{side}.mp4", *frames, "-filter_complex", graph, *X264, repeat=2)
+        )
+    return Series(
+        name="growth_frame_size",
+        unit="pixels",
+        sizes=tuple(side * side * WIDTH * HEIGHT for side in TILES),
+        manifests=tuple(write_manifest(file.with_suffix(".csv"), [file]) for file in files),
+        options=tuple(
+            ("--size", f"{side * WIDTH}x{side * HEIGHT}", "--frame-short-side", str(side * SMALL_ROWS))
+            for side in TILES
+        ),
+        source=f"{source}, tiled: from {describe(files[:1])} to {describe(files[-1:])}",
+    )
 
 
 def lengths(plan: Plan, video: Path, source: str) -> Series:
@@ -137,7 +139,7 @@ def benchmark(plan: Plan) -> list[Result]:
     single = write_manifest(
         plan.folder / "single.csv", [encode(videos[0], plan.folder / "single.mp4", "-frames:v", 1, *X264)]
     )
-    every = [*frame_sizes(plan, videos[0], source), lengths(plan, videos[0], source), numbers(plan, videos[0], source)]
+    every = [frame_sizes(plan, videos[0], source), lengths(plan, videos[0], source), numbers(plan, videos[0], source)]
     return [measure_series(plan, series, single) for series in every]
 
 
