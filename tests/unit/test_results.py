@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from eval.results import Provenance, mean_and_spread, read_result, result_record, write_result
+from eval.decoupling import DecouplingQuestion
+from eval.feature_source import name_words
+from eval.results import Provenance, mean_and_spread, read_result, result_name, result_record, write_result
+from eval.run_recognition import file_name
+from eval.run_retrieval import Question
 
 SOURCE = Provenance(command="cmd-eval test", shards="shards", data_hash="abc", features="backbone, pooled", seed=3)
 
@@ -21,6 +26,20 @@ def test_a_result_comes_back_with_its_provenance(tmp_path: Path) -> None:
     assert set(record["provenance"]) == {*fields.split(), "seed", "features", "clips", "pretext", "began_from"}
     assert {"context-motion-decoupling", "torch", "numpy", "python"} <= set(record["provenance"]["versions"])
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_names_of_results_leave_their_folder_alone() -> None:
+    assert result_name("retrieval", "split1", "", "label") == "retrieval-split1-label.json"
+    assert result_name("probe", "a/b ../c") == "probe-a_b_.._c.json"
+    source = replace(SOURCE, checkpoint="gone/checkpoints/step-00000009", clips=10)
+    assert name_words(source) == []
+    assert name_words(replace(source, untrained=True, clips=3)) == ["untrained", "3-clips"]
+    assert name_words(replace(SOURCE, features="motion descriptor", clips=1)) == ["motion-descriptor"]
+    assert Question(query_part="val").name == "split1-val-in-train-label"
+    assert Question(leave_one_out=True, kinds=("group",)).name == "leave-one-out-group"
+    assert DecouplingQuestion().name == ""
+    assert DecouplingQuestion(split_columns=("a", "b"), query_part="val").name == "a-b-val-in-train"
+    assert file_name("split2", "val", ["3-clips"]) == "recognition-split2-val-3-clips.json"
 
 
 def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
