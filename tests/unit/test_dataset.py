@@ -1,4 +1,5 @@
 import pickle
+import time
 from collections.abc import Sequence
 from itertools import chain
 
@@ -9,7 +10,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from extract.schema import ShardHeader, VideoEntry
-from train.batch import collate_eval
+from train.batch import collate_eval, open_in_turn
+from train.batch_memory import BatchPool, release
 from train.damage import TolerantDataset
 from train.dataset import DamagedSampleError, EvalDataset, PretrainDataset
 from train.epoch_sampler import EpochSampler
@@ -173,6 +175,27 @@ def test_workers_do_not_change_batches() -> None:
         assert torch.equal(first.motion_quarter_px_BWTCHW, second.motion_quarter_px_BWTCHW)
         assert torch.equal(first.motion_valid_BWTHW, second.motion_valid_BWTHW)
         assert second.clip_u8_BTHWC.is_shared(), "it came without a copy"
+
+
+def test_memory_that_is_used_again_holds_no_other_batch_while_it_is_read() -> None:
+    sampler = EpochSampler(video_count=3, global_batch=2, epochs=8, seed=1, samples_per_video=2)
+    alone = list(DataLoader(TolerantDataset(dataset()), batch_size=None, sampler=sampler))
+    loader = DataLoader(TolerantDataset(dataset()), batch_size=None, sampler=sampler, num_workers=2, prefetch_factor=2)
+    for wanted, batch in zip((p.open() for p in alone), open_in_turn(loader), strict=True):
+        time.sleep(0.01)  # the workers go on; a block given back too early would be overwritten by now
+        assert batch.keys == wanted.keys
+        assert torch.equal(batch.clip_u8_BTHWC, wanted.clip_u8_BTHWC)
+        assert torch.equal(batch.motion_quarter_px_BWTCHW, wanted.motion_quarter_px_BWTCHW)
+    assert len(alone) == 24
+
+
+def test_a_block_in_use_is_given_to_nobody_else() -> None:
+    layout, pool = dataset().layout(2), BatchPool()
+    first, second = pool.take(layout), pool.take(layout)
+    assert first is not second
+    release(first.block)
+    assert pool.take(layout) is first
+    assert pool.take(layout) not in (first, second)
 
 
 def test_what_cannot_be_read_leaves_nothing_in_its_batch() -> None:
