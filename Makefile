@@ -47,7 +47,7 @@ demo: install
 	@$(BIN)/cmd-eval compare $(DEMO)/run/eval/untrained.json $(DEMO)/run/eval/trained.json $(DEMO)/run/eval/motion-grids.json
 	@echo "written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl, eval/ with features and results)"
 
-# About ten minutes on 2 cores, which should have nothing else to do; also written to build/bench.json.
+# The cores should have nothing else to do; also written to build/bench.json.
 bench: install
 	$(BIN)/python -m tests.benchmarks.run
 
