@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import click
 
 from extract.cli_cluster import merge, status
@@ -47,6 +49,8 @@ def main(debug: bool) -> None:
     Exit codes: 0 all well; 2 wrong usage; 3 finished, but some videos failed; 4 stopped by the failure limit;
     130 interrupted; 1 any other error, which one line explains.
     """
+    # Nothing here multiplies matrices; numpy's BLAS would still start a thread a core, each of which spins for 0.1 s.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
 for _command in (run, submit, status, merge, verify, inspect, preview, manifest, synthesize):

@@ -67,7 +67,7 @@ def run(
     cluster: ClusterOptions,
     **given: Any,
 ) -> None:
-    r"""Extract the videos of MANIFEST into shards in the folder OUT.
+    """Extract the videos of MANIFEST into shards in the folder OUT.
 
     Started again, it continues. Every video is extracted in a process that may crash, hang or run out of memory
     without harm to the others.
@@ -83,7 +83,7 @@ def run(
       3    finished, but some videos failed: see OUT/failures.csv
       4    stopped, because more than --max-failures failed; finished shards and OUT/failures.csv stay
       130  interrupted (Ctrl-C or SIGTERM); the same command continues
-    """
+    """  # noqa: D301 - a raw string would show the sign by which click keeps lines apart
     import joblib
 
     from extract.claims import Claims

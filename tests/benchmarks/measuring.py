@@ -120,7 +120,9 @@ def call(*command: object, cores: set[int] | None = None) -> None:
             os.sched_setaffinity(0, cores)
 
     words = [str(word) for word in command]
-    done = subprocess.run(words, check=False, preexec_fn=confine, capture_output=True, timeout=COMMAND_SECONDS)
+    # As for users, Python keeps what it has compiled.
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    done = subprocess.run(words, check=False, preexec_fn=confine, capture_output=True, timeout=COMMAND_SECONDS, env=env)
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip().splitlines()[-5:]
         raise RuntimeError(f"{' '.join(words)[:300]} ended with code {done.returncode}: {' | '.join(said)}")

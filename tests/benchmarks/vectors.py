@@ -3,10 +3,10 @@
     python -m tests.benchmarks.vectors [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
 The videos are encoded anew as 340 x 256 H.264 and MPEG-4 of GOP 12 without B-frames. Each stream is then repeated in
-one file, 8 and 16 times, so that the start of a program counts little beside a file. The same files are read by
+one file, 12 and 24 times, so that the start of a program counts little beside a file. The same files are read by
 
 - ``cmd-extract run --transcode never --no-frames --workers 1``, which writes shards with keyframes; its start
-  (half a second, a tenth of it) is in it;
+  (half a second) is in it;
 - mvextractor's own loop, vectors only, discarding what it reads (one Python for all files);
 - PyAV with one thread, the vectors of every frame as an array, discarded (one Python for all files);
 - ``ffmpeg -i FILE -f null -`` with FFmpeg's own choice of threads: decoding alone.
@@ -41,7 +41,7 @@ for path in sys.argv[1:]:
                 vectors.to_ndarray()
 """
 # The faster a codec is read, the longer must it be read.
-REPEATS = {"h264": 8, "mpeg4": 16}
+REPEATS = {"h264": 12, "mpeg4": 24}
 PEERS = {
     "mvextractor": "mvextractor's own loop, vectors only",
     "pyav": "PyAV, one thread, vectors as arrays",

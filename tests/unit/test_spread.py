@@ -1,0 +1,65 @@
+"""Workers that stay on one core each."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
+WORKER = """
+import os, sys
+from pathlib import Path
+from extract.spread import keep_to_one_core
+got = keep_to_one_core(Path(sys.argv[1]), int(sys.argv[2]))
+allowed = sorted(os.sched_getaffinity(0))
+assert got is None or allowed == [got], (got, allowed)
+print(got, len(allowed), flush=True)
+sys.stdin.read()
+"""
+
+pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores and a system that binds processes to them")
+
+
+def start(places: Path, workers: int) -> tuple[subprocess.Popen[str], str]:
+    """A worker that lives until its input ends, and what it said: its core, and how many it may use."""
+
+    def two_cores() -> None:
+        os.sched_setaffinity(0, set(CORES[:2]))
+
+    process = subprocess.Popen(
+        [sys.executable, "-c", WORKER, str(places), str(workers)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=two_cores,
+    )
+    assert process.stdout is not None
+    return process, process.stdout.readline().strip()
+
+
+def test_each_worker_gets_a_core_of_its_own_and_a_successor_that_of_the_dead(tmp_path: Path) -> None:
+    running = [start(tmp_path, 2) for _ in range(3)]
+    try:
+        said = [words for _, words in running]
+        assert sorted(said[:2]) == sorted(f"{core} 1" for core in CORES[:2])
+        assert said[2] == "None 2"  # no core is left: any will do
+        running[0][0].kill()
+        running[0][0].wait(10)
+        running.append(start(tmp_path, 2))
+        assert running[-1][1] == said[0]
+    finally:
+        for process, _ in running:
+            process.kill()
+            process.wait(10)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_nothing_is_bound_unless_there_is_a_worker_for_each_core(tmp_path: Path, workers: int) -> None:
+    process, said = start(tmp_path, workers)
+    process.kill()
+    process.wait(10)
+    assert said == "None 2"
