@@ -26,21 +26,28 @@ class EmbeddingHead(nn.Module):
         in_features: features read.
         hidden: features between.
         out_features: features D of the embedding.
+        places: with more than 1, the last BatchNorm takes each of so many places of the input, its next to last
+            dimension, on its own: what all samples have in common at a place is gone, and cannot be matched.
     """
 
-    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
+    def __init__(self, in_features: int, hidden: int, out_features: int, *, places: int = 1) -> None:
         super().__init__()
+        self.places = places
         self.layers = nn.Sequential(
             nn.Linear(in_features, hidden),
             nn.BatchNorm1d(hidden),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, out_features, bias=False),
-            nn.BatchNorm1d(out_features),
+            nn.BatchNorm1d(out_features * places),
         )
 
     def forward(self, feature: Tensor) -> Tensor:
         """Maps (..., in_features) to (..., D); leading dimensions share the BatchNorm's statistics."""
-        embedded_ND = self.layers(feature.flatten(0, -2))
+        *linear, norm = self.layers
+        embedded_ND = feature.flatten(0, -2)
+        for layer in linear:
+            embedded_ND = layer(embedded_ND)
+        embedded_ND = norm(embedded_ND.view(-1, norm.num_features)).view(embedded_ND.shape)
         # A length in half precision would be off by up to a percent.
         return F.normalize(embedded_ND.float(), dim=-1).view(*feature.shape[:-1], -1)
 
@@ -69,8 +76,13 @@ class MotionHead(nn.Module):
             dropout=config.dropout,
         )
         self.encoder = MotionEncoder(motion_input=config.motion_input, width=config.encoder_width)
-        self.query_head = EmbeddingHead(config.predictor_width, config.head_hidden, config.embedding_dim)
-        self.key_head = EmbeddingHead(self.encoder.out_channels, config.head_hidden, config.embedding_dim)
+        places = rows * columns if config.center_positions else 1
+        self.query_head = EmbeddingHead(
+            config.predictor_width, config.head_hidden, config.embedding_dim, places=places
+        )
+        self.key_head = EmbeddingHead(
+            self.encoder.out_channels, config.head_hidden, config.embedding_dim, places=places
+        )
 
     def forward_query(self, tokens_BCTHW: Tensor) -> Tensor:
         """Predicts embeddings (B, P, D) of the motion after the clips from their token map."""

@@ -43,7 +43,8 @@ class SamplingConfig:
     Attributes:
         clip_frames: frames of a clip.
         stride: frames from one frame of the clip to the next; lowered for short videos.
-        future_interval: frames skipped between the clip's last frame and the first frame of motion.
+        future_interval: frames skipped between the clip's last frame and the first frame of motion. Below 0 the motion
+            begins so many frames before the clip's end: it is then what the clip shows, not what comes after.
         motion_frames: consecutive frames of a motion window.
         temporal_negatives: further motion windows of the same video.
         keyframe_margin: how many frames before or behind the clip a keyframe may lie.
@@ -62,8 +63,13 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         for name in ("clip_frames", "stride", "motion_frames"):
             _require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is not allowed, need at least 1")
-        for name in ("future_interval", "temporal_negatives", "keyframe_margin"):
+        for name in ("temporal_negatives", "keyframe_margin"):
             _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is not allowed, need at least 0")
+
+        _require(
+            self.future_interval >= -self.clip_frames,
+            f"future_interval: {self.future_interval} is not allowed, need at least -clip_frames = {-self.clip_frames}",
+        )
 
     @property
     def window_count(self) -> int:
@@ -80,7 +86,7 @@ class SamplingConfig:
         Without ``motion_room`` to the last frame of the clip.
         """
         room = self.future_interval + self.motion_frames if self.motion_room else 0
-        return self.clip_span(stride) + room
+        return self.clip_span(stride) + max(room, 0)
 
 
 class MotionWindow(NamedTuple):

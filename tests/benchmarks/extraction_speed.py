@@ -10,6 +10,8 @@ extract_overhead  Processor time of ``cmd-extract run --workers 1`` over that of
 extract_fps       Frames a second by the clock, 2 workers, from start to end. ``extract_fps_core`` is what one core
                   does, in processor time: what to plan with.
 extract_scaling   Speed by the clock of 2 workers on 2 cores over 1 worker that, with all its children, has 1 core.
+                  ``extract_scaling_running`` is without the start of either, as seen with a video of one frame for
+                  each worker: what holds for long runs.
                   ``extract_scaling_unconfined`` leaves both cores to the one worker: FFmpeg's program runs decoder,
                   filters and encoders in threads of their own, so that one worker already uses more than one core.
 extract_rss_mb    Resident memory of a worker with all its children and the command itself: the highest sum seen, looked
@@ -85,7 +87,7 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
     manifest = write_manifest(plan.folder / "all.csv", videos, copies)
     commands = bare_commands(videos, ExtractConfig())
     frame = encode(videos[0], plan.folder / "frame.mp4", "-frames:v", 1, "-c:v", "libx264")
-    single = write_manifest(plan.folder / "single.csv", [frame])
+    single, pair = (write_manifest(plan.folder / f"{n}.csv", [frame] * n) for n in (1, 2))
     canonical = canonical_streams(videos, ExtractConfig(), plan.folder)
     cores = sorted(os.sched_getaffinity(0))
     one, two = {cores[0]}, set(cores[:2])
@@ -106,6 +108,7 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
             "free": lambda: extract(1, two),
             "both": lambda: extract(2, two),
             "start": lambda: run_extract(single, plan.folder / "single", 1, cores=one),
+            "start of both": lambda: run_extract(pair, plan.folder / "pair", 2, cores=two),
         },
         plan.rounds,
     )
@@ -126,8 +129,10 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
     ]
     if len(two) == 2:
         speedup = [r["confined"].wall / r["both"].wall for r in seen]
+        steady = [(r["confined"].wall - r["start"].wall) / (r["both"].wall - r["start of both"].wall) for r in seen]
         free = [r["free"].wall / r["both"].wall for r in seen]
         found.append(result("extract_scaling", speedup, "x", "2 workers on 2 cores over 1 worker on 1 core"))
+        found.append(result("extract_scaling_running", steady, "x", "the same, each less the time of its start"))
         found.append(result("extract_scaling_unconfined", free, "x", "2 workers on 2 cores over 1 worker on 2 cores"))
     else:
         print("extract_scaling: needs 2 cores", file=sys.stderr)

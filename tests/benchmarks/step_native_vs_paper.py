@@ -1,7 +1,7 @@
 """Samples a second of a pre-training step: native motion encoder, the paper's, and a free one (the ceiling).
 
     python -m tests.benchmarks.step_native_vs_paper [--rounds 5] [--quick] [--output build/bench.json]
-        [--backbone r2plus1d_26] [--batch 2] [--threads 2] [--device cpu] [--precision float32] [--channels-last]
+        [--backbone r2plus1d_26] [--batch 4] [--threads 2] [--device cpu] [--precision float32] [--channels-last]
 
 By the clock, since that is what a training waits for; the three take turns. ``--videos`` is of no use: the batches are
 noise, in the shapes of 340 x 256 video.
@@ -126,7 +126,7 @@ def benchmark(plan: Plan, asked: argparse.Namespace) -> list[Result]:
 def main() -> None:
     own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     own.add_argument("--backbone", default="r2plus1d_26")
-    own.add_argument("--batch", type=int, default=2)
+    own.add_argument("--batch", type=int, default=4)
     own.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     own.add_argument("--device", default="cpu")
     own.add_argument("--precision", default="float32")
