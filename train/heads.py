@@ -77,9 +77,7 @@ class MotionHead(nn.Module):
         )
         self.encoder = MotionEncoder(motion_input=config.motion_input, width=config.encoder_width)
         places = rows * columns if config.center_positions else 1
-        self.query_head = EmbeddingHead(
-            config.predictor_width, config.head_hidden, config.embedding_dim, places=places
-        )
+        self.query_head = EmbeddingHead(config.predictor_width, config.head_hidden, config.embedding_dim, places=places)
         self.key_head = EmbeddingHead(
             self.encoder.out_channels, config.head_hidden, config.embedding_dim, places=places
         )

@@ -180,3 +180,24 @@ def test_report_counts_every_rule_and_adds_up() -> None:
 def test_config_names_a_bad_field(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}: 0"):
         SamplingConfig(**{field: 0})
+
+
+@pytest.mark.parametrize("frame_count", [16, 31, 40, 200])
+def test_a_negative_interval_takes_motion_that_the_clip_shows(frame_count: int) -> None:
+    config = SamplingConfig(stride=2, future_interval=-16)
+    lasts = set()
+    for index in range(50):
+        plan = plan_sample(frame_count, (0,), config, sample_rng(0, 0, index))
+        (start, valid), last = plan.motion_windows[0], plan.clip_frames[-1]
+        assert start == last + 1 - 16
+        assert valid == 8
+        assert plan.clip_frames[0] <= start
+        assert start + valid <= last + 1
+        lasts.add(last)
+    # No room is kept for motion behind the clip.
+    assert max(lasts) == frame_count - 1
+
+
+def test_motion_may_not_begin_before_the_clip() -> None:
+    with pytest.raises(ValueError, match="future_interval: -17 is not allowed"):
+        SamplingConfig(future_interval=-17)
