@@ -66,14 +66,24 @@ def keep_to_one_core(places: Path, workers: int) -> int | None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) != workers or workers == 1:
         return None
-    for core in cores:
-        place = os.open(places / str(core), os.O_CREAT | os.O_RDWR)
-        try:
-            # Held until the process ends, however it ends; programs that it starts do not inherit it.
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(place)
-            continue
-        os.sched_setaffinity(0, {core})
+    try:
+        core = next((core for core in cores if _take(places / str(core))), None)
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         return core
-    return None
+    except OSError:
+        # Some file systems of clusters know no locks, and old temporary folders get cleared away: any core will do.
+        return None
+
+
+def _take(place: Path) -> bool:
+    """Whether a place was free; it is then held until the process ends, however it ends."""
+    handle = os.open(place, os.O_CREAT | os.O_RDWR)  # programs that this process starts do not inherit it
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            return False
+        raise
+    return True

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from extract.spread import keep_to_one_core
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 WORKER = """
@@ -63,3 +67,20 @@ def test_nothing_is_bound_unless_there_is_a_worker_for_each_core(tmp_path: Path,
     process.kill()
     process.wait(10)
     assert said == "None 2"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_keeps_nobody_from_working(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert keep_to_one_core(tmp_path, len(CORES)) is None
+    assert sorted(os.sched_getaffinity(0)) == CORES
+
+
+def test_a_folder_that_was_cleared_away_keeps_nobody_from_working(tmp_path: Path) -> None:
+    assert keep_to_one_core(tmp_path / "gone", len(CORES)) is None
+    assert sorted(os.sched_getaffinity(0)) == CORES
