@@ -173,8 +173,8 @@ class ShardSet:
                 raise ShardError(f"{reader.path}: made with another configuration than {folder / schema.INDEX_NAME}")
             if reader.rows_hash != listed["rows_hash"]:
                 raise ShardError(
-                    f"{reader.path}: made of other manifest rows than {folder / schema.INDEX_NAME} says, a shard of another "
-                    f"extraction; `cmd-extract verify {folder} --repair` makes the right one again"
+                    f"{reader.path}: made of other manifest rows than {folder / schema.INDEX_NAME} says; "
+                    f"`cmd-extract verify {folder} --repair` makes the right shard again"
                 )
             videos += reader.entries()
             reader.close()

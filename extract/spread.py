@@ -30,7 +30,7 @@ def make_locally(workers: int, make: Callable[[ShardPlan], T], plans: Sequence[S
                 return_as="generator_unordered",
                 batch_size=1,
                 initializer=_start_worker,
-                initargs=(Path(places), count),
+                initargs=(os.getpid(), Path(places), count),
             )
             with interrupts_blocked():
                 results = pool(joblib.delayed(make)(plan) for plan in plans)  # starts the workers
@@ -42,8 +42,8 @@ def make_locally(workers: int, make: Callable[[ShardPlan], T], plans: Sequence[S
         ) from None
 
 
-def _start_worker(places: Path, workers: int) -> None:
-    watch_parent()
+def _start_worker(parent: int, places: Path, workers: int) -> None:
+    watch_parent(parent)
     keep_to_one_core(places, workers)
 
 

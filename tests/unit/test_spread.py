@@ -25,6 +25,21 @@ print(got, len(allowed), flush=True)
 sys.stdin.read()
 """
 
+# Starts a worker, says so, and is gone before the worker can look.
+MAIN = """
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())])
+"""
+ORPHAN = """
+import os, sys, time
+from extract.limits import watch_parent
+parent = int(sys.argv[1])
+while os.getppid() == parent:
+    time.sleep(0.01)
+watch_parent(parent)
+time.sleep(1000)
+"""
+
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores and a system that binds processes to them")
 
 
@@ -84,3 +99,9 @@ def test_a_file_system_without_locks_keeps_nobody_from_working(
 def test_a_folder_that_was_cleared_away_keeps_nobody_from_working(tmp_path: Path) -> None:
     assert keep_to_one_core(tmp_path / "gone", len(CORES)) is None
     assert sorted(os.sched_getaffinity(0)) == CORES
+
+
+def test_a_worker_whose_parent_ended_before_it_began_ends_too() -> None:
+    # The orphan holds the pipe as long as it lives.
+    main = subprocess.run([sys.executable, "-c", MAIN, ORPHAN], capture_output=True, check=False, timeout=60)
+    assert main.returncode == 0, main.stderr
