@@ -102,12 +102,15 @@ def die_with_parent() -> None:
         _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
-def watch_parent(look_seconds: float = 1.0) -> None:
+def watch_parent(parent: int, look_seconds: float = 1.0) -> None:
     """Ends this process soon after its parent has ended: what ``die_with_parent`` does, for a process of many threads.
 
     The system's own signal would come when the *thread* that started this process ends.
+
+    Args:
+        parent: the parent's number, as the parent itself knows it: it may have ended before this process got so far.
+        look_seconds: time between two looks.
     """
-    parent = os.getppid()
 
     def watch() -> None:
         while os.getppid() == parent:

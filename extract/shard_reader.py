@@ -60,6 +60,11 @@ class ShardReader:
         """Configuration and sizes shared by all videos of the shard."""
         return self._file.header
 
+    @property
+    def rows_hash(self) -> str:
+        """Identifies the manifest rows that the shard was made of."""
+        return str(self._file.h5.attrs[schema.ATTR_ROWS_HASH])
+
     def entries(self) -> tuple[VideoEntry, ...]:
         """The videos of the shard, in manifest order."""
         return self._file.entries(self.number)
@@ -162,10 +167,15 @@ class ShardSet:
         self._readers = [ShardReader(folder / s["name"], i) for i, s in enumerate(index["shards"])]
         self._recent: OrderedDict[int, None] = OrderedDict()
         videos: list[VideoEntry] = []
-        for reader in self._readers:
+        for reader, listed in zip(self._readers, index["shards"], strict=True):
             self.header = reader.header
             if self.header.config_hash != self.config_hash:
                 raise ShardError(f"{reader.path}: made with another configuration than {folder / schema.INDEX_NAME}")
+            if reader.rows_hash != listed["rows_hash"]:
+                raise ShardError(
+                    f"{reader.path}: made of other manifest rows than {folder / schema.INDEX_NAME} says; "
+                    f"`cmd-extract verify {folder} --repair` makes the right shard again"
+                )
             videos += reader.entries()
             reader.close()
         if not videos:

@@ -30,7 +30,7 @@ def make_locally(workers: int, make: Callable[[ShardPlan], T], plans: Sequence[S
                 return_as="generator_unordered",
                 batch_size=1,
                 initializer=_start_worker,
-                initargs=(Path(places), count),
+                initargs=(os.getpid(), Path(places), count),
             )
             with interrupts_blocked():
                 results = pool(joblib.delayed(make)(plan) for plan in plans)  # starts the workers
@@ -42,8 +42,8 @@ def make_locally(workers: int, make: Callable[[ShardPlan], T], plans: Sequence[S
         ) from None
 
 
-def _start_worker(places: Path, workers: int) -> None:
-    watch_parent()
+def _start_worker(parent: int, places: Path, workers: int) -> None:
+    watch_parent(parent)
     keep_to_one_core(places, workers)
 
 
@@ -66,14 +66,24 @@ def keep_to_one_core(places: Path, workers: int) -> int | None:
     cores = sorted(os.sched_getaffinity(0))
     if len(cores) != workers or workers == 1:
         return None
-    for core in cores:
-        place = os.open(places / str(core), os.O_CREAT | os.O_RDWR)
-        try:
-            # Held until the process ends, however it ends; programs that it starts do not inherit it.
-            fcntl.flock(place, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(place)
-            continue
-        os.sched_setaffinity(0, {core})
+    try:
+        core = next((core for core in cores if _take(places / str(core))), None)
+        if core is not None:
+            os.sched_setaffinity(0, {core})
         return core
-    return None
+    except OSError:
+        # Some file systems of clusters know no locks, and old temporary folders get cleared away: any core will do.
+        return None
+
+
+def _take(place: Path) -> bool:
+    """Whether a place was free; it is then held until the process ends, however it ends."""
+    handle = os.open(place, os.O_CREAT | os.O_RDWR)  # programs that this process starts do not inherit it
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(handle)
+        if isinstance(error, BlockingIOError):
+            return False
+        raise
+    return True

@@ -208,7 +208,8 @@ def read_packets(path: Path) -> Iterator[tuple[float, bytes]]:
         VideoError: the file holds no frames, because no frame of the source could be decoded.
     """
     try:
-        with av.open(str(path)) as container:
+        # FFmpeg copies free text of the source, which need not be UTF-8.
+        with av.open(str(path), metadata_errors="ignore") as container:
             stream = container.streams.video[0]
             time_base = stream.time_base
             for packet in container.demux(stream):

@@ -140,13 +140,14 @@ class EvalDataset(Dataset[EvalSample]):
         clips: clips a video.
 
     Raises:
-        ValueError: if there is no video.
+        ValueError: if there is no video, or the shards hold no small frames.
     """
 
     def __init__(
         self, shards: VideoSource, entries: Sequence[VideoEntry], sampling: SamplingConfig, clips: int = 10
     ) -> None:
         _require_entries(entries)
+        require_frames(shards.header)
         self._shards = shards
         self._entries = tuple(entries)
         self._sampling = sampling
@@ -176,6 +177,19 @@ class EvalDataset(Dataset[EvalSample]):
 def _require_entries(entries: Sequence[VideoEntry]) -> None:
     if not entries:
         raise ValueError("entries: no video is selected, need at least one; check the split's name and part")
+
+
+def require_frames(header: ShardHeader) -> None:
+    """Refuses shards that have been extracted without small frames.
+
+    Raises:
+        ValueError: they have.
+    """
+    if not header.config.get("store_frames", True):
+        raise ValueError(
+            "shards: hold no small frames, which clips are made of (cmd-extract run --no-frames); extract into another "
+            "folder, with --frames"
+        )
 
 
 def _read_frames(shards: VideoSource, entry: VideoEntry, wanted: Sequence[int], into: NDArray[np.uint8]) -> None:

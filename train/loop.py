@@ -23,7 +23,7 @@ from train.batch_picture import draw_batch
 from train.checkpoint import save_checkpoint
 from train.config import TrainConfig
 from train.damage import DamageTally, TolerantDataset
-from train.dataset import PretrainDataset, VideoSource
+from train.dataset import PretrainDataset, VideoSource, require_frames
 from train.distributed import Placement, any_rank, from_all_ranks
 from train.epoch_sampler import EpochSampler
 from train.keeping import CheckpointPlan
@@ -89,10 +89,12 @@ def train(
         deadline: ``time.monotonic()`` from which on it stops by itself.
 
     Raises:
+        ValueError: settings or shards that do not allow a first step.
         CheckpointError: ``run_dir`` holds a training of another configuration or of other data, or ranks do not see
             the same checkpoint there.
         TrainingError: the loss is not finite, or too many videos are damaged.
     """
+    require_frames(shards.header)
     sampler = _make_sampler(len(entries), config, placement)
     check_before_start(config, entries, data_hash, placement)
     layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format

@@ -137,7 +137,9 @@ def fed_by_workers(step: Step, shards: ShardSet, config: TrainConfig, plan: Plan
     """Samples a second of steps that take their batches from data workers, and the share of time spent waiting."""
     pinned = plan.device.type == "cuda"
     source = stream(shards, config.sampling, plan.workers, batch=plan.batch, pinned=pinned)
-    for _ in range(3):
+    # Each worker is two batches ahead. What was read while nobody trained must be used up, or it hides that workers
+    # are too slow.
+    for _ in range(3 + 2 * plan.workers):
         float(step(next(source).to(plan.device, non_blocking=True)))
     waited, start = 0.0, time.perf_counter()
     for _ in range(plan.steps):

@@ -289,6 +289,16 @@ def test_names_that_are_hard_to_pass_on(make_video: MakeVideo, tmp_path: Path) -
         out.rmdir()
 
 
+@pytest.mark.parametrize("transcode", ["always", "never"])
+def test_texts_in_the_source_need_not_be_utf_8(make_video: MakeVideo, tmp_path: Path, transcode: str) -> None:
+    for suffix in ("avi", "mp4", "mkv"):
+        texts = ("-metadata", "title=Vor\udcfc", "-metadata:s:v:0", "title=Vor\udcfc")
+        make_video(tmp_path / f"a.{suffix}", "-c:v", "mpeg4", *texts, frames=13)
+    out, failures = extract(tmp_path, "--transcode", transcode)
+    assert not failures
+    assert [entry.frame_count for entry in ShardSet(out).videos] == [13, 13, 13]
+
+
 def test_packed_b_frames_in_avi(real_videos: Path, tmp_path: Path) -> None:
     name = "hmdb51_Turnk_r_Pippi_Michel_cartwheel_f_cm_np2_le_med_6.avi"
     (tmp_path / "a.avi").symlink_to(real_videos / "formats" / "torchvision" / name)

@@ -137,6 +137,12 @@ def test_other_and_mixed_shards_are_refused(watched: Path, few_shards: Path, tmp
     assert result.exit_code == 1
     assert "was trained on other shards" in result.output
     (shards / schema.INDEX_NAME).write_text(json.dumps(index))
+    mixed = tmp_path / "mixed"
+    shutil.copytree(shards, mixed)
+    shutil.copy(mixed / index["shards"][0]["name"], mixed / index["shards"][1]["name"])
+    result = pretrain(mixed, tmp_path / "run")
+    assert result.exit_code == 1
+    assert "shard-00001.h5: made of other manifest rows" in result.output
     with h5py.File(shards / index["shards"][1]["name"], "r+") as file:
         file.attrs[schema.ATTR_CONFIG_HASH] = "other"
     result = pretrain(shards, tmp_path / "run")

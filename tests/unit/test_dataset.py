@@ -1,20 +1,27 @@
 import pickle
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 import pytest
 import simplejpeg
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from extract.schema import ShardHeader, VideoEntry
 from train.batch import collate_eval, open_in_turn
 from train.batch_memory import BatchPool, release
+from train.config import build_config
 from train.damage import TolerantDataset
 from train.dataset import DamagedSampleError, EvalDataset, PretrainDataset
+from train.distributed import Placement
 from train.epoch_sampler import EpochSampler
+from train.loop import train
+from train.objective import PretrainObjective
 from train.sampling import SamplingConfig, plan_sample, sample_rng
 
 HEADER = ShardHeader(
@@ -221,6 +228,19 @@ def test_datasets_pickle_and_refuse_emptiness() -> None:
     assert dataset(seed=6)[0, 0].plan != dataset(seed=5)[0, 0].plan
     with pytest.raises(ValueError, match="entries"):
         PretrainDataset(MemoryShards(), (), SAMPLING, seed=0)
+
+
+def test_shards_without_small_frames_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    shards = MemoryShards()
+    shards.header = replace(HEADER, config={"store_frames": False})
+    config, run_dir = build_config("demo"), tmp_path / "run"
+    objective = PretrainObjective(config, shards.header)
+    placement = Placement(rank=0, world_size=1, device=torch.device("cpu"))
+    with pytest.raises(ValueError, match="no-frames"):
+        train(nn.Identity(), objective, shards, entries(), config, run_dir, placement, data_hash="", say=print)
+    assert not run_dir.exists()
+    with pytest.raises(ValueError, match="no-frames"):
+        EvalDataset(shards, entries(), SAMPLING)
 
 
 def test_evaluation_reads_each_frame_once() -> None:

@@ -114,7 +114,7 @@ def indexed_shards(folder: Path) -> ShardSet:
         "format": schema.FORMAT_NAME,
         "version": schema.FORMAT_VERSION,
         "config_hash": ShardReader(path).header.config_hash,
-        "shards": [{"name": path.name, "sha256": "0"}],
+        "shards": [{"name": path.name, "sha256": "0", "rows_hash": "r"}],
     }
     (folder / schema.INDEX_NAME).write_text(json.dumps(index))
     return ShardSet(folder)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from extract.spread import keep_to_one_core
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 WORKER = """
@@ -19,6 +23,21 @@ allowed = sorted(os.sched_getaffinity(0))
 assert got is None or allowed == [got], (got, allowed)
 print(got, len(allowed), flush=True)
 sys.stdin.read()
+"""
+
+# Starts a worker, says so, and is gone before the worker can look.
+MAIN = """
+import os, subprocess, sys
+subprocess.Popen([sys.executable, "-c", sys.argv[1], str(os.getpid())])
+"""
+ORPHAN = """
+import os, sys, time
+from extract.limits import watch_parent
+parent = int(sys.argv[1])
+while os.getppid() == parent:
+    time.sleep(0.01)
+watch_parent(parent)
+time.sleep(1000)
 """
 
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores and a system that binds processes to them")
@@ -63,3 +82,26 @@ def test_nothing_is_bound_unless_there_is_a_worker_for_each_core(tmp_path: Path,
     process.kill()
     process.wait(10)
     assert said == "None 2"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
+def test_a_file_system_without_locks_keeps_nobody_from_working(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    assert keep_to_one_core(tmp_path, len(CORES)) is None
+    assert sorted(os.sched_getaffinity(0)) == CORES
+
+
+def test_a_folder_that_was_cleared_away_keeps_nobody_from_working(tmp_path: Path) -> None:
+    assert keep_to_one_core(tmp_path / "gone", len(CORES)) is None
+    assert sorted(os.sched_getaffinity(0)) == CORES
+
+
+def test_a_worker_whose_parent_ended_before_it_began_ends_too() -> None:
+    # The orphan holds the pipe as long as it lives.
+    main = subprocess.run([sys.executable, "-c", MAIN, ORPHAN], capture_output=True, check=False, timeout=60)
+    assert main.returncode == 0, main.stderr
