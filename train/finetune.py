@@ -19,6 +19,7 @@ from train.finetune_start import has_started, load_start, recorded_start
 from train.live_line import LiveLine
 from train.loop import TrainingResult, train
 from train.selection import select_videos
+from train.supervised import SupervisedModel
 from train.supervised_objective import SupervisedObjective
 
 LEAST_CLASSES = 2
@@ -72,6 +73,20 @@ def select_classes(entries: Sequence[VideoEntry]) -> LabelledVideos:
     return LabelledVideos(entries=labelled, classes=classes, unlabelled=len(entries) - len(labelled))
 
 
+def _initialise(
+    model: SupervisedModel, config: TrainConfig, run_dir: Path, start: Path | None, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Loads the weights to start from, unless a checkpoint is there to continue from; what they are, recorded."""
+    if has_started(run_dir):
+        return recorded_start(run_dir, start)
+    if start is None:
+        return None
+    init, lines = load_start(model, config, start)
+    for line in lines:
+        say(line)
+    return init
+
+
 def run_finetuning(
     folder: Path,
     run_dir: Path,
@@ -113,15 +128,7 @@ def run_finetuning(
         if chosen.unlabelled:
             speak(f"{chosen.unlabelled} videos have no label and were left out")
         model = build_classifier(config, len(chosen.classes))
-        init: dict[str, Any] | None
-        if has_started(run_dir):
-            init = recorded_start(run_dir, start)
-        elif start is None:
-            init = None
-        else:
-            init, lines = load_start(model, config, start)
-            for line in lines:
-                speak(line)
+        init = _initialise(model, config, run_dir, start, speak)
         result = train(
             model,
             objective,

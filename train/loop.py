@@ -119,17 +119,7 @@ def train(
         step=first_step,
         last_saved=first_step,
     )
-    with stop_requests(run_dir, deadline, placement) as stop:
-        running.run(_make_loader(shards, entries, config, sampler, first_step, placement), stop)
-        finished = running.step == sampler.total_steps
-        if placement.is_main:
-            mark_end(run_dir, finished=finished, step=running.step, reason=stop.reason())
-    return TrainingResult(
-        steps=running.step,
-        finished=finished,
-        report=running.log.report,
-        metrics=running.log.recent_metrics() if running.step > first_step else {},
-    )
+    return running.to_its_end(_make_loader(shards, entries, config, sampler, first_step, placement), deadline)
 
 
 @dataclass(kw_only=True)
@@ -153,7 +143,22 @@ class _Training:
     last_saved: int
     retrieval: float | None = None
 
-    def run(self, loader: Iterable[PackedBatch], stop: StopRequest) -> None:
+    def to_its_end(self, loader: Iterable[PackedBatch], deadline: float) -> TrainingResult:
+        """Runs until all is done or it is asked to stop, and leaves word in the folder of which it was."""
+        first_step = self.step
+        with stop_requests(self.run_dir, deadline, self.placement) as stop:
+            self._run(loader, stop)
+            finished = self.step == self.sampler.total_steps
+            if self.placement.is_main:
+                mark_end(self.run_dir, finished=finished, step=self.step, reason=stop.reason())
+        return TrainingResult(
+            steps=self.step,
+            finished=finished,
+            report=self.log.report,
+            metrics=self.log.recent_metrics() if self.step > first_step else {},
+        )
+
+    def _run(self, loader: Iterable[PackedBatch], stop: StopRequest) -> None:
         """Takes all steps that are left, or as many as it is given time for; then all is saved."""
         waited_from = time.monotonic()
         for batch in open_in_turn(loader):

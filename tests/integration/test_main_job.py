@@ -12,36 +12,19 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from eval.cli import main as eval_main
 from eval.embed import load_backbone
 from extract.cli import main as extract_main
+from tests.command_line import call
+from tests.integration.training import FIELDS, same, weights
 from train.build import build_model
 from train.checkpoint import list_checkpoints, load_checkpoint
 from train.cli import main as train_main
 from train.config import config_from_dict
 
-_FIELDS = {
-    "model.width": 8,
-    "model.encoder_width": 4,
-    "model.crop_size": 32,
-    "model.predictor_width": 32,
-    "model.embedding_dim": 16,
-    "model.head_hidden": 32,
-    "sampling.clip_frames": 8,
-    "optim.warmup_epochs": 1,
-    "run.log_seconds": 0,
-}
 SMALL = ["--recipe", "demo", "--split-column", "split", "--batch-size", "8", "--workers", "0"]
-SMALL += [word for field, value in _FIELDS.items() for word in ("--set", f"{field}={value}")]
-
-
-def call(command: object, *arguments: object) -> Result:
-    result = CliRunner().invoke(command, [str(a) for a in arguments])  # type: ignore[arg-type]
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+SMALL += [word for field, value in FIELDS.items() for word in ("--set", f"{field}={value}")]
 
 
 @pytest.fixture(scope="module")
@@ -65,14 +48,6 @@ def trained(shards: Path) -> Path:
     result = call(train_main, "pretrain", shards, run_dir, *SMALL, "--epochs", 2)
     assert result.exit_code == 0, result.output
     return run_dir
-
-
-def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(run_dir).weights
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def losses(run_dir: Path) -> list[tuple[int, float]]:
