@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from eval.cli import main as eval_main
-from tests.command_line import call
+from tests.command_line import call, train_here
 from tests.integration.finetuning import config_of, settings
 
 
@@ -31,7 +31,9 @@ def test_the_auxiliary_task_is_compared(few_shards: Path, tmp_path: Path) -> Non
 
     # Another seed adds two runs; those that are done stay as they are.
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
-    again = call(eval_main, "auxiliary", *arguments, "--seeds", 2)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eval.run_auxiliary.run_cmd_train", train_here)
+        again = call(eval_main, "auxiliary", *arguments, "--seeds", 2)
     assert again.exit_code == 0, again.output
     assert again.output.count("(done before)") == 2
     assert {path: path.stat().st_mtime_ns for path in done} == done

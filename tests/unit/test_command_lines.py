@@ -1,10 +1,11 @@
 """Every command of the three groups: what it says when asked for help, and when it is given what it cannot use.
 
-That each does its work is tested where its work is; of ``manifest`` that is here.
+That each does its work is tested where its work is; of ``manifest`` and ``synthesize`` that is here.
 """
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from click.testing import CliRunner
 
 from eval.cli import main as eval_main
 from extract.cli import main as extract_main
+from extract.synthetic import SyntheticConfig
 from train.cli import main as train_main
 
 GROUPS = {"cmd-extract": extract_main, "cmd-train": train_main, "cmd-eval": eval_main}
@@ -130,3 +132,25 @@ def test_a_folder_becomes_a_manifest(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "3 videos (folder), 2 classes, split columns: none" in result.output
     assert (tmp_path / "all.csv").read_text("utf-8").count("videos/jump/") == 2
+
+
+def test_synthesize_makes_videos_and_their_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One class of each kind instead of six: the command has no option for it, and the others take their time.
+    small = functools.partial(SyntheticConfig, motions=("left",), contexts=("bricks",))
+    monkeypatch.setattr("extract.synthetic.SyntheticConfig", small)
+    arguments = [
+        "synthesize",
+        str(tmp_path / "out"),
+        "--videos-per-combination",
+        "2",
+        "--frames",
+        "3",
+        "--workers",
+        "1",
+    ]
+    result = CliRunner().invoke(extract_main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "a manifest of synthetic videos" in result.output
+    rows = (tmp_path / "out" / "manifest.csv").read_text("utf-8").splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["left-bricks-00", "left-bricks-01"]
+    assert len(list((tmp_path / "out" / "videos").glob("*.mp4"))) == 2
