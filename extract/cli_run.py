@@ -12,7 +12,12 @@ import click
 from extract.cli_cluster import ClusterOptions, cluster_options, print_task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from extract.index import RunSummary
+    from extract.job import RunJob
+    from extract.plan import ShardPlan
+    from extract.run_options import RunOptions
 
 EXIT_WITH_FAILURES = 3
 
@@ -21,7 +26,7 @@ _PATH = click.Path(path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Extract videos into shards.")
 @click.argument("manifest", type=_FILE)
 @click.argument("out", type=_PATH)
 @click.option("--root", type=_FOLDER, help="Folder that relative paths start from.  [default: the manifest's]")
@@ -30,7 +35,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--codec", type=click.Choice(["mpeg4", "h264"]), default="mpeg4", help="Codec of the canonical stream.")
 @click.option("--gop", type=int, default=12, help="Distance of I-frames in frames.")
 @click.option("--quality", type=int, help="Quantiser of the canonical stream.  [default: 3 for mpeg4, 23 for h264]")
-@click.option("--fps", help="Convert to this constant frame rate, e.g. 25 or 30000/1001.  [default: keep all frames]")
+@click.option(
+    "--fps",
+    metavar="RATE",
+    help="Convert to this constant frame rate, e.g. 25 or 30000/1001.  [default: keep all frames]",
+)
 @click.option("--frame-short-side", type=int, default=128, help="Short side of the small frames in pixels.")
 @click.option("--jpeg-quality", type=int, default=3, help="Quantiser of all JPEGs, 2 (best) to 31.")
 @click.option("--cell", "cell_px", type=click.Choice(["8", "16"]), default="8", help="Motion grid cell in pixels.")
@@ -44,18 +53,27 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--reader", type=click.Choice(["auto", "pyav", "mvextractor"]), default="auto", help="What reads the vectors."
 )
 @click.option("--frames/--no-frames", "store_frames", default=True, help="Store the small frames training needs.")
-@click.option("--segment-seconds", type=click.FloatRange(0, min_open=True), help="Cut videos into samples this long.")
-@click.option("--videos-per-shard", type=click.IntRange(1), help="[default: about 32 shards, at most 256 videos each]")
+@click.option(
+    "--segment-seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Cut videos into samples this long.  [default: no]",
+)
+@click.option(
+    "--videos-per-shard", type=click.IntRange(1), help="Manifest rows a shard.  [default: 32 shards, at most 256]"
+)
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=3600.0, help="Seconds one video may take.")
 @click.option("--max-memory-mb", type=click.IntRange(64), default=4096, help="Memory one video may take, in MiB.")
 @click.option("--max-failures", metavar="N|N%", help="Stop when more videos than this fail.  [default: never]")
 @click.option(
     "--retry-failures",
     metavar="all|STAGE,...",
-    help="Extract the finished shards again that hold failures of these stages (open, timeout, ...).",
+    help="Extract the finished shards again that hold failures of these stages (open, timeout, ...).  [default: none]",
 )
 @click.option("--scratch", type=_PATH, help="Folder for temporary files.  [default: OUT]")
-@click.option("--ffmpeg", "ffmpeg_path", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]")
+@click.option(
+    "--ffmpeg", "ffmpeg_path", metavar="FILE", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]"
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be made, from which videos, how large; write nothing.")
 @cluster_options
 def run(
     manifest: Path,
@@ -64,6 +82,7 @@ def run(
     max_failures: str | None,
     scratch: Path | None,
     ffmpeg_path: str | None,
+    dry_run: bool,
     cluster: ClusterOptions,
     **given: Any,
 ) -> None:
@@ -111,6 +130,9 @@ def run(
     job = asked.job(out, scratch, binary)
     videos_per_shard = given["videos_per_shard"]
     click.echo(f"{share or 'all'}: {rows} videos; {binary.version} ({binary.path})", err=True)
+    if dry_run:
+        _foresee(asked, share.of(asked.plans) if share else asked.plans, job)
+        return
     workers = workers or allotted_cores(os.environ, joblib.cpu_count())
     extract = partial(extract_video, reader=asked.reader)
     with interruptible():
@@ -140,6 +162,14 @@ def run(
     _print_summary(summary, out)
     if summary.failures:
         raise SystemExit(EXIT_WITH_FAILURES)
+
+
+def _foresee(asked: RunOptions, mine: Sequence[ShardPlan], job: RunJob) -> None:
+    from extract.dry_run import foresee
+
+    found = foresee(asked.records, asked.plans, mine, job, asked.retry_stages)
+    # Names of files need not be UTF-8.
+    click.echo(found.text(job.config).encode("utf-8", "backslashreplace"))
 
 
 def _print_summary(summary: RunSummary, out: Path) -> None:
