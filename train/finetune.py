@@ -15,6 +15,7 @@ from train import rank_errors
 from train.build import build_classifier
 from train.config import TrainConfig
 from train.distributed import process_group
+from train.dry_run import rehearse
 from train.finetune_start import has_started, load_start, recorded_start
 from train.live_line import LiveLine
 from train.loop import TrainingResult, train
@@ -98,6 +99,7 @@ def run_finetuning(
     live: LiveLine | None = None,
     recipe: str | None = None,
     deadline: float = math.inf,
+    dry_run: bool = False,
 ) -> TrainingResult:
     """Trains a classifier on the shards in ``folder``; see ``train.loop.train``.
 
@@ -112,24 +114,24 @@ def run_finetuning(
         live: shows how it goes, on a terminal.
         recipe: name of the preset that ``config`` was made from; recorded.
         deadline: ``time.monotonic()`` from which on it stops by itself.
+        dry_run: tell what would be done, and write nothing; see ``train.dry_run.rehearse``.
 
     Raises:
         ValueError: settings, shards, labels or initial weights that do not fit.
     """
-    with process_group(device, run_dir / rank_errors.FOLDER_NAME) as placement:
+    with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as placement:
         speak = say if placement.is_main else lambda _: None
         shards = ShardSet(folder)
         chosen = select_classes(select_videos(shards.videos, config.data.split_column, config.data.part))
         objective = SupervisedObjective(config, shards.header, chosen.class_numbers, len(chosen.classes))
-        speak(
-            f"{len(chosen.entries)} videos of {len(chosen.classes)} classes, {config.model.backbone} on "
-            f"{placement.device}{', with motion prediction' if config.model.motion_head else ''}"
-        )
+        auxiliary = ", with motion prediction" if config.model.motion_head else ""
+        network = f"{config.model.backbone} on {placement.device}{auxiliary}"
+        speak(f"{len(chosen.entries)} videos of {len(chosen.classes)} classes, {network}")
         if chosen.unlabelled:
             speak(f"{chosen.unlabelled} videos have no label and were left out")
         model = build_classifier(config, len(chosen.classes))
         init = _initialise(model, config, run_dir, start, speak)
-        result = train(
+        result = (rehearse if dry_run else train)(
             model,
             objective,
             shards,
