@@ -16,17 +16,24 @@ from eval.command_line import EvalGroup
 @click.version_option(package_name="context-motion-decoupling")
 @click.option("--debug", is_flag=True, help="Show the traceback of errors.")
 def main(debug: bool) -> None:
-    """Evaluate trained video backbones."""
+    """Evaluate trained video backbones.
+
+    Exit codes: 0 all well; 2 wrong usage; 130 interrupted, the same command continues; 1 any other error, which one
+    line explains.
+    """
 
 
-main.add_command(embed)
-main.add_command(probe)
-main.add_command(search)
-main.add_command(decoupling)
-main.add_command(retrieval)
-main.add_command(baseline)
-main.add_command(compare)
-main.add_command(recognition)
-main.add_command(auxiliary)
-main.add_command(evidence)
-main.add_command(report)
+for _command in (
+    embed,
+    retrieval,
+    baseline,
+    probe,
+    recognition,
+    decoupling,
+    search,
+    report,
+    compare,
+    auxiliary,
+    evidence,
+):
+    main.add_command(_command)

@@ -15,21 +15,29 @@ _SIZE = "[default: the size's]"
 _PAIRS = "SECTION.FIELD=VALUE"
 
 
-@click.command()
+@click.command(short_help="Try the paper's claims on your own videos.")
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--size", type=click.Choice(list(SIZES)), default="small", help="small: two cores; full: a GPU.")
 @click.option("--split-column", "columns", multiple=True, help="Split; repeatable.  [default: all of the shards]")
 @click.option("--steps", type=click.IntRange(1), help=f"Steps of each pre-training.  {_SIZE}")
 @click.option("--seeds", type=click.IntRange(1), help=f"Pre-trainings with both heads on each split.  {_SIZE}")
-@click.option("--single-seeds", type=click.IntRange(1), help=f"The same with one head only.  {_SIZE}")
+@click.option("--single-seeds", type=click.IntRange(1), help=f"Pre-trainings with each single head.  {_SIZE}")
 @click.option("--auxiliary-steps", type=click.IntRange(1), help=f"Steps of each supervised training.  {_SIZE}")
-@click.option("--auxiliary-seeds", type=click.IntRange(0), help=f"Pairs of them on each split; 0: none.  {_SIZE}")
-@click.option("--recipe", help=f"Of the pre-trainings, instead of the size's recipe and changes.  {_SIZE}")
-@click.option("--auxiliary-recipe", help=f"The same of the supervised trainings.  {_SIZE}")
+@click.option(
+    "--auxiliary-seeds", type=click.IntRange(0), help=f"Pairs of supervised trainings on each split; 0: none.  {_SIZE}"
+)
+@click.option("--recipe", help=f"Recipe of the pre-trainings, without the size's changes.  {_SIZE}")
+@click.option("--auxiliary-recipe", help=f"Recipe of the supervised trainings, likewise.  {_SIZE}")
 @click.option("--clips", type=click.IntRange(1), help=f"Clips a video where networks are tested.  {_SIZE}")
 @click.option("--set", "overrides", multiple=True, metavar=_PAIRS, help="Change any field of all pre-trainings.")
-@click.option("--auxiliary-set", "auxiliary_overrides", multiple=True, metavar=_PAIRS, help="Of all supervised ones.")
+@click.option(
+    "--auxiliary-set",
+    "auxiliary_overrides",
+    multiple=True,
+    metavar=_PAIRS,
+    help="Change any field of all supervised trainings.",
+)
 @click.option(
     "--bench",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),

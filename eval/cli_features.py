@@ -26,7 +26,7 @@ _PATH = click.Path(exists=True, path_type=Path)
 _TARGET = click.Path(dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Write the features of all videos.")
 @click.argument("checkpoint", type=click.Path(exists=True, path_type=Path))
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", metavar="OUT.h5", type=click.Path(dir_okay=False, path_type=Path))
@@ -50,7 +50,7 @@ def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, **chosen: Any)
     click.echo(f"{videos} videos, {choice.clips} clips each, {width} features; in {out}")
 
 
-@click.command()
+@click.command(short_help="Classify by frozen features: linear or k-NN.")
 @source_options
 @click.option("--method", type=click.Choice(["linear", "knn"]), default="linear", help="The classifier.")
 @split_option
@@ -104,7 +104,7 @@ def probe(
         click.echo(f"written to {target}")
 
 
-@click.command()
+@click.command(short_help="Find the videos nearest to any file.")
 @click.argument("video", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.option("--embeddings", required=True, type=_FILE, help="Features file of cmd-eval embed.")
 @click.option("--count", type=click.IntRange(1), default=5, help="How many videos to find.")
@@ -146,7 +146,7 @@ def search(
     click.echo(f"written to {output}")
 
 
-@click.command()
+@click.command(short_help="Compare networks with both heads and either.")
 @click.argument("shards", type=_FOLDER)
 @click.option("--both", type=_PATH, help="Checkpoint, or training's folder, of a network with both heads.")
 @click.option("--context", type=_PATH, help="The same with the context head only.")

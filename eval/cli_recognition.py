@@ -15,13 +15,15 @@ if TYPE_CHECKING:
 _DEVICES = click.Choice(["auto", "cpu", "cuda"])
 
 
-@click.command()
+@click.command(short_help="Top-1 and top-5 of fine-tuned networks.")
 @click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--split-column", help="Split column of the manifest.  [default: what each checkpoint was trained on]")
-@click.option("--part", default="test", help="Part to test on.")
+@click.option("--test", "--part", "part", default="test", help="Part that is tested.")
 @click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video, at equal spacing.")
-@click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all results together.")
+@click.option(
+    "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all.  [default: one each]"
+)
 @click.option("--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in this one.")
 @click.option("--device", type=_DEVICES, default="auto", help="Where to compute.")
 def recognition(
@@ -84,12 +86,12 @@ def _described(run: RecognitionRun) -> str:
     return "\n".join([*lines, "in brackets: 95 % intervals, from resampling the test videos"])
 
 
-@click.command()
+@click.command(short_help="Measure what motion prediction adds.")
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--recipe", default="finetune-ucf101", help="Named settings; `cmd-train recipes` lists them.")
 @click.option("--split-column", "columns", multiple=True, default=["split1"], help="Split to run on; repeatable.")
-@click.option("--part", default="test", help="Part to test on.")
+@click.option("--test", "--part", "part", default="test", help="Part that is tested.")
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Trainings of each kind and split, with seeds from 0.")
 @click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video at test.")
 @click.option("--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field, for both sides.")

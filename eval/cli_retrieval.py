@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from eval.run_retrieval import Question
 
 
-@click.command()
+@click.command(short_help="Recall of videos by nearest neighbours.")
 @source_options
 @question_options
 def retrieval(
@@ -48,7 +48,7 @@ def retrieval(
     _run(features, question, target, per_class)
 
 
-@click.command()
+@click.command(short_help="Retrieval without any training.")
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option(
     "--features",
@@ -121,7 +121,7 @@ def _run(features: Features, question: Question, target: Path | None, per_class:
         click.echo(f"written to {target}")
 
 
-@click.command()
+@click.command(short_help="Several retrieval results in one table.")
 @click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def compare(results: tuple[Path, ...]) -> None:
     """Show the JSON files of several retrieval runs in one table, beside chance."""

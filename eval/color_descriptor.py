@@ -11,8 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.features import COLOR_HISTOGRAM, Features
-from eval.results import Provenance
-from eval.video_table import VideoTable
+from eval.hand_made import hand_made_features
 from extract.shard_reader import ShardSet
 from train.dataset import EvalDataset
 from train.sampling import SamplingConfig
@@ -56,20 +55,5 @@ def describe_videos(shards: ShardSet, command: str, progress: Callable[[int, int
         RuntimeError: a frame is damaged.
     """
     frames = EvalDataset(shards, shards.videos, SamplingConfig(clip_frames=1, stride=1), FRAMES)
-    described = []
-    for number in range(len(frames)):
-        described.append(describe_colors(frames[number].clips_u8[:, 0]))
-        progress(len(described), len(frames))
-    mean_VF = np.stack(described).astype(np.float32)
-    return Features(
-        videos=VideoTable.of(shards.videos),
-        mean_VF=mean_VF,
-        clips_VNF=mean_VF[:, None],
-        provenance=Provenance(
-            command=command,
-            shards=str(shards.folder.resolve()),
-            data_hash=shards.data_hash,
-            features=COLOR_HISTOGRAM,
-            clips=1,
-        ),
-    )
+    described = (describe_colors(frames[number].clips_u8[:, 0]) for number in range(len(frames)))
+    return hand_made_features(COLOR_HISTOGRAM, described, shards, command, progress)

@@ -24,6 +24,10 @@ Command = Callable[..., None]
 class EvalGroup(click.Group):
     """Turns the errors that users can mend into one line and an exit code, and leaves bugs their traceback."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the work, not of the alphabet."""
+        return list(self.commands)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Keeps the words of the command line, for the record."""
         ctx.meta[_WORDS] = shlex.join(["cmd-eval", *args])
@@ -126,9 +130,8 @@ def seed_option(command: Command) -> Command:
 
 def output_option(command: Command) -> Command:
     """Where the result goes."""
-    return click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for the result.")(
-        command
-    )
+    text = "JSON file for the result.  [default: the training's folder, eval/, where there is one]"
+    return click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help=text)(command)
 
 
 def open_named(**named: Any) -> Features:

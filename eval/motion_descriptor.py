@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.features import MOTION_DESCRIPTOR, Features
-from eval.results import Provenance
-from eval.video_table import VideoTable
+from eval.hand_made import hand_made_features
 from extract.schema import QUARTER_PX, MotionGrid
 from extract.shard_reader import ShardSet
 
@@ -77,20 +76,5 @@ def describe_videos(shards: ShardSet, command: str, progress: Callable[[int, int
         command: recorded as what made them.
         progress: called with (videos done, all videos).
     """
-    described = []
-    for entry in shards.videos:
-        described.append(describe_motion(shards.motion(entry, 0, entry.frame_count)))
-        progress(len(described), len(shards.videos))
-    mean_VF = np.stack(described).astype(np.float32)
-    return Features(
-        videos=VideoTable.of(shards.videos),
-        mean_VF=mean_VF,
-        clips_VNF=mean_VF[:, None],
-        provenance=Provenance(
-            command=command,
-            shards=str(shards.folder.resolve()),
-            data_hash=shards.data_hash,
-            features=MOTION_DESCRIPTOR,
-            clips=1,
-        ),
-    )
+    described = (describe_motion(shards.motion(entry, 0, entry.frame_count)) for entry in shards.videos)
+    return hand_made_features(MOTION_DESCRIPTOR, described, shards, command, progress)

@@ -1,4 +1,9 @@
-"""Files that appear whole or not at all."""
+"""Files that appear whole or not at all.
+
+Extraction has its own (``extract.atomic``), whose names say which machine and process writes and which renews signs of
+life while it does, so that many hosts can clean up after each other. Results need none of that, and evaluation imports
+of extraction the schema and the reader only.
+"""
 
 from __future__ import annotations
 

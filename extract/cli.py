@@ -19,6 +19,10 @@ EXIT_INTERRUPTED = 130
 class _Group(click.Group):
     """Turns the errors that users can mend into one line and an exit code, and leaves bugs their traceback."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the work, not of the alphabet."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> object:
         from extract.limits import FailureLimitError
 
@@ -53,5 +57,5 @@ def main(debug: bool) -> None:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 
-for _command in (run, submit, status, merge, verify, inspect, preview, manifest, synthesize):
+for _command in (manifest, run, verify, inspect, preview, synthesize, submit, status, merge):
     main.add_command(_command)

@@ -125,7 +125,7 @@ def print_task(summary: TaskSummary, share: Share, out: Path) -> None:
     click.echo(f"when all tasks are complete, `cmd-extract merge {out}` writes the index")
 
 
-@click.command()
+@click.command(short_help="Show how far the tasks are.")
 @click.argument("out", type=_SHARDS)
 @click.option("--shards/--no-shards", "list_shards", default=False, help="List every shard that is not done.")
 @_STALE
@@ -158,7 +158,7 @@ def status(out: Path, list_shards: bool, stale_after: float) -> None:
                 click.echo(f"{name}  {state}")
 
 
-@click.command()
+@click.command(short_help="Write the index of what tasks have made.")
 @click.argument("out", type=_SHARDS)
 @click.option("--manifest", type=_FILE, help="The manifest, if it was moved.  [default: where the tasks found it]")
 @click.option("--root", type=_SHARDS, help="Folder of the videos, if they were moved.  [default: that of the tasks]")

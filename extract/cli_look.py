@@ -16,7 +16,7 @@ _SHARDS = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Prove that an output is whole; repair it.")
 @click.argument("out", type=_SHARDS)
 @click.option("--repair", is_flag=True, help="Extract damaged shards, and those of changed sources, again.")
 @click.option("--quick", is_flag=True, help="Do not decode the JPEGs; checksums and all else are still checked.")
@@ -25,7 +25,12 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--root", type=_SHARDS, help="Folder of the videos, if they were moved.  [default: that of the run]")
 @click.option("--workers", type=click.IntRange(1), help="Processes for --repair.  [default: all cores]")
 @click.option("--scratch", type=click.Path(path_type=Path), help="Folder for temporary files.  [default: OUT]")
-@click.option("--ffmpeg", "ffmpeg_path", help="FFmpeg binary for --repair; must be of the run's version.")
+@click.option(
+    "--ffmpeg",
+    "ffmpeg_path",
+    metavar="FILE",
+    help="FFmpeg binary for --repair, of the run's version.  [default: the system's, else imageio-ffmpeg's]",
+)
 def verify(
     out: Path,
     repair: bool,
@@ -105,7 +110,7 @@ def _repair(
     )
 
 
-@click.command()
+@click.command(short_help="Show what an output holds, in numbers.")
 @click.argument("out", type=_SHARDS)
 def inspect(out: Path) -> None:
     """Show what the extraction OUT holds: totals, sizes, codecs, vectors."""
@@ -115,16 +120,23 @@ def inspect(out: Path) -> None:
         click.echo(f"{name:<14} {value}")
 
 
-@click.command()
+@click.command(short_help="Draw a video, its keyframes and motion.")
 @click.argument("out", type=_SHARDS)
 @click.option("--video", required=True, help="Id of the video.")
-@click.option("--to", "target", type=click.Path(dir_okay=False, path_type=Path), default=Path("preview.png"))
+@click.option(
+    "--output",
+    "--to",
+    "target",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("preview.png"),
+    help="File to write: .png, .jpg, or .gif for an animation.",
+)
 @click.option("--start", type=click.IntRange(0), default=0, help="First frame.")
 @click.option("--frames", type=click.IntRange(1), default=16, help="Number of frames.")
 def preview(out: Path, video: str, target: Path, start: int, frames: int) -> None:
     """Draw a video of the extraction OUT: keyframe, frames with vectors as arrows, motion as colours, validity.
 
-    The file of --to is a picture (.png) of four of the frames, or an animation (.gif) of all.
+    The file is a picture of four of the frames, or an animation (.gif) of all.
     """
     from extract.preview import draw_preview
     from extract.shard_reader import ShardSet

@@ -14,7 +14,7 @@ _FORMATS = ("auto", "csv", "folder", "ucf101", "hmdb51", "kinetics")
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Make a manifest of a data set.")
 @click.argument("source", type=click.Path(exists=True, path_type=Path))
 @click.argument("manifest", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="auto", help="What SOURCE is.")
@@ -60,13 +60,15 @@ def _read_source(source: Path, form: str, videos: Path | None, root: Path, missi
     return manifest_datasets.from_kinetics(source, videos, root=root, missing=missing)
 
 
-@click.command()
+@click.command(short_help="Make a labelled set of small videos.")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option("--videos-per-combination", type=click.IntRange(2), default=4, help="Videos of each motion and context.")
 @click.option("--frames", type=click.IntRange(2), default=96, help="Frames a video, at 30 a second.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Decides every video.")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores]")
-@click.option("--ffmpeg", "ffmpeg_path", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]")
+@click.option(
+    "--ffmpeg", "ffmpeg_path", metavar="FILE", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]"
+)
 def synthesize(
     out: Path, videos_per_combination: int, frames: int, seed: int, workers: int | None, ffmpeg_path: str | None
 ) -> None:

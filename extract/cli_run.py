@@ -12,7 +12,13 @@ import click
 from extract.cli_cluster import ClusterOptions, cluster_options, print_task
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from extract.index import RunSummary
+    from extract.job import RunJob
+    from extract.plan import ShardPlan
+    from extract.run_options import RunOptions
+    from extract.shares import Share
 
 EXIT_WITH_FAILURES = 3
 
@@ -21,7 +27,7 @@ _PATH = click.Path(path_type=Path)
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 
 
-@click.command()
+@click.command(short_help="Extract videos into shards.")
 @click.argument("manifest", type=_FILE)
 @click.argument("out", type=_PATH)
 @click.option("--root", type=_FOLDER, help="Folder that relative paths start from.  [default: the manifest's]")
@@ -30,7 +36,11 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.option("--codec", type=click.Choice(["mpeg4", "h264"]), default="mpeg4", help="Codec of the canonical stream.")
 @click.option("--gop", type=int, default=12, help="Distance of I-frames in frames.")
 @click.option("--quality", type=int, help="Quantiser of the canonical stream.  [default: 3 for mpeg4, 23 for h264]")
-@click.option("--fps", help="Convert to this constant frame rate, e.g. 25 or 30000/1001.  [default: keep all frames]")
+@click.option(
+    "--fps",
+    metavar="RATE",
+    help="Convert to this constant frame rate, e.g. 25 or 30000/1001.  [default: keep all frames]",
+)
 @click.option("--frame-short-side", type=int, default=128, help="Short side of the small frames in pixels.")
 @click.option("--jpeg-quality", type=int, default=3, help="Quantiser of all JPEGs, 2 (best) to 31.")
 @click.option("--cell", "cell_px", type=click.Choice(["8", "16"]), default="8", help="Motion grid cell in pixels.")
@@ -44,18 +54,27 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     "--reader", type=click.Choice(["auto", "pyav", "mvextractor"]), default="auto", help="What reads the vectors."
 )
 @click.option("--frames/--no-frames", "store_frames", default=True, help="Store the small frames training needs.")
-@click.option("--segment-seconds", type=click.FloatRange(0, min_open=True), help="Cut videos into samples this long.")
-@click.option("--videos-per-shard", type=click.IntRange(1), help="[default: about 32 shards, at most 256 videos each]")
+@click.option(
+    "--segment-seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="Cut videos into samples this long.  [default: no]",
+)
+@click.option(
+    "--videos-per-shard", type=click.IntRange(1), help="Manifest rows a shard.  [default: 32 shards, at most 256]"
+)
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=3600.0, help="Seconds one video may take.")
 @click.option("--max-memory-mb", type=click.IntRange(64), default=4096, help="Memory one video may take, in MiB.")
 @click.option("--max-failures", metavar="N|N%", help="Stop when more videos than this fail.  [default: never]")
 @click.option(
     "--retry-failures",
     metavar="all|STAGE,...",
-    help="Extract the finished shards again that hold failures of these stages (open, timeout, ...).",
+    help="Extract the finished shards again that hold failures of these stages (open, timeout, ...).  [default: none]",
 )
 @click.option("--scratch", type=_PATH, help="Folder for temporary files.  [default: OUT]")
-@click.option("--ffmpeg", "ffmpeg_path", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]")
+@click.option(
+    "--ffmpeg", "ffmpeg_path", metavar="FILE", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]"
+)
+@click.option("--dry-run", is_flag=True, help="Tell what would be made, from which videos, how large; write nothing.")
 @cluster_options
 def run(
     manifest: Path,
@@ -64,6 +83,7 @@ def run(
     max_failures: str | None,
     scratch: Path | None,
     ffmpeg_path: str | None,
+    dry_run: bool,
     cluster: ClusterOptions,
     **given: Any,
 ) -> None:
@@ -84,20 +104,26 @@ def run(
       4    stopped, because more than --max-failures failed; finished shards and OUT/failures.csv stay
       130  interrupted (Ctrl-C or SIGTERM); the same command continues
     """  # noqa: D301 - a raw string would show the sign by which click keeps lines apart
-    import joblib
-
-    from extract.claims import Claims
     from extract.ffmpeg_binary import find_ffmpeg
-    from extract.interrupts import interruptible
     from extract.limits import parse_failure_limit
-    from extract.pipeline import run_extraction
     from extract.plan import count_rows
     from extract.run_options import read_options
-    from extract.shares import allotted_cores
-    from extract.task_run import run_share
-    from extract.video import extract_video
 
     asked = read_options(manifest, given | {"max_failures": max_failures})
+    share = _find_share(cluster, asked)
+    mine = share.of(asked.plans) if share else asked.plans
+    rows = count_rows(mine)
+    allowed = None if max_failures is None else parse_failure_limit(max_failures, rows)
+    binary = find_ffmpeg(ffmpeg_path)
+    job = asked.job(out, scratch, binary)
+    click.echo(f"{share or 'all'}: {rows} videos; {binary.version} ({binary.path})", err=True)
+    if dry_run:
+        _foresee(asked, mine, job)
+    else:
+        _extract(asked, job, cluster, share, workers, videos_per_shard=given["videos_per_shard"], max_failures=allowed)
+
+
+def _find_share(cluster: ClusterOptions, asked: RunOptions) -> Share | None:
     try:
         share = cluster.share(os.environ)
     except ValueError as error:
@@ -105,41 +131,42 @@ def run(
     if share and asked.retry_stages:
         # Tasks tell what is left to do by which shards are there; a retry makes some of those again.
         raise click.UsageError("--retry-failures: not in a task of many; run it once, alone, after `cmd-extract merge`")
-    rows = count_rows(share.of(asked.plans)) if share else len(asked.records)
-    allowed = None if max_failures is None else parse_failure_limit(max_failures, rows)
-    binary = find_ffmpeg(ffmpeg_path)
-    job = asked.job(out, scratch, binary)
-    videos_per_shard = given["videos_per_shard"]
-    click.echo(f"{share or 'all'}: {rows} videos; {binary.version} ({binary.path})", err=True)
+    return share
+
+
+def _extract(
+    asked: RunOptions, job: RunJob, cluster: ClusterOptions, share: Share | None, workers: int | None, **limits: Any
+) -> None:
+    """Makes the shards, or the share of them; says what became of it, and exits with 3 if videos failed."""
+    import joblib
+
+    from extract.claims import Claims
+    from extract.interrupts import interruptible
+    from extract.pipeline import run_extraction
+    from extract.shares import allotted_cores
+    from extract.task_run import run_share
+    from extract.video import extract_video
+
     workers = workers or allotted_cores(os.environ, joblib.cpu_count())
-    extract = partial(extract_video, reader=asked.reader)
+    common = limits | {"workers": workers, "extract": partial(extract_video, reader=asked.reader)}
     with interruptible():
         if share:
-            task = run_share(
-                asked.records,
-                job,
-                share,
-                workers=workers,
-                claims=Claims(out=out, stale_seconds=cluster.stale_after),
-                videos_per_shard=videos_per_shard,
-                max_failures=allowed,
-                extract=extract,
-            )
-            print_task(task, share, out)
+            claims = Claims(out=job.out, stale_seconds=cluster.stale_after)
+            print_task(run_share(asked.records, job, share, claims=claims, **common), share, job.out)
             return
-        summary = run_extraction(
-            asked.records,
-            job,
-            workers=workers,
-            videos_per_shard=videos_per_shard,
-            max_failures=allowed,
-            extract=extract,
-            spread=cluster.spread(workers),
-            retry_stages=asked.retry_stages,
-        )
-    _print_summary(summary, out)
+        spread = cluster.spread(workers)
+        summary = run_extraction(asked.records, job, spread=spread, retry_stages=asked.retry_stages, **common)
+    _print_summary(summary, job.out)
     if summary.failures:
         raise SystemExit(EXIT_WITH_FAILURES)
+
+
+def _foresee(asked: RunOptions, mine: Sequence[ShardPlan], job: RunJob) -> None:
+    from extract.dry_run import foresee
+
+    found = foresee(asked.records, asked.plans, mine, job, asked.retry_stages)
+    # Names of files need not be UTF-8.
+    click.echo(found.text(job.config).encode("utf-8", "backslashreplace"))
 
 
 def _print_summary(summary: RunSummary, out: Path) -> None:

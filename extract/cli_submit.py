@@ -15,15 +15,19 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _MOST_TASKS = 100
 
 
-@click.command()
+@click.command(short_help="Extract by an array job on Slurm.")
 @click.argument("manifest", type=_FILE)
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]")
-@click.option("--partition", help="Slurm's partition.  [default: the cluster's]")
+@click.option("--partition", metavar="NAME", help="Slurm's partition.  [default: the cluster's]")
 @click.option("--array-parallelism", type=click.IntRange(1), help="Tasks that may run at once.  [default: all]")
-@click.option("--num-tasks", type=click.IntRange(1), help=f"[default: one a shard, at most {_MOST_TASKS}]")
-@click.option("--time", "time_limit", help="Time limit of a task, such as 04:00:00.  [default: the partition's]")
-@click.option("--mem", "memory", help="Memory of a task, such as 16G.  [default: the partition's]")
+@click.option(
+    "--num-tasks", type=click.IntRange(1), help=f"Tasks of the array.  [default: one a shard, at most {_MOST_TASKS}]"
+)
+@click.option(
+    "--time", "time_limit", metavar="TIME", help="Time limit of a task, such as 04:00:00.  [default: the partition's]"
+)
+@click.option("--mem", "memory", metavar="SIZE", help="Memory of a task, such as 16G.  [default: the partition's]")
 @click.option("--cpus", type=click.IntRange(1), help="Cores of a task, one extracting process each.  [default: 1]")
 @click.option("--wait", is_flag=True, help="Wait for the end; then the exit code is that of `cmd-extract merge`.")
 @click.option("--dry-run", is_flag=True, help="Show what would be submitted, and do nothing.")
@@ -98,8 +102,9 @@ def _refuse_what_is_submits(given: Mapping[str, Any]) -> None:
         "--scheduler": given["scheduler"] is not None,
         "--scheduler-file": given["scheduler_file"] is not None,
         "--retry-failures": given["retry_failures"] is not None,
+        "--dry-run": given["dry_run"],
     }
     for name, is_given in wrong.items():
         if is_given:
-            hint = "; say it before the --" if name == "--num-tasks" else ""
+            hint = "; say it before the --" if name in ("--num-tasks", "--dry-run") else ""
             raise click.UsageError(f"{name}: not among the options of the tasks{hint}")

@@ -172,7 +172,7 @@ def _decode(
         side = None
         # What the decoder invents to conceal a damaged I-frame are no vectors of the stream.
         if kind != "I":
-            side = SideDataContainer(frame).get(SideDataType.MOTION_VECTORS)  # type: ignore[call-arg]
+            side = SideDataContainer(frame).get(SideDataType.MOTION_VECTORS)  # type: ignore[call-arg] # stubs lack it
         yield FrameVectors(
             frame_type=kind,
             # A copy, since the original keeps the whole picture in memory.

@@ -174,14 +174,10 @@ def run_extraction(
         # An error in one worker ends the others wherever they are, perhaps in the middle of a shard.
         for folder in {job.out, job.scratch}:
             remove_leftovers(folder)
-    index = write_index(plans, job, {w.name: w for w in written})
-    summary = RunSummary(
-        **index["totals"],
-        shards=len(plans),
-        new_videos=sum(w.videos for w in written),
-        new_frames=sum(w.frames for w in written),
-        seconds=time.monotonic() - start,
-    )
+    totals = write_index(plans, job, {w.name: w for w in written})["totals"]
+    videos, frames = sum(w.videos for w in written), sum(w.frames for w in written)
+    seconds = time.monotonic() - start
+    summary = RunSummary(**totals, shards=len(plans), new_videos=videos, new_frames=frames, seconds=seconds)
     write_run_record(job, records, plans, summary)
     return summary
 

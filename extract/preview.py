@@ -23,7 +23,7 @@ _PAGE = (205, 205, 215)  # neither white nor black, which validity is drawn in
 
 
 def draw_preview(shards: ShardSet, entry: VideoEntry, target: Path, *, start: int = 0, frames: int = 16) -> None:
-    """Writes a picture (``.png``) or an animation (``.gif``) of a part of a video.
+    """Writes a picture (``.png`` or ``.jpg``) or an animation (``.gif``) of a part of a video.
 
     Each row shows the keyframe in force, the frame with its vectors as arrows, the vectors as colours (the wheel tells
     which direction is which), and in white the cells that have a vector.
@@ -38,8 +38,8 @@ def draw_preview(shards: ShardSet, entry: VideoEntry, target: Path, *, start: in
     Raises:
         ValueError: ``target`` has another ending, or there is no such frame.
     """
-    if target.suffix not in (".png", ".gif"):
-        raise ValueError(f"out: {target.name!r} must end in .png or .gif")
+    if target.suffix not in (".png", ".jpg", ".gif"):
+        raise ValueError(f"output: {target.name!r} must end in .png, .jpg or .gif")
     if not 0 <= start < entry.frame_count:
         raise ValueError(f"start: {start} is not between 0 and {entry.frame_count - 1}")
     chosen = list(range(start, min(start + frames, entry.frame_count)))

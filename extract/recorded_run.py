@@ -48,6 +48,8 @@ def read_recorded_run(
             format version.
     """
     path = folder / schema.RUN_NAME
+    if not path.exists():
+        raise ShardError(f"{folder}: no {schema.RUN_NAME}; give a folder that `cmd-extract run` writes to")
     try:
         record = json.loads(path.read_text("utf-8"))
         manifest, root, described = manifest or Path(record["manifest"]), root or Path(record["root"]), record["config"]

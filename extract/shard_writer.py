@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,12 @@ from extract.atomic import write_whole
 from extract.config import ExtractConfig
 from extract.hdf5_output import new_hdf5
 from extract.schema import VideoRecord
+from extract.shard_spool import Failure, Sample, Spool
 from extract.source import VideoError
 from extract.video import ExtractedVideo, cut_into_segments
 
 _COPY_BYTES = 1 << 24
 _COPY_FRAMES = 512
-
-
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A manifest row that gave no video."""
-
-    record: VideoRecord
-    stage: str
-    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,69 +50,6 @@ class WrittenShard:
     frames: int
     failures: int
     damaged: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sample:
-    """A video, or one of the segments it is cut into."""
-
-    record: VideoRecord
-    video: ExtractedVideo
-    video_id: str
-    start: int
-    stop: int
-
-    @property
-    def frame_count(self) -> int:
-        return self.stop - self.start
-
-    @property
-    def fps(self) -> float:
-        span = float(self.video.pts_seconds[self.stop - 1] - self.video.pts_seconds[self.start])
-        return (self.frame_count - 1) / span if span > 0 else self.video.fps
-
-    @property
-    def pts_seconds(self) -> NDArray[np.float64]:
-        return self.video.pts_seconds[self.start : self.stop]
-
-    @property
-    def keyframe_indices(self) -> NDArray[np.int64]:
-        indices = self.video.keyframe_indices
-        return indices[(indices >= self.start) & (indices < self.stop)] - self.start
-
-
-@dataclass
-class _Spool:
-    """The files of one shard's videos, by what they hold, and the columns that describe them."""
-
-    folder: Path
-    samples: list[_Sample] = field(default_factory=list)
-    videos: list[ExtractedVideo] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    files: dict[str, list[Path]] = field(default_factory=lambda: defaultdict(list))
-
-    def append(self, name: str, source: Path) -> None:
-        kept = self.folder / f"{name}-{len(self.files[name])}"
-        source.rename(kept)
-        self.files[name].append(kept)
-
-    def byte_count(self, name: str) -> int:
-        return sum(path.stat().st_size for path in self.files[name])
-
-    def blocks(self, name: str, size: int) -> Iterator[memoryview]:
-        """The bytes of all files end to end, in blocks of ``size``; the last may be shorter. Removes the files."""
-        size = min(size, self.byte_count(name)) or 1  # fresh memory costs time
-        block, filled = bytearray(size), 0
-        for path in self.files[name]:
-            with path.open("rb") as stream:
-                while count := stream.readinto(memoryview(block)[filled:]):
-                    filled += count
-                    if filled == size:
-                        yield memoryview(block)
-                        filled = 0
-            path.unlink()
-        if filled:
-            yield memoryview(block)[:filled]
 
 
 class ShardWriter:
@@ -151,7 +79,7 @@ class ShardWriter:
         self._described = described
         self._software = software
         self._rows_hash = rows_hash
-        self._spool = _Spool(workdir)
+        self._spool = Spool(workdir)
 
     def add_video(self, record: VideoRecord, video: ExtractedVideo) -> None:
         """Takes over one video and its files."""
@@ -164,7 +92,7 @@ class ShardWriter:
         seconds = self._config.segment_seconds
         for number, (start, stop) in enumerate(cut_into_segments(video, seconds)):
             name = record.video_id if seconds is None else f"{record.video_id}#{number:04d}"
-            spool.samples.append(_Sample(record=record, video=video, video_id=name, start=start, stop=stop))
+            spool.samples.append(Sample(record=record, video=video, video_id=name, start=start, stop=stop))
 
     def add_failure(self, record: VideoRecord, error: VideoError) -> None:
         """Notes a row that gave no video."""

@@ -125,6 +125,31 @@ def probe(path: Path) -> SourceFacts:
         raise VideoError("probe", f"not a readable video: {getattr(error, 'strerror', None) or error}") from error
 
 
+def frames_by_header(path: Path, fps: Fraction | None = None) -> int | None:
+    """About how many frames a video has, as its container says; nothing is decoded.
+
+    Args:
+        path: the file.
+        fps: frame rate that it would be converted to; None for its own.
+
+    Returns:
+        None if that cannot be told, or the file is no readable video.
+    """
+    try:
+        if not path.is_file():
+            return None
+        with av.open(input_url(path), options=input_options(), metadata_errors="ignore") as container:
+            stream = _best_stream(container)
+            promised = _promised_frames(container, stream)
+            if promised and fps is None:
+                return promised
+            rate = fps or stream.guessed_rate or stream.average_rate
+            seconds = container.duration / av.time_base if container.duration else 0.0
+            return round(seconds * float(rate)) or None if rate else None
+    except (av.error.FFmpegError, OSError, ValueError, VideoError):
+        return None
+
+
 @contextmanager
 def decoder_errors() -> Iterator[Callable[[], int]]:
     """Within it, a function that tells how many errors FFmpeg's libraries have reported in this process so far."""

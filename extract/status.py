@@ -79,6 +79,8 @@ def read_status(out: Path, claims: Claims) -> FolderStatus:
         ShardError: no extraction has begun there.
     """
     path = out / schema.RUN_NAME
+    if not path.exists():
+        raise ShardError(f"{out}: no {schema.RUN_NAME}; give a folder that `cmd-extract run` writes to")
     try:
         total = int(json.loads(path.read_text("utf-8"))["shards"])
     except (OSError, KeyError, ValueError) as error:

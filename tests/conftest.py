@@ -10,6 +10,7 @@ from click.testing import CliRunner
 
 from extract.cli import main as extract_main
 from extract.ffmpeg_binary import FfmpegBinary, find_ffmpeg
+from extract.synthetic import SyntheticConfig, synthesize
 
 REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
@@ -49,16 +50,11 @@ def real_videos() -> Path:
 
 
 @pytest.fixture(scope="session")
-def few_shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def few_shards(tmp_path_factory: pytest.TempPathFactory, ffmpeg: FfmpegBinary) -> Path:
     """24 short synthetic videos in several shards."""
     folder = tmp_path_factory.mktemp("few")
-    arguments = ["synthesize", str(folder / "videos"), "--videos-per-combination", "2", "--frames", "24"]
-    assert CliRunner().invoke(extract_main, arguments).exit_code == 0
-    manifest = folder / "videos" / "manifest.csv"
-    lines = manifest.read_text().splitlines()
-    manifest.write_text(
-        "\n".join([lines[0], *[line for line in lines[1:] if line.startswith(("left-", "up-"))]]) + "\n"
-    )
+    config = SyntheticConfig(videos_per_combination=2, frames=24, motions=("left", "up"))
+    manifest = synthesize(config, folder / "videos", ffmpeg_binary=ffmpeg.path, workers=2, progress=lambda *_: None)
     arguments = ["run", str(manifest), str(folder / "shards"), "--workers", "2", "--videos-per-shard", "7"]
     result = CliRunner().invoke(extract_main, arguments)
     assert result.exit_code == 0, result.output

@@ -170,7 +170,7 @@ class BiasedConvNorm(nn.Module):
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         """Maps (B, in, T, H, W) to (B, out, T, H, W)."""
-        return self.norm(self.conv(video_BCTHW))  # type: ignore[no-any-return]
+        return self.norm(self.conv(video_BCTHW))  # type: ignore[no-any-return] # modules give Any
 
 
 class C3DBackbone(Backbone):

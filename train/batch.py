@@ -64,9 +64,9 @@ class _TensorCarrier:
     """Moves the tensor fields of a frozen dataclass; the other fields come along unchanged."""
 
     def _each_tensor(self, change: Callable[[Tensor], Tensor]) -> Self:
-        tensors = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type]
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}  # type: ignore[arg-type] # dataclasses only
         changed = {name: change(value) for name, value in tensors.items() if isinstance(value, Tensor)}
-        return replace(self, **changed)  # type: ignore[type-var]
+        return replace(self, **changed)  # type: ignore[type-var] # the same
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Self:
         """The same on ``device``."""
@@ -112,7 +112,7 @@ class Batch(_TensorCarrier):
         pieces: list[Self] = []
         for number, place in enumerate(places):
             chosen = slice(int(place[0]), int(place[-1]) + 1)
-            piece = self._each_tensor(lambda tensor, chosen=chosen: tensor[chosen])  # type: ignore[misc]
+            piece = self._each_tensor(lambda tensor, chosen=chosen: tensor[chosen])  # type: ignore[misc] # bound now
             report = SamplingReport() if pieces else self.report
             sizes = self.rank_sizes and tuple(n // parts + (number < n % parts) for n in self.rank_sizes)
             pieces.append(replace(piece, keys=self.keys[chosen], report=report, rank_sizes=sizes))

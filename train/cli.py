@@ -14,6 +14,10 @@ from train.cli_options import EXIT_INTERRUPTED, both_folders, deadline, given_fi
 class _Group(click.Group):
     """Turns the errors that users can mend into one line and an exit code, and leaves bugs their traceback."""
 
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """In the order of the work, not of the alphabet."""
+        return list(self.commands)
+
     def invoke(self, ctx: click.Context) -> object:
         try:
             return super().invoke(ctx)
@@ -33,13 +37,14 @@ class _Group(click.Group):
 @click.version_option(package_name="context-motion-decoupling")
 @click.option("--debug", is_flag=True, help="Show the traceback of errors.")
 def main(debug: bool) -> None:
-    """Train video backbones from shards that cmd-extract has written."""
+    """Train video backbones from shards that cmd-extract has written.
+
+    Exit codes: 0 all well; 2 wrong usage; 130 stopped before the end, the same command continues (0 under torchrun or
+    srun); 1 any other error, which one line explains.
+    """
 
 
-main.add_command(finetune)
-
-
-@main.command()
+@main.command(short_help="Train a backbone without labels.")
 @training_options
 @click.option("--recipe", default="ucf101", help="Named settings; `cmd-train recipes` lists them.")
 @click.option(
@@ -58,6 +63,7 @@ def pretrain(
     max_hours: float | None,
     pairs: tuple[str, ...],
     print_config: bool,
+    dry_run: bool,
     **named: Any,
 ) -> None:
     """Pre-train a backbone on SHARDS without labels; write checkpoints to RUN_DIR.
@@ -91,27 +97,41 @@ def pretrain(
             init=start,
             recipe=recipe,
             deadline=deadline(max_hours),
+            dry_run=dry_run,
         )
+    if dry_run:
+        return
     tell_end(result, target)
 
 
-@main.command()
-def sbatch() -> None:
-    """Print a Slurm batch script to edit: a training that stops in time, is queued again, and continues."""
-    from importlib.resources import files
-
-    click.echo(files("train").joinpath("slurm", "pretrain.sbatch").read_text("utf-8"), nl=False)
+main.add_command(finetune)
 
 
-@main.command("import-weights")
+@main.command(short_help="List the recipes, or show one.")
+@click.argument("name", required=False)
+def recipes(name: str | None) -> None:
+    """List the recipes, or print every field of the one that is named."""
+    import json
+
+    from train.config import build_config
+    from train.recipes import list_recipes
+
+    click.echo(json.dumps(build_config(name).as_dict(), indent=1) if name else list_recipes())
+
+
+@main.command("import-weights", short_help="Turn published weights into a checkpoint.")
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 @click.argument("out_dir", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--backbone", help="r2plus1d_26, r3d_26, c3d or r2plus1d_10.  [default: told by the names]")
 @click.option(
+    "--backbone", metavar="NAME", help="r2plus1d_26, r3d_26, c3d or r2plus1d_10.  [default: told by the names]"
+)
+@click.option(
+    "--init-part",
     "--part",
+    "part",
     type=click.Choice(["auto", "all", "backbone"]),
     default="auto",
-    help="The whole pre-training network, or its backbone; auto: as the names tell.",
+    help="What FILE holds: the whole pre-training network, or its backbone; auto: as the names tell.",
 )
 @click.option("--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable.")
 def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, pairs: tuple[str, ...]) -> None:
@@ -139,13 +159,9 @@ def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, p
     click.echo(f"{what} with {config.model.backbone}, {len(state)} tensors; checkpoint in {path}")
 
 
-@main.command()
-@click.argument("name", required=False)
-def recipes(name: str | None) -> None:
-    """List the recipes, or print every field of the one that is named."""
-    import json
+@main.command(short_help="Print a Slurm batch script to edit.")
+def sbatch() -> None:
+    """Print a Slurm batch script to edit: a training that stops in time, is queued again, and continues."""
+    from importlib.resources import files
 
-    from train.config import build_config
-    from train.recipes import list_recipes
-
-    click.echo(json.dumps(build_config(name).as_dict(), indent=1) if name else list_recipes())
+    click.echo(files("train").joinpath("slurm", "pretrain.sbatch").read_text("utf-8"), nl=False)

@@ -12,7 +12,7 @@ from train.cli_options import both_folders, deadline, given_fields, tell_end, tr
 SCRATCH = "scratch"
 
 
-@click.command()
+@click.command(short_help="Train a classifier with labels.")
 @training_options
 @click.option(
     "--from",
@@ -37,6 +37,7 @@ def finetune(
     pairs: tuple[str, ...],
     device: str,
     print_config: bool,
+    dry_run: bool,
     **named: Any,
 ) -> None:
     """Train a classifier on the labelled videos of SHARDS, end to end; write checkpoints to RUN_DIR.
@@ -76,5 +77,8 @@ def finetune(
             live=live,
             recipe=recipe,
             deadline=deadline(max_hours),
+            dry_run=dry_run,
         )
+    if dry_run:
+        return
     tell_end(result, target)

@@ -22,6 +22,7 @@ _STARTED = time.monotonic()
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds SHARDS, RUN_DIR and the options that choose data, length, seed, device and any other field."""
     for option in (
+        click.option("--dry-run", is_flag=True, help="Check settings and data, tell steps and sizes; write nothing."),
         click.option("--print-config", is_flag=True, help="Print the resolved settings and stop; needs no SHARDS."),
         click.option(
             "--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable."

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import math
 import types
@@ -144,7 +145,7 @@ def _with_values(base: dict[str, Any], changes: Mapping[str, Any]) -> TrainConfi
     for key, value in changes.items():
         section, _, name = key.partition(".")
         if section not in sections or name not in base[section]:
-            raise ValueError(f"{key}: no such field; the fields are {', '.join(field_names())}")
+            raise ValueError(_no_such_field(key))
         for target in SHARED_FIELDS.get(name, (section,)):
             base[target][name] = _as_tuple(value)
     built = {}
@@ -160,10 +161,12 @@ def _as_tuple(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 
-def field_names() -> list[str]:
-    """All fields as ``section.field``."""
+def _no_such_field(key: str) -> str:
     base = TrainConfig().as_dict()
-    return [f"{section}.{name}" for section in base for name in base[section]]
+    known = [f"{section}.{name}" for section in base for name in base[section]]
+    near = difflib.get_close_matches(key, known, n=3)
+    meant = f"; near it are {', '.join(near)}" if near else ""
+    return f"{key}: no such field{meant}; `cmd-train recipes ucf101` prints all of them"
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
@@ -184,7 +187,7 @@ def _parse_value(key: str, text: str) -> Any:
     section, _, name = key.partition(".")
     kinds = {f.name: f.default_factory for f in fields(TrainConfig)}
     hints = typing.get_type_hints(kinds[section]) if section in kinds else {}
-    _require(name in hints, f"{key}: no such field; the fields are {', '.join(field_names())}")
+    _require(name in hints, _no_such_field(key))
     hint = hints[name]
     options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
     if str in options or typing.get_origin(hint) is typing.Literal:

@@ -66,7 +66,7 @@ class ContextEncoder(nn.Module):
 
     def forward(self, keyframe_B31HW: Tensor) -> Tensor:
         """Maps keyframes (B, 3, 1, H, W), normalised RGB, to features (B, D)."""
-        return self.trunk(keyframe_B31HW)[-1].mean(dim=(2, 3, 4))  # type: ignore[no-any-return]
+        return self.trunk(keyframe_B31HW)[-1].mean(dim=(2, 3, 4))  # type: ignore[no-any-return] # modules give Any
 
 
 class MotionEncoder(nn.Module):
@@ -122,4 +122,4 @@ class MotionEncoder(nn.Module):
             raise ValueError(f"motion must have {channels} channels, not {motion_BCTHW.shape[1]}")
         if not 1 <= frames <= LONGEST_MOTION_FRAMES:
             raise ValueError(f"motion must have 1 to {LONGEST_MOTION_FRAMES} frames, not {frames}")
-        return self.project(self.trunk(motion_BCTHW)[-1])  # type: ignore[no-any-return]
+        return self.project(self.trunk(motion_BCTHW)[-1])  # type: ignore[no-any-return] # modules give Any

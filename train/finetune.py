@@ -15,10 +15,12 @@ from train import rank_errors
 from train.build import build_classifier
 from train.config import TrainConfig
 from train.distributed import process_group
+from train.dry_run import rehearse
 from train.finetune_start import has_started, load_start, recorded_start
 from train.live_line import LiveLine
 from train.loop import TrainingResult, train
 from train.selection import select_videos
+from train.supervised import SupervisedModel
 from train.supervised_objective import SupervisedObjective
 
 LEAST_CLASSES = 2
@@ -72,6 +74,20 @@ def select_classes(entries: Sequence[VideoEntry]) -> LabelledVideos:
     return LabelledVideos(entries=labelled, classes=classes, unlabelled=len(entries) - len(labelled))
 
 
+def _initialise(
+    model: SupervisedModel, config: TrainConfig, run_dir: Path, start: Path | None, say: Callable[[str], None]
+) -> dict[str, Any] | None:
+    """Loads the weights to start from, unless a checkpoint is there to continue from; what they are, recorded."""
+    if has_started(run_dir):
+        return recorded_start(run_dir, start)
+    if start is None:
+        return None
+    init, lines = load_start(model, config, start)
+    for line in lines:
+        say(line)
+    return init
+
+
 def run_finetuning(
     folder: Path,
     run_dir: Path,
@@ -83,6 +99,7 @@ def run_finetuning(
     live: LiveLine | None = None,
     recipe: str | None = None,
     deadline: float = math.inf,
+    dry_run: bool = False,
 ) -> TrainingResult:
     """Trains a classifier on the shards in ``folder``; see ``train.loop.train``.
 
@@ -97,32 +114,24 @@ def run_finetuning(
         live: shows how it goes, on a terminal.
         recipe: name of the preset that ``config`` was made from; recorded.
         deadline: ``time.monotonic()`` from which on it stops by itself.
+        dry_run: tell what would be done, and write nothing; see ``train.dry_run.rehearse``.
 
     Raises:
         ValueError: settings, shards, labels or initial weights that do not fit.
     """
-    with process_group(device, run_dir / rank_errors.FOLDER_NAME) as placement:
+    with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as placement:
         speak = say if placement.is_main else lambda _: None
         shards = ShardSet(folder)
         chosen = select_classes(select_videos(shards.videos, config.data.split_column, config.data.part))
         objective = SupervisedObjective(config, shards.header, chosen.class_numbers, len(chosen.classes))
-        speak(
-            f"{len(chosen.entries)} videos of {len(chosen.classes)} classes, {config.model.backbone} on "
-            f"{placement.device}{', with motion prediction' if config.model.motion_head else ''}"
-        )
+        auxiliary = ", with motion prediction" if config.model.motion_head else ""
+        network = f"{config.model.backbone} on {placement.device}{auxiliary}"
+        speak(f"{len(chosen.entries)} videos of {len(chosen.classes)} classes, {network}")
         if chosen.unlabelled:
             speak(f"{chosen.unlabelled} videos have no label and were left out")
         model = build_classifier(config, len(chosen.classes))
-        init: dict[str, Any] | None
-        if has_started(run_dir):
-            init = recorded_start(run_dir, start)
-        elif start is None:
-            init = None
-        else:
-            init, lines = load_start(model, config, start)
-            for line in lines:
-                speak(line)
-        result = train(
+        init = _initialise(model, config, run_dir, start, speak)
+        result = (rehearse if dry_run else train)(
             model,
             objective,
             shards,

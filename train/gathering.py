@@ -82,7 +82,7 @@ def gather_with_grad(tensor: Tensor, sizes: Sizes = None) -> Tensor:
     """
     if rank_and_world()[1] == 1:
         return tensor
-    return _GatherWithGradient.apply(tensor, sizes)  # type: ignore[no-untyped-call, no-any-return]
+    return _GatherWithGradient.apply(tensor, sizes)  # type: ignore[no-untyped-call, no-any-return] # torch
 
 
 def gather(tensor: Tensor, sizes: Sizes = None) -> Tensor:

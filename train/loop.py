@@ -20,18 +20,17 @@ from torch.utils.data import DataLoader
 from extract.schema import VideoEntry
 from train.batch import Batch, PackedBatch, open_in_turn
 from train.batch_picture import draw_batch
+from train.beginning import begin, training_batches
 from train.checkpoint import save_checkpoint
 from train.config import TrainConfig
-from train.damage import DamageTally, TolerantDataset
-from train.dataset import PretrainDataset, VideoSource, require_frames
+from train.damage import DamageTally
+from train.dataset import VideoSource, require_frames
 from train.distributed import Placement, any_rank, from_all_ranks
 from train.epoch_sampler import EpochSampler
 from train.keeping import CheckpointPlan
 from train.live_line import LiveLine
 from train.monitor import RetrievalMonitor
-from train.optim import build_optimizer, learning_rate, set_learning_rate
-from train.readiness import check_before_start
-from train.resuming import resume
+from train.optim import learning_rate, set_learning_rate
 from train.run_log import RunLog, TrainingError
 from train.sampling_report import SamplingReport
 from train.step import GradientStep, Objective
@@ -95,43 +94,27 @@ def train(
         TrainingError: the loss is not finite, or too many videos are damaged.
     """
     require_frames(shards.header)
-    sampler = _make_sampler(len(entries), config, placement)
-    check_before_start(config, entries, data_hash, placement)
-    layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
-    model.to(placement.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload knows 4D only
-    optimizer = build_optimizer(model, config.optim)
     stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
-    first_step, state = resume(run_dir, model, optimizer, stored, sampler.total_steps, placement)
-    if first_step:
-        say(f"continuing after step {first_step} of {sampler.total_steps}")
+    start = begin(model, entries, config, run_dir, placement, stored=stored, say=say)
+    sampler, first_step = start.sampler, start.first_step
     running = _Training(
         model=model,
         gradients=GradientStep(model, objective, config, placement, say),
-        optimizer=optimizer,
+        optimizer=start.optimizer,
         sampler=sampler,
         entries=entries,
         config=config,
         placement=placement,
         run_dir=run_dir,
         stored=stored,
-        plan=CheckpointPlan(config.run, sampler.steps_per_epoch, state.get("best")),
-        damage=DamageTally(config.data.max_damaged, config.optim.accumulate, state.get("damaged", {}), say),
+        plan=CheckpointPlan(config.run, sampler.steps_per_epoch, start.state.get("best")),
+        damage=DamageTally(config.data.max_damaged, config.optim.accumulate, start.state.get("damaged", {}), say),
         log=RunLog(run_dir, stored, first_step, sampler, config, placement, say, live),
         monitor=RetrievalMonitor(shards, entries, config, placement),
         step=first_step,
         last_saved=first_step,
     )
-    with stop_requests(run_dir, deadline, placement) as stop:
-        running.run(_make_loader(shards, entries, config, sampler, first_step, placement), stop)
-        finished = running.step == sampler.total_steps
-        if placement.is_main:
-            mark_end(run_dir, finished=finished, step=running.step, reason=stop.reason())
-    return TrainingResult(
-        steps=running.step,
-        finished=finished,
-        report=running.log.report,
-        metrics=running.log.recent_metrics() if running.step > first_step else {},
-    )
+    return running.to_its_end(_make_loader(shards, entries, config, sampler, first_step, placement), deadline)
 
 
 @dataclass(kw_only=True)
@@ -155,7 +138,22 @@ class _Training:
     last_saved: int
     retrieval: float | None = None
 
-    def run(self, loader: Iterable[PackedBatch], stop: StopRequest) -> None:
+    def to_its_end(self, loader: Iterable[PackedBatch], deadline: float) -> TrainingResult:
+        """Runs until all is done or it is asked to stop, and leaves word in the folder of which it was."""
+        first_step = self.step
+        with stop_requests(self.run_dir, deadline, self.placement) as stop:
+            self._run(loader, stop)
+            finished = self.step == self.sampler.total_steps
+            if self.placement.is_main:
+                mark_end(self.run_dir, finished=finished, step=self.step, reason=stop.reason())
+        return TrainingResult(
+            steps=self.step,
+            finished=finished,
+            report=self.log.report,
+            metrics=self.log.recent_metrics() if self.step > first_step else {},
+        )
+
+    def _run(self, loader: Iterable[PackedBatch], stop: StopRequest) -> None:
         """Takes all steps that are left, or as many as it is given time for; then all is saved."""
         waited_from = time.monotonic()
         for batch in open_in_turn(loader):
@@ -231,18 +229,6 @@ class _Training:
         self.last_saved = self.step
 
 
-def _make_sampler(video_count: int, config: TrainConfig, placement: Placement) -> EpochSampler:
-    return EpochSampler(
-        video_count=video_count,
-        global_batch=config.optim.batch_size,
-        epochs=config.optim.epochs,
-        seed=config.run.seed,
-        samples_per_video=config.data.samples_per_video,
-        rank=placement.rank,
-        world_size=placement.world_size,
-    )
-
-
 def _make_loader(
     shards: VideoSource,
     entries: Sequence[VideoEntry],
@@ -251,11 +237,8 @@ def _make_loader(
     first_step: int,
     placement: Placement,
 ) -> DataLoader[PackedBatch]:
-    # Keyframes and motion are read for the heads alone.
-    clips_only = not (config.model.context_head or config.model.motion_head)
-    dataset = PretrainDataset(shards, entries, config.sampling, seed=config.run.seed, clips_only=clips_only)
     return DataLoader(
-        TolerantDataset(dataset),
+        training_batches(shards, entries, config),
         # Each element of the sampler is a batch already.
         batch_size=None,
         sampler=replace(sampler, first_step=first_step),

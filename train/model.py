@@ -97,11 +97,11 @@ class PretrainModel(nn.Module):
 
     def forward_context_query(self, tokens_BCTHW: Tensor) -> Tensor:
         """Embeds what a clip shows, (B, D), from its token map averaged over time and space."""
-        return self.context_query_head(tokens_BCTHW.mean(dim=(2, 3, 4)))  # type: ignore[no-any-return]
+        return self.context_query_head(tokens_BCTHW.mean(dim=(2, 3, 4)))  # type: ignore[no-any-return] # modules give Any
 
     def forward_context_key(self, keyframe_B31HW: Tensor) -> Tensor:
         """Embeds keyframes (B, 3, 1, H, W) as (B, D)."""
-        return self.context_key_head(self.context_encoder(keyframe_B31HW))  # type: ignore[no-any-return]
+        return self.context_key_head(self.context_encoder(keyframe_B31HW))  # type: ignore[no-any-return] # modules give Any
 
     def forward_motion_query(self, tokens_BCTHW: Tensor) -> Tensor:
         """Predicts the embeddings (B, P, D) of the motion after the clip."""

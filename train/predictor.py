@@ -35,7 +35,7 @@ class FeedForward(nn.Module):
 
     def forward(self, state_BSD: Tensor) -> Tensor:
         """Maps (B, S, D) to (B, S, D)."""
-        return self.contract(self.dropout(torch.relu(self.expand(state_BSD))))  # type: ignore[no-any-return]
+        return self.contract(self.dropout(torch.relu(self.expand(state_BSD))))  # type: ignore[no-any-return] # modules give Any
 
 
 class PositionedAttention(nn.Module):
@@ -58,7 +58,7 @@ class PositionedAttention(nn.Module):
         attended_BPD, _ = self.attention(
             state_BPD + position_PD, source_BSD + source_position_SD, source_BSD, need_weights=False
         )
-        return self.norm(state_BPD + self.dropout(attended_BPD))  # type: ignore[no-any-return]
+        return self.norm(state_BPD + self.dropout(attended_BPD))  # type: ignore[no-any-return] # modules give Any
 
 
 class TransformerLayer(nn.Module):
@@ -97,7 +97,7 @@ class TransformerLayer(nn.Module):
             raise ValueError("memory_BSD must be given to a decoder's layer and to no other")
         if self.cross_attention is not None:
             state_BPD = self.cross_attention(state_BPD, position_PD, memory_BSD, memory_position_SD)
-        return self.norm(state_BPD + self.dropout(self.feed_forward(state_BPD)))  # type: ignore[no-any-return]
+        return self.norm(state_BPD + self.dropout(self.feed_forward(state_BPD)))  # type: ignore[no-any-return] # modules give Any
 
 
 class MotionPredictor(nn.Module):

@@ -14,6 +14,7 @@ from train.build import build_model
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint
 from train.config import TrainConfig
 from train.distributed import process_group
+from train.dry_run import rehearse
 from train.initial_weights import load_initial
 from train.live_line import LiveLine
 from train.loop import TrainingResult, train
@@ -46,6 +47,7 @@ def run_pretraining(
     init: InitRequest | None = None,
     recipe: str | None = None,
     deadline: float = math.inf,
+    dry_run: bool = False,
 ) -> TrainingResult:
     """Pre-trains on the shards in ``folder``; see ``train.loop.train``.
 
@@ -59,11 +61,12 @@ def run_pretraining(
         init: weights to start from; not read again where ``run_dir`` has a checkpoint to continue from.
         recipe: name of the preset that ``config`` was made from; recorded.
         deadline: ``time.monotonic()`` from which on it stops by itself.
+        dry_run: tell what would be done, and write nothing; see ``train.dry_run.rehearse``.
 
     Raises:
         ValueError: settings, shards or initial weights that do not fit.
     """
-    with process_group(device, run_dir / rank_errors.FOLDER_NAME) as placement:
+    with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as placement:
         speak = say if placement.is_main else lambda _: None
         shards = ShardSet(folder)
         entries = select_videos(shards.videos, config.data.split_column, config.data.part)
@@ -71,7 +74,7 @@ def run_pretraining(
         speak(f"{len(entries)} videos, {config.model.backbone} on {placement.device}")
         model = build_model(config)
         record = {"recipe": recipe, "init": _initialise(model, run_dir, init)}
-        result = train(
+        result = (rehearse if dry_run else train)(
             model,
             objective,
             shards,

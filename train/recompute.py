@@ -23,9 +23,8 @@ def recompute_activations(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, BLOCKS):
             # An instance attribute goes before the method; parameters keep their names.
-            module.forward = partial(  # type: ignore[method-assign]
-                _forward_checkpointed, module, module.forward
-            )
+            forgetful = partial(_forward_checkpointed, module, module.forward)
+            module.forward = forgetful  # type: ignore[method-assign] # as meant
 
 
 def _forward_checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:

@@ -45,7 +45,7 @@ class ConvNorm(nn.Module):
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         """Maps (B, in, T, H, W) to (B, out, T', H', W')."""
-        return self.norm(self.conv(video_BCTHW))  # type: ignore[no-any-return]
+        return self.norm(self.conv(video_BCTHW))  # type: ignore[no-any-return] # modules give Any
 
 
 class FactorisedConvNorm(nn.Module):
@@ -76,7 +76,7 @@ class FactorisedConvNorm(nn.Module):
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         """Maps (B, in, T, H, W) to (B, out, T', H', W')."""
-        return self.temporal(self.relu(self.spatial(video_BCTHW)))  # type: ignore[no-any-return]
+        return self.temporal(self.relu(self.spatial(video_BCTHW)))  # type: ignore[no-any-return] # modules give Any
 
 
 def conv_unit(
@@ -140,7 +140,7 @@ class ResidualBlock(nn.Module):
         residual_BCTHW = video_BCTHW
         for index, unit in enumerate(self.units):
             residual_BCTHW = unit(self.relu(residual_BCTHW) if index else residual_BCTHW)
-        return self.relu(residual_BCTHW + self.shortcut(video_BCTHW))  # type: ignore[no-any-return]
+        return self.relu(residual_BCTHW + self.shortcut(video_BCTHW))  # type: ignore[no-any-return] # modules give Any
 
 
 def expansion(block: BlockKind) -> int:

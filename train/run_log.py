@@ -16,6 +16,7 @@ from train.batch import Batch
 from train.config import TrainConfig
 from train.distributed import Placement
 from train.epoch_sampler import EpochSampler
+from train.gpu_use import GpuUse
 from train.live_line import LiveLine
 from train.objective import StepOutput
 from train.sampling_report import SamplingReport
@@ -59,6 +60,8 @@ class RunLog:
         self._first_step = first_step
         self._start = self._last_line = time.monotonic()
         self._waiting = 0.0
+        self._gpu = GpuUse(placement.device, say)
+        self._gpu_busy: float | None = None
         self._lines: list[str] = []
         self._path = run_dir / METRICS_NAME
         self.report = SamplingReport()
@@ -125,6 +128,7 @@ class RunLog:
             self._live.update(step, self._sampler.total_steps, ", ".join(self._describe(line)))
         if time.monotonic() - self._last_line >= self._config.run.log_seconds or step == self._sampler.total_steps:
             self._last_line = time.monotonic()
+            self._gpu_busy = self._gpu.share()
             self._print(line, elapsed / done * (self._sampler.total_steps - step))
             self.flush()
 
@@ -138,7 +142,8 @@ class RunLog:
         for name in ("classification", "context", "motion"):
             if f"{name}_top1" in line:
                 parts.append(f"{name} top-1 {line[f'{name}_top1']:.1%} of {line[f'{name}_candidates']:.0f}")
-        return [*parts, f"{line['clips_per_second']:.1f} clips/s", f"data wait {line['data_wait_share']:.0%}"]
+        parts += [f"{line['clips_per_second']:.1f} clips/s", f"data wait {line['data_wait_share']:.0%}"]
+        return parts if self._gpu_busy is None else [*parts, f"GPU busy {self._gpu_busy:.0%}"]
 
     def flush(self) -> None:
         """Writes what is still held back to ``metrics.jsonl``."""

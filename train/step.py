@@ -97,7 +97,7 @@ class GradientStep:
         for number, part in enumerate(parts):
             with self._without_exchange() if number + 1 < len(parts) else nullcontext():
                 output = self._objective(self._wrapped, part)
-                (output.loss / len(parts)).backward()  # type: ignore[no-untyped-call]
+                (output.loss / len(parts)).backward()  # type: ignore[no-untyped-call] # torch leaves it bare
             outputs.append(output)
         limit = self._config.optim.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self._model.parameters(), limit)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from eval.cli import main
 from extract.cli import main as extract_main
 from extract.shard_reader import ShardSet
+from tests.command_line import call, train_here
 from tests.integration.training import FIELDS
 
 TINY = {**FIELDS, "optim.batch_size": 8, "data.workers": 0}
@@ -20,11 +22,12 @@ QUICK = (*WORDS, "--seeds", 1, "--clips", 1, "--device", "cpu")
 PAIRS = [f"{name}={value}" for name, value in TINY.items() if name != "optim.warmup_epochs"]
 
 
-def call(command: Any, *arguments: object) -> Result:
-    result = CliRunner().invoke(command, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+@pytest.fixture(scope="module", autouse=True)
+def _trainings_in_this_process() -> Iterator[None]:
+    # Ten of them; that each gets a process of its own is tested in test_auxiliary and unit/test_recognition.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("eval.run_evidence.run_cmd_train", train_here)
+        yield
 
 
 def evidence(shards: Path, out: Path, *words: object) -> Result:

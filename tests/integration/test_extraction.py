@@ -12,7 +12,6 @@ import av
 import numpy as np
 import pytest
 import simplejpeg
-from click.testing import CliRunner
 
 from extract.cli import main
 from extract.config import ExtractConfig
@@ -22,14 +21,13 @@ from extract.shard_reader import ShardSet
 from extract.source import probe
 from extract.transcode import transcode
 from extract.video import extract_video
+from tests.command_line import call as run_command
 
 MakeVideo = Callable[..., Path]
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    result = run_command(main, *arguments)
     return result.exit_code, result.output
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 
 import h5py
 import pytest
-from click.testing import CliRunner
 
 from extract.claims import Owner
 from extract.cli import main
@@ -25,6 +24,7 @@ from extract.ffmpeg_binary import FfmpegBinary
 from extract.schema import FRAME_JPEG, MOTION_GRID
 from extract.task_log import read_attempts
 from tests.cluster.extraction import write_gated_ffmpeg
+from tests.command_line import call as run_command
 
 SHARDS = 5
 OPTIONS = ("--videos-per-shard", "2", "--workers", "1", "--size", "64x48", "--frame-short-side", "24")
@@ -33,9 +33,7 @@ PROGRAM = (sys.executable, "-c", "from extract.cli import main; main()")
 
 
 def run(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    result = run_command(main, *arguments)
     return result.exit_code, result.output
 
 
@@ -308,42 +306,3 @@ def test_the_bytes_do_not_depend_on_who_else_looks_at_a_dataset(
     assert run("run", manifest, tmp_path / "out", *OPTIONS)[0] == WITH_FAILURES
     assert len(kept) == SHARDS
     assert results(tmp_path / "out") == reference
-
-
-def test_submit_shows_what_it_would_do_and_refuses_what_run_would_refuse(manifest: Path, tmp_path: Path) -> None:
-    out = tmp_path / "it's 100% mine"
-    options = ("--partition", "main", "--array-parallelism", 2, "--num-tasks", 3, "--time", "1:00", "--mem", "2G")
-    code, output = run("submit", manifest, out, *options, "--dry-run", "--", "--videos-per-shard", 2)
-    assert code == 0, output
-    lines = output.splitlines()
-    wanted = ("--array=0-2%2", "--partition=main", "--time=1:00", "--mem=2G", "--requeue")
-    assert all(f"#SBATCH {option}" in lines for option in wanted)
-    assert f'#SBATCH --output="{tmp_path}/it\'s 100%% mine/jobs/logs/extract-%A_%a.log"' in lines
-    assert any(line.startswith("exec ") and line.endswith("--num-tasks 3 --videos-per-shard 2") for line in lines)
-    assert not out.exists()
-    code, output = run("submit", manifest, out, "--dry-run", "--", "--videos-per-shrad", 2)
-    assert code == 2
-    assert "--videos-per-shrad" in output
-    code, output = run("submit", manifest, out, "--dry-run", "--", "--transcode", "never", "--fps", 25)
-    assert code == 2, "run checks more than the names"
-    assert "fps" in output
-
-
-@pytest.mark.parametrize(
-    "words",
-    [("--task", 0), ("--num-tasks", 4), ("--no-share",), ("--backend", "dask"), ("--retry-failures", "all")],
-)
-def test_submit_refuses_what_contradicts_an_array(manifest: Path, tmp_path: Path, words: tuple[object, ...]) -> None:
-    code, output = run("submit", manifest, tmp_path / "out", "--dry-run", "--", *words)
-    assert code == 2
-    assert f"{words[0]}: not among the options of the tasks" in output
-
-
-def test_submit_refuses_the_folder_of_another_extraction(manifest: Path, reference: dict[str, str]) -> None:
-    out = manifest.parent / "one"
-    code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS)
-    assert code == 0, output
-    code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS, "--gop", 6)
-    assert code == 1
-    assert "gop: 12 is now 6" in output
-    assert results(out) == reference

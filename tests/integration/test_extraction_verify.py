@@ -8,20 +8,18 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from extract import schema
 from extract.cli import main
 from extract.source import fingerprint
+from tests.command_line import call as run_command
 
 MakeVideo = Callable[..., Path]
 
 
 def call(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+    result = run_command(main, *arguments)
     return result.exit_code, result.output
 
 

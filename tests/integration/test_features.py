@@ -13,40 +13,30 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner, Result
+from click.testing import Result
 from PIL import Image
 
 from eval.cli import main
 from eval.features import read_features
 from extract.shard_reader import ShardSet
+from tests.command_line import call as invoke
+from tests.integration.training import SIZES
 from train.build import build_model
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.config import build_config
 
-FIELDS = {
-    "model.width": 8,
-    "model.encoder_width": 4,
-    "model.crop_size": 32,
-    "model.predictor_width": 32,
-    "model.embedding_dim": 16,
-    "model.head_hidden": 32,
-    "sampling.clip_frames": 8,
-    "data.split_column": "split",
-}
 QUICK = ("--workers", 0, "--device", "cpu")
 SPLIT = ("--split-column", "split")
 
 
 def call(*arguments: object) -> Result:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+    return invoke(main, *arguments)
 
 
 def make_run(run_dir: Path, shards: Path, **changes: object) -> Path:
     """A checkpoint as a training leaves it, without the training."""
-    config = build_config("demo", FIELDS | {name.replace("__", "."): value for name, value in changes.items()})
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    config = build_config("demo", SIZES | {"data.split_column": "split"} | changes)
     model = build_model(config)
     torch.manual_seed(7)
     for parameter in model.parameters():

@@ -1,4 +1,4 @@
-"""Fine-tuning, its test and the auxiliary comparison through the real command line, on synthesized videos."""
+"""Fine-tuning through the real command line, on synthesized videos."""
 
 from __future__ import annotations
 
@@ -7,57 +7,16 @@ import os
 import shutil
 import signal
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
-from eval.cli import main as eval_main
 from extract.cli import main as extract_main
+from tests.command_line import call
+from tests.integration.finetuning import config_of, finetune, settings
 from tests.integration.training import finish, launch, metrics, options, same, until_line, weights
 from train.checkpoint import list_checkpoints, load_checkpoint
 from train.cli import main as train_main
-
-
-def call(command: object, *arguments: object) -> Result:
-    result = CliRunner().invoke(command, [str(a) for a in arguments])  # type: ignore[arg-type]
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
-
-
-def settings(**changes: object) -> list[str]:
-    """As of the other trainings; of their fields those that are not the recipe's."""
-    words = options(**changes)
-    words[words.index("demo")] = "finetune-demo"
-    return [*words, "--split-column", "split"]
-
-
-def finetune(shards: Path, run_dir: Path, *words: object, start: object = "scratch", **changes: object) -> Result:
-    given = {"optim__epochs": 2} | changes
-    return call(train_main, "finetune", shards, run_dir, "--from", start, *settings(**given), *words)
-
-
-def config_of(run_dir: Path) -> dict[str, Any]:
-    return load_checkpoint(run_dir).config
-
-
-@pytest.fixture(scope="module")
-def pretrained(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("pretrained") / "run"
-    words = [*options(optim__epochs=1, sampling__stride=1), "--split-column", "split"]
-    result = call(train_main, "pretrain", few_shards, run_dir, *words)
-    assert result.exit_code == 0, result.output
-    return run_dir
-
-
-@pytest.fixture(scope="module")
-def tuned(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    run_dir = tmp_path_factory.mktemp("tuned") / "run"
-    result = finetune(few_shards, run_dir)
-    assert result.exit_code == 0, result.output
-    return run_dir
 
 
 def test_a_classifier_is_trained_from_scratch(tuned: Path) -> None:
@@ -185,103 +144,6 @@ def test_where_it_starts_must_be_said(few_shards: Path, tmp_path: Path) -> None:
     assert json.loads(printed.output)["model"]["motion_head"] is True
 
 
-def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
-    result = call(eval_main, "recognition", tuned, few_shards, "--clips", 3, "--workers", 0)
-    assert result.exit_code == 0, result.output
-    record = json.loads((tuned / "eval" / "recognition-split-3-clips.json").read_text())
-    assert (record["kind"], record["format"], record["method"], record["clips"]) == ("recognition", 1, "finetuned", 3)
-    (split,) = record["splits"]
-    assert (split["split_column"], split["train_part"], split["test_part"]) == ("split", "train", "test")
-    assert split["train"] == 12
-    assert f"top-1 {split['top1']['value']:.1%}" in result.output
-    assert sum(map(sum, split["confusion"])) == split["test"] == len(split["videos"])
-    assert split["top1"]["value"] == sum(row["top1"] for row in split["videos"]) / split["test"]
-    checkpoint = load_checkpoint(tuned)
-    provenance = record["provenance"]
-    assert provenance["checkpoint_sha256"] == checkpoint.weights_hash
-    assert provenance["settings"] == checkpoint.config["settings"]
-    assert provenance["trained_on"] == provenance["data_hash"]
-    assert provenance["command"].startswith("cmd-eval recognition")
-    assert "top-5 says nothing" in result.output
-    assert "6 groups are in both" in result.output
-    assert "trained on" not in result.output
-
-    assert split["chance"] == pytest.approx(0.5), "as many of either class"
-    page = call(eval_main, "report", tuned)
-    assert page.exit_code == 0, page.output
-    assert "not a whole result" not in page.output
-    text = (tuned / "report.html").read_text()
-    assert '<section id="recognition">' in text
-    assert "trained network, step 2, 3 clips a video" in text
-    assert f"{100 * split['top1']['value']:.1f}" in text
-
-    several = call(eval_main, "recognition", tuned, tuned, few_shards, "--clips", 1, "--output", tmp_path / "all.json")
-    assert several.exit_code == 0, several.output
-    both = json.loads((tmp_path / "all.json").read_text())
-    assert len(both["splits"]) == 2
-    assert both["mean"][0]["top1"]["spread"] == 0
-    assert "over 2 results" in several.output
-    assert both["splits"][0]["provenance"]["checkpoint_sha256"] == checkpoint.weights_hash
-
-
-def test_recognition_refuses_videos_that_were_trained_on(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
-    result = call(
-        eval_main, "recognition", tuned, few_shards, "--part", "train", "--clips", 1, "--output", tmp_path / "a"
-    )
-    assert result.exit_code == 1
-    assert "was trained on 12 of the 12 test videos" in result.output
-    assert not (tmp_path / "a").exists()
-
-
-def test_recognition_refuses_what_it_cannot_test(
-    pretrained: Path, tuned: Path, few_shards: Path, tmp_path: Path
-) -> None:
-    for arguments, told in (
-        ((pretrained, few_shards), "has no classifier; run `cmd-train finetune"),
-        ((tuned, few_shards, "--split-column", "split9"), "'split9'"),
-        ((tuned, few_shards, "--part", "val"), "'val'"),
-        ((tmp_path / "nothing", few_shards), "no checkpoint there"),
-    ):
-        result = call(eval_main, "recognition", *arguments)
-        assert result.exit_code == 1
-        assert told in result.output
-
-
-@pytest.fixture(scope="module")
-def awkward_shards(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Videos without a label, of a class that is tested only, and a file that is in both parts of one split."""
-    folder = tmp_path_factory.mktemp("awkward")
-    source = few_shards.parent / "videos"
-    header, *rows = (source / "manifest.csv").read_text().splitlines()
-    names = header.split(",")
-    kept = [dict(zip(names, row.split(","), strict=True)) for row in rows][::2]
-    for number, row in enumerate(kept):
-        row["path"] = str(source / row["path"])
-        row["split"] = "test" if number % 3 == 0 else "train"
-        row["split2"] = row["split"]
-    kept[0]["label"] = "strange"
-    kept[1]["label"] = ""
-    kept.append(kept[2] | {"id": "copy", "split": "", "split2": "test"})
-    lines = [",".join([*names, "split2"]), *[",".join(row[name] for name in (*names, "split2")) for row in kept]]
-    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
-    result = call(extract_main, "run", folder / "manifest.csv", folder / "shards", "--workers", 2)
-    assert result.exit_code == 0, result.output
-    return folder / "shards"
-
-
-def test_awkward_labels_and_copies_are_told(awkward_shards: Path, tmp_path: Path) -> None:
-    trained = finetune(awkward_shards, tmp_path / "run", optim__batch_size=4, optim__epochs=1)
-    assert trained.exit_code == 0, trained.output
-    assert "1 videos have no label and were left out" in trained.output
-    result = call(eval_main, "recognition", tmp_path / "run", awkward_shards, "--clips", 1)
-    assert result.exit_code == 0, result.output
-    assert "1 test videos are of classes that the classifier does not know (strange)" in result.output
-    copied = call(eval_main, "recognition", tmp_path / "run", awkward_shards, "--split-column", "split2")
-    assert copied.exit_code == 1
-    assert "copy" in copied.output
-    assert "are the same file" in copied.output
-
-
 def test_one_class_is_refused(few_shards: Path, tmp_path: Path) -> None:
     manifest = few_shards.parent / "videos" / "manifest.csv"
     header, *rows = manifest.read_text().splitlines()
@@ -293,66 +155,3 @@ def test_one_class_is_refused(few_shards: Path, tmp_path: Path) -> None:
     result = call(train_main, "finetune", tmp_path / "shards", tmp_path / "run", *words)
     assert result.exit_code == 1
     assert "all 3 that have one are 'left'; need at least 2 classes" in result.output
-
-
-def test_retrieval_takes_the_backbone_of_a_fine_tuned_checkpoint(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
-    words = ("--split-column", "split", "--clips", 1, "--output", tmp_path / "r.json")
-    result = call(eval_main, "retrieval", tuned, few_shards, *words)
-    assert result.exit_code == 0, result.output
-
-
-def test_the_auxiliary_task_is_compared(few_shards: Path, tmp_path: Path) -> None:
-    words = [word for word in settings(optim__epochs=1) if word not in ("--split-column", "split")]
-    arguments = [few_shards, tmp_path / "out", *words, "--split-column", "split", "--clips", 1]
-    result = call(eval_main, "auxiliary", *arguments, "--seeds", 1)
-    assert result.exit_code == 0, result.output
-    record = json.loads((tmp_path / "out" / "eval" / "auxiliary.json").read_text())
-    assert (record["kind"], record["pairs"]) == ("auxiliary", 1)
-    top1 = {run["auxiliary"]: run["top1"]["value"] for run in record["runs"]}
-    assert record["difference"]["value"] == pytest.approx(top1["motion"] - top1["none"])
-    assert record["difference"]["low"] <= record["difference"]["value"] <= record["difference"]["high"]
-    assert f"by {100 * record['difference']['value']:+.1f} points" in result.output
-    assert "the interval covers the choice of test videos only" in result.output
-    plain, motion = (config_of(Path(run["run_dir"]))["settings"] for run in record["runs"])
-    assert plain["model"].pop("motion_head") is False
-    assert motion["model"].pop("motion_head") is True
-    assert plain == motion
-
-    # Another seed adds two runs; those that are done stay as they are.
-    done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
-    again = call(eval_main, "auxiliary", *arguments, "--seeds", 2)
-    assert again.exit_code == 0, again.output
-    assert again.output.count("(done before)") == 2
-    assert {path: path.stat().st_mtime_ns for path in done} == done
-    more = json.loads((tmp_path / "out" / "eval" / "auxiliary.json").read_text())
-    assert (more["pairs"], len(more["runs"])) == (2, 4)
-
-    assert "warning: split: 6 groups are in both parts" in again.output
-    assert any("6 groups are in both parts" in note for note in more["notes"])
-    page = call(eval_main, "report", tmp_path / "out")
-    assert page.exit_code == 0, page.output
-    assert "not a whole result" not in page.output
-    text = (tmp_path / "out" / "report.html").read_text()
-    assert f"{100 * more['difference']['value']:+.1f} points" in text
-    assert "over 2 pairs of runs" in text
-
-    changed = call(eval_main, "auxiliary", *arguments, "--seeds", 1, "--set", "optim.epochs=2")
-    assert changed.exit_code == 1
-    assert "cmd-train ended with exit code 1" in changed.output
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (("--recipe", "ucf101"), "'ucf101' is not for cmd-train finetune"),
-        (("--recipe", "finetune-demo", "--set", "optim.speed=3"), "optim.speed"),
-        (("--recipe", "finetune-demo", "--split-column", "split9"), "'split9'"),
-        (("--recipe", "finetune-demo", "--set", "run.seed=5"), "run.seed: decided by the comparison itself"),
-        (("--recipe", "finetune-demo", "--part", "train"), "trained on 12 of the 12 test videos"),
-    ],
-)
-def test_bad_input_is_told_before_any_run(words: tuple[str, ...], told: str, few_shards: Path, tmp_path: Path) -> None:
-    result = call(eval_main, "auxiliary", few_shards, tmp_path / "out", "--split-column", "split", *words)
-    assert result.exit_code == 1
-    assert told in result.output
-    assert not (tmp_path / "out").exists()

@@ -12,67 +12,26 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner, Result
 
 from eval.cli import main as eval_main
 from eval.embed import load_backbone
-from extract.cli import main as extract_main
+from tests.command_line import call
+from tests.integration.training import FIELDS, same, weights
 from train.build import build_model
 from train.checkpoint import list_checkpoints, load_checkpoint
 from train.cli import main as train_main
 from train.config import config_from_dict
 
-_FIELDS = {
-    "model.width": 8,
-    "model.encoder_width": 4,
-    "model.crop_size": 32,
-    "model.predictor_width": 32,
-    "model.embedding_dim": 16,
-    "model.head_hidden": 32,
-    "sampling.clip_frames": 8,
-    "optim.warmup_epochs": 1,
-    "run.log_seconds": 0,
-}
-SMALL = ["--recipe", "demo", "--split-column", "split", "--batch-size", "8", "--workers", "0"]
-SMALL += [word for field, value in _FIELDS.items() for word in ("--set", f"{field}={value}")]
-
-
-def call(command: object, *arguments: object) -> Result:
-    result = CliRunner().invoke(command, [str(a) for a in arguments])  # type: ignore[arg-type]
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
-    return result
+SMALL = ["--recipe", "demo", "--split-column", "split", "--batch-size", "4", "--workers", "0"]
+SMALL += [word for field, value in FIELDS.items() for word in ("--set", f"{field}={value}")]
 
 
 @pytest.fixture(scope="module")
-def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("job")
-    made = call(extract_main, "synthesize", folder / "videos", "--videos-per-combination", 3, "--frames", 30)
-    assert made.exit_code == 0, made.output
-    # A quarter of the set is enough here.
-    manifest = folder / "videos" / "manifest.csv"
-    lines = manifest.read_text().splitlines()
-    kept = [line for line in lines[1:] if line.startswith(("left-", "up-"))]
-    manifest.write_text("\n".join([lines[0], *kept]) + "\n")
-    run = call(extract_main, "run", manifest, folder / "shards", "--workers", 2)
-    assert run.exit_code == 0, run.output
-    return folder / "shards"
-
-
-@pytest.fixture(scope="module")
-def trained(shards: Path) -> Path:
-    run_dir = shards.parent / "run"
-    result = call(train_main, "pretrain", shards, run_dir, *SMALL, "--epochs", 2)
+def trained(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("job") / "run"
+    result = call(train_main, "pretrain", few_shards, run_dir, *SMALL, "--epochs", 2)
     assert result.exit_code == 0, result.output
     return run_dir
-
-
-def weights(run_dir: Path) -> dict[str, torch.Tensor]:
-    return load_checkpoint(run_dir).weights
-
-
-def same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[k], second[k]) for k in first)
 
 
 def losses(run_dir: Path) -> list[tuple[int, float]]:
@@ -100,7 +59,7 @@ def test_metrics_tell_how_features_are_spread(trained: Path) -> None:
     assert "motion_static_share" not in last, "off by default"
 
 
-def test_options_beyond_the_paper_train_and_resume_exactly(shards: Path, tmp_path: Path) -> None:
+def test_options_beyond_the_paper_train_and_resume_exactly(few_shards: Path, tmp_path: Path) -> None:
     options = {
         "model.context_queue": 12,
         "augment.global_motion": "median",
@@ -111,35 +70,47 @@ def test_options_beyond_the_paper_train_and_resume_exactly(shards: Path, tmp_pat
     }
     words = [word for field, value in options.items() for word in ("--set", f"{field}={value}")]
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert call(train_main, "pretrain", shards, whole, *SMALL, *words, "--epochs", 4).exit_code == 0
+    assert call(train_main, "pretrain", few_shards, whole, *SMALL, *words, "--epochs", 4).exit_code == 0
     lines = [json.loads(line) for line in (whole / "metrics.jsonl").read_text().splitlines()]
-    assert lines[0]["context_candidates"] == 8
-    assert 8 + 12 - 2 <= lines[-1]["context_candidates"] <= 8 + 12
+    assert lines[0]["context_candidates"] == 4
+    assert 4 + 12 - 2 <= lines[-1]["context_candidates"] <= 4 + 12
     positions = (32 // 16) ** 2
-    assert {line["motion_candidates"] for line in lines} == {8 * positions}, "no temporal negatives"
+    assert {line["motion_candidates"] for line in lines} == {4 * positions}, "no temporal negatives"
     assert 0 < lines[-1]["motion_static_share"] < 1
     shutil.copytree(whole, stopped)
     shutil.rmtree(list_checkpoints(stopped)[-1])
     assert load_checkpoint(stopped).step == 6
-    assert call(train_main, "pretrain", shards, stopped, *SMALL, *words, "--epochs", 4).exit_code == 0
+    assert call(train_main, "pretrain", few_shards, stopped, *SMALL, *words, "--epochs", 4).exit_code == 0
     assert "context_queue.key_MD" in weights(whole)
     assert same(weights(whole), weights(stopped))
     assert losses(whole) == losses(stopped)
 
 
 def test_only_the_train_rows_are_trained_on(trained: Path) -> None:
-    # 24 of the 36 videos are in the part, 8 make a batch: three steps an epoch; the test part would make one.
+    # 12 of the 24 videos are in the part, 4 make a batch: three steps an epoch; all of them would make six.
     assert load_checkpoint(trained).step == 6
 
 
-def test_retrieval_prints_and_writes_a_table(trained: Path, shards: Path, tmp_path: Path) -> None:
-    common = (shards, "--split-column", "split", "--clips", 2, "--workers", 0, "--label", "label", "--label", "group")
+def test_retrieval_prints_and_writes_a_table(trained: Path, few_shards: Path, tmp_path: Path) -> None:
+    common = (
+        few_shards,
+        "--split-column",
+        "split",
+        "--clips",
+        2,
+        "--workers",
+        0,
+        "--label",
+        "label",
+        "--label",
+        "group",
+    )
     result = call(eval_main, "retrieval", trained, *common, "--output", tmp_path / "trained.json")
     assert result.exit_code == 0, result.output
     assert "R@50" in result.output
     record = json.loads((tmp_path / "trained.json").read_text())
     assert [r["label"] for r in record["splits"]] == ["label", "group"]
-    assert (record["splits"][0]["queries"], record["splits"][0]["gallery"]) == (12, 24)
+    assert (record["splits"][0]["queries"], record["splits"][0]["gallery"]) == (12, 12)
     assert not any("trained on" in note for note in record["notes"])
     assert set(record["splits"][0]["recall"]) == {"R@1", "R@5", "R@10", "R@20", "R@50"}
     source = record["provenance"]
@@ -174,19 +145,19 @@ def test_untrained_means_the_weights_before_the_first_step(trained: Path) -> Non
     assert not same(before, own)
 
 
-def test_queries_that_were_trained_on_are_told(trained: Path, shards: Path, tmp_path: Path) -> None:
-    common = (shards, "--split-column", "split", "--clips", 2, "--workers", 0, "--output", tmp_path / "r.json")
+def test_queries_that_were_trained_on_are_told(trained: Path, few_shards: Path, tmp_path: Path) -> None:
+    common = (few_shards, "--split-column", "split", "--clips", 2, "--workers", 0, "--output", tmp_path / "r.json")
     result = call(eval_main, "retrieval", trained, *common, "--query", "train", "--gallery", "test")
     assert result.exit_code == 0, result.output
-    assert "trained on 24 of the 24 queries" in result.output
+    assert "trained on 12 of the 12 queries" in result.output
 
 
-def test_the_same_again_gives_the_same_weights(trained: Path, shards: Path, tmp_path: Path) -> None:
-    result = call(train_main, "pretrain", shards, tmp_path / "run", *SMALL, "--epochs", 2, "--workers", 2)
+def test_the_same_again_gives_the_same_weights(trained: Path, few_shards: Path, tmp_path: Path) -> None:
+    result = call(train_main, "pretrain", few_shards, tmp_path / "run", *SMALL, "--epochs", 2, "--workers", 2)
     assert result.exit_code == 0, result.output
     assert same(weights(trained), weights(tmp_path / "run"))
     assert losses(trained) == losses(tmp_path / "run")
-    other = call(train_main, "pretrain", shards, tmp_path / "other", *SMALL, "--epochs", 2, "--seed", 1)
+    other = call(train_main, "pretrain", few_shards, tmp_path / "other", *SMALL, "--epochs", 2, "--seed", 1)
     assert other.exit_code == 0, other.output
     assert not same(weights(trained), weights(tmp_path / "other"))
 
@@ -200,8 +171,19 @@ def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
     )
 
 
-def test_a_stopped_training_continues_bit_for_bit(shards: Path, tmp_path: Path) -> None:
-    arguments = ("pretrain", shards, tmp_path / "stopped", *SMALL, "--epochs", 10, "--workers", 1, "--device", "cpu")
+def test_a_stopped_training_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
+    arguments = (
+        "pretrain",
+        few_shards,
+        tmp_path / "stopped",
+        *SMALL,
+        "--epochs",
+        10,
+        "--workers",
+        1,
+        "--device",
+        "cpu",
+    )
     process = start(arguments)
     deadline = time.monotonic() + 120
     assert process.stderr is not None
@@ -220,17 +202,15 @@ def test_a_stopped_training_continues_bit_for_bit(shards: Path, tmp_path: Path) 
     assert told["step"] == stopped_at
     assert told["reason"] in ("SIGUSR1", "SIGTERM")
     assert call(train_main, *arguments).exit_code == 0
-    whole = start(("pretrain", shards, tmp_path / "whole", *arguments[3:]))
-    whole.communicate(timeout=300)
-    assert whole.returncode == 0
+    assert call(train_main, "pretrain", few_shards, tmp_path / "whole", *arguments[3:]).exit_code == 0
     assert [step for step, _ in losses(tmp_path / "stopped")] == list(range(1, 31))
     assert losses(tmp_path / "stopped") == losses(tmp_path / "whole")
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
 
 
-def test_time_and_a_file_stop_a_training_that_then_continues(trained: Path, shards: Path, tmp_path: Path) -> None:
+def test_time_and_a_file_stop_a_training_that_then_continues(trained: Path, few_shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    arguments = ("pretrain", shards, run_dir, *SMALL, "--epochs", 2)
+    arguments = ("pretrain", few_shards, run_dir, *SMALL, "--epochs", 2)
     result = call(train_main, *arguments, "--max-hours", 1e-9)
     assert result.exit_code == 130, result.output
     assert "stopped after step 1;" in result.output
@@ -249,10 +229,10 @@ def test_time_and_a_file_stop_a_training_that_then_continues(trained: Path, shar
     assert same(weights(run_dir), weights(trained))
 
 
-def test_a_training_starts_from_given_weights(trained: Path, shards: Path, tmp_path: Path) -> None:
+def test_a_training_starts_from_given_weights(trained: Path, few_shards: Path, tmp_path: Path) -> None:
     start = tmp_path / "start"
     shutil.copytree(trained, start)
-    arguments = ("pretrain", shards, tmp_path / "run", *SMALL, "--epochs", 1)
+    arguments = ("pretrain", few_shards, tmp_path / "run", *SMALL, "--epochs", 1)
     rates = ("--set", "optim.lr_per_sample=1e-30", "--set", "optim.warmup_lr_per_sample=0")
     result = call(train_main, *arguments, *rates, "--init", start)
     assert result.exit_code == 0, result.output
@@ -267,13 +247,13 @@ def test_a_training_starts_from_given_weights(trained: Path, shards: Path, tmp_p
     result = call(train_main, *arguments, *rates, "--init", trained)
     assert result.exit_code == 1
     assert f"began from {start}" in result.output
-    result = call(train_main, "pretrain", shards, trained, *SMALL, "--epochs", 2, "--init", start)
+    result = call(train_main, "pretrain", few_shards, trained, *SMALL, "--epochs", 2, "--init", start)
     assert "began without --init" in result.output
 
 
-def test_another_configuration_does_not_continue_a_training(trained: Path, shards: Path) -> None:
+def test_another_configuration_does_not_continue_a_training(trained: Path, few_shards: Path) -> None:
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
-    result = call(train_main, "pretrain", shards, trained, *SMALL, "--epochs", 3)
+    result = call(train_main, "pretrain", few_shards, trained, *SMALL, "--epochs", 3)
     assert result.exit_code == 1
     assert "optim.epochs: 2 is now 3" in result.output
     assert {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()} == before
@@ -292,17 +272,17 @@ def test_another_configuration_does_not_continue_a_training(trained: Path, shard
     ],
 )
 def test_bad_input_is_named_before_the_first_step(
-    shards: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
+    few_shards: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
-    result = call(train_main, "pretrain", shards, tmp_path / "run", *SMALL, "--epochs", 1, *arguments)
+    result = call(train_main, "pretrain", few_shards, tmp_path / "run", *SMALL, "--epochs", 1, *arguments)
     assert result.exit_code == 1
     assert words in result.output
     assert not list_checkpoints(tmp_path / "run")
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(shards: Path, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_stops_the_training(few_shards: Path, tmp_path: Path) -> None:
     options = ("--epochs", 4, "--set", "optim.lr_per_sample=1e30", "--set", "optim.clip_norm=0")
-    result = call(train_main, "pretrain", shards, tmp_path / "run", *SMALL, *options)
+    result = call(train_main, "pretrain", few_shards, tmp_path / "run", *SMALL, *options)
     assert result.exit_code == 1
     assert "the loss is nan" in result.output
     assert "left-" in result.output, "the videos of the step are named"
@@ -312,6 +292,6 @@ def test_a_loss_that_is_not_finite_stops_the_training(shards: Path, tmp_path: Pa
     parameters = {name: value for name, value in failed.weights.items() if "running" not in name}
     assert all(torch.isfinite(value).all() for value in parameters.values())
     state = failed.load_state()
-    assert state["samples"].count("left-") + state["samples"].count("up-") == 8
+    assert state["samples"].count("left-") + state["samples"].count("up-") == 4
     assert "(0, " in state["samples"]
     assert not list_checkpoints(tmp_path / "run"), "a training does not continue from there by itself"

@@ -20,7 +20,7 @@ import torch
 from train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
-FIELDS = {
+SIZES = {
     "model.width": 8,
     "model.encoder_width": 4,
     "model.crop_size": 32,
@@ -28,6 +28,8 @@ FIELDS = {
     "model.embedding_dim": 16,
     "model.head_hidden": 32,
     "sampling.clip_frames": 8,
+}
+FIELDS = SIZES | {
     "optim.warmup_epochs": 1,
     "run.log_seconds": 0,
     "run.tensorboard": "false",
@@ -134,7 +136,7 @@ def _record_batches() -> None:
             _wait_for(Path(os.environ["HOLD_FOR"]))
         return plain(self, model, batch)
 
-    PretrainObjective.__call__ = recording  # type: ignore[method-assign]
+    PretrainObjective.__call__ = recording  # type: ignore[method-assign] # recorded
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+FILE_LINES, FUNCTION_LINES = 300, 60
 PACKAGES = ("extract", "train", "eval")
 # What a package may import of its siblings; None means any module of it.
 ALLOWED = {
@@ -47,6 +48,31 @@ def test_package_files_hold_a_docstring_only() -> None:
         body = ast.parse((ROOT / package / "__init__.py").read_text("utf-8")).body
         assert len(body) == 1
         assert isinstance(body[0], ast.Expr)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_files_and_functions_are_short(package: str) -> None:
+    for path in (ROOT / package).glob("*.py"):
+        text = path.read_text("utf-8")
+        assert len(text.splitlines()) <= FILE_LINES, f"{package}/{path.name}: split it by purpose"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert node.end_lineno is not None
+                length = node.end_lineno - node.lineno + 1
+                assert length <= FUNCTION_LINES, f"{package}/{path.name}: {node.name} has {length} lines"
+
+
+def test_errors_are_ignored_for_a_reason_only() -> None:
+    ignored = re.compile(r"# (?:type: ignore|noqa|ruff: noqa)(?:\[[\w, -]*\]|: [A-Z]+\d+(?:, [A-Z]+\d+)*)(.*)")
+    seen = 0
+    for path in [p for folder in (*PACKAGES, "tests") for p in (ROOT / folder).rglob("*.py") if p != Path(__file__)]:
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), start=1):
+            if any(mark in line for mark in ("# type: ignore", "# noqa", "# ruff: noqa")):
+                found = ignored.search(line)
+                assert found, f"{path}, line {number}: which error?"
+                assert found[1].strip(" #-()"), f"{path}, line {number}: why?"
+                seen += 1
+    assert seen > 20
 
 
 def test_no_hdf5_file_is_opened_with_locks() -> None:

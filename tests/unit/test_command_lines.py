@@ -1,4 +1,12 @@
+"""Every command of the three groups: what it says when asked for help, and when it is given what it cannot use.
+
+That each does its work is tested where its work is; of ``manifest`` and ``synthesize`` that is here.
+"""
+
 from __future__ import annotations
+
+import functools
+from pathlib import Path
 
 import click
 import pytest
@@ -6,14 +14,143 @@ from click.testing import CliRunner
 
 from eval.cli import main as eval_main
 from extract.cli import main as extract_main
+from extract.synthetic import SyntheticConfig
 from train.cli import main as train_main
 
-COMMANDS = [(group, name) for group in (extract_main, train_main, eval_main) for name in group.commands]
+GROUPS = {"cmd-extract": extract_main, "cmd-train": train_main, "cmd-eval": eval_main}
+COMMANDS = [(group, name) for group, command in GROUPS.items() for name in command.commands]
+
+# EMPTY is a folder with nothing in it, NOTES a text, LIST a manifest, OUT is not there yet.
+NO_USE = [
+    ("cmd-extract", 2, "run LIST OUT --size banana", "size: 'banana' is not a size such as 340x256"),
+    ("cmd-extract", 1, "run NOTES OUT", "notes.txt"),
+    ("cmd-extract", 2, "submit LIST OUT --dry-run -- --task 0", "--task: not among the options of the tasks"),
+    ("cmd-extract", 1, "status EMPTY", "EMPTY"),
+    ("cmd-extract", 1, "merge EMPTY", "EMPTY"),
+    ("cmd-extract", 1, "verify EMPTY", "EMPTY"),
+    ("cmd-extract", 1, "inspect EMPTY", "EMPTY"),
+    ("cmd-extract", 1, "preview EMPTY --video v0", "EMPTY"),
+    ("cmd-extract", 1, "manifest EMPTY OUT --format folder", "EMPTY"),
+    ("cmd-extract", 2, "manifest EMPTY OUT --format ucf101", "--videos"),
+    ("cmd-extract", 1, "synthesize OUT --ffmpeg /nowhere/ffmpeg", "/nowhere/ffmpeg"),
+    ("cmd-train", 1, "pretrain EMPTY OUT", "EMPTY"),
+    ("cmd-train", 1, "pretrain EMPTY OUT --set model.depth=3", "model.depth"),
+    ("cmd-train", 2, "pretrain EMPTY", "Missing argument 'RUN_DIR'"),
+    ("cmd-train", 1, "finetune EMPTY OUT --from scratch", "EMPTY"),
+    ("cmd-train", 2, "finetune EMPTY OUT", "Missing option '--from'"),
+    ("cmd-train", 2, "sbatch now", "unexpected extra argument (now)"),
+    ("cmd-train", 1, "import-weights NOTES OUT", "notes.txt"),
+    ("cmd-train", 1, "recipes imagenet", "'imagenet'"),
+    ("cmd-eval", 1, "embed EMPTY EMPTY OUT", "EMPTY"),
+    ("cmd-eval", 1, "probe NOTES", "notes.txt"),
+    ("cmd-eval", 1, "search LIST --embeddings NOTES", "notes.txt"),
+    ("cmd-eval", 2, "decoupling EMPTY", "--both, --context and --motion"),
+    ("cmd-eval", 1, "retrieval NOTES", "notes.txt"),
+    ("cmd-eval", 1, "retrieval EMPTY EMPTY", "EMPTY"),
+    ("cmd-eval", 1, "baseline EMPTY", "EMPTY"),
+    ("cmd-eval", 1, "compare NOTES", "notes.txt"),
+    ("cmd-eval", 1, "recognition EMPTY EMPTY", "EMPTY"),
+    ("cmd-eval", 1, "auxiliary EMPTY OUT", "EMPTY"),
+    ("cmd-eval", 1, "evidence EMPTY OUT", "EMPTY"),
+    ("cmd-eval", 1, "report EMPTY", "EMPTY"),
+]
 
 
 @pytest.mark.parametrize(("group", "name"), COMMANDS)
-def test_every_command_explains_itself(group: click.Group, name: str) -> None:
-    result = CliRunner().invoke(group, [name, "--help"])
+def test_every_command_explains_itself(group: str, name: str) -> None:
+    result = CliRunner().invoke(GROUPS[group], [name, "--help"])
     assert result.exit_code == 0, result.output
     assert "Error" not in result.output
     assert result.output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_every_group_tells_its_version_and_its_commands(group: str) -> None:
+    told = CliRunner().invoke(GROUPS[group], ["--version"], prog_name=group)
+    assert (told.exit_code, told.output.startswith(f"{group}, version ")) == (0, True)
+    listed = CliRunner().invoke(GROUPS[group], ["--help"]).output
+    assert all(f"\n  {name} " in listed for name in GROUPS[group].commands)
+
+
+@pytest.mark.parametrize(("group", "name"), COMMANDS)
+def test_an_unknown_option_is_named_with_a_hint(group: str, name: str) -> None:
+    result = CliRunner().invoke(GROUPS[group], [name, "--no-such-option"], prog_name=group)
+    assert result.exit_code == 2
+    assert "Error: No such option" in result.output
+    assert "--no-such-option" in result.output
+    assert f"Try '{group} {name} --help' for help." in result.output
+
+
+def words(line: str, folder: Path) -> list[str]:
+    (folder / "EMPTY").mkdir()
+    (folder / "notes.txt").write_text("milk, eggs\n")
+    (folder / "list.csv").write_text("id,path\nv0,v0.mp4\n")
+    places = {"EMPTY": folder / "EMPTY", "NOTES": folder / "notes.txt", "LIST": folder / "list.csv"}
+    return [str(places.get(word, folder / "OUT" if word == "OUT" else word)) for word in line.split()]
+
+
+def all_below(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.mark.parametrize(("group", "code", "line", "told"), NO_USE)
+def test_what_is_of_no_use_is_told_in_one_sentence(
+    group: str, code: int, line: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    arguments = words(line, tmp_path)
+    before = all_below(tmp_path)
+    result = CliRunner().invoke(GROUPS[group], arguments, prog_name=group)
+    assert result.exit_code == code, result.output
+    assert isinstance(result.exception, SystemExit)
+    assert "Traceback" not in result.output
+    errors = [text for text in result.output.splitlines() if text.startswith("Error: ")]
+    assert len(errors) == 1, result.output
+    assert result.output.rstrip().endswith(errors[0]), "nothing after it"
+    assert told in errors[0]
+    assert all_below(tmp_path) == before, "nothing is written"
+
+
+def test_each_command_is_given_something_of_no_use() -> None:
+    assert {(group, line.split()[0]) for group, _, line, _ in NO_USE} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_debug_shows_where_an_error_comes_from(group: str, tmp_path: Path) -> None:
+    line = next(line for other, code, line, _ in NO_USE if (other, code) == (group, 1))
+    result = CliRunner().invoke(GROUPS[group], ["--debug", *words(line, tmp_path)])
+    assert isinstance(result.exception, ValueError | OSError | RuntimeError), result.output
+    assert not isinstance(result.exception, click.exceptions.Exit)
+
+
+def test_a_folder_becomes_a_manifest(tmp_path: Path) -> None:
+    for name in ("jump/a.mp4", "jump/b.avi", "walk/c.mp4"):
+        path = tmp_path / "videos" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    result = CliRunner().invoke(extract_main, ["manifest", str(tmp_path / "videos"), str(tmp_path / "all.csv")])
+    assert result.exit_code == 0, result.output
+    assert "3 videos (folder), 2 classes, split columns: none" in result.output
+    assert (tmp_path / "all.csv").read_text("utf-8").count("videos/jump/") == 2
+
+
+def test_synthesize_makes_videos_and_their_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One class of each kind instead of six: the command has no option for it, and the others take their time.
+    small = functools.partial(SyntheticConfig, motions=("left",), contexts=("bricks",))
+    monkeypatch.setattr("extract.synthetic.SyntheticConfig", small)
+    arguments = [
+        "synthesize",
+        str(tmp_path / "out"),
+        "--videos-per-combination",
+        "2",
+        "--frames",
+        "3",
+        "--workers",
+        "1",
+    ]
+    result = CliRunner().invoke(extract_main, arguments)
+    assert result.exit_code == 0, result.output
+    assert "a manifest of synthetic videos" in result.output
+    rows = (tmp_path / "out" / "manifest.csv").read_text("utf-8").splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == ["left-bricks-00", "left-bricks-01"]
+    assert len(list((tmp_path / "out" / "videos").glob("*.mp4"))) == 2

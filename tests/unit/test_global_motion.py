@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from tests.unit.test_augment import HEADER, draw, random_batch
+from tests.unit.augment_samples import HEADER, draw, random_batch
 from train.augment import AugmentConfig, augment_motion
 from train.global_motion import masked_median, remove_global_motion
 
@@ -33,7 +33,7 @@ def moving_camera(*, zoom: float, outliers: float, seed: int = 0) -> tuple[torch
 @pytest.mark.parametrize("seed", range(3))
 def test_what_moves_by_itself_is_left(kind: str, zoom: float, seed: int) -> None:
     motion, valid, own = moving_camera(zoom=zoom, outliers=0.25, seed=seed)
-    left = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type]
+    left = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type] # any word
     assert (left - own).abs().max() < 1.5, "quarter pixels; the stored vectors are rounded by up to 0.5"
     assert (left[~valid.unsqueeze(2).expand_as(left)] == 0).all()
 
@@ -49,7 +49,7 @@ def test_frames_with_few_or_no_vectors(kind: str) -> None:
     valid[0, 1, 2, 2] = valid[0, 2, 3, :] = valid[0, 3] = True  # none, one, a line, all
     motion[:, :, 0] = 8
     motion *= valid.unsqueeze(2)
-    left = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type]
+    left = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type] # any word
     assert left.isfinite().all()
     assert left.abs().max() < 0.01
 
@@ -71,7 +71,7 @@ def test_augmentation_removes_it_before_the_crop() -> None:
     still = (torch.rand(2, 4, 8, 1, 32, 43) > 0.8) * torch.tensor(16, dtype=torch.int16)
     motion = still.expand(-1, -1, -1, 2, -1, -1).contiguous()
     for kind in ("median", "affine"):
-        removing = replace(config, global_motion=kind)  # type: ignore[arg-type]
+        removing = replace(config, global_motion=kind)  # type: ignore[arg-type] # any word
         expected = augment_motion(motion, *arguments, config, HEADER)
         shown = augment_motion(motion + pan, *arguments, removing, HEADER)
         # A little of the random dots is taken for a motion of the whole.
@@ -79,6 +79,6 @@ def test_augmentation_removes_it_before_the_crop() -> None:
     kept = augment_motion(motion + pan, *arguments, config, HEADER)
     assert (kept - expected).abs().max() > 0.3
     with pytest.raises(ValueError, match="global_motion: 'mean'"):
-        replace(config, global_motion="mean")  # type: ignore[arg-type]
+        replace(config, global_motion="mean")  # type: ignore[arg-type] # any word
     with pytest.raises(ValueError, match="kind: 'mean'"):
-        remove_global_motion(motion[0], batch.motion_valid_BWTHW[0], "mean")  # type: ignore[arg-type]
+        remove_global_motion(motion[0], batch.motion_valid_BWTHW[0], "mean")  # type: ignore[arg-type] # any word

@@ -32,7 +32,7 @@ VIDEOS = VideoTable(
 def trained(column: str | None, *, part: str = "train", **changes: object) -> Provenance:
     settings = build_config("finetune-demo", {"data.split_column": column, "data.part": part}).as_dict()
     source = Provenance(command="", shards="", data_hash="d", features="", settings=settings, trained_on="d")
-    return replace(source, **changes)  # type: ignore[arg-type]
+    return replace(source, **changes)  # type: ignore[arg-type] # of many types
 
 
 def rows(*numbers: int) -> np.ndarray:

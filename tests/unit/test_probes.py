@@ -99,7 +99,7 @@ def test_the_setting_is_chosen_without_the_tested_videos(monkeypatch: pytest.Mon
     asked: list[tuple[set[int], set[int]]] = []
     plain = probes.scores
 
-    def recording(method, features, train, test, settings):  # type: ignore[no-untyped-def]
+    def recording(method, features, train, test, settings):  # type: ignore[no-untyped-def] # as the one it wraps
         asked.append((set(train.rows.tolist()), set(test.tolist())))
         return plain(method, features, train, test, settings)
 

@@ -192,7 +192,7 @@ def test_both_sides_differ_in_motion_prediction_alone(tmp_path: Path) -> None:
 
 def comparison_of(folder: Path, **changes: object) -> Comparison:
     given = {"shards": folder, "out": folder, "recipe": "finetune-demo", "split_columns": ("split1",)} | changes
-    return Comparison(**given)  # type: ignore[arg-type]
+    return Comparison(**given)  # type: ignore[arg-type] # of many types
 
 
 @pytest.mark.parametrize(

@@ -39,7 +39,7 @@ def test_ticks_enclose_whatever_comes() -> None:
 
 
 def test_numbers_are_short() -> None:
-    assert [format_number(v) for v in (0.00001, 1234.5678, -2.5, 3.0)] == ["1e−5", "1235", "−2.5", "3"]  # noqa: RUF001
+    assert [format_number(v) for v in (0.00001, 1234.5678, -2.5, 3.0)] == ["1e−5", "1235", "−2.5", "3"]  # noqa: RUF001 (minus)
 
 
 def metrics(steps: int) -> list[dict[str, float]]:

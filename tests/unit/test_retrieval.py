@@ -245,7 +245,7 @@ def test_what_cannot_be_compared_stands_apart_each_with_its_chance(tmp_path: Pat
 @pytest.mark.parametrize("fields", [{"split_columns": ()}, {"kinds": ("label", "label")}, {"kinds": ("colour",)}])
 def test_a_question_that_means_nothing_is_refused(fields: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
-        Question(**fields)  # type: ignore[arg-type]
+        Question(**fields)  # type: ignore[arg-type] # wrong ones, too
 
 
 def moving_square(dx: float, dy: float, frames: int = 24) -> MotionGrid:

@@ -91,7 +91,7 @@ def test_recomputing_keeps_less() -> None:
             return tensor
 
         class Watched(PretrainObjective):
-            def __call__(self, network: nn.Module, part: Batch):  # type: ignore[no-untyped-def]
+            def __call__(self, network: nn.Module, part: Batch):  # type: ignore[no-untyped-def] # what Objective says
                 with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
                     return objective(network, part)
 
@@ -215,7 +215,7 @@ def test_an_error_of_the_training_is_no_failure_of_the_compiler(monkeypatch: pyt
     monkeypatch.setattr(torch, "compile", lambda model: model)
     config = configured(run__compile=True)
 
-    def broken(model: nn.Module, part: Batch):  # type: ignore[no-untyped-def]
+    def broken(model: nn.Module, part: Batch):  # type: ignore[no-untyped-def] # what Objective says
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):

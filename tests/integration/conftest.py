@@ -1,0 +1,29 @@
+"""Trainings that several files of tests look at; none of them may write into these folders."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.command_line import call
+from tests.integration.finetuning import finetune
+from tests.integration.training import options
+from train.cli import main as train_main
+
+
+@pytest.fixture(scope="session")
+def pretrained(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("pretrained") / "run"
+    words = [*options(optim__epochs=1, sampling__stride=1), "--split-column", "split"]
+    result = call(train_main, "pretrain", few_shards, run_dir, *words)
+    assert result.exit_code == 0, result.output
+    return run_dir
+
+
+@pytest.fixture(scope="session")
+def tuned(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run_dir = tmp_path_factory.mktemp("tuned") / "run"
+    result = finetune(few_shards, run_dir)
+    assert result.exit_code == 0, result.output
+    return run_dir

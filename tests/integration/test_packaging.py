@@ -1,0 +1,136 @@
+"""The wheel and the sdist: what they hold, and that the installed commands run outside the tree."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+PACKAGES = ("extract", "train", "eval")
+DATA = {
+    "extract/py.typed",
+    "extract/slurm/extract.sbatch",
+    "train/py.typed",
+    "train/slurm/pretrain.sbatch",
+    "eval/py.typed",
+    "eval/report_template/macros.html.j2",
+    "eval/report_template/page.html.j2",
+    "eval/report_template/style.css",
+}
+# Of a checkout they may lie about; of a clone none of them does.
+NOT_CLONED = (".*", "build", "dist", "shared", "*.egg-info", "__pycache__")
+SECONDS = 300
+
+
+def run(*command: object, cwd: Path, **environment: str) -> str:
+    words = [str(word) for word in command]
+    # PYTHONPATH may name the tree, which must not stand in for what is installed.
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
+    done = subprocess.run(words, cwd=cwd, env=variables, capture_output=True, text=True, check=False, timeout=SECONDS)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Both archives, the wheel made from the sdist, so that what the sdist lacks is missed."""
+    tree = tmp_path_factory.mktemp("clone") / "tree"
+    shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NOT_CLONED))
+    # What lies about in a tree that was worked in must not be packed.
+    for stray in ("build/demo/run.json", "extract/notes.txt", "eval/picture.png", "docs/picture.png"):
+        path = tree / stray
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("stray")
+    out = tmp_path_factory.mktemp("dist")
+    run(sys.executable, "-m", "build", "--no-isolation", "--outdir", out, tree, cwd=tree)
+    return out
+
+
+def modules() -> set[str]:
+    found = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    assert len(found) > 100
+    return found
+
+
+def test_the_wheel_holds_the_packages_and_nothing_else(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    assert wheel.name == f"context_motion_decoupling-{PROJECT['version']}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        empty = {item.filename for item in archive.infolist() if item.file_size == 0}
+    info = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
+    about = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt")}
+    assert names == modules() | DATA | about | {f"{info}/licenses/LICENSE"}
+    assert empty == {f"{package}/py.typed" for package in PACKAGES}
+
+
+def test_the_sdist_holds_what_the_wheel_is_made_of(dist: Path) -> None:
+    (sdist,) = dist.glob("*.tar.gz")
+    with tarfile.open(sdist) as archive:
+        paths = [Path(item.name) for item in archive.getmembers() if item.isfile()]
+    names = {Path(*path.parts[1:]).as_posix() for path in paths}
+    assert {path.parts[0] for path in paths} == {sdist.name.removesuffix(".tar.gz")}
+    documents = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "data_manifests/demo.csv"}
+    documents |= {"extract/PLANNING.md", *(f"{folder}/README.md" for folder in (*PACKAGES, "data_manifests"))}
+    packing = {"pyproject.toml", "MANIFEST.in", "PKG-INFO", "setup.cfg"}
+    made = {name for name in names if name.startswith("context_motion_decoupling.egg-info/")}
+    assert names - made == modules() | DATA | documents | packing
+
+
+def test_installed_commands_run_outside_the_tree(dist: Path, tmp_path: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    target = tmp_path / "site"
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        target,
+        wheel,
+        cwd=tmp_path,
+    )
+    assert {path.name for path in (target / "bin").iterdir()} == set(PROJECT["scripts"])
+    outside = tmp_path / "outside"
+    # A user's own folders of these names must not be imported instead.
+    for package in PACKAGES:
+        (outside / package).mkdir(parents=True)
+        (outside / package / "__init__.py").write_text("raise ImportError('not this one')\n")
+    for name, place in PROJECT["scripts"].items():
+        command = target / "bin" / name
+        assert run(command, "--version", cwd=outside, PYTHONPATH=str(target)).split()[-1] == PROJECT["version"]
+        assert run(command, "--help", cwd=outside, PYTHONPATH=str(target)).startswith(f"Usage: {name} ")
+        package = place.partition(".")[0]
+        program = f"import {package}.cli; print({package}.cli.__file__)"
+        loaded = Path(run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(target)).strip())
+        assert loaded == target / package / "cli.py"
+    batch_script = run(target / "bin" / "cmd-train", "sbatch", cwd=outside, PYTHONPATH=str(target))
+    assert batch_script == (ROOT / "train" / "slurm" / "pretrain.sbatch").read_text("utf-8")
+    recipes = run(target / "bin" / "cmd-train", "recipes", cwd=outside, PYTHONPATH=str(target))
+    assert "ucf101" in recipes
+
+
+def test_extras_name_what_the_code_asks_for() -> None:
+    extras = PROJECT["optional-dependencies"]
+    asked_for = {"cluster": ("distributed", "extract"), "report": ("jinja2", "eval"), "gpu": ("pynvml", "train")}
+    assert set(extras) == {*asked_for, "dev"}
+    for extra, (module, package) in asked_for.items():
+        texts = [path.read_text("utf-8") for path in (ROOT / package).glob("*.py")]
+        assert any(re.search(rf"(import|from) {module}\b", text) for text in texts), (
+            f"nothing in {package} uses {module}"
+        )
+        documents = [*texts, (ROOT / package / "README.md").read_text("utf-8")]
+        assert any(f"context-motion-decoupling[{extra}]" in text for text in documents), f"nobody is told of {extra}"
