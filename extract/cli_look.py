@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 if TYPE_CHECKING:
+    from extract.limits import Limits
     from extract.recorded_run import RecordedRun
     from extract.verify import Problem
 
@@ -24,6 +25,8 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--manifest", type=_FILE, help="The manifest, if it was moved.  [default: where the run found it]")
 @click.option("--root", type=_SHARDS, help="Folder of the videos, if they were moved.  [default: that of the run]")
 @click.option("--workers", type=click.IntRange(1), help="Processes for --repair.  [default: all cores]")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=3600.0, help="Seconds one video may take.")
+@click.option("--max-memory-mb", type=click.IntRange(64), default=4096, help="Memory one video may take, in MiB.")
 @click.option("--scratch", type=click.Path(path_type=Path), help="Folder for temporary files.  [default: OUT]")
 @click.option(
     "--ffmpeg",
@@ -39,6 +42,8 @@ def verify(
     manifest: Path | None,
     root: Path | None,
     workers: int | None,
+    timeout: float,
+    max_memory_mb: int,
     scratch: Path | None,
     ffmpeg_path: str | None,
 ) -> None:
@@ -46,6 +51,7 @@ def verify(
 
     Exit code 0: all well (or all is well after --repair); 1: something is damaged.
     """
+    from extract.limits import Limits
     from extract.manifest import resolve_path
     from extract.progress import CountReport
     from extract.recorded_run import read_recorded_run
@@ -67,7 +73,8 @@ def verify(
     for damage in found:
         click.echo(damage.what)
     if found and repair and recorded is not None:
-        _repair(out, recorded, {d.shard for d in found if d.shard is not None}, workers, scratch, ffmpeg_path)
+        limits = Limits(timeout_seconds=timeout, max_memory_mb=max_memory_mb)
+        _repair(out, recorded, {d.shard for d in found if d.shard is not None}, workers, limits, scratch, ffmpeg_path)
         found = check()
         for damage in found:
             click.echo(f"still: {damage.what}")
@@ -82,6 +89,7 @@ def _repair(
     recorded: RecordedRun,
     shards: set[int],
     workers: int | None,
+    limits: Limits,
     scratch: Path | None,
     ffmpeg_path: str | None,
 ) -> None:
@@ -98,6 +106,7 @@ def _repair(
         scratch=scratch or out,
         config=recorded.config,
         binary=find_ffmpeg(ffmpeg_path),
+        limits=limits,
         manifest=recorded.manifest,
     )
     click.echo(f"extracting {len(shards)} shards again", err=True)

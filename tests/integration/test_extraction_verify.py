@@ -144,6 +144,14 @@ def test_repair_makes_exactly_the_damaged_again(folder: Path, original: Path, ma
         assert contents(out) == contents(original / "out")
 
 
+def test_repair_gives_a_video_the_time_it_is_told(folder: Path) -> None:
+    (folder / "out" / "shard-00001.h5").unlink()
+    code, said = call("verify", folder / "out", "--repair", "--workers", 1, "--timeout", 0.001)
+    assert code == 0, said
+    reasons = (folder / "out" / "failures.csv").read_text("utf-8")
+    assert "timeout,not done after 0.001 s (--timeout)" in reasons
+
+
 def test_a_manifest_that_changed_is_no_basis_for_repair(folder: Path) -> None:
     (folder / "m.csv").write_text((folder / "m.csv").read_text().replace("class a", "class x"))
     code, said = call("verify", folder / "out", "--repair")

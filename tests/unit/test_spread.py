@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import fcntl
 import os
 import subprocess
 import sys
-from pathlib import Path
+import uuid
 
 import pytest
-
-from extract.spread import keep_to_one_core
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 WORKER = """
 import os, sys
-from pathlib import Path
 from extract.spread import keep_to_one_core
-got = keep_to_one_core(Path(sys.argv[1]), int(sys.argv[2]))
+got = keep_to_one_core(sys.argv[1], int(sys.argv[2]))
 allowed = sorted(os.sched_getaffinity(0))
 assert got is None or allowed == [got], (got, allowed)
 print(got, len(allowed), flush=True)
@@ -43,14 +38,14 @@ time.sleep(1000)
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores and a system that binds processes to them")
 
 
-def start(places: Path, workers: int) -> tuple[subprocess.Popen[str], str]:
+def start(run: str, workers: int) -> tuple[subprocess.Popen[str], str]:
     """A worker that lives until its input ends, and what it said: its core, and how many it may use."""
 
     def two_cores() -> None:
         os.sched_setaffinity(0, set(CORES[:2]))
 
     process = subprocess.Popen(
-        [sys.executable, "-c", WORKER, str(places), str(workers)],
+        [sys.executable, "-c", WORKER, run, str(workers)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -60,15 +55,16 @@ def start(places: Path, workers: int) -> tuple[subprocess.Popen[str], str]:
     return process, process.stdout.readline().strip()
 
 
-def test_each_worker_gets_a_core_of_its_own_and_a_successor_that_of_the_dead(tmp_path: Path) -> None:
-    running = [start(tmp_path, 2) for _ in range(3)]
+def test_each_worker_gets_a_core_of_its_own_and_a_successor_that_of_the_dead() -> None:
+    run = uuid.uuid4().hex
+    running = [start(run, 2) for _ in range(3)]
     try:
         said = [words for _, words in running]
         assert sorted(said[:2]) == sorted(f"{core} 1" for core in CORES[:2])
         assert said[2] == "None 2"  # no core is left: any will do
         running[0][0].kill()
         running[0][0].wait(10)
-        running.append(start(tmp_path, 2))
+        running.append(start(run, 2))
         assert running[-1][1] == said[0]
     finally:
         for process, _ in running:
@@ -77,28 +73,19 @@ def test_each_worker_gets_a_core_of_its_own_and_a_successor_that_of_the_dead(tmp
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_nothing_is_bound_unless_there_is_a_worker_for_each_core(tmp_path: Path, workers: int) -> None:
-    process, said = start(tmp_path, workers)
+def test_nothing_is_bound_unless_there_is_a_worker_for_each_core(workers: int) -> None:
+    process, said = start(uuid.uuid4().hex, workers)
     process.kill()
     process.wait(10)
     assert said == "None 2"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK])
-def test_a_file_system_without_locks_keeps_nobody_from_working(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
-) -> None:
-    def refuse(*_: object) -> None:
-        raise OSError(number, os.strerror(number))
-
-    monkeypatch.setattr(fcntl, "flock", refuse)
-    assert keep_to_one_core(tmp_path, len(CORES)) is None
-    assert sorted(os.sched_getaffinity(0)) == CORES
-
-
-def test_a_folder_that_was_cleared_away_keeps_nobody_from_working(tmp_path: Path) -> None:
-    assert keep_to_one_core(tmp_path / "gone", len(CORES)) is None
-    assert sorted(os.sched_getaffinity(0)) == CORES
+def test_runs_side_by_side_do_not_take_cores_from_one_another() -> None:
+    running = [start(uuid.uuid4().hex, 2) for _ in range(2)]
+    for process, _ in running:
+        process.kill()
+        process.wait(10)
+    assert [said for _, said in running] == [f"{CORES[0]} 1"] * 2
 
 
 def test_a_worker_whose_parent_ended_before_it_began_ends_too() -> None:
