@@ -12,7 +12,7 @@ EVIDENCE := build/evidence
 SIZE := small
 DEMO_RETRIEVAL := --split-column split --label label --label group
 
-.PHONY: install install-dev demo bench evidence test test-cluster lint types clean
+.PHONY: install install-dev demo bench evidence test test-cluster coverage lint types clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -71,6 +71,13 @@ types: install-dev
 
 test: lint types
 	$(BIN)/pytest --numprocesses 2
+
+# Which lines of the three packages the tests run, child processes included; takes longer than the tests alone.
+coverage: install-dev
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest --numprocesses 2
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=90
 
 # On a real Slurm of several virtual nodes and on real dask processes, all on loopback; see tests/cluster/slurm.py.
 test-cluster: $(VENV)/.installed-cluster

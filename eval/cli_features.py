@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from eval.command_line import (
+    check_question,
     command_words,
     fresh_option,
     kind_option,
@@ -89,6 +90,7 @@ def probe(
         kinds=tuple(dict.fromkeys(kinds)),
         seed=seed,
     )
+    check_question(named["shards"], question)
     features = open_named(**named)
     record = run_probe(features, question, method, command_words())
     for note in record["notes"]:
@@ -182,10 +184,18 @@ def decoupling(
     By label over splits that keep scenes apart; by context (the group) each video among all others, and the probe on
     folds of all videos. The features of each network are kept in its training's folder.
     """
-    from eval.decoupling import HEADS, DecouplingQuestion, check_heads, decoupling_table, measure_decoupling
+    from eval.decoupling import (
+        HEADS,
+        DecouplingQuestion,
+        check_heads,
+        decoupling_pairings,
+        decoupling_table,
+        measure_decoupling,
+    )
     from eval.feature_source import name_words, run_folder
     from eval.motion_descriptor import describe_videos
     from eval.results import EVAL_FOLDER, result_name, write_result
+    from eval.video_table import VideoTable
     from extract.shard_reader import ShardSet
 
     given = {name: path for name, path in zip(HEADS, (both, context, motion), strict=True) if path is not None}
@@ -193,6 +203,8 @@ def decoupling(
         raise click.UsageError("give at least one of --both, --context and --motion")
     question = DecouplingQuestion(split_columns=tuple(dict.fromkeys(split_columns)), **asked)
     common = {"shards": shards, "clips": clips, "workers": workers, "device": device, "fresh": fresh}
+    # A wrong question is to fail now, not after hours of embedding.
+    decoupling_pairings(VideoTable.of(ShardSet(shards).videos), question)
     for name, path in given.items():
         check_heads(name, path)
     networks = {name: open_named(source=path, **common) for name, path in given.items()}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.command_line import command_words, open_named, question_options, show_progress, source_options
+from eval.command_line import check_question, command_words, open_named, question_options, show_progress, source_options
 
 if TYPE_CHECKING:
     from eval.features import Features
@@ -39,6 +39,7 @@ def retrieval(
     from eval.results import result_name
 
     question = _question(**asked)
+    check_question(shards, question)
     features = open_named(
         source=source, shards=shards, untrained=untrained, clips=clips, device=device, workers=workers, fresh=fresh
     )

@@ -13,6 +13,7 @@ import click
 
 if TYPE_CHECKING:
     from eval.features import Features
+    from eval.run_retrieval import Question
 
 EXIT_INTERRUPTED = 130
 _PROGRESS_SECONDS = 10.0
@@ -139,6 +140,24 @@ def open_named(**named: Any) -> Features:
     from eval.feature_source import FeatureSource, open_features
 
     return open_features(FeatureSource(**named), command_words(), show_progress("embed"))
+
+
+def check_question(shards: Path | None, question: Question) -> None:
+    """Refuses a question that the videos of shards cannot answer, before hours are spent on their features.
+
+    Args:
+        shards: their folder; None where there are features already.
+        question: about splits, parts and labels.
+
+    Raises:
+        ValueError: one of them does not exist.
+    """
+    if shards is not None:
+        from eval.run_retrieval import pairings
+        from eval.video_table import VideoTable
+        from extract.shard_reader import ShardSet
+
+        pairings(VideoTable.of(ShardSet(shards).videos), question)
 
 
 def show_progress(what: str) -> Callable[[int, int], None]:

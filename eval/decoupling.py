@@ -104,7 +104,7 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
         ValueError: a split, part, label or group does not exist, or a video is on both sides.
     """
     first = next(iter(networks.values()))
-    by_label, whole, folds = _pairings(first.videos, question)
+    by_label, whole, folds = decoupling_pairings(first.videos, question)
     notes = [note for pairing in (*by_label, whole) for note in pairing_notes(first.videos, pairing)]
     alone = sum(map(bool, first.videos.groups)) - len(whole.query)
     if alone:
@@ -128,7 +128,14 @@ def measure_decoupling(networks: Mapping[str, Features], question: DecouplingQue
     )
 
 
-def _pairings(videos: VideoTable, question: DecouplingQuestion) -> tuple[list[Pairing], Pairing, list[Pairing]]:
+def decoupling_pairings(
+    videos: VideoTable, question: DecouplingQuestion
+) -> tuple[list[Pairing], Pairing, list[Pairing]]:
+    """Who asks and who is found: by label in each split, by group all others, by group in folds.
+
+    Raises:
+        ValueError: a split, part, label or group does not exist, or a video is on both sides.
+    """
     by_label = [
         pair_parts(videos, column, question.query_part, question.gallery_part, "label")
         for column in question.split_columns

@@ -126,11 +126,6 @@ def top_k_hits(score_NK: NDArray[np.floating], truth_N: NDArray[np.integer], k: 
     return hits
 
 
-def top_k_accuracy(score_NK: NDArray[np.floating], truth_N: NDArray[np.integer], k: int) -> float:
-    """Share of items whose true class is among the k of highest score; see ``top_k_hits``."""
-    return float(top_k_hits(score_NK, truth_N, k).mean())
-
-
 def _check_scores(score_NK: NDArray[np.floating], truth_N: NDArray[np.integer]) -> tuple[int, int]:
     if score_NK.ndim != 2 or not score_NK.size or len(truth_N) != len(score_NK):
         raise ValueError(f"score_NK: shape {score_NK.shape} for {len(truth_N)} true classes")
@@ -201,13 +196,6 @@ def recall_hits(
     labels = np.asarray(gallery_labels, dtype=object)[neighbour_rows_QM[:, :rank]]
     hits: NDArray[np.bool_] = (labels == np.asarray(query_labels, dtype=object)[:, None]).any(axis=1)
     return hits
-
-
-def recall_at(
-    neighbour_rows_QM: NDArray[np.int64], query_labels: Sequence[str], gallery_labels: Sequence[str], rank: int
-) -> float:
-    """R@k: the share of queries that hit; see ``recall_hits``."""
-    return float(recall_hits(neighbour_rows_QM, query_labels, gallery_labels, rank).mean())
 
 
 def chance_recall_at(

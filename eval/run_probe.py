@@ -165,7 +165,7 @@ def run_probe(features: Features, question: Question, method: str, command: str)
         ValueError: a split, a part or a label does not exist, or a video is in both parts.
     """
     results, notes = [], length_notes(features)
-    for pairing in pairings(features, question):
+    for pairing in pairings(features.videos, question):
         notes += pairing_notes(features.videos, pairing)
         notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
         results.append(probe(features, pairing, method, seed=question.seed))

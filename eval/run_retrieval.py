@@ -11,7 +11,7 @@ from eval.features import Features
 from eval.leakage import training_notes
 from eval.results import result_record
 from eval.retrieval import RetrievalResult, mean_over_splits, retrieve
-from eval.video_table import LABEL_KINDS
+from eval.video_table import LABEL_KINDS, VideoTable
 from eval.videos import LEAVE_ONE_OUT, Pairing, pair_all, pair_parts, pairing_notes
 
 
@@ -77,7 +77,7 @@ def run_retrieval(features: Features, question: Question, command: str) -> Retri
         ValueError: a split, a part or a label does not exist, or a query is in the gallery.
     """
     results, notes = [], length_notes(features)
-    for pairing in pairings(features, question):
+    for pairing in pairings(features.videos, question):
         notes += pairing_notes(features.videos, pairing)
         notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
         results.append(retrieve(features, pairing))
@@ -92,13 +92,12 @@ def run_retrieval(features: Features, question: Question, command: str) -> Retri
     return RetrievalRun(results=tuple(results), record=record, notes=tuple(told))
 
 
-def pairings(features: Features, question: Question) -> list[Pairing]:
+def pairings(videos: VideoTable, question: Question) -> list[Pairing]:
     """The queries and galleries of a question, by kind of label and split; all are checked before the first is used.
 
     Raises:
         ValueError: a split, a part or a label does not exist, or a query is in the gallery.
     """
-    videos = features.videos
     if question.leave_one_out:
         return [pair_all(videos, kind) for kind in question.kinds]
     return [

@@ -68,8 +68,8 @@ class ProgressReport:
         now = time.monotonic()
         if now - self._last_plain >= _PLAIN_EVERY_SECONDS or videos == self._total:
             self._last_plain = now
-            left = elapsed / videos * (self._total - videos) if videos else 0.0
-            _say(f"extract {videos}/{self._total} videos, {note}, about {left:.0f} s left")
+            left = f", about {elapsed / videos * (self._total - videos):.0f} s left" if videos else ""
+            _say(f"extract {videos}/{self._total} videos, {note}{left}")
 
 
 class _JournalWatcher(threading.Thread):

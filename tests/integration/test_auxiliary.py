@@ -11,6 +11,8 @@ from eval.cli import main as eval_main
 from tests.command_line import call, train_here
 from tests.integration.finetuning import config_of, settings
 
+pytestmark = pytest.mark.slow
+
 
 def test_the_auxiliary_task_is_compared(few_shards: Path, tmp_path: Path) -> None:
     words = [word for word in settings(optim__epochs=1) if word not in ("--split-column", "split")]

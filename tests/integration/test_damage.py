@@ -57,6 +57,7 @@ def test_damage_stops_at_once_by_default(kind: str, few_shards: Path, tmp_path: 
     assert "step " in result.output
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_damage_within_the_limit_makes_batches_smaller(ranks: int, few_shards: Path, tmp_path: Path) -> None:
     shards = damage(few_shards, tmp_path / "shards", *DAMAGED)

@@ -6,20 +6,19 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import click
 import pytest
-from click.testing import CliRunner
 from PIL import Image
 
 from extract.cli import main as extract_main
 from extract.source import frames_by_header
+from tests.command_line import call as run_command
 from tests.integration.training import options
 from train.cli import main as train_main
 
 
-def call(command: object, *arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(command, [str(a) for a in arguments])  # type: ignore[arg-type]
-    if result.exception is not None and not isinstance(result.exception, SystemExit):
-        raise result.exception
+def call(command: click.Command, *arguments: object) -> tuple[int, str]:
+    result = run_command(command, *arguments)
     return result.exit_code, result.output
 
 

@@ -16,6 +16,8 @@ from extract.shard_reader import ShardSet
 from tests.command_line import call, train_here
 from tests.integration.training import FIELDS
 
+pytestmark = pytest.mark.slow
+
 TINY = {**FIELDS, "optim.batch_size": 8, "data.workers": 0}
 WORDS = ("--recipe", "demo", "--auxiliary-recipe", "finetune-demo", "--steps", 2, "--auxiliary-steps", 2)
 QUICK = (*WORDS, "--seeds", 1, "--clips", 1, "--device", "cpu")

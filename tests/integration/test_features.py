@@ -100,6 +100,7 @@ main()
     )
 
 
+@pytest.mark.slow
 def test_an_embedding_that_was_killed_continues_to_the_same_bytes(
     embeddings: Path, run_dir: Path, few_shards: Path, tmp_path: Path
 ) -> None:

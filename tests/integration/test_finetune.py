@@ -67,6 +67,7 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert all(same(states[0][key], states[1][key]) for key in states[0])
 
 
+@pytest.mark.slow
 def test_a_stopped_fine_tuning_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
     words = ["--from", "scratch", "--auxiliary", "motion", *settings(optim__epochs=30, data__workers=1)]
     process = launch(1, [few_shards, tmp_path / "stopped", *words], "finetune")
@@ -95,6 +96,7 @@ def test_a_classifier_alone_continues_bit_for_bit(few_shards: Path, tmp_path: Pa
     assert_same_run(tmp_path / "part", tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_two_ranks_train_one_classifier(few_shards: Path, tmp_path: Path) -> None:
     words = ["--from", "scratch", "--auxiliary", "motion", *settings(optim__epochs=1)]
     process = launch(2, [few_shards, tmp_path / "run", *words], "finetune")

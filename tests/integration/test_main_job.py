@@ -171,6 +171,7 @@ def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_stopped_training_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
     arguments = (
         "pretrain",

@@ -14,6 +14,8 @@ import pytest
 from tests.integration.training import finish, launch, metrics, options, recorded, same, until_line, weights
 from train.checkpoint import list_checkpoints, load_checkpoint
 
+pytestmark = pytest.mark.slow
+
 # Augmentation and dropout are on, the queue is filled over both ranks, and workers read.
 OPTIONS = options(
     optim__epochs=4, model__context_queue=12, data__workers=1, run__checkpoint_epochs=1, run__keep_checkpoints=9

@@ -44,6 +44,7 @@ def test_retrieval_is_logged_at_epochs_and_picks_the_best(watched: Path) -> None
     assert best == max(seen, key=lambda step: (seen[step], -step))
 
 
+@pytest.mark.slow
 def test_ranks_share_the_retrieval(few_shards: Path, tmp_path: Path) -> None:
     process = launch(2, [few_shards, tmp_path / "run", *options(optim__epochs=1, run__knn_epochs=1)])
     said = finish(process)

@@ -18,6 +18,10 @@ def run(*arguments: object) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
 def write_manifest(folder: Path, rows: int) -> Path:
     path = folder / "manifest.csv"
     path.write_text("id,path\n" + "".join(f"v{i},v{i}.mp4\n" for i in range(rows)))
@@ -59,10 +63,10 @@ def test_submit_refuses_the_folder_of_another_extraction(make_video: Callable[..
     make_video(tmp_path / "v0.mp4", "-c:v", "libx264", frames=6, size="64x48")
     manifest, out = write_manifest(tmp_path, 1), tmp_path / "out"
     assert run("run", manifest, out, *OPTIONS)[0] == 0
-    before = {path.name: path.read_bytes() for path in out.iterdir()}
+    before = contents(out)
     code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS)
     assert code == 0, output
     code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS, "--gop", 6)
     assert code == 1
     assert "gop: 12 is now 6" in output
-    assert {path.name: path.read_bytes() for path in out.iterdir()} == before
+    assert contents(out) == before

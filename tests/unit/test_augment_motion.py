@@ -30,7 +30,7 @@ def square_scene(left: int, top: int, side: int) -> tuple[torch.Tensor, torch.Te
 @pytest.mark.parametrize("seed", range(6))
 def test_motion_lies_where_the_picture_shows_it(flip: bool, form: str, seed: int) -> None:
     rng = np.random.default_rng(seed)
-    config = AugmentConfig(crop_size=112, motion_input=form)  # type: ignore[arg-type]
+    config = AugmentConfig(crop_size=112, motion_input=form)  # type: ignore[arg-type] # any word
     clip, motion, valid = square_scene(8 * int(rng.integers(10, 22)), 8 * int(rng.integers(6, 14)), 96)
     width, height = rng.uniform(0.5, 0.95, 2)
     box = crop_of((rng.uniform(0, 1 - width), rng.uniform(0, 1 - height), width, height), flip=flip)
@@ -122,4 +122,4 @@ def test_rotation_and_motion_exclude_each_other() -> None:
 )
 def test_config_names_a_bad_field(change: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        AugmentConfig(**change)  # type: ignore[arg-type]
+        AugmentConfig(**change)  # type: ignore[arg-type] # any word

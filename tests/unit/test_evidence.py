@@ -77,7 +77,7 @@ def test_chance_is_weighted_by_videos() -> None:
 
 def plan(size: EvidenceSize, **changes: object) -> EvidencePlan:
     given = {"split_columns": ("split1", "split2"), "epochs": 10, "auxiliary_epochs": 6} | changes
-    return EvidencePlan(shards=Path("s"), out=Path("o"), size_name="small", size=size, **given)  # type: ignore[arg-type]
+    return EvidencePlan(shards=Path("s"), out=Path("o"), size_name="small", size=size, **given)  # type: ignore[arg-type] # of many types
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -115,4 +115,4 @@ def test_overrides_outdo_the_size_and_the_warm_up() -> None:
 def test_impossible_sizes_are_refused(changes: dict[str, int], told: str) -> None:
     numbers = {"steps": 1, "seeds": 3, "single_seeds": 1, "auxiliary_steps": 1, "auxiliary_seeds": 1} | changes
     with pytest.raises(ValueError, match=told):
-        EvidenceSize(recipe="gestures", auxiliary_recipe="finetune-gestures", **numbers)  # type: ignore[arg-type]
+        EvidenceSize(recipe="gestures", auxiliary_recipe="finetune-gestures", **numbers)  # type: ignore[arg-type] # of many types

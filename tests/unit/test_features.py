@@ -208,7 +208,7 @@ def test_a_network_that_gives_no_numbers_is_told_with_the_video(monkeypatch: pyt
         crop_size=8,
         clips=2,
         device=torch.device("cpu"),
-        workers=0,  # type: ignore[arg-type]
+        workers=0,  # type: ignore[arg-type] # stand-ins
     )
     assert next(made).tolist() == [[1.0] * 3] * 2
     with pytest.raises(ValueError, match="bright: the network's features are not finite"):
@@ -227,7 +227,7 @@ def embedding(monkeypatch: pytest.MonkeyPatch, value: float) -> Callable[..., Fe
 
     def run(path: Path, **options: bool) -> Features:
         choice = ModelChoice(checkpoint=path, clips=1, device="cpu")
-        return embed_to_file(path, choice, SimpleNamespace(videos=videos), "x", lambda *_: None, **options)  # type: ignore[arg-type]
+        return embed_to_file(path, choice, SimpleNamespace(videos=videos), "x", lambda *_: None, **options)  # type: ignore[arg-type] # stand-ins
 
     return run
 

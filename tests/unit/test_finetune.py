@@ -140,7 +140,7 @@ class ClipsOnly(MemoryShards):
     def keyframe_jpeg(self, *_: object) -> memoryview:
         raise AssertionError("a keyframe was read")
 
-    def motion(self, *_: object) -> None:  # type: ignore[override]
+    def motion(self, *_: object) -> None:  # type: ignore[override] # never called
         raise AssertionError("motion was read")
 
 

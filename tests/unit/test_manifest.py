@@ -14,7 +14,7 @@ def record(row: int, **changes: object) -> VideoRecord:
         "path": f"v{row}.mp4",
         "splits": {"split1": "train"},
     }
-    return VideoRecord(**(values | changes))  # type: ignore[arg-type]
+    return VideoRecord(**(values | changes))  # type: ignore[arg-type] # of many types
 
 
 def test_round_trip_of_awkward_paths(tmp_path: Path) -> None:

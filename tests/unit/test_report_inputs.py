@@ -69,7 +69,7 @@ def test_a_last_line_that_was_cut_off_is_left_out_and_damage_is_told(tmp_path: P
 )
 def test_what_is_no_run_is_refused_in_one_line(change: object, words: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
-    change(run)  # type: ignore[operator]
+    change(run)  # type: ignore[operator] # one of several
     with pytest.raises(ValueError, match=words) as caught:
         write_report(run, tmp_path / "report.html")
     assert "\n" not in str(caught.value)

@@ -24,8 +24,8 @@ def texts(table: Table) -> list[list[str]]:
 
 def test_figures_in_words() -> None:
     assert percent(0.1234) == "12.3"
-    assert percent(None) == "–"  # noqa: RUF001
-    assert figure_cell({"value": 0.5, "low": 0.25, "high": 1.0}) == Cell(text="50.0", note="25.0–100.0")  # noqa: RUF001
+    assert percent(None) == "–"  # noqa: RUF001 (dash)
+    assert figure_cell({"value": 0.5, "low": 0.25, "high": 1.0}) == Cell(text="50.0", note="25.0–100.0")  # noqa: RUF001 (dash)
     assert figure_cell({"value": 0.5, "low": None, "high": None}) == Cell(text="50.0")
     assert figure_cell(None).text == figure_cell({"value": None}).text == percent(None)
     assert spread_cell({"value": 0.5, "spread": 0.02, "splits": 3}) == Cell(text="50.0", note="± 2.0")

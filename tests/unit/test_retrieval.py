@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from eval.comparison import comparison_table
 from eval.features import Features
 from eval.leakage import check_leakage
-from eval.metrics import chance_recall_at, recall_at
+from eval.metrics import chance_recall_at, recall_hits
 from eval.motion_descriptor import describe_motion
 from eval.result_tables import class_table, retrieval_table
 from eval.results import Provenance, write_result
@@ -61,7 +61,7 @@ def test_recall_matches_a_loop() -> None:
         hits = 0
         for q in range(30):
             hits += any(offered[rows[q, k]] == wanted[q] for k in range(rank))
-        assert recall_at(rows, wanted, offered, rank) == pytest.approx(hits / 30)
+        assert recall_hits(rows, wanted, offered, rank).mean() == pytest.approx(hits / 30)
 
 
 def test_chance_is_the_share_of_all_draws() -> None:
@@ -85,9 +85,9 @@ def test_chance_of_leave_one_out_does_not_draw_the_query() -> None:
 
 def test_recall_refuses_too_few_neighbours() -> None:
     with pytest.raises(ValueError, match="need 5"):
-        recall_at(np.zeros((1, 3), np.int64), ["a"], ["a"] * 9, 5)
+        recall_hits(np.zeros((1, 3), np.int64), ["a"], ["a"] * 9, 5)
     with pytest.raises(ValueError, match="query_labels"):
-        recall_at(np.zeros((0, 3), np.int64), [], ["a"] * 9, 1)
+        recall_hits(np.zeros((0, 3), np.int64), [], ["a"] * 9, 1)
 
 
 @pytest.mark.parametrize("kind", ["label", "group"])

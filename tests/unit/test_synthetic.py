@@ -260,7 +260,7 @@ def test_errors_of_ffmpeg_reach_the_user(tmp_path: Path, workers: int) -> None:
 )
 def test_config_names_the_field(changes: dict[str, object], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
-        SyntheticConfig(**changes)  # type: ignore[arg-type]
+        SyntheticConfig(**changes)  # type: ignore[arg-type] # wrong ones, too
 
 
 def test_demo_manifest_is_the_default_configuration(tmp_path: Path) -> None:
