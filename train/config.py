@@ -61,6 +61,10 @@ class LossConfig:
         temperature: divides similarities in both.
         context_weight, motion_weight: weights of the two in the sum; the paper's sum is unweighted.
         symmetric: whether keys also pick their queries.
+        motion_own_video: whether a predicted position chooses among the features of its own video only; the paper's
+            chooses among those of the whole batch, where it helps to recognise the video by its scene.
+        motion_own_place: whether it chooses among the features of its own position only; the paper's chooses among
+            those of all, where it helps to tell positions apart, which needs no motion.
         drop_static_px: positions whose motion is slower than this on average (pixels a frame, over their window) ask
             no queries; 0 = none is left out, as in the paper. How many are is logged as ``motion_static_share``.
     """
@@ -69,6 +73,8 @@ class LossConfig:
     context_weight: float = 1.0
     motion_weight: float = 1.0
     symmetric: bool = False
+    motion_own_video: bool = False
+    motion_own_place: bool = False
     drop_static_px: float = 0.0
 
     def __post_init__(self) -> None:

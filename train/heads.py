@@ -26,28 +26,21 @@ class EmbeddingHead(nn.Module):
         in_features: features read.
         hidden: features between.
         out_features: features D of the embedding.
-        places: with more than 1, the last BatchNorm takes each of so many places of the input, its next to last
-            dimension, on its own: what all samples have in common at a place is gone, and cannot be matched.
     """
 
-    def __init__(self, in_features: int, hidden: int, out_features: int, *, places: int = 1) -> None:
+    def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
         super().__init__()
-        self.places = places
         self.layers = nn.Sequential(
             nn.Linear(in_features, hidden),
             nn.BatchNorm1d(hidden),
             nn.ReLU(inplace=True),
             nn.Linear(hidden, out_features, bias=False),
-            nn.BatchNorm1d(out_features * places),
+            nn.BatchNorm1d(out_features),
         )
 
     def forward(self, feature: Tensor) -> Tensor:
         """Maps (..., in_features) to (..., D); leading dimensions share the BatchNorm's statistics."""
-        *linear, norm = self.layers
-        embedded_ND = feature.flatten(0, -2)
-        for layer in linear:
-            embedded_ND = layer(embedded_ND)
-        embedded_ND = norm(embedded_ND.view(-1, norm.num_features)).view(embedded_ND.shape)
+        embedded_ND = self.layers(feature.flatten(0, -2))
         # A length in half precision would be off by up to a percent.
         return F.normalize(embedded_ND.float(), dim=-1).view(*feature.shape[:-1], -1)
 
@@ -76,15 +69,12 @@ class MotionHead(nn.Module):
             dropout=config.dropout,
         )
         self.encoder = MotionEncoder(motion_input=config.motion_input, width=config.encoder_width)
-        places = rows * columns if config.center_positions else 1
-        self.query_head = EmbeddingHead(config.predictor_width, config.head_hidden, config.embedding_dim, places=places)
-        self.key_head = EmbeddingHead(
-            self.encoder.out_channels, config.head_hidden, config.embedding_dim, places=places
-        )
+        self.query_head = EmbeddingHead(config.predictor_width, config.head_hidden, config.embedding_dim)
+        self.key_head = EmbeddingHead(self.encoder.out_channels, config.head_hidden, config.embedding_dim)
 
     def forward_query(self, tokens_BCTHW: Tensor) -> Tensor:
         """Predicts embeddings (B, P, D) of the motion after the clips from their token map."""
-        return self.query_head(self.predictor(tokens_BCTHW))  # type: ignore[no-any-return] # modules give Any
+        return self.query_head(self.predictor(tokens_BCTHW))  # type: ignore[no-any-return]
 
     def forward_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
         """Embeds motion windows (B, W, C, T, H, W) position by position, as (B, W, P, D).
@@ -104,7 +94,7 @@ class MotionHead(nn.Module):
             motion_NCTHW = replace_missing_windows(motion_NCTHW, window_valid_BW.flatten())
         map_NDTHW = self.encoder(motion_NCTHW)
         feature_NPD = map_NDTHW.flatten(2).transpose(1, 2)
-        return self.key_head(feature_NPD).unflatten(0, motion_BWCTHW.shape[:2])  # type: ignore[no-any-return] # modules give Any
+        return self.key_head(feature_NPD).unflatten(0, motion_BWCTHW.shape[:2])  # type: ignore[no-any-return]
 
     def forward(
         self, tokens_BCTHW: Tensor, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None

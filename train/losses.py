@@ -14,6 +14,8 @@ Top-1 and top-5 are of the rank's own queries. Where damaged samples have left r
 ``rank_sizes`` tells them.
 """
 
+# ruff: noqa: N815 (carriers name the shapes of their tensors)
+
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
@@ -98,12 +100,43 @@ def context_loss(
     return replace(matched, loss=loss)
 
 
+@dataclass(frozen=True, kw_only=True)
+class _OwnPairs:
+    """Which features each query chooses from.
+
+    Attributes:
+        row_B1: this rank's samples among those of all ranks.
+        samples: of all ranks.
+        positions: of a sample, and of each of its windows.
+        video, place: whether the feature must be of the query's own sample, of its own position.
+    """
+
+    row_B1: Tensor
+    samples: int
+    positions: int
+    video: bool
+    place: bool
+
+    def flags(self, windows: int) -> Tensor | None:
+        """(queries, features) bool for features of so many windows a sample; None if all are allowed."""
+        if not (self.video or self.place):
+            return None
+        device = self.row_B1.device
+        own_BG = (self.row_B1 == torch.arange(self.samples, device=device)) | (not self.video)
+        place_P = torch.arange(self.positions, device=device)
+        own_PP = (place_P[:, None] == place_P) | (not self.place)
+        allowed_BPGWP = own_BG[:, None, :, None, None] & own_PP[None, :, None, None, :]
+        return allowed_BPGWP.expand(-1, -1, -1, windows, -1).flatten(2).flatten(0, 1)
+
+
 def motion_loss(
     output: ModelOutput,
     window_valid_BW: Tensor,
     *,
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
+    own_video: bool = False,
+    own_place: bool = False,
     query_valid_BP: Tensor | None = None,
     rank_sizes: Sizes = None,
 ) -> InfoNCEOutput:
@@ -118,6 +151,10 @@ def motion_loss(
             0 asks no queries.
         temperature: divides the similarities.
         symmetric: whether the features of window 0 also pick the predictions made of them.
+        own_video: whether a query chooses among the features of its own sample only, so that recognising the video is
+            of no use; the paper's choose among all.
+        own_place: whether a query chooses among the features of its own position only, so that telling positions apart
+            is of no use; the paper's choose among all.
         query_valid_BP: positions that ask queries (all if None); the features of the others stay candidates.
         rank_sizes: samples of each rank; None if all have equally many.
 
@@ -135,6 +172,7 @@ def motion_loss(
     target_BP = first_B1 * windows * positions + place_BP % positions
     query_valid_N = None if query_valid_BP is None else query_valid_BP.flatten()
     valid_GW = gather_flags(window_valid_BW, rank_sizes)
+    own = _OwnPairs(row_B1=first_B1, samples=len(valid_GW), positions=positions, video=own_video, place=own_place)
     matched = info_nce(
         query_BPD.flatten(0, 1),
         gather_with_grad(key_BWPD, rank_sizes).flatten(0, 2),
@@ -142,6 +180,7 @@ def motion_loss(
         temperature=temperature,
         key_valid_M=valid_GW.flatten().repeat_interleave(positions),
         query_valid_N=query_valid_N,
+        pair_valid_NM=own.flags(windows),
     )
     loss = _weighed_by_rank(matched)
     if symmetric:
@@ -152,6 +191,7 @@ def motion_loss(
             temperature=temperature,
             key_valid_M=valid_GW[:, 0].repeat_interleave(positions),
             query_valid_N=query_valid_N,
+            pair_valid_NM=own.flags(1),
         )
         loss = (loss + _weighed_by_rank(reverse)) / 2
     return replace(matched, loss=loss)
@@ -165,6 +205,8 @@ def pretrain_loss(
     motion_weight: float = 1.0,
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
+    own_video: bool = False,
+    own_place: bool = False,
     query_valid_BP: Tensor | None = None,
     rank_sizes: Sizes = None,
 ) -> LossOutput:
@@ -177,6 +219,7 @@ def pretrain_loss(
         motion_weight: weight of motion prediction, 0 or more.
         temperature: divides the similarities of both.
         symmetric: whether keys also pick their queries.
+        own_video, own_place: see ``motion_loss``.
         query_valid_BP: positions whose motion is asked for (all if None).
         rank_sizes: samples of each rank; None if all have equally many.
 
@@ -199,6 +242,8 @@ def pretrain_loss(
             window_valid_BW,
             temperature=temperature,
             symmetric=symmetric,
+            own_video=own_video,
+            own_place=own_place,
             query_valid_BP=query_valid_BP,
             rank_sizes=rank_sizes,
         )

@@ -36,8 +36,6 @@ class ModelConfig:
         queue_momentum: share of its weights that the slow encoder of those embeddings keeps at each step, in [0, 1).
         classifier_dropout: probability of dropping a pooled feature before the classifier, in [0, 1); fine-tuning
             reads it, pre-training has no classifier.
-        center_positions: whether the motion embeddings are normalised position by position over the batch, so that a
-            position cannot be told by itself, only by what moves there. The paper normalises all positions alike.
 
     Raises:
         ValueError: if a field is out of its range.
@@ -63,7 +61,6 @@ class ModelConfig:
     context_queue: int = 0
     queue_momentum: float = 0.99
     classifier_dropout: float = 0.3
-    center_positions: bool = False
 
     def __post_init__(self) -> None:
         for field, allowed in (("backbone", BACKBONE_NAMES), ("motion_input", MOTION_INPUTS)):

@@ -71,6 +71,8 @@ class PretrainObjective:
             motion_weight=config.loss.motion_weight,
             temperature=config.loss.temperature,
             symmetric=config.loss.symmetric,
+            own_video=config.loss.motion_own_video,
+            own_place=config.loss.motion_own_place,
             query_valid_BP=moving_BP,
             rank_sizes=batch.rank_sizes,
         )

@@ -115,6 +115,8 @@ def supervised_loss(
     motion_weight: float = 1.0,
     temperature: float = DEFAULT_TEMPERATURE,
     symmetric: bool = False,
+    own_video: bool = False,
+    own_place: bool = False,
     query_valid_BP: Tensor | None = None,
     rank_sizes: Sizes = None,
 ) -> SupervisedLoss:
@@ -126,7 +128,7 @@ def supervised_loss(
         window_valid_BW: motion windows that exist; None only without motion.
         motion_weight: weight of motion prediction, 0 or more.
         temperature: divides the similarities of motion prediction.
-        symmetric, query_valid_BP: see ``train.losses.motion_loss``.
+        symmetric, own_video, own_place, query_valid_BP: see ``train.losses.motion_loss``.
         rank_sizes: samples of each rank; None if all have equally many. A rank's cross-entropy is weighed by its
             share, so that the mean over ranks is the mean over the global batch.
 
@@ -148,6 +150,8 @@ def supervised_loss(
         window_valid_BW,
         temperature=temperature,
         symmetric=symmetric,
+        own_video=own_video,
+        own_place=own_place,
         query_valid_BP=query_valid_BP,
         rank_sizes=rank_sizes,
     )

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from train.losses import (
+    InfoNCEOutput,
     alignment,
     context_loss,
     gather_with_grad,
@@ -150,6 +151,33 @@ def test_motion_loss_equals_a_loop(symmetric):
     assert (matched.candidates.item(), matched.queries.item()) == (9 * 5, 2 * 5)
 
 
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("own_video", "own_place"), [(True, False), (False, True), (True, True)])
+def test_motion_of_the_own_video_or_place_is_the_mean_over_each_alone(symmetric, own_video, own_place):
+    output = output_of()
+    window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
+
+    def alone(samples: slice, places: slice) -> InfoNCEOutput:
+        part = ModelOutput(
+            feature_BF=output.feature_BF[samples],
+            motion_query_BPD=output.motion_query_BPD[samples, places],
+            motion_key_BWPD=output.motion_key_BWPD[samples, :, places],
+        )
+        return motion_loss(part, window_valid[samples], symmetric=symmetric)
+
+    # The third video has no window to predict; alone, it asks nothing.
+    samples = [slice(n, n + 1) for n in range(2)] if own_video else [slice(None)]
+    places = [slice(n, n + 1) for n in range(5)] if own_place else [slice(None)]
+    parts = [alone(sample, place) for sample in samples for place in places]
+    matched = motion_loss(output, window_valid, symmetric=symmetric, own_video=own_video, own_place=own_place)
+    assert matched.loss.item() == pytest.approx(np.mean([part.loss.item() for part in parts]), rel=1e-5)
+    assert matched.top1.item() == pytest.approx(np.mean([part.top1.item() for part in parts]))
+    assert matched.candidates.item() == pytest.approx(np.mean([part.candidates.item() for part in parts]), rel=0.2)
+    assert matched.queries.item() == 2 * 5
+    whole = motion_loss(output, window_valid, symmetric=symmetric)
+    assert whole.loss.item() != pytest.approx(matched.loss.item(), rel=1e-2)
+
+
 def test_pretrain_loss_weighs_what_is_there():
     output, valid = output_of(), torch.ones(3, 4).bool()
     loss = pretrain_loss(output, valid, context_weight=2, motion_weight=0.5, temperature=0.3)
@@ -217,12 +245,19 @@ def global_batch() -> tuple[Tensor, Tensor]:
 
 
 def gradients(
-    model: nn.Module, part: slice, *, symmetric: bool, rank_sizes: tuple[int, ...] | None = None
+    model: nn.Module,
+    part: slice,
+    *,
+    symmetric: bool,
+    rank_sizes: tuple[int, ...] | None = None,
+    own_video: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     model.zero_grad()
     samples, motion = global_batch()
     output = model(samples[part], motion[part])
-    loss = pretrain_loss(output, WINDOW_VALID[part], symmetric=symmetric, rank_sizes=rank_sizes)
+    loss = pretrain_loss(
+        output, WINDOW_VALID[part], symmetric=symmetric, own_video=own_video, own_place=own_video, rank_sizes=rank_sizes
+    )
     loss.total.backward()
     values = {"total": loss.total.item(), "candidates": loss.motion.candidates.item()}
     return {name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters()}, values
@@ -239,6 +274,7 @@ def one_rank(rank: int, folder: str) -> None:
     shorter = part if rank == 0 else slice(part.start, part.stop - 1)
     sizes = (LOCAL_BATCH, LOCAL_BATCH - 1)
     results["shorter"] = gradients(model, shorter, symmetric=True, rank_sizes=sizes)
+    results["own video"] = gradients(model, part, symmetric=True, own_video=True)
     gathered = gather_with_grad(torch.full((2,), float(rank)))
     torch.save((results, gathered), Path(folder) / f"{rank}.pt")
     dist.destroy_process_group()
@@ -247,9 +283,10 @@ def one_rank(rank: int, folder: str) -> None:
 def test_two_ranks_give_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
     mp.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for symmetric in (False, True, "shorter"):
+    for symmetric in (False, True, "shorter", "own video"):
         whole = slice(None, -1) if symmetric == "shorter" else slice(None)
-        expected, values = gradients(LinearModel(), whole, symmetric=bool(symmetric))
+        own_video = symmetric == "own video"
+        expected, values = gradients(LinearModel(), whole, symmetric=bool(symmetric), own_video=own_video)
         results = [results[symmetric] for results, _ in ranks]
         assert np.mean([rank_values["total"] for _, rank_values in results]) == pytest.approx(values["total"], rel=1e-5)
         for rank_gradients, rank_values in results:

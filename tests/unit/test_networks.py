@@ -3,13 +3,12 @@ import dataclasses
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
 
 from train.backbones import BACKBONE_NAMES, BackboneOutput, build_backbone, join_stages, token_grid
 from train.config import TrainConfig
 from train.encoders import ContextEncoder, MotionEncoder, motion_input_shape
-from train.model import EmbeddingHead, ModelConfig, ModelOutput, MotionHead, PretrainModel
+from train.model import ModelConfig, ModelOutput, MotionHead, PretrainModel
 from train.objective import PretrainObjective
 from train.predictor import MotionPredictor
 from train.resnet import FactorisedConvNorm, ResidualBlock
@@ -287,33 +286,6 @@ def test_motion_head_attaches_to_any_backbone():
     query, key = head(backbone(clip).tokens_BCTHW, motion)
     assert query.shape == (2, 4, 16)
     assert key.shape == (2, 3, 4, 16)
-
-
-def test_centred_positions_cannot_be_matched_by_themselves():
-    """Features that say little but their position: told apart by it, unless that is taken away."""
-    torch.manual_seed(0)
-    feature_NPC = torch.randn(4, 8) + 0.1 * torch.randn(64, 4, 8)
-
-    def own_position_is_best(places: int) -> float:
-        head = EmbeddingHead(8, 16, 12, places=places)
-        query_NPD, key_NPD = head(feature_NPC).split(32)
-        similar = torch.einsum("npd,mqd->npq", query_NPD, key_NPD)
-        return float((similar.argmax(-1) == torch.arange(4)).float().mean())
-
-    assert own_position_is_best(1) == 1
-    assert own_position_is_best(4) < 0.5  # chance is 0.25
-    centred = EmbeddingHead(8, 16, 12, places=4)
-    normed_NPD = centred.layers[-1](centred.layers[:-1](feature_NPC.flatten(0, 1)).view(64, -1)).view(64, 4, 12)
-    torch.testing.assert_close(normed_NPD.mean(0), torch.zeros(4, 12), atol=1e-5, rtol=0)
-    torch.testing.assert_close(centred(feature_NPC), F.normalize(normed_NPD, dim=-1))
-
-
-def test_motion_head_centres_every_position_of_the_token_map():
-    config = dataclasses.replace(SMALL, center_positions=True)
-    head = MotionHead(config, token_channels=8)
-    _, rows, columns = config.token_grid
-    assert head.query_head.places == head.key_head.places == rows * columns
-    assert MotionHead(SMALL, token_channels=8).key_head.places == 1
 
 
 @pytest.mark.parametrize(
