@@ -12,8 +12,10 @@ extract_fps       Frames a second by the clock, 2 workers, from start to end. ``
 extract_scaling   Speed by the clock of 2 workers on 2 cores over 1 worker that, with all its children, has 1 core.
                   ``extract_scaling_running`` is without the start of either, as seen with a video of one frame for
                   each worker: what holds for long runs.
-                  ``extract_scaling_unconfined`` leaves both cores to the one worker: FFmpeg's program runs decoder,
-                  filters and encoders in threads of their own, so that one worker already uses more than one core.
+                  ``extract_scaling_ceiling`` is what the machine allows: FFmpeg's bare commands, half of them on
+                  each of 2 cores. ``extract_scaling_unconfined`` leaves both cores to the one worker: FFmpeg's program
+                  runs decoder, filters and encoders in threads of their own, so that one worker already uses more
+                  than one core.
 extract_rss_mb    Resident memory of a worker with all its children and the command itself: the highest sum seen, looked
                   at every 10 ms. Shared pages count in every process. Also of a video a fifth as long.
 """
@@ -26,6 +28,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from extract.config import ExtractConfig
@@ -69,6 +73,11 @@ def bare_commands(videos: list[Path], config: ExtractConfig) -> list[list[str]]:
     return [["file:/dev/null" if part.startswith("file:/dev/null") else part for part in c] for c in commands]
 
 
+def run_all(commands: Sequence[Sequence[str]], cores: set[int]) -> None:
+    for command in commands:
+        call(*command, cores=cores)
+
+
 def canonical_streams(videos: list[Path], config: ExtractConfig, folder: Path) -> list[Path]:
     made = []
     for number, video in enumerate(videos):
@@ -93,8 +102,14 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
     out = plan.folder / "out"
 
     def bare() -> None:
-        for command in commands * bare_copies:
-            call(*command, cores=one)
+        run_all(commands * bare_copies, one)
+
+    def bare_on_both() -> None:
+        with ThreadPoolExecutor(len(two)) as pool:
+            halves = [(commands * bare_copies)[number :: len(two)] for number in range(len(two))]
+            done = [pool.submit(run_all, half, {core}) for half, core in zip(halves, sorted(two), strict=True)]
+            for half in done:
+                half.result()
 
     def extract(workers: int, allowed: set[int]) -> None:
         run_extract(manifest, out, workers, "--videos-per-shard", VIDEOS_PER_SHARD, cores=allowed)
@@ -102,6 +117,7 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
     seen = take_turns(
         {
             "bare": bare,
+            "bare on both": bare_on_both,
             "loop": lambda: call(*PYTHON, MVEXTRACTOR_LOOP, *(canonical * copies), cores=one),
             "confined": lambda: extract(1, one),
             "free": lambda: extract(1, two),
@@ -132,6 +148,8 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
         speedup = [r["confined"].wall / r["both"].wall for r in seen]
         steady = [(r["confined"].wall - r["start"].wall) / (r["both"].wall - r["start of both"].wall) for r in seen]
         free = [r["free"].wall / r["both"].wall for r in seen]
+        machine = [r["bare"].wall / r["bare on both"].wall for r in seen]
+        found.append(result("extract_scaling_ceiling", machine, "x", "FFmpeg's bare commands on 2 cores over 1 core"))
         found.append(result("extract_scaling", speedup, "x", "2 workers on 2 cores over 1 worker on 1 core"))
         found.append(result("extract_scaling_running", steady, "x", "the same, each less the time of its start"))
         found.append(result("extract_scaling_unconfined", free, "x", "2 workers on 2 cores over 1 worker on 2 cores"))
