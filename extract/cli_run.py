@@ -60,7 +60,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
     help="Cut videos into samples this long.  [default: no]",
 )
 @click.option(
-    "--videos-per-shard", type=click.IntRange(1), help="Manifest rows a shard.  [default: 32 shards, at most 256]"
+    "--videos-per-shard", type=click.IntRange(1), help="Manifest rows a shard.  [default: a 32nd of all, at most 256]"
 )
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=3600.0, help="Seconds one video may take.")
 @click.option("--max-memory-mb", type=click.IntRange(64), default=4096, help="Memory one video may take, in MiB.")
