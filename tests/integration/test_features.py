@@ -196,7 +196,7 @@ def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("retrieval", "EMBEDDINGS", "SHARDS"), "leave SHARDS away"),
+        (("retrieval", "EMBEDDINGS", "SHARDS", *SPLIT), "leave SHARDS away"),
         (("retrieval", "EMBEDDINGS", "--untrained"), "--untrained and --fresh"),
         (("retrieval", "EMBEDDINGS", "--clips", "5"), "holds 3 clips a video, not 5"),
         (("retrieval", "RUN"), "SHARDS must be given"),
