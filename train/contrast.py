@@ -69,19 +69,9 @@ def info_nce(
     # Autocast would compute similarities in half precision; divided by the temperature they need more.
     with torch.autocast(query_ND.device.type, enabled=False):
         query_ND, key_MD = query_ND.float(), key_MD.float()
-        if key_valid_M is None:
-            candidates = torch.full_like(target_N[:1].sum(), len(key_MD))
-            mask_M = key_MD.new_zeros(len(key_MD))
-        else:
-            valid_M = key_valid_M.bool()
-            valid_N = valid_N & valid_M[target_N]
-            candidates = valid_M.sum()
-            # With no valid key at all a row of -inf would make gradients NaN; no query counts then in any case.
-            mask_M = torch.zeros_like(key_MD[:, 0]).masked_fill(~valid_M & valid_M.any(), -torch.inf)
-        logits_NM = torch.addmm(mask_M, query_ND, key_MD.T, alpha=1 / temperature)
-        if pair_valid_NM is not None:
-            logits_NM = logits_NM.masked_fill(~pair_valid_NM, -torch.inf)
-            candidates = (logits_NM.detach() > -torch.inf).sum() / len(query_ND)
+        if key_valid_M is not None:
+            valid_N = valid_N & key_valid_M.bool()[target_N]
+        logits_NM, candidates = _choices(query_ND, key_MD, temperature, key_valid_M, pair_valid_NM)
         asked_N = target_N.masked_fill(~valid_N, _IGNORED)
         summed = F.cross_entropy(logits_NM, asked_N, ignore_index=_IGNORED, reduction="sum")
     queries = valid_N.sum()
@@ -92,6 +82,24 @@ def info_nce(
         loss = (loss + reverse.loss) / 2
     top1, top5 = (_found_among_best(rank, logits_NM, target_N, valid_N) for rank in (1, 5))
     return InfoNCEOutput(loss=loss, top1=top1, top5=top5, candidates=candidates, queries=queries)
+
+
+def _choices(
+    query_ND: Tensor, key_MD: Tensor, temperature: float, key_valid_M: Tensor | None, pair_valid_NM: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Logits (N, M), -inf where a key cannot be chosen, and from how many keys a query chooses.
+
+    Where a query could choose none at all, nothing is barred: a row of -inf would make gradients NaN, and such a query
+    does not count in any case.
+    """
+    valid_M = torch.ones_like(key_MD[:, 0], dtype=torch.bool) if key_valid_M is None else key_valid_M.bool()
+    if pair_valid_NM is None:
+        mask_M = torch.zeros_like(key_MD[:, 0]).masked_fill(~valid_M & valid_M.any(), -torch.inf)
+        return torch.addmm(mask_M, query_ND, key_MD.T, alpha=1 / temperature), valid_M.sum()
+    allowed_NM = pair_valid_NM & valid_M
+    barred_NM = ~allowed_NM & allowed_NM.any(dim=1, keepdim=True)
+    logits_NM = (query_ND @ key_MD.T / temperature).masked_fill(barred_NM, -torch.inf)
+    return logits_NM, allowed_NM.sum() / len(query_ND)
 
 
 @torch.no_grad()

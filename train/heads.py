@@ -74,7 +74,7 @@ class MotionHead(nn.Module):
 
     def forward_query(self, tokens_BCTHW: Tensor) -> Tensor:
         """Predicts embeddings (B, P, D) of the motion after the clips from their token map."""
-        return self.query_head(self.predictor(tokens_BCTHW))  # type: ignore[no-any-return]
+        return self.query_head(self.predictor(tokens_BCTHW))  # type: ignore[no-any-return] # modules give Any
 
     def forward_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
         """Embeds motion windows (B, W, C, T, H, W) position by position, as (B, W, P, D).
@@ -94,7 +94,7 @@ class MotionHead(nn.Module):
             motion_NCTHW = replace_missing_windows(motion_NCTHW, window_valid_BW.flatten())
         map_NDTHW = self.encoder(motion_NCTHW)
         feature_NPD = map_NDTHW.flatten(2).transpose(1, 2)
-        return self.key_head(feature_NPD).unflatten(0, motion_BWCTHW.shape[:2])  # type: ignore[no-any-return]
+        return self.key_head(feature_NPD).unflatten(0, motion_BWCTHW.shape[:2])  # type: ignore[no-any-return] # modules give Any
 
     def forward(
         self, tokens_BCTHW: Tensor, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None

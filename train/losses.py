@@ -100,6 +100,16 @@ def context_loss(
     return replace(matched, loss=loss)
 
 
+def _motion_embeddings(output: ModelOutput, window_valid_BW: Tensor) -> tuple[Tensor, Tensor]:
+    query_BPD, key_BWPD = output.motion_query_BPD, output.motion_key_BWPD
+    if query_BPD is None or key_BWPD is None:
+        raise ValueError("output must hold motion embeddings: the motion head is off")
+    if window_valid_BW.shape != key_BWPD.shape[:2]:
+        shape = tuple(key_BWPD.shape[:2])
+        raise ValueError(f"window_valid_BW must have shape {shape}, not {tuple(window_valid_BW.shape)}")
+    return query_BPD, key_BWPD
+
+
 @dataclass(frozen=True, kw_only=True)
 class _OwnPairs:
     """Which features each query chooses from.
@@ -151,25 +161,18 @@ def motion_loss(
             0 asks no queries.
         temperature: divides the similarities.
         symmetric: whether the features of window 0 also pick the predictions made of them.
-        own_video: whether a query chooses among the features of its own sample only, so that recognising the video is
-            of no use; the paper's choose among all.
-        own_place: whether a query chooses among the features of its own position only, so that telling positions apart
-            is of no use; the paper's choose among all.
+        own_video, own_place: whether a query chooses among the features of its own sample, or position, only.
         query_valid_BP: positions that ask queries (all if None); the features of the others stay candidates.
         rank_sizes: samples of each rank; None if all have equally many.
 
     Raises:
         ValueError: if the output holds no motion embeddings or the flags' shape is not theirs.
     """
-    query_BPD, key_BWPD = output.motion_query_BPD, output.motion_key_BWPD
-    if query_BPD is None or key_BWPD is None:
-        raise ValueError("output must hold motion embeddings: the motion head is off")
+    query_BPD, key_BWPD = _motion_embeddings(output, window_valid_BW)
     samples, windows, positions, _ = key_BWPD.shape
-    if window_valid_BW.shape != (samples, windows):
-        raise ValueError(f"window_valid_BW must have shape {(samples, windows)}, not {tuple(window_valid_BW.shape)}")
-    place_BP = torch.arange(samples * positions, device=query_BPD.device).view(samples, positions)
+    place_P = torch.arange(positions, device=query_BPD.device)
     first_B1 = first_row(samples, rank_sizes) + torch.arange(samples, device=query_BPD.device)[:, None]
-    target_BP = first_B1 * windows * positions + place_BP % positions
+    target_BP = first_B1 * windows * positions + place_P
     query_valid_N = None if query_valid_BP is None else query_valid_BP.flatten()
     valid_GW = gather_flags(window_valid_BW, rank_sizes)
     own = _OwnPairs(row_B1=first_B1, samples=len(valid_GW), positions=positions, video=own_video, place=own_place)
@@ -187,7 +190,7 @@ def motion_loss(
         reverse = info_nce(
             key_BWPD[:, 0].flatten(0, 1),
             gather_with_grad(query_BPD, rank_sizes).flatten(0, 1),
-            (first_B1 * positions + place_BP % positions).flatten(),
+            (first_B1 * positions + place_P).flatten(),
             temperature=temperature,
             key_valid_M=valid_GW[:, 0].repeat_interleave(positions),
             query_valid_N=query_valid_N,
