@@ -107,6 +107,12 @@ class TrainConfig:
             self.sampling.motion_room or not self.model.motion_head,
             "sampling.motion_room: False is not allowed with model.motion_head, which reads the motion behind the clip",
         )
+        _require(
+            not (self.loss.motion_own_video and self.loss.motion_own_place and self.model.motion_head)
+            or self.sampling.temporal_negatives > 0,
+            "sampling.temporal_negatives: 0 is not allowed with loss.motion_own_video and loss.motion_own_place, need at"
+            " least 1: a position would have no negatives left",
+        )
 
     def as_dict(self) -> dict[str, Any]:
         """Nested plain values, for JSON."""

@@ -10,6 +10,7 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from train.config import build_config
 from train.losses import (
     InfoNCEOutput,
     alignment,
@@ -302,3 +303,11 @@ def test_two_ranks_give_the_gradients_of_one_process_with_the_whole_batch(tmp_pa
 def test_gather_in_one_process_is_the_identity():
     tensor = torch.ones(3)
     assert gather_with_grad(tensor) is tensor
+
+
+def test_own_video_and_place_want_a_temporal_negative():
+    both = {"loss.motion_own_video": True, "loss.motion_own_place": True}
+    build_config("demo", both)
+    build_config("demo", {"loss.motion_own_place": True, "sampling.temporal_negatives": 0})
+    with pytest.raises(ValueError, match=r"sampling\.temporal_negatives: 0 is not allowed .* no negatives left"):
+        build_config("demo", both | {"sampling.temporal_negatives": 0})
