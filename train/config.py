@@ -110,8 +110,8 @@ class TrainConfig:
         _require(
             not (self.loss.motion_own_video and self.loss.motion_own_place and self.model.motion_head)
             or self.sampling.temporal_negatives > 0,
-            "sampling.temporal_negatives: 0 is not allowed with loss.motion_own_video and loss.motion_own_place, need at"
-            " least 1: a position would have no negatives left",
+            "sampling.temporal_negatives: 0 is not allowed with loss.motion_own_video and loss.motion_own_place, need "
+            "at least 1: a position would have no negatives left",
         )
 
     def as_dict(self) -> dict[str, Any]:
