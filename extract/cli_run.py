@@ -138,8 +138,6 @@ def _extract(
     asked: RunOptions, job: RunJob, cluster: ClusterOptions, share: Share | None, workers: int | None, **limits: Any
 ) -> None:
     """Makes the shards, or the share of them; says what became of it, and exits with 3 if videos failed."""
-    import joblib
-
     from extract.claims import Claims
     from extract.interrupts import interruptible
     from extract.pipeline import run_extraction
@@ -147,7 +145,10 @@ def _extract(
     from extract.task_run import run_share
     from extract.video import extract_video
 
-    workers = workers or allotted_cores(os.environ, joblib.cpu_count())
+    if workers is None:
+        import joblib
+
+        workers = allotted_cores(os.environ, joblib.cpu_count())
     common = limits | {"workers": workers, "extract": partial(extract_video, reader=asked.reader)}
     with interruptible():
         if share:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import json
+import os
 import platform
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
@@ -12,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import joblib
 
 from extract import schema
 from extract.atomic import write_whole
@@ -225,7 +225,7 @@ def write_run_record(
     job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan], summary: RunSummary
 ) -> None:
     """Writes ``run.json``: what was asked for, with what software, on what machine, and how the last run went."""
-    machine = {"system": platform.platform(), "python": platform.python_version(), "cores": joblib.cpu_count()}
+    machine = {"system": platform.platform(), "python": platform.python_version(), "cores": os.cpu_count()}
     record = (
         _claim(job, records, plans)
         | _places(job)

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING
 
 from extract.journal import count_progress
+
+if TYPE_CHECKING:
+    from rich.progress import Progress, TaskID
 
 _PLAIN_EVERY_SECONDS = 10.0
 _LOOK_EVERY_SECONDS = 0.5
@@ -33,16 +34,9 @@ class ProgressReport:
         self._start = time.monotonic()
         self._last_plain = self._start
         self._bar: Progress | None = None
-        self._task = TaskID(0)
+        self._task: TaskID | None = None
         if sys.stderr.isatty():
-            self._bar = Progress(
-                TextColumn("extract"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("{task.fields[note]}"),
-                TimeRemainingColumn(),
-                console=Console(stderr=True),
-            )
+            self._bar = _live_bar()
 
     def __enter__(self) -> ProgressReport:
         if self._bar:
@@ -62,7 +56,7 @@ class ProgressReport:
         """Shows the counts so far; ``videos`` includes ``failures``."""
         elapsed = max(time.monotonic() - self._start, 1e-6)
         note = f"{frames} frames, {frames / elapsed:.0f} frames/s, {failures} failed"
-        if self._bar:
+        if self._bar and self._task is not None:
             self._bar.update(self._task, completed=videos, note=note)
             return
         now = time.monotonic()
@@ -70,6 +64,21 @@ class ProgressReport:
             self._last_plain = now
             left = f", about {elapsed / videos * (self._total - videos):.0f} s left" if videos else ""
             _say(f"extract {videos}/{self._total} videos, {note}{left}")
+
+
+def _live_bar() -> Progress:
+    # Slow to import, and of use on a terminal only.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    return Progress(
+        TextColumn("extract"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
 
 
 class _JournalWatcher(threading.Thread):

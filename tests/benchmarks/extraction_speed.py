@@ -90,7 +90,7 @@ def canonical_streams(videos: list[Path], config: ExtractConfig, folder: Path) -
 
 
 def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
-    copies, bare_copies = plan.size(6, 1), plan.size(2, 1)
+    copies, bare_copies = plan.size(4, 1), plan.size(2, 1)
     source = f"{source}: {describe(videos, copies)} (FFmpeg alone: {bare_copies} times each)"
     manifest = write_manifest(plan.folder / "all.csv", videos, copies)
     commands = bare_commands(videos, ExtractConfig())

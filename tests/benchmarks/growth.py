@@ -61,7 +61,7 @@ def frame_sizes(plan: Plan, video: Path, source: str) -> Series:
     for side in TILES:
         places = "|".join(f"{x * WIDTH}_{y * HEIGHT}" for y in range(side) for x in range(side))
         graph = f"split={side * side},xstack=inputs={side * side}:layout={places}" if side > 1 else "null"
-        frames = ("-frames:v", plan.size(400, 12))
+        frames = ("-frames:v", plan.size(250, 12))
         files.append(
             encode(once, plan.folder / f"tiles-{side}.mp4", *frames, "-filter_complex", graph, *X264, repeat=2)
         )

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.vectors [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
 The videos are encoded anew as 340 x 256 H.264 and MPEG-4 of GOP 12 without B-frames. Each stream is then repeated in
-one file, 20 and 36 times, so that the start of a program counts little beside a file. These files are read by
+one file, 16 and 30 times, so that the start of a program counts little beside a file. These files are read by
 
 - ``cmd-extract run --transcode never --no-frames --workers 1``, which writes shards with keyframes; its start
   (half a second) is in it;
@@ -14,8 +14,9 @@ and, a quarter as long, frame by frame,
 - PyAV with one thread, the vectors of every frame as an array, discarded (one Python for all files);
 - ``ffmpeg -i FILE -f null -`` with FFmpeg's own choice of threads: decoding alone.
 
-All in processor time. ``vectors_fps_core`` and the ratios of speed are the worse of the two codecs; those of each codec
-have its name at their end.
+All in processor time. ``vectors_vs_mvextractor_running`` is without the start of either side, as seen with a video of
+one frame: what holds for long runs. ``vectors_fps_core`` and the ratios of speed are the worse of the two codecs; those
+of each codec have its name at their end.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ for path in sys.argv[1:]:
                 vectors.to_ndarray()
 """
 # The faster a codec is read, the longer must it be read.
-REPEATS = {"h264": 20, "mpeg4": 36}
+REPEATS = {"h264": 16, "mpeg4": 30}
 # Of these, what PyAV and FFmpeg alone read.
 SHARE = 4
 PEERS = {
@@ -62,16 +63,26 @@ def measure_codec(plan: Plan, codec: str, files: list[Path], short: list[Path]) 
         for file in short:
             call(find_ffmpeg().path, "-loglevel", "error", "-nostdin", "-i", file, "-f", "null", "-")
 
+    frame = encode(short[0], plan.folder / f"{codec}-frame{short[0].suffix}", "-c", "copy", "-frames:v", 1)
+    single = write_manifest(plan.folder / f"{codec}-frame.csv", [frame])
+
+    def own(videos: Path, out: Path) -> None:
+        run_extract(videos, out, 1, "--transcode", "never", "--no-frames")
+
     sides = {
-        "own": lambda: run_extract(manifest, out, 1, "--transcode", "never", "--no-frames"),
+        "own": lambda: own(manifest, out),
         "mvextractor": lambda: call(*PYTHON, MVEXTRACTOR_LOOP, *files),
         "pyav": lambda: call(*PYTHON, PYAV_LOOP, *short),
         "decode": decode,
+        "own start": lambda: own(single, plan.folder / "single"),
+        "mvextractor start": lambda: call(*PYTHON, MVEXTRACTOR_LOOP, frame),
     }
     seen = take_turns(sides, plan.rounds)
     longer = plan.size(SHARE, 1)
     for row in seen:
         row |= {name: Cost(cpu=row[name].cpu * longer, wall=row[name].wall * longer) for name in ("pyav", "decode")}
+        if plan.quick:  # all is about as short as a start
+            row |= {name: Cost(cpu=0.0, wall=0.0) for name in ("own start", "mvextractor start")}
     return count_frames(out), seen
 
 
@@ -85,6 +96,12 @@ def results_of(codec: str, frames: int, seen: list[dict[str, Cost]], source: str
         ratios = tuple(row[peer].cpu / row["own"].cpu for row in seen)
         name = f"vectors_vs_{peer}_{codec}"
         found.append(Result(name=name, values=ratios, unit="x the speed", versus=told, source=source))
+    running = tuple(
+        (row["mvextractor"].cpu - row["mvextractor start"].cpu) / (row["own"].cpu - row["own start"].cpu)
+        for row in seen
+    )
+    name, told = f"vectors_vs_mvextractor_running_{codec}", "the same loop, less the start of either side"
+    found.append(Result(name=name, values=running, unit="x the speed", versus=told, source=source))
     return found
 
 
