@@ -53,7 +53,7 @@ SIZES: Mapping[str, EvidenceSize] = {
     # About 90 minutes on two cores; eval/README.md has the budget.
     "small": EvidenceSize(
         recipe="gestures",
-        steps=300,
+        steps=400,
         seeds=3,
         single_seeds=1,
         auxiliary_recipe="finetune-gestures",
