@@ -9,10 +9,10 @@ one file, 16 and 30 times, so that the start of a program counts little beside a
   (half a second) is in it;
 - mvextractor's own loop, vectors only, discarding what it reads (one Python for all files);
 
-and, a quarter as long, frame by frame,
+and files of a quarter of their length by what is slower, of which all but the start is counted four times:
 
 - PyAV with one thread, the vectors of every frame as an array, discarded (one Python for all files);
-- ``ffmpeg -i FILE -f null -`` with FFmpeg's own choice of threads: decoding alone.
+- ``ffmpeg -i FILE -f null -`` with FFmpeg's own choice of threads, once a file: decoding alone.
 
 All in processor time. ``vectors_vs_mvextractor_running`` is without the start of either side, as seen with a video of
 one frame: what holds for long runs. ``vectors_fps_core`` and the ratios of speed are the worse of the two codecs; those
@@ -44,14 +44,14 @@ for path in sys.argv[1:]:
             if vectors is not None:
                 vectors.to_ndarray()
 """
-# The faster a codec is read, the longer must it be read.
-REPEATS = {"h264": 16, "mpeg4": 30}
-# Of these, what PyAV and FFmpeg alone read.
+# The faster a codec is read, the longer must it be read. Multiples of SHARE.
+REPEATS = {"h264": 16, "mpeg4": 28}
+# What PyAV and FFmpeg alone read is shorter by this.
 SHARE = 4
 PEERS = {
     "mvextractor": "mvextractor's own loop, vectors only",
-    "pyav": "PyAV, one thread, vectors as arrays",
-    "decode": "ffmpeg -f null, decoding alone",
+    "pyav": "PyAV, one thread, vectors as arrays; on a quarter of each file",
+    "decode": "ffmpeg -f null, decoding alone; on a quarter of each file",
 }
 
 
@@ -59,9 +59,9 @@ def measure_codec(plan: Plan, codec: str, files: list[Path], short: list[Path]) 
     """Frames, and the costs of each round; of the sides that read ``short``, reckoned for ``files``."""
     manifest, out = write_manifest(plan.folder / f"{codec}.csv", files), plan.folder / "out"
 
-    def decode() -> None:
-        for file in short:
-            call(find_ffmpeg().path, "-loglevel", "error", "-nostdin", "-i", file, "-f", "null", "-")
+    def decode(videos: list[Path]) -> None:
+        for video in videos:
+            call(find_ffmpeg().path, "-loglevel", "error", "-nostdin", "-i", video, "-f", "null", "-")
 
     frame = encode(short[0], plan.folder / f"{codec}-frame{short[0].suffix}", "-c", "copy", "-frames:v", 1)
     single = write_manifest(plan.folder / f"{codec}-frame.csv", [frame])
@@ -73,17 +73,25 @@ def measure_codec(plan: Plan, codec: str, files: list[Path], short: list[Path]) 
         "own": lambda: own(manifest, out),
         "mvextractor": lambda: call(*PYTHON, MVEXTRACTOR_LOOP, *files),
         "pyav": lambda: call(*PYTHON, PYAV_LOOP, *short),
-        "decode": decode,
+        "decode": lambda: decode(short),
         "own start": lambda: own(single, plan.folder / "single"),
         "mvextractor start": lambda: call(*PYTHON, MVEXTRACTOR_LOOP, frame),
+        "pyav start": lambda: call(*PYTHON, PYAV_LOOP, frame),
+        "decode start": lambda: decode([frame] * len(short)),
     }
     seen = take_turns(sides, plan.rounds)
-    longer = plan.size(SHARE, 1)
     for row in seen:
-        row |= {name: Cost(cpu=row[name].cpu * longer, wall=row[name].wall * longer) for name in ("pyav", "decode")}
         if plan.quick:  # all is about as short as a start
-            row |= {name: Cost(cpu=0.0, wall=0.0) for name in ("own start", "mvextractor start")}
+            row |= {name: Cost(cpu=0.0, wall=0.0) for name in sides if name.endswith(" start")}
+        longer = plan.size(SHARE, 1)
+        row |= {name: lengthened(row[name], row[f"{name} start"], longer) for name in ("pyav", "decode")}
     return count_frames(out), seen
+
+
+def lengthened(cost: Cost, start: Cost, times: int) -> Cost:
+    """What input of so many times the length would cost: it is begun once."""
+    cpu, wall = start.cpu + times * (cost.cpu - start.cpu), start.wall + times * (cost.wall - start.wall)
+    return Cost(cpu=cpu, wall=wall)
 
 
 def results_of(codec: str, frames: int, seen: list[dict[str, Cost]], source: str) -> list[Result]:

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.growth import slope
-from tests.benchmarks.measuring import Result, markdown_table, measure, plain_table, take_turns
+from tests.benchmarks.measuring import Cost, Result, markdown_table, measure, plain_table, take_turns
 from tests.benchmarks.plan_cluster import read_rates
 from tests.benchmarks.run import SCRIPTS, choose
 from tests.benchmarks.subject import keep_entries, read_entries
+from tests.benchmarks.vectors import OWN_STREAMS, REPEATS, SHARE, lengthened, results_of, worse_of
 
 ROOT = Path(__file__).resolve().parents[2]
 PROMISED = """extract_overhead extract_fps vectors_fps_core vectors_vs_mvextractor vectors_vs_decode extract_scaling
@@ -51,8 +52,10 @@ def test_every_promised_figure_has_a_script() -> None:
     scripts = {name: script for script, names in SCRIPTS.items() for name in names}
     assert set(PROMISED.split()) <= set(scripts)
     for name, script in scripts.items():
+        if script == "vectors":  # these names are put together: see below
+            continue
         text = (ROOT / "tests" / "benchmarks" / f"{script}.py").read_text("utf-8")
-        assert f'"{name}"' in text or name.startswith("vectors_")
+        assert f'"{name}"' in text
     assert choose(["sample_gflop", "vectors"]) == ["vectors", "sample_cost"]
     with pytest.raises(ValueError, match="nothing"):
         choose(["nothing"])
@@ -94,3 +97,33 @@ def test_slope_of_a_power() -> None:
     assert slope((1, 2, 4, 8), [5 * size**1.07 for size in (1, 2, 4, 8)]) == pytest.approx(1.07)
     with pytest.raises(RuntimeError, match="noisy"):
         slope((1, 2, 4, 8), [1.0, 0.0, 1.0, 2.0])
+
+
+def round_of(own: float, mvextractor: float, pyav: float, decode: float) -> dict[str, Cost]:
+    """Processor times of a round; a start of ours costs 0.5 s, one of mvextractor's loop 0.1 s."""
+    cpu = {"own": own, "mvextractor": mvextractor, "pyav": pyav, "decode": decode}
+    cpu |= {"own start": 0.5, "mvextractor start": 0.1}
+    return {name: Cost(cpu=seconds, wall=0.0) for name, seconds in cpu.items()}
+
+
+def test_vectors_are_compared_with_and_without_the_start_and_by_the_worse_codec() -> None:
+    slow, quick = [round_of(2.5, 2.1, 5.0, 7.5)] * 3, [round_of(1.5, 2.1, 1.2, 3.0)] * 3
+    found = [*results_of("h264", 1000, slow, "noise"), *results_of("mpeg4", 3000, quick, "noise")]
+    figures = {result.name: result for result in (*worse_of(found), *found)}
+    assert set(SCRIPTS["vectors"]) <= set(figures)
+    values = {name: result.value for name, result in figures.items()}
+    assert values["vectors_fps_core_h264"] == values["vectors_fps_core"] == pytest.approx(1000 / 2.5)
+    assert values["vectors_vs_mvextractor_h264"] == values["vectors_vs_mvextractor"] == pytest.approx(2.1 / 2.5)
+    assert values["vectors_vs_mvextractor_running"] == pytest.approx((2.1 - 0.1) / (2.5 - 0.5))
+    assert values["vectors_vs_mvextractor_running_mpeg4"] == pytest.approx((2.1 - 0.1) / (1.5 - 0.5))
+    assert values["vectors_vs_pyav"] == pytest.approx(1.2 / 1.5)
+    assert values["vectors_vs_decode"] == pytest.approx(3.0 / 1.5)
+    assert figures["vectors_vs_pyav"].versus.endswith("the worse codec (mpeg4)")
+
+
+def test_what_reads_shorter_files_is_reckoned_for_the_same_frames_with_one_start() -> None:
+    assert set(REPEATS) == set(OWN_STREAMS)
+    for codec, times in REPEATS.items():
+        assert times // SHARE * SHARE == times, codec
+    cost = lengthened(Cost(cpu=2.3, wall=1.1), Cost(cpu=0.3, wall=0.1), 4)
+    assert (cost.cpu, cost.wall) == (pytest.approx(0.3 + 4 * 2.0), pytest.approx(0.1 + 4 * 1.0))
