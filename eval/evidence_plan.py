@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from eval.decoupling import HEADS
 from eval.evidence_sizes import EvidenceSize
+from eval.feature_source import kept_features
+from eval.features import read_features
 from eval.run_auxiliary import Comparison
+from eval.training_process import check_run_dir
 from eval.video_table import VideoTable
 from eval.videos import Pairing, pair_all, pair_parts
 from extract.shard_reader import ShardSet
-from train.checkpoint import CONFIG_NAME, list_checkpoints, load_checkpoint
-from train.config import TrainConfig, build_config, changed_fields, parse_overrides
+from train.checkpoint import load_checkpoint
+from train.config import TrainConfig, build_config, parse_overrides
 from train.epoch_sampler import EpochSampler
 from train.recipes import check_recipe
-from train.resuming import FREE
 from train.selection import select_videos
 from train.stopping import FINISHED_NAME
 
@@ -226,18 +226,17 @@ def is_finished(plan: EvidencePlan, run: Pretraining, data_hash: str) -> bool:
     """Whether a pre-training has been done; one under way is not.
 
     Raises:
-        ValueError: its folder holds a training of other shards or other settings.
+        ValueError: its folder holds a training of other shards or other settings, or features of another number of
+            clips.
     """
     folder = plan.run_dir(run)
-    if not list_checkpoints(folder):
+    if not check_run_dir(folder, plan.config(run), data_hash):
         return False
-    stored: dict[str, Any] = json.loads((folder / CONFIG_NAME).read_text("utf-8"))
-    changed = changed_fields(stored["settings"], plan.config(run).as_dict())
-    changed = [change for change in changed if not change.startswith(FREE)]
-    if stored.get("data_hash") != data_hash:
-        changed.insert(0, "other shards")
-    if changed:
-        raise ValueError(f"{folder}: holds a training of something else ({'; '.join(changed)}); give another OUT")
+    for untrained in (False, True):
+        path = kept_features(folder, data_hash, untrained=untrained)
+        clips = read_features(path).provenance.clips if path.is_file() else plan.size.clips
+        if clips != plan.size.clips:
+            raise ValueError(f"{path}: of {clips} clips a video, not {plan.size.clips}; give another OUT or --clips")
     return (folder / FINISHED_NAME).is_file()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from eval.feature_source import clip_words, unique
 from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, read_result, result_record, write_result
 from eval.run_clock import RunClock
 from eval.run_recognition import RecognitionTest, check_tested, file_name, labelled_part, recognise, recognition_record
-from eval.training_process import run_cmd_train
+from eval.training_process import check_run_dir, run_cmd_train
 from eval.video_table import VideoTable
 from extract.shard_reader import ShardSet
 from train.checkpoint import list_checkpoints, load_checkpoint
@@ -63,6 +64,11 @@ class Comparison:
             if name in _DECIDED:
                 raise ValueError(f"{name}: decided by the comparison itself, for every run; leave it away")
 
+    @property
+    def jobs(self) -> list[tuple[str, int, str]]:
+        """Split, seed and arm of every run."""
+        return [(c, s, arm) for c in self.split_columns for s in range(self.seeds) for arm in ARMS]
+
     def config(self, split_column: str, seed: int, arm: str) -> TrainConfig:
         """The settings of one run, as ``cmd-train`` resolves them."""
         own = {"data.split_column": split_column, "data.part": _TRAIN_PART, "run.seed": seed}
@@ -75,7 +81,7 @@ class Comparison:
 
     def arguments(self, split_column: str, seed: int, arm: str) -> list[str]:
         """The words of one run for ``cmd-train``."""
-        same = [f"{name}={_word(value)}" for name, value in _SAME_FOR_BOTH.items()]
+        same = [f"{name}={json.dumps(value)}" for name, value in _SAME_FOR_BOTH.items()]
         words = ["finetune", str(self.shards), str(self.run_dir(split_column, seed, arm)), "--from", "scratch"]
         words += ["--recipe", self.recipe, "--split-column", split_column, "--part", _TRAIN_PART, "--seed", str(seed)]
         words += ["--auxiliary", arm, "--device", self.device]
@@ -119,12 +125,11 @@ def compare_auxiliary(
     data_hash = check_comparison(comparison)
     for note in leakage_notes(comparison):
         say(note)
-    jobs = [(c, s, arm) for c in comparison.split_columns for s in range(comparison.seeds) for arm in ARMS]
-    known = {job: _known_result(comparison, data_hash, *job) for job in jobs}
+    known = {job: _known_result(comparison, data_hash, *job) for job in comparison.jobs}
     clock = RunClock(sum(result is None for result in known.values()))
     results = {}
-    for number, (column, seed, arm) in enumerate(jobs, 1):
-        what = f"run {number} of {len(jobs)}: {column}, seed {seed}, {'with' if arm == 'motion' else 'without'} motion"
+    for number, (column, seed, arm) in enumerate(known, 1):
+        what = f"run {number} of {len(known)}: {column}, seed {seed}, {'with' if arm == 'motion' else 'without'} motion"
         result = known[column, seed, arm]
         say(f"{what} (done before)" if result else f"{what}{clock.words()}")
         if result is None:
@@ -147,13 +152,16 @@ def check_comparison(comparison: Comparison) -> str:
     """Refuses what no run could do, of either side; returns the data's hash.
 
     Raises:
-        ValueError: settings, shards or splits that do not fit, or a video or its file on both sides of a split.
+        ValueError: settings, shards, splits or folders of runs that do not fit, or a video on both sides of a split.
     """
     check_recipe(comparison.recipe, finetune=True)
     for arm in ARMS:
         check_finetuning(comparison.config(comparison.split_columns[0], 0, arm))
     leakage_notes(comparison)
-    return ShardSet(comparison.shards).data_hash
+    data_hash = ShardSet(comparison.shards).data_hash
+    for job in comparison.jobs:
+        check_run_dir(comparison.run_dir(*job), comparison.config(*job), data_hash)
+    return data_hash
 
 
 def leakage_notes(comparison: Comparison) -> list[str]:
@@ -281,10 +289,6 @@ def difference_notes(difference: Difference) -> list[str]:
         f"{difference.splits} splits: the seeds of a split share its videos, so that only more splits, not more seeds, "
         "make the interval much narrower"
     ]
-
-
-def _word(value: Any) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def table(pairs: Sequence[Pair]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,12 +11,34 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import train
+from train.checkpoint import CONFIG_NAME, list_checkpoints
+from train.config import TrainConfig, changed_fields
+from train.resuming import FREE
 
 EXIT_INTERRUPTED = 130
 _SECONDS_TO_SAVE = 60.0
 _PROGRAM = "from train.cli import main; main(prog_name='cmd-train')"
+
+
+def check_run_dir(run_dir: Path, config: TrainConfig, data_hash: str) -> bool:
+    """Whether a training of these settings and shards lies in a folder, finished or not.
+
+    Raises:
+        ValueError: there is one of other settings or other shards, which ``cmd-train`` would refuse to continue.
+    """
+    if not list_checkpoints(run_dir):
+        return False
+    stored: dict[str, Any] = json.loads((run_dir / CONFIG_NAME).read_text("utf-8"))
+    changed = changed_fields(stored["settings"], config.as_dict())
+    changed = [change for change in changed if not change.startswith(FREE)]
+    if stored.get("data_hash") != data_hash:
+        changed.insert(0, "other shards")
+    if changed:
+        raise ValueError(f"{run_dir}: holds a training of something else ({'; '.join(changed)}); give another OUT")
+    return True
 
 
 def run_cmd_train(arguments: Sequence[str]) -> None:

@@ -53,7 +53,8 @@ def test_the_auxiliary_task_is_compared(few_shards: Path, tmp_path: Path) -> Non
 
     changed = call(eval_main, "auxiliary", *arguments, "--seeds", 1, "--set", "optim.epochs=2")
     assert changed.exit_code == 1
-    assert "cmd-train ended with exit code 1" in changed.output
+    assert "optim.epochs: 1 is now 2" in changed.output
+    assert "give another OUT" in changed.output
 
 
 @pytest.mark.parametrize(

@@ -143,10 +143,17 @@ def test_started_again_it_runs_only_what_is_missing(first: tuple[Path, Result], 
     for name in ("rows", "comparisons", "auxiliary", "runs", "chance"):
         assert after[name] == before[name]
 
-    changed = evidence(shards, out, "--set", "loss.temperature=0.2")
-    assert changed.exit_code == 1
-    assert "loss.temperature: 0.1 is now 0.2" in changed.output
-    assert "give another OUT" in changed.output
+    # More seeds would have to be trained: what does not fit is told before that.
+    for words, told in (
+        (("--set", "loss.temperature=0.2"), "loss.temperature: 0.1 is now 0.2"),
+        (("--auxiliary-steps", 40), "auxiliary/split-seed0-none: holds a training of something else (optim.epochs"),
+        (("--clips", 2), "of 1 clips a video, not 2"),
+    ):
+        changed = evidence(shards, out, *words, "--seeds", 2)
+        assert changed.exit_code == 1
+        assert told in changed.output
+        assert "give another OUT" in changed.output
+        assert not list((out / "pretrain").glob("*seed1*"))
 
 
 def test_the_report_shows_the_table_and_the_curves(first: tuple[Path, Result]) -> None:

@@ -1,15 +1,23 @@
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from eval.decoupling import HEADS
 from eval.evidence import Answer, Row, chance, difference, differences
-from eval.evidence_plan import EvidencePlan
+from eval.evidence_plan import EvidencePlan, is_finished
 from eval.evidence_sizes import SIZES, EvidenceSize
+from eval.feature_source import kept_features
+from eval.features import write_features
 from eval.metrics import bootstrap_interval
+from eval.results import Provenance
+from eval.video_table import VideoTable
+from train.checkpoint import save_checkpoint
 from train.config import build_config, parse_overrides
 
 MEASURES = ("R@1", "R@5", "R@10", "probe")
@@ -76,8 +84,8 @@ def test_chance_is_weighted_by_videos() -> None:
 
 
 def plan(size: EvidenceSize, **changes: object) -> EvidencePlan:
-    given = {"split_columns": ("split1", "split2"), "epochs": 10, "auxiliary_epochs": 6} | changes
-    return EvidencePlan(shards=Path("s"), out=Path("o"), size_name="small", size=size, **given)  # type: ignore[arg-type] # of many types
+    given = {"out": Path("o"), "split_columns": ("split1", "split2"), "epochs": 10, "auxiliary_epochs": 6} | changes
+    return EvidencePlan(shards=Path("s"), size_name="small", size=size, **given)  # type: ignore[arg-type] # of many types
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -101,9 +109,34 @@ def test_every_size_is_a_plan_that_training_can_read(name: str) -> None:
         assert comparison.config("split1", 0, arm).optim.epochs == 6
 
 
+def test_a_finished_training_has_its_settings_its_shards_and_its_number_of_clips(tmp_path: Path) -> None:
+    own = plan(SIZES["small"], out=tmp_path)
+    run = own.pretrainings[0]
+    folder = own.run_dir(run)
+    assert not is_finished(own, run, "h" * 64)
+    config = {"settings": own.config(run).as_dict(), "data_hash": "h" * 64}
+    save_checkpoint(folder, step=4, weights={"w": torch.zeros(2)}, state={}, config=config)
+    (folder / "config.json").write_text(json.dumps(config))
+    assert not is_finished(own, run, "h" * 64), "it is under way"
+    (folder / "finished").write_text("{}")
+    assert is_finished(own, run, "h" * 64)
+    with pytest.raises(ValueError, match=r"both: holds a training of something else \(optim.epochs: 10 is now 11"):
+        is_finished(plan(SIZES["small"], out=tmp_path, epochs=11), run, "h" * 64)
+    with pytest.raises(ValueError, match="other shards"):
+        is_finished(own, run, "g" * 64)
+
+    video = VideoTable(ids=("v",), labels=("a",), groups=("g",), fingerprints=("f",), splits={}, frame_counts=(9,))
+    made = Provenance(command="test", shards="s", data_hash="h" * 64, features="backbone, pooled", clips=3)
+    path = kept_features(folder, "h" * 64, untrained=True)
+    write_features(path, video, made, [np.zeros((1, 3, 2), np.float32)], clips=3, width=2)
+    with pytest.raises(ValueError, match="of 3 clips a video, not 10; give another OUT or --clips"):
+        is_finished(own, run, "h" * 64)
+    assert is_finished(plan(replace(SIZES["small"], clips=3), out=tmp_path), run, "h" * 64)
+
+
 def test_overrides_outdo_the_size_and_the_warm_up() -> None:
     run = plan(SIZES["small"]).pretrainings[0]
-    assert plan(SIZES["small"]).config(run).optim.warmup_epochs == pytest.approx(10 * 5 / 40)
+    assert plan(SIZES["small"]).config(run).optim.warmup_epochs == pytest.approx(10 * 2 / 40)
     changed = plan(SIZES["full"], overrides=("optim.warmup_epochs=1.5", "sampling.stride=3")).config(run)
     assert (changed.optim.warmup_epochs, changed.sampling.stride) == (1.5, 3)
 

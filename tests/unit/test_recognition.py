@@ -240,6 +240,22 @@ def test_both_sides_are_checked_before_the_first_training(monkeypatch: pytest.Mo
     assert asked == [False, True]
 
 
+def test_a_run_of_other_settings_is_told_before_anything_is_trained(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    shards_with(monkeypatch, ("0", "g", "train", ""), ("1", "h", "test", ""))
+    run_dir = comparison_of(tmp_path).run_dir("split1", 2, "motion")
+    config = {"settings": comparison_of(tmp_path).config("split1", 2, "motion").as_dict(), "data_hash": "h"}
+    save_checkpoint(run_dir, step=4, weights={"w": torch.zeros(2)}, state={}, config=config)
+    (run_dir / "config.json").write_text(json.dumps(config))
+    assert check_comparison(comparison_of(tmp_path, overrides=("data.workers=1",))) == "h"
+    with pytest.raises(ValueError, match=r"split1-seed2-motion: .* \(optim.epochs: .* is now 7\); give another OUT"):
+        check_comparison(comparison_of(tmp_path, overrides=("optim.epochs=7",)))
+    (run_dir / "config.json").write_text(json.dumps(config | {"data_hash": "g"}))
+    with pytest.raises(ValueError, match="other shards"):
+        check_comparison(comparison_of(tmp_path))
+
+
 def test_only_the_last_checkpoint_of_a_finished_training_counts_as_done(tmp_path: Path) -> None:
     comparison = comparison_of(tmp_path)
     run_dir = comparison.run_dir("split1", 0, "none")
