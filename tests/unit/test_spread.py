@@ -6,8 +6,11 @@ import os
 import subprocess
 import sys
 import uuid
+from typing import Any
 
 import pytest
+
+from extract.spread import make_locally
 
 CORES = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
 WORKER = """
@@ -33,6 +36,15 @@ while os.getppid() == parent:
     time.sleep(0.01)
 watch_parent(parent)
 time.sleep(1000)
+"""
+
+# Makes plans; prints in how many processes, this one alone if in one, and whether joblib was loaded.
+ALONE = """
+import os, sys
+from extract.spread import make_locally
+made = set(make_locally(int(sys.argv[1]), lambda plan: os.getpid(), list(range(int(sys.argv[2])))))
+assert made <= {os.getpid()}, made
+print(len(made), "joblib" in sys.modules)
 """
 
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores and a system that binds processes to them")
@@ -86,6 +98,37 @@ def test_runs_side_by_side_do_not_take_cores_from_one_another() -> None:
         process.kill()
         process.wait(10)
     assert [said for _, said in running] == [f"{CORES[0]} 1"] * 2
+
+
+@pytest.mark.parametrize(
+    ("workers", "plans", "processes"), [(1, 3, 1), (4, 1, 1), (2, 0, 0)], ids=["one worker", "one plan", "no plan"]
+)
+def test_where_one_works_it_stays_in_this_process_and_nothing_is_loaded_for_more(
+    workers: int, plans: int, processes: int
+) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, str(workers), str(plans)], capture_output=True, check=False, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    seen, loaded = done.stdout.split()
+    assert (int(seen), loaded) == (processes, b"False")
+
+
+def test_one_worker_makes_plan_after_plan_and_hands_its_errors_on() -> None:
+    begun: list[int] = []
+
+    def make(plan: Any) -> int:
+        begun.append(plan)
+        if plan == 3:
+            raise ValueError("bad plan")
+        return int(10 * plan)
+
+    numbers: Any = [1, 2, 3, 4]  # these do for plans
+    made = make_locally(1, make, numbers)
+    assert (next(made), begun) == (10, [1])
+    assert (next(made), begun) == (20, [1, 2])
+    with pytest.raises(ValueError, match="bad plan"):
+        next(made)
 
 
 def test_a_worker_whose_parent_ended_before_it_began_ends_too() -> None:
