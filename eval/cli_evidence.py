@@ -43,6 +43,12 @@ _PAIRS = "SECTION.FIELD=VALUE"
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="File of the benchmarks, for the speed of extraction.  [default: speed is left out]",
 )
+@click.option(
+    "--at-once",
+    type=click.IntRange(1),
+    default=1,
+    help="Pre-trainings at the same time, each with its share of the cores.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 @seed_option
 def evidence(
@@ -53,6 +59,7 @@ def evidence(
     overrides: tuple[str, ...],
     auxiliary_overrides: tuple[str, ...],
     bench: Path | None,
+    at_once: int,
     device: str,
     seed: int,
     **changes: Any,
@@ -81,7 +88,7 @@ def evidence(
         auxiliary_overrides=auxiliary_overrides,
         device=device,
     )
-    around = Surroundings(command=command_words(), say=_say, progress=show_progress)
+    around = Surroundings(command=command_words(), say=_say, progress=show_progress, at_once=at_once)
     try:
         run = run_evidence(plan, around, speed=speed, seed=seed)
     except KeyboardInterrupt:

@@ -16,7 +16,7 @@ from eval.features import Features
 from eval.results import EVAL_FOLDER, Provenance, result_record, write_result
 from eval.run_auxiliary import check_comparison, compare_auxiliary
 from eval.run_clock import RunClock
-from eval.training_process import run_cmd_train
+from eval.training_process import run_cmd_train, run_side_by_side
 from eval.video_table import VideoTable
 from eval.videos import Pairing, pairing_notes
 from extract.shard_reader import ShardSet
@@ -37,11 +37,13 @@ class Surroundings:
         command: the command line; recorded.
         say: prints a line for the user.
         progress: makes a function that is called with (videos done, all videos) of the work so named.
+        at_once: pre-trainings at the same time.
     """
 
     command: str
     say: Callable[[str], None]
     progress: Callable[[str], Progress]
+    at_once: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,12 +112,24 @@ def _train(plan: EvidencePlan, data_hash: str, around: Surroundings) -> None:
     # All are looked at before the first is started, so that a folder of something else is told at once.
     done = {run: is_finished(plan, run, data_hash) for run in runs}
     clock = RunClock(len(runs) - sum(done.values()))
+    words = {}
     for number, run in enumerate(runs, 1):
         what = f"pre-training run {number} of {len(runs)}: {run.split_column}, seed {run.seed}, {run.heads}"
-        around.say(f"{what} (done before)" if done[run] else f"{what}{clock.words()}")
-        if not done[run]:
-            run_cmd_train(plan.arguments(run))
-            clock.made()
+        words[plan.run_dir(run).name] = what
+        if done[run]:
+            around.say(f"{what} (done before)")
+    waiting = {plan.run_dir(run).name: plan.arguments(run) for run in runs if not done[run]}
+
+    def begun(name: str) -> None:
+        around.say(f"{words[name]}{clock.words()}")
+
+    if around.at_once > 1:
+        run_side_by_side(waiting, around.at_once, say=around.say, begun=begun, made=lambda _: clock.made())
+        return
+    for name, arguments in waiting.items():
+        begun(name)
+        run_cmd_train(arguments)
+        clock.made()
 
 
 def _rows(

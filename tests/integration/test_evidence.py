@@ -130,13 +130,16 @@ def test_started_again_it_runs_only_what_is_missing(first: tuple[Path, Result], 
     out, _ = first
     before = record_of(out)
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".safetensors", ".h5")}
-    # What a kill leaves of a run: everything but the word that it is finished, and none of its features.
-    killed = out / before["runs"][1]["run_dir"]
-    (killed / "finished").unlink()
-    again = evidence(shards, out)
+    # What a kill leaves of two runs: everything but the word that they are finished, and none of their features.
+    killed = [out / before["runs"][number]["run_dir"] for number in (1, 2)]
+    for folder in killed:
+        (folder / "finished").unlink()
+    again = evidence(shards, out, "--at-once", 2)
     assert again.exit_code == 0, again.output
-    assert again.output.count("(done before)") == 5 + 4
-    assert (killed / "finished").is_file()
+    assert again.output.count("(done before)") == 4 + 4
+    for folder in killed:
+        assert (folder / "finished").is_file()
+        assert f"{folder.name}: " in again.output
     assert {path: path.stat().st_mtime_ns for path in done} == done
     after = record_of(out)
     assert after["speed"] is None

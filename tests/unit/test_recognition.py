@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -25,7 +20,6 @@ from eval.metrics import chance_recall_at
 from eval.recognition import judge
 from eval.results import write_result
 from eval.run_auxiliary import Comparison, _known_result, check_comparison, leakage_notes
-from eval.training_process import run_cmd_train
 from tests.unit import report_results as results
 from tests.unit.test_dataset import entries
 from train.checkpoint import load_checkpoint, save_checkpoint
@@ -285,61 +279,3 @@ def test_only_the_last_checkpoint_of_a_finished_training_counts_as_done(tmp_path
     source |= {"step": 8}
     write_result(run_dir / "eval" / "recognition-split1.json", results.recognition(source))
     assert not known(), "other weights of that step"
-
-
-# cmd-train as a process
-
-
-def test_a_failed_training_is_told(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="cmd-train ended with exit code 1"):
-        run_cmd_train(["recipes", "imagenet"])
-    assert "recipe: 'imagenet' is not one of" in capfd.readouterr().err
-
-
-def test_a_folder_of_the_users_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "cli.py").write_text("raise SystemExit('not ours')")
-    (tmp_path / "train" / "__init__.py").write_text("")
-    monkeypatch.chdir(tmp_path)
-    run_cmd_train(["recipes"])
-
-
-STARTER = """
-import sys
-import eval.training_process as process
-process._PROGRAM = sys.argv[1]
-try:
-    process.run_cmd_train([])
-except KeyboardInterrupt:
-    sys.exit(42)
-"""
-CHILD = """
-import signal, sys, time
-from dataclasses import replace
-from pathlib import Path
-from types import SimpleNamespace
-def save(*_):
-    Path({path!r}).write_text("saved")
-    sys.exit(130)
-signal.signal(signal.SIGTERM, save)
-print("ready", flush=True)
-time.sleep(100)
-"""
-
-
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_the_training_save(number: signal.Signals, tmp_path: Path) -> None:
-    program = CHILD.format(path=str(tmp_path / "saved"))
-    root = Path(__file__).resolve().parents[2]
-    process = subprocess.Popen(
-        [sys.executable, "-c", STARTER, program], stdout=subprocess.PIPE, text=True, cwd=root, env=dict(os.environ)
-    )
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(number)
-    deadline = time.monotonic() + 60
-    while process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.stdout.close()
-    assert process.wait(timeout=1) == 42
-    assert (tmp_path / "saved").read_text() == "saved"
