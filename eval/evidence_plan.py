@@ -185,10 +185,14 @@ def pairings(videos: VideoTable, columns: Sequence[str]) -> tuple[list[Pairing],
     """What is asked: by label a pairing of each split, by group each video against all others.
 
     Raises:
-        ValueError: a split or a part does not exist, no video has a label or a group, or a file is on both sides.
+        ValueError: a split or a part does not exist, no video has a label, no two videos share a group, or a file is on
+            both sides.
     """
     by_label = [pair_parts(videos, column, TEST_PART, TRAIN_PART, "label") for column in columns]
-    return by_label, pair_all(videos, "group")
+    by_group = pair_all(videos, "group")
+    if len({videos.groups[row] for row in by_group.query}) == len(by_group.query):
+        raise ValueError("group: no two videos share one, so nothing can be found by group")
+    return by_label, by_group
 
 
 def _refuse_own_fields(option: str, pairs: Sequence[str]) -> None:

@@ -5,6 +5,7 @@ Shape legend: V videos.
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -97,6 +98,10 @@ def pairing_notes(videos: VideoTable, pairing: Pairing) -> list[str]:
     if pairing.kind == "label" and not pairing.leave_one_out:
         notes += group_notes(videos, pairing.query, pairing.gallery, pairing.split_column, "queries")
     names = videos.names(pairing.kind)
+    if pairing.leave_one_out:
+        members = Counter(names[row] for row in pairing.query)
+        if alone := sum(count == 1 for count in members.values()):
+            notes.append(f"{LEAVE_ONE_OUT}: {alone} videos share their {pairing.kind} with no other and do not ask")
     offered = {names[row] for row in pairing.gallery}
     lost = sum(names[row] not in offered for row in pairing.query)
     if lost:

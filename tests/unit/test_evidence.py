@@ -10,7 +10,7 @@ import torch
 
 from eval.decoupling import HEADS
 from eval.evidence import Answer, Row, chance, difference, differences
-from eval.evidence_plan import EvidencePlan, is_finished
+from eval.evidence_plan import EvidencePlan, is_finished, pairings
 from eval.evidence_sizes import SIZES, EvidenceSize
 from eval.feature_source import kept_features
 from eval.features import write_features
@@ -107,6 +107,20 @@ def test_every_size_is_a_plan_that_training_can_read(name: str) -> None:
     assert comparison is not None
     for arm in ("none", "motion"):
         assert comparison.config("split1", 0, arm).optim.epochs == 6
+
+
+def test_groups_of_one_video_each_are_refused_before_anything_is_trained() -> None:
+    def videos(groups: tuple[str, ...]) -> VideoTable:
+        ids = tuple("abcd")
+        parts = {"split1": ("train", "train", "test", "test")}
+        return VideoTable(
+            ids=ids, labels=("x", "y", "x", "y"), groups=groups, fingerprints=ids, splits=parts, frame_counts=(9,) * 4
+        )
+
+    by_label, by_group = pairings(videos(("g", "g", "h", "")), ["split1"])
+    assert ([len(one.query) for one in by_label], len(by_group.query)) == ([2], 3)
+    with pytest.raises(ValueError, match="group: no two videos share one"):
+        pairings(videos(("g", "h", "i", "")), ["split1"])
 
 
 def test_a_finished_training_has_its_settings_its_shards_and_its_number_of_clips(tmp_path: Path) -> None:

@@ -120,8 +120,10 @@ def test_leave_one_out_asks_all_others() -> None:
 
 def test_a_label_that_no_other_video_has_asks_nothing_in_leave_one_out() -> None:
     videos = table([("x", "", ""), ("x", "", ""), ("y", "", ""), ("", "", "")])
-    result = retrieve(features_of(videos, np.eye(4)), pair_all(videos, "label"))
+    whole = pair_all(videos, "label")
+    result = retrieve(features_of(videos, np.eye(4)), whole)
     assert result.pairing.query.tolist() == [0, 1]
+    assert "1 videos share their label with no other and do not ask" in pairing_notes(videos, whole)[-1]
     assert result.as_json(videos)["gallery"] == 2, "y is found among the others, the unlabelled one is not there"
     lonely = table([("x", "", ""), ("y", "", "")])
     with pytest.raises(ValueError, match="no two videos"):
