@@ -47,6 +47,10 @@ def manifest(source: Path, manifest: Path, form: str, videos: Path | None, root:
 def _read_source(source: Path, form: str, videos: Path | None, root: Path, missing: str) -> ManifestSource:
     from extract import manifest_datasets, manifest_sources
 
+    if missing != "error" and form != "kinetics":
+        raise click.UsageError(f"--missing: the format {form} needs every video; only kinetics may lack some")
+    if videos is not None and form == "folder":
+        raise click.UsageError("--videos: not with the format folder, whose SOURCE is the folder of the videos")
     if form == "csv":
         return manifest_sources.from_csv(source, root=root, videos=videos)
     if form == "folder":

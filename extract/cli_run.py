@@ -32,16 +32,26 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("out", type=_PATH)
 @click.option("--root", type=_FOLDER, help="Folder that relative paths start from.  [default: the manifest's]")
 @click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores]")
-@click.option("--size", default="340x256", metavar="WxH", help="Size of the canonical stream in pixels.")
+@click.option(
+    "--size",
+    default="340x256",
+    metavar="WxH",
+    help="Size of the canonical stream in pixels, even numbers from 32 to 4096.",
+)
 @click.option("--codec", type=click.Choice(["mpeg4", "h264"]), default="mpeg4", help="Codec of the canonical stream.")
-@click.option("--gop", type=int, default=12, help="Distance of I-frames in frames.")
-@click.option("--quality", type=int, help="Quantiser of the canonical stream.  [default: 3 for mpeg4, 23 for h264]")
+@click.option("--gop", type=int, default=12, help="Distance of I-frames in frames, 1 to 600.")
+@click.option(
+    "--quality",
+    type=int,
+    help="Quantiser (mpeg4, 1 to 31) or rate factor (h264, 1 to 51) of the canonical stream; lower is better."
+    "  [default: 3 for mpeg4, 23 for h264]",
+)
 @click.option(
     "--fps",
     metavar="RATE",
     help="Convert to this constant frame rate, e.g. 25 or 30000/1001.  [default: keep all frames]",
 )
-@click.option("--frame-short-side", type=int, default=128, help="Short side of the small frames in pixels.")
+@click.option("--frame-short-side", type=int, default=128, help="Short side of the small frames in pixels, from 16.")
 @click.option("--jpeg-quality", type=int, default=3, help="Quantiser of all JPEGs, 2 (best) to 31.")
 @click.option("--cell", "cell_px", type=click.Choice(["8", "16"]), default="8", help="Motion grid cell in pixels.")
 @click.option(
@@ -72,7 +82,10 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 )
 @click.option("--scratch", type=_PATH, help="Folder for temporary files.  [default: OUT]")
 @click.option(
-    "--ffmpeg", "ffmpeg_path", metavar="FILE", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]"
+    "--ffmpeg",
+    "ffmpeg_path",
+    metavar="FILE",
+    help="FFmpeg binary, 5.1 or newer.  [default: the system's, else imageio-ffmpeg's]",
 )
 @click.option("--dry-run", is_flag=True, help="Tell what would be made, from which videos, how large; write nothing.")
 @cluster_options

@@ -19,6 +19,11 @@ CODECS_WITH_VECTORS = ("h264", "mpeg4")
 def use_own_vectors(source: Path, facts: SourceFacts, config: ExtractConfig) -> bool:
     """Whether to read the vectors of the source itself.
 
+    Args:
+        source: the video file; under ``auto`` its headers are read, and its first frame is decoded.
+        facts: what ``probe`` has found.
+        config: says ``always``, ``auto`` or ``never``, and the size that all videos share.
+
     Raises:
         VideoError: stage ``motion``; ``--transcode never`` was asked for, and the source has none that could be used.
     """

@@ -88,7 +88,7 @@ def _payload(nal: bytes) -> bytes:
 
 
 def parse_slice_type(nal: bytes) -> str:
-    """``P``, ``B``, ``I`` or ``S``, of a NAL unit that holds a slice."""
+    """``P``, ``B``, ``I`` or ``S``, of a NAL unit that holds a slice; raises as ``parse_slice``."""
     return _slice_type(_Bits(_payload(nal)))
 
 
@@ -98,7 +98,11 @@ def _slice_type(bits: _Bits) -> str:
 
 
 def parse_slice(nal: bytes, sequence: SequenceFacts) -> SliceFacts:
-    """Of a NAL unit that holds a slice."""
+    """Of a NAL unit that holds a slice.
+
+    Raises:
+        BitstreamError: it is too short.
+    """
     bits = _Bits(_payload(nal))
     kind = _slice_type(bits)
     bits.golomb()  # picture parameter set
@@ -115,7 +119,11 @@ def parse_slice(nal: bytes, sequence: SequenceFacts) -> SliceFacts:
 
 
 def parse_layers(data: bytes) -> Iterator[LayerFacts]:
-    """The video object layers of some MPEG-4 headers."""
+    """The video object layers of some MPEG-4 headers.
+
+    Raises:
+        BitstreamError: one is too short, or is not of rectangular pictures.
+    """
     for match in _LAYER_START.finditer(data):
         yield _parse_layer(_Bits(data[match.end() : match.end() + _LAYER_BYTES]))
 
@@ -158,7 +166,11 @@ def _parse_layer(bits: _Bits) -> LayerFacts:
 
 
 def parse_sequence(nal: bytes) -> SequenceFacts:
-    """Of a NAL unit that holds a sequence parameter set."""
+    """Of a NAL unit that holds a sequence parameter set.
+
+    Raises:
+        BitstreamError: it is too short, or uses what is not known here.
+    """
     bits = _Bits(_payload(nal))
     profile = bits.take(8)
     bits.take(16)  # constraints and level

@@ -58,6 +58,9 @@ def is_finished(plan: ShardPlan, job: RunJob) -> bool:
     """Whether the shard lies in the output folder, complete, of these rows and this configuration.
 
     One that HDF5 cannot open is not: it is made again.
+
+    Raises:
+        PermissionError: it may not be read.
     """
     path = job.out / plan.name
     if not path.exists():
@@ -109,7 +112,11 @@ def check_sources(plan: ShardPlan, job: RunJob) -> list[str]:
 
 
 def claim_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:
-    """Writes what this folder is for, or refuses it if it is for something else."""
+    """Writes what this folder is for, or refuses it if it is for something else.
+
+    Raises:
+        ShardError: it is.
+    """
     check_folder(job, records, plans)
     path = job.out / schema.RUN_NAME
     if not path.exists():

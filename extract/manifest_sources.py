@@ -176,7 +176,7 @@ def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> Manif
             video_id=video_id,
             label=row.cells.get("label", ""),
             group=row.cells.get("group", ""),
-            splits={name: PART_OF_NAME.get(row.cells[name], row.cells[name]) for name in split_columns},
+            splits={name: PART_OF_NAME.get(row.cells[name].lower(), row.cells[name]) for name in split_columns},
         )
         for row, path, video_id in zip(table.rows, paths, ids, strict=True)
     ]

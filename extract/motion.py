@@ -65,7 +65,7 @@ class FrameVectors:
     """The vectors of one frame.
 
     Attributes:
-        frame_type: ``I``, ``P`` or ``B``.
+        frame_type: ``I``, ``P`` or ``B``; of streams that this project has not written perhaps another, such as ``S``.
         vectors: (N,) of ``VECTOR_DTYPE``; they point from a block to where it came from.
         pts_seconds, dts_seconds: time stamps of presentation and of decoding, NaN if the reader does not tell.
         keyframe_jpeg: the picture of an I-frame, where pictures were asked for.

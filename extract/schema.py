@@ -45,15 +45,15 @@ ATTR_CANONICAL_SIZE = "canonical_size"  # (width, height) in pixels
 ATTR_FRAME_SIZE = "frame_size"  # (width, height) in pixels of the small JPEG frames
 ATTR_CELL = "cell_px"
 
-# Datasets. Strings are fixed-length UTF-8; nothing is variable-length.
+# Data sets. Their strings are fixed-length UTF-8; only attributes have strings of variable length.
 VIDEO_ROW = "video/row"  # (V,) int64, manifest row, 0-based
 VIDEO_ID = "video/id"
 VIDEO_LABEL = "video/label"
 VIDEO_GROUP = "video/group"
 VIDEO_SPLIT = "video/split"  # HDF5 group: one (V,) string dataset per split column
 VIDEO_FRAME_COUNT = "video/frame_count"  # (V,) int64
-VIDEO_FPS = "video/fps"  # (V,) float64, frames over their span in seconds
-VIDEO_SOURCE_SIZE = "video/source_size"  # (V, 2) int32, coded width and height in pixels
+VIDEO_FPS = "video/fps"  # (V,) float64, frames a second: frames - 1 over their span in seconds
+VIDEO_SOURCE_SIZE = "video/source_size"  # (V, 2) int32, width and height in pixels before rotation
 VIDEO_CODEC = "video/codec"
 VIDEO_FINGERPRINT = "video/fingerprint"  # (V,) S64, SHA-256 of the source file's bytes
 VIDEO_SOURCE_BYTES = "video/source_bytes"  # (V,) int64, length of the source file
@@ -63,8 +63,8 @@ VIDEO_FIRST_FRAME = "video/first_frame"  # (V,) uint64
 VIDEO_FIRST_KEYFRAME = "video/first_keyframe"  # (V,) uint64
 FRAME_JPEG = "frame/jpeg"  # (bytes,) uint8, contiguous
 FRAME_OFFSET = "frame/offset"  # (F + 1,) uint64
-FRAME_TYPE = "frame/type"  # (F,) S1: I, P or B
-FRAME_PTS = "frame/pts_seconds"  # (F,) float64, since the video's first frame
+FRAME_TYPE = "frame/type"  # (F,) S1: I, P or B; with transcode never perhaps S
+FRAME_PTS = "frame/pts_seconds"  # (F,) float64, seconds since the source's first frame, in segments, too
 KEYFRAME_JPEG = "keyframe/jpeg"
 KEYFRAME_OFFSET = "keyframe/offset"  # (K + 1,) uint64
 KEYFRAME_INDEX = "keyframe/frame_index"  # (K,) int64, frame number within its video
@@ -160,8 +160,8 @@ class VideoEntry:
     Attributes:
         row, video_id, label, group, splits: as in the manifest.
         frame_count: number of frames F_v; JPEG frames, frame types, time stamps and motion all have this length.
-        fps: mean frames per second.
-        source_width, source_height: coded size of the source in pixels, before any rotation.
+        fps: mean frames per second; 0 if nothing tells.
+        source_width, source_height: size of the source's pictures in pixels, before any rotation.
         codec: FFmpeg's name of the source codec.
         fingerprint: SHA-256 of the source file.
         keyframe_indices: frame numbers of the stored keyframes, ascending.

@@ -111,7 +111,7 @@ class OpenShard:
         return np.asarray(np.memmap(self.path, dataset.dtype, "r", offset=offset, shape=dataset.shape))
 
     def column(self, name: str, position: int) -> NDArray[Any]:
-        """The rows of a frame column that belong to the video at ``position``."""
+        """The rows of a frame column that belong to the video at ``position``: (F, ...), F its frames."""
         first = self.first_frame[position]
         values: NDArray[Any] = self.h5[name][first : first + self.frame_counts[position]]
         return values

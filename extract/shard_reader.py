@@ -86,12 +86,16 @@ class ShardReader:
         return [(rows[i], ids[i], Damage(int(damage[i]))) for i in damage.nonzero()[0]]
 
     def source_bytes(self) -> list[int]:
-        """Length of each video's source file when it was extracted."""
+        """Length in bytes of each video's source file when it was extracted."""
         sizes: list[int] = self._file.h5[schema.VIDEO_SOURCE_BYTES][:].tolist()
         return sizes
 
     def frame_jpegs(self, position: int, frames: Sequence[int]) -> list[memoryview]:
-        """JPEG bytes of some frames of the video at ``position``, in the order asked for."""
+        """JPEG bytes of some frames of the video at ``position``, in the order asked for; empty without small frames.
+
+        Raises:
+            IndexError: the video has no such frame.
+        """
         opened = self._file
         first = opened.first_frame[position]
         count = opened.frame_counts[position]
@@ -104,7 +108,11 @@ class ShardReader:
         return out
 
     def keyframe_jpeg(self, position: int, keyframe: int) -> memoryview:
-        """JPEG bytes of the ``keyframe``-th keyframe of the video at ``position``."""
+        """JPEG bytes of the ``keyframe``-th keyframe, from 0, of the video at ``position``.
+
+        Raises:
+            IndexError: the video has no such keyframe.
+        """
         opened = self._file
         row = opened.first_keyframe[position] + keyframe
         if keyframe < 0 or row >= opened.first_keyframe[position + 1]:
@@ -113,7 +121,12 @@ class ShardReader:
         return opened.keyframe_bytes[start:stop]
 
     def motion(self, position: int, start: int, stop: int) -> MotionGrid:
-        """Motion of frames ``start`` to ``stop`` - 1 of the video at ``position``."""
+        """Motion of frames ``start`` to ``stop`` - 1 of the video at ``position``, T = ``stop`` - ``start``.
+
+        Raises:
+            IndexError: the video has no such frames.
+            OSError: what is stored cannot be unpacked.
+        """
         shape = self.header.grid_shape
         grid = np.empty((max(stop - start, 0), 2, *shape), np.int16)
         valid = np.empty((len(grid), *shape), np.bool_)
@@ -126,8 +139,8 @@ class ShardReader:
         Args:
             position: of the video in the shard.
             start: first frame.
-            grid: (N, 2, gh, gw), contiguous; filled.
-            valid: (N, gh, gw), contiguous; filled.
+            grid: (T, 2, gh, gw) int16, contiguous; filled with quarter pixels, channel 0 = dx, 1 = dy.
+            valid: (T, gh, gw) bool, contiguous; filled.
 
         Raises:
             IndexError: the video has no such frames.
@@ -141,11 +154,11 @@ class ShardReader:
         opened.motion_valid.read_into(first + start, valid)
 
     def frame_types(self, position: int) -> NDArray[np.bytes_]:
-        """(F,) S1, type of each frame of the video in the canonical stream."""
+        """(F,) S1, type of each frame of the video in the stream that its vectors come from."""
         return self._file.column(schema.FRAME_TYPE, position)
 
     def pts_seconds(self, position: int) -> NDArray[np.float64]:
-        """(F,) float64, time stamps of the source."""
+        """(F,) float64, seconds since the first frame of the source; those of a later segment do not begin at 0."""
         return self._file.column(schema.FRAME_PTS, position)
 
 
@@ -192,15 +205,23 @@ class ShardSet:
         return self._readers[entry.shard]
 
     def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[memoryview]:
-        """JPEG bytes of some frames of a video; (H, W) as in ``header.frame_width`` and ``frame_height``."""
+        """JPEG bytes of some frames of a video, of ``header.frame_width`` x ``frame_height`` pixels.
+
+        Raises:
+            IndexError: the video has no such frame.
+        """
         return self._reader(entry).frame_jpegs(entry.position, frames)
 
     def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> memoryview:
-        """JPEG bytes of the keyframe at number ``keyframe`` of ``entry.keyframe_indices``; canonical size."""
+        """JPEG bytes of the keyframe at number ``keyframe`` of ``entry.keyframe_indices``; canonical size.
+
+        Raises:
+            IndexError: the video has no such keyframe.
+        """
         return self._reader(entry).keyframe_jpeg(entry.position, keyframe)
 
     def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
-        """Motion of frames ``start`` to ``stop`` - 1 of a video."""
+        """Motion of frames ``start`` to ``stop`` - 1 of a video; raises as ``ShardReader.motion``."""
         return self._reader(entry).motion(entry.position, start, stop)
 
     def read_motion(self, entry: VideoEntry, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:

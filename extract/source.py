@@ -53,7 +53,7 @@ class SourceFacts:
     Attributes:
         stream_index: index of the stream among all streams of the file.
         codec: FFmpeg's name of the codec.
-        width, height: coded size in pixels, before any rotation the container asks for.
+        width, height: size of the decoded picture in pixels, before any rotation the container asks for.
         fps: frame rate by the container or the stream, 0 if neither says.
         promised_frames: number of frames by the container that are to be shown, 0 if it does not say.
         fingerprint: SHA-256 (hex) of the file.

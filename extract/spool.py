@@ -19,7 +19,14 @@ _BATCH_FRAMES = 64
 
 
 def unpack(packets: Path | None, target: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Turns one of FFmpeg's outputs into JPEGs end to end, and removes it; returns their sizes and time stamps."""
+    """Turns one of FFmpeg's outputs into JPEGs end to end, and removes it.
+
+    Returns:
+        (N,) int64 bytes and (N,) float64 time stamps in seconds of the JPEGs.
+
+    Raises:
+        VideoError: there is not one.
+    """
     assert packets is not None, "made beside the canonical stream"
     sizes, stamps = [], []
     with target.open("wb") as out:
@@ -44,7 +51,14 @@ class SpooledStream:
 
 
 def spool_stream(vectors: Iterator[FrameVectors], config: ExtractConfig, spool: Mapping[str, Path]) -> SpooledStream:
-    """Draws the grids of a stream; its grids, masks and keyframes are written to files of ``spool``, anew."""
+    """Draws the grids of a stream; its grids, masks and keyframes are written to files of ``spool``, anew.
+
+    Args:
+        vectors: of every frame, in order of presentation.
+        config: size of the stream and of a cell in pixels.
+        spool: the files: ``grid`` for raw (F, 2, gh, gw) int16, ``valid`` for (F, gh, gw) bytes of 0 and 1,
+            ``keyframes`` for JPEGs end to end.
+    """
     types: list[str] = []
     stamps: list[tuple[float, float]] = []
     sizes: list[int] = []

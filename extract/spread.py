@@ -18,7 +18,13 @@ T = TypeVar("T")
 
 
 def make_locally(workers: int, make: Callable[[ShardPlan], T], plans: Sequence[ShardPlan]) -> Iterator[T]:
-    """Has shards made by ``workers`` processes of this machine; where there is one for each core, it stays there."""
+    """Has shards made by ``workers`` processes of this machine; where there is one for each core, it stays there.
+
+    Yields what ``make`` returns, as shards are finished, in any order.
+
+    Raises:
+        RuntimeError: a worker was killed from outside.
+    """
     count = min(workers, len(plans)) or 1
     if count == 1:
         yield from map(make, plans)

@@ -67,7 +67,7 @@ class Plan:
             ("number of shards", f"{shards:,}"),
             ("size of a shard", f"{size / shards / 1e9:.2f} GB"),
             ("time of a shard on one core", f"{frames / shards / r['extract_fps_core'] / 60:.1f} min"),
-            ("files in OUT (shards, index)", f"{shards + 3:,}"),
+            ("files in OUT (shards, index.json, run.json, two tables)", f"{shards + 4:,}"),
             ("files in OUT/tasks (attempts)", f"{tasks:,}"),
             (f"tasks of {r['cores_a_task']:.0f} cores, {r['hours_a_task']:g} h each", f"{tasks:,}"),
             ("arrays of at most 1,000 tasks", f"{-(-tasks // 1000):,}"),

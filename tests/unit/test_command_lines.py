@@ -32,6 +32,8 @@ NO_USE = [
     ("cmd-extract", 1, "preview EMPTY --video v0", "EMPTY"),
     ("cmd-extract", 1, "manifest EMPTY OUT --format folder", "EMPTY"),
     ("cmd-extract", 2, "manifest EMPTY OUT --format ucf101", "--videos"),
+    ("cmd-extract", 2, "manifest EMPTY OUT --format folder --videos EMPTY", "--videos"),
+    ("cmd-extract", 2, "manifest LIST OUT --missing skip", "--missing"),
     ("cmd-extract", 1, "synthesize OUT --ffmpeg /nowhere/ffmpeg", "/nowhere/ffmpeg"),
     ("cmd-train", 1, "pretrain EMPTY OUT", "EMPTY"),
     ("cmd-train", 1, "pretrain EMPTY OUT --set model.depth=3", "model.depth"),

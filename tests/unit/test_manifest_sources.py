@@ -14,7 +14,7 @@ def test_from_csv(tmp_path: Path) -> None:
     source = write(
         tmp_path / "lists" / "all.csv",
         "path,label,group,split1,split2,split3,fps\n"
-        "a/x.avi,run,g1,train,validation,,25\na/x.mp4,run,g1,test,val,,25\nb/y.avi,walk,,train,,test,25\n",
+        "a/x.avi,run,g1,Training,validation,,25\na/x.mp4,run,g1,test,val,,25\nb/y.avi,walk,,train,,test,25\n",
     )
     result = from_csv(source, root=tmp_path, videos=tmp_path / "data")
     assert [(r.video_id, r.path, r.label, r.group) for r in result.records] == [
