@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from eval.command_line import (
+    WITH_TRAINING,
     check_question,
     command_words,
     fresh_option,
@@ -60,7 +61,7 @@ def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, **chosen: Any)
 @kind_option
 @seed_option
 @click.option("--confusion", is_flag=True, help="Print accuracy and confusion of each class, too.")
-@output_option
+@output_option(WITH_TRAINING)
 def probe(
     method: str,
     split_columns: tuple[str, ...],
@@ -163,7 +164,7 @@ def search(
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 @fresh_option
 @seed_option
-@output_option
+@output_option("eval/ in the first training's folder")
 def decoupling(
     shards: Path,
     both: Path | None,

@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from eval.command_line import check_question, command_words, open_named, question_options, show_progress, source_options
+from eval.command_line import (
+    WITH_TRAINING,
+    check_question,
+    command_words,
+    open_named,
+    output_option,
+    question_options,
+    show_progress,
+    source_options,
+)
 
 if TYPE_CHECKING:
     from eval.features import Features
@@ -17,6 +26,7 @@ if TYPE_CHECKING:
 @click.command(short_help="Recall of videos by nearest neighbours.")
 @source_options
 @question_options
+@output_option(WITH_TRAINING)
 def retrieval(
     source: Path,
     shards: Path | None,
@@ -65,6 +75,7 @@ def retrieval(
     help="Write the descriptors to this features file, for cmd-eval probe.",
 )
 @question_options
+@output_option("printed only")
 def baseline(
     shards: Path, descriptor: str, features_path: Path | None, output: Path | None, per_class: bool, **asked: Any
 ) -> None:

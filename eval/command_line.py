@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 EXIT_INTERRUPTED = 130
 _PROGRESS_SECONDS = 10.0
 _WORDS = "eval.command_words"
+WITH_TRAINING = "eval/ in the training's folder; where that is gone, beside FEATURES.h5"
+"""Where results of features go."""
 
 Command = Callable[..., None]
 
@@ -94,10 +96,9 @@ def computing_options(command: Command) -> Command:
 
 
 def question_options(command: Command) -> Command:
-    """The options that say which videos look for which."""
+    """The options that say which videos look for which, and what is printed of it."""
     everyone = "Every video asks all others; splits are not looked at."
     for option in (
-        output_option,
         click.option("--per-class", is_flag=True, help="Print R@1 and R@5 of each class, too."),
         seed_option,
         click.option("--leave-one-out", is_flag=True, help=everyone),
@@ -129,10 +130,10 @@ def seed_option(command: Command) -> Command:
     return click.option("--seed", type=click.IntRange(0), default=0, help=text)(command)
 
 
-def output_option(command: Command) -> Command:
-    """Where the result goes."""
-    text = "JSON file for the result.  [default: the training's folder, eval/, where there is one]"
-    return click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help=text)(command)
+def output_option(otherwise: str) -> Callable[[Command], Command]:
+    """Where the result goes; ``otherwise`` tells where it goes without the option."""
+    text = f"JSON file for the result.  [default: {otherwise}]"
+    return click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help=text)
 
 
 def open_named(**named: Any) -> Features:

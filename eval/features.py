@@ -114,7 +114,7 @@ class FeatureRows:
         return torch.from_numpy(self.read(block))
 
     def read(self, block: slice = slice(None)) -> NDArray[np.float32]:
-        """A copy of some rows, float32.
+        """A copy of some rows, (rows, F) float32.
 
         Raises:
             FeatureError: one holds values that are not finite, of which no figure could be made.

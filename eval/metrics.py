@@ -90,6 +90,10 @@ def paired_bootstrap(
 ) -> Interval:
     """Mean of ``a - b`` over pairs, with its bootstrap interval; item n of both belongs to one pair.
 
+    Args:
+        a_N, b_N: one value an item, for example 1 where it was a hit.
+        seed, resamples, level: see ``bootstrap_interval``.
+
     Raises:
         ValueError: the numbers of items differ, or there are none.
     """

@@ -68,7 +68,7 @@ class VideoTable:
         return self.labels if kind == "label" else self.groups
 
     def part(self, split_column: str, part: str) -> NDArray[np.int64]:
-        """Rows of the videos in one part of a split.
+        """Numbers of the videos in one part of a split, (any,) int64, ascending.
 
         Raises:
             ValueError: the split column does not exist, or no video is in the part.

@@ -70,7 +70,15 @@ def grey_of(picture_B3THW: Tensor) -> Tensor:
 
 
 def shift_hue(picture_B3THW: Tensor, hue_B: Tensor) -> Tensor:
-    """Turn the hue in HSV by ``hue_B`` turns; value and saturation stay."""
+    """Turn the hue in HSV; value and saturation stay.
+
+    Args:
+        picture_B3THW: (B, 3, T, H, W) float32 in 0 to 1.
+        hue_B: shifts in turns of the colour circle, of either sign.
+
+    Returns:
+        (B, 3, T, H, W) float32 in 0 to 1.
+    """
     red, green, blue = picture_B3THW.unbind(1)
     value, low = torch.maximum(torch.maximum(red, green), blue), torch.minimum(torch.minimum(red, green), blue)
     chroma = value - low
@@ -89,7 +97,7 @@ def shift_hue(picture_B3THW: Tensor, hue_B: Tensor) -> Tensor:
 
 
 def normalize(picture_B3THW: Tensor) -> Tensor:
-    """Subtract ImageNet's mean and divide by its standard deviation."""
+    """Subtract ImageNet's mean and divide by its standard deviation: (B, 3, T, H, W) RGB in 0 to 1, same shape back."""
     mean = torch.tensor(IMAGENET_MEAN, device=picture_B3THW.device).view(3, 1, 1, 1)
     deviation = torch.tensor(IMAGENET_STD, device=picture_B3THW.device).view(3, 1, 1, 1)
     return (picture_B3THW - mean) / deviation

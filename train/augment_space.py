@@ -93,7 +93,15 @@ def blur_weights(sigma_N: Tensor, size: int) -> Tensor:
 
 
 def rotate(picture_BCTHW: Tensor, degrees_B: Tensor) -> Tensor:
-    """Rotate counter-clockwise about the centre, bilinear; what comes from outside is black."""
+    """Rotate counter-clockwise about the centre, bilinear; what comes from outside is black.
+
+    Args:
+        picture_BCTHW: (B, C, T, H, W) float32, square pictures, not normalised (black is 0).
+        degrees_B: angles in degrees, one a sample, the same for all of its frames.
+
+    Returns:
+        (B, C, T, H, W) float32.
+    """
     angle_B = degrees_B * (math.pi / 180)
     cosine, sine, zero = angle_B.cos(), angle_B.sin(), torch.zeros_like(angle_B)
     inverse_B23 = torch.stack([cosine, -sine, zero, sine, cosine, zero], 1).view(-1, 2, 3)

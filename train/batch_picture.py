@@ -26,7 +26,15 @@ _GREY = 96
 
 
 def color_motion(motion_T2HW: NDArray[np.int16], valid_THW: NDArray[np.bool_]) -> NDArray[np.uint8]:
-    """(gh, gw, 3) uint8 RGB: the mean vector of each cell over the frames in which it has one."""
+    """Colours of the mean vector of each cell over the frames in which it has one.
+
+    Args:
+        motion_T2HW: (T, 2, gh, gw) quarter pixels, dx to the right and dy down.
+        valid_THW: (T, gh, gw), cells that have a vector.
+
+    Returns:
+        (gh, gw, 3) uint8 RGB.
+    """
     counts = valid_THW.sum(0)
     sums = (motion_T2HW.astype(np.float64) * valid_THW[:, None]).sum(0)
     dx, dy = sums / np.maximum(counts, 1) / QUARTER_PX

@@ -43,7 +43,8 @@ def finetune(
     """Train a classifier on the labelled videos of SHARDS, end to end; write checkpoints to RUN_DIR.
 
     Videos without a label are left out. Started again with the same settings, it continues from the last checkpoint;
-    --from is not read again then. SIGTERM or Ctrl-C saves and stops. `cmd-eval recognition` tests the result.
+    --from is not read again then. SIGTERM, SIGUSR1, Ctrl-C or a file RUN_DIR/stop saves and stops; RUN_DIR/finished or
+    RUN_DIR/stopped tells the end. `cmd-eval recognition` tests the result.
     """
     import json
 

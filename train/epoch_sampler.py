@@ -12,6 +12,8 @@ from torch.utils.data import Sampler
 from train.sampling import seed_sequence
 
 _PURPOSE_ORDER = (1,)
+# As a user changes it.
+_BATCH = "optim.batch_size (--batch-size)"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +58,12 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             raise ValueError(f"rank: {self.rank} is not allowed, need 0 to {self.world_size - 1}")
         if self.global_batch % self.world_size:
             raise ValueError(
-                f"global_batch: {self.global_batch} is not allowed, need a multiple of the {self.world_size} ranks"
+                f"{_BATCH}: {self.global_batch} is not allowed, need a multiple of the {self.world_size} ranks"
             )
         if self.steps_per_epoch == 0:
             raise ValueError(
-                f"global_batch: {self.global_batch} is not allowed, need at most the {self.samples_per_epoch} samples "
-                f"of an epoch ({self.video_count} videos, samples_per_video {self.samples_per_video})"
+                f"{_BATCH}: {self.global_batch} is not allowed, need at most the {self.samples_per_epoch} samples "
+                f"of an epoch ({self.video_count} videos, data.samples_per_video={self.samples_per_video})"
             )
         if not 0 <= self.first_step <= self.total_steps:
             raise ValueError(f"first_step: {self.first_step} is not allowed, need 0 to {self.total_steps}")

@@ -96,7 +96,15 @@ def gather(tensor: Tensor, sizes: Sizes = None) -> Tensor:
 
 
 def gather_flags(valid_N: Tensor, sizes: Sizes = None) -> Tensor:
-    """Concatenates boolean flags over ranks."""
+    """Concatenates boolean flags along the first dimension, in rank order.
+
+    Args:
+        valid_N: this rank's flags; further dimensions may follow the first.
+        sizes: lengths of all parts; None if they are equal.
+
+    Returns:
+        bool, the sum of all lengths along the first dimension.
+    """
     if rank_and_world()[1] == 1:
         return valid_N.bool()
     return _gather(valid_N.to(torch.uint8), sizes).bool()

@@ -112,6 +112,9 @@ def replace_missing_windows(motion_NCTHW: Tensor, valid_N: Tensor) -> Tensor:
     Args:
         motion_NCTHW: motion windows.
         valid_N: bool, windows that exist; if none does, all stay as they are.
+
+    Returns:
+        A copy of the same shape (N, C, T, H, W).
     """
     valid_N = valid_N.bool()
     place_N = torch.arange(len(valid_N), device=valid_N.device)

@@ -62,8 +62,8 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     "ucf101": {},
     "hmdb51": {},
     "kinetics400": {"optim.batch_size": 512},
-    # Short real clips of gestures: most have 40 to 80 frames, so that a clip spans all of most of them and the motion to
-    # predict lies within it. Of moving positions only, told from candidates at the same place: with the paper's
+    # Short real clips of gestures: most have 40 to 80 frames, so that a clip spans all of most of them and the motion
+    # to predict lies within it. Of moving positions only, told from candidates at the same place: with the paper's
     # candidates and so few samples the place is all that is learned (eval/README.md).
     "gestures": _SMALL_MODEL
     | {

@@ -22,7 +22,7 @@ def check_before_start(
 
     Raises:
         ValueError: there is a single video, so that no clip has a negative; a rank's part of a batch is too small
-            for BatchNorm; ranks read different shards.
+            for BatchNorm; ``run.knn_epochs`` without two labels; ranks read different shards.
     """
     if len(entries) < 2:
         raise ValueError(
@@ -32,11 +32,11 @@ def check_before_start(
     shares = placement.world_size * parts
     if batch % shares or batch // shares < 2:
         raise ValueError(
-            f"batch_size: {batch} in {parts} parts (optim.accumulate) on {placement.world_size} ranks is not allowed, "
-            f"need a multiple of {shares}, and at least {2 * shares}: a part of one clip has no negatives"
+            f"optim.batch_size: {batch} in {parts} parts (optim.accumulate) on {placement.world_size} ranks is not "
+            f"allowed, need a multiple of {shares}, and at least {2 * shares}: a part of one clip has no negatives"
         )
     if config.run.knn_epochs and len({entry.label for entry in entries} - {""}) < 2:
-        raise ValueError("knn_epochs: need at least 2 labels among the videos, or 0")
+        raise ValueError("run.knn_epochs: need at least 2 labels among the videos, or 0")
     hashes = from_all_ranks(data_hash, placement)
     others = [rank for rank, other in enumerate(hashes) if other != hashes[0]]
     if others:

@@ -33,7 +33,15 @@ def moving_positions(motion_BWCTHW: Tensor, config: TrainConfig) -> Tensor | Non
 
 
 def static_share(moving_BP: Tensor, window_valid_BW: Tensor) -> Tensor:
-    """Share of positions that stand still, among the samples whose predicted window exists; 0 if there is none."""
+    """Share of positions that stand still, among the samples whose predicted window exists; 0 if there is none.
+
+    Args:
+        moving_BP: bool, positions that are fast enough.
+        window_valid_BW: bool, motion windows that exist, the predicted one first.
+
+    Returns:
+        Scalar, 0 to 1.
+    """
     among_B1 = window_valid_BW[:, :1]
     return (~moving_BP & among_B1).sum() / (among_B1.sum() * moving_BP.shape[1]).clamp(min=1)
 

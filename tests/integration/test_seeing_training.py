@@ -90,8 +90,8 @@ def test_the_first_batch_is_drawn(watched: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"optim__batch_size": 64}, "64 is not allowed, need at most the 24 samples"),
-        ({"optim__accumulate": 3}, "8 in 3 parts (optim.accumulate) on 1 ranks"),
+        ({"optim__batch_size": 64}, "optim.batch_size (--batch-size): 64 is not allowed, need at most the 24 samples"),
+        ({"optim__accumulate": 3}, "optim.batch_size: 8 in 3 parts (optim.accumulate) on 1 ranks"),
         ({"optim__accumulate": 8}, "at least 16: a part of one clip has no negatives"),
         ({"data__split_column": "nosuch"}, "'nosuch' is not in the shards"),
         ({"data__split_column": "split", "data__part": "validation"}, "no video of split is in 'validation'"),

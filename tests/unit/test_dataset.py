@@ -294,11 +294,12 @@ def test_sampler_resumes_at_any_step() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video_count": 3}, "global_batch: 4 .* the 3 samples"),
-        ({"world_size": 3}, "global_batch: 4 .* multiple of the 3 ranks"),
+        ({"video_count": 3}, r"optim\.batch_size \(--batch-size\): 4 .* the 3 samples .* data\.samples_per_video=1\)"),
+        ({"world_size": 3}, r"optim\.batch_size \(--batch-size\): 4 .* multiple of the 3 ranks"),
         ({"rank": 1}, "rank: 1"),
         ({"first_step": 5}, "first_step: 5 .* 0 to 4"),
         ({"epochs": 0}, "epochs: 0"),
+        ({"global_batch": 0}, "global_batch: 0"),
     ],
 )
 def test_sampler_names_what_is_wrong(change: dict[str, int], message: str) -> None:
