@@ -10,6 +10,8 @@ PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 DEMO := build/demo
 EVIDENCE := build/evidence
 SIZE := small
+# Small trainings leave cores idle; large ones fill a GPU.
+AT_ONCE := $(if $(filter small,$(SIZE)),2,1)
 DEMO_RETRIEVAL := --split-column split --label label --label group
 
 .PHONY: install install-dev demo bench evidence test test-cluster coverage lint types clean
@@ -51,7 +53,7 @@ demo: install
 bench: install
 	$(BIN)/python -m tests.benchmarks.run
 
-# The paper's claims on shards of labelled videos of your own: make evidence SHARDS=... [SIZE=full] [EVIDENCE=folder].
+# The paper's claims on shards of labelled videos of your own: make evidence SHARDS=... [SIZE=full] [EVIDENCE=folder] [AT_ONCE=2].
 # About 90 minutes on two cores; started again, it continues. BENCH=build/bench.json adds the speed of extraction.
 ifneq ($(filter evidence,$(MAKECMDGOALS)),)
 ifndef SHARDS
@@ -59,7 +61,7 @@ $(error SHARDS is not set; `make evidence SHARDS=folder` wants the folder that `
 endif
 endif
 evidence: install-dev
-	$(BIN)/cmd-eval evidence "$(SHARDS)" "$(EVIDENCE)" --size $(SIZE) $(if $(BENCH),--bench "$(BENCH)")
+	$(BIN)/cmd-eval evidence "$(SHARDS)" "$(EVIDENCE)" --size $(SIZE) --at-once $(AT_ONCE) $(if $(BENCH),--bench "$(BENCH)")
 	$(BIN)/cmd-eval report "$(EVIDENCE)"
 
 lint: install-dev

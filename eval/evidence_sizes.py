@@ -50,7 +50,7 @@ class EvidenceSize:
 _ON_A_GPU = ("data.workers=8", "run.precision=bf16", "run.checkpoint_epochs=50")
 
 SIZES: Mapping[str, EvidenceSize] = {
-    # About 90 minutes on two cores; eval/README.md has the budget.
+    # About 90 minutes on two cores, two pre-trainings at a time; eval/README.md has what was measured.
     "small": EvidenceSize(
         recipe="gestures",
         steps=400,
