@@ -13,9 +13,8 @@ extract_scaling   Speed by the clock of 2 workers on 2 cores over 1 worker that,
                   ``extract_scaling_running`` is without the start of either, as seen with a video of one frame for
                   each worker: what holds for long runs.
                   ``extract_scaling_ceiling`` is what the machine allows: FFmpeg's bare commands, half of them on
-                  each of 2 cores. ``extract_scaling_unconfined`` leaves both cores to the one worker: FFmpeg's program
-                  runs decoder, filters and encoders in threads of their own, so that one worker already uses more
-                  than one core.
+                  each of 2 cores. One worker that is left both cores uses more than one: FFmpeg's program runs decoder,
+                  filters and encoders in threads of their own.
 extract_rss_mb    Resident memory of a worker with all its children and the command itself: the highest sum seen, looked
                   at every 10 ms. Shared pages count in every process. Also of a video a fifth as long.
 """
@@ -90,8 +89,8 @@ def canonical_streams(videos: list[Path], config: ExtractConfig, folder: Path) -
 
 
 def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
-    copies, bare_copies = plan.size(4, 1), plan.size(2, 1)
-    source = f"{source}: {describe(videos, copies)} (FFmpeg alone: {bare_copies} times each)"
+    copies = plan.size(4, 1)
+    source = f"{source}: {describe(videos, copies)} (FFmpeg alone: once each)"
     manifest = write_manifest(plan.folder / "all.csv", videos, copies)
     commands = bare_commands(videos, ExtractConfig())
     frame = encode(videos[0], plan.folder / "frame.mp4", "-frames:v", 1, "-c:v", "libx264")
@@ -102,11 +101,11 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
     out = plan.folder / "out"
 
     def bare() -> None:
-        run_all(commands * bare_copies, one)
+        run_all(commands, one)
 
     def bare_on_both() -> None:
         with ThreadPoolExecutor(len(two)) as pool:
-            halves = [(commands * bare_copies)[number :: len(two)] for number in range(len(two))]
+            halves = [commands[number :: len(two)] for number in range(len(two))]
             done = [pool.submit(run_all, half, {core}) for half, core in zip(halves, sorted(two), strict=True)]
             for half in done:
                 half.result()
@@ -120,7 +119,6 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
             "bare on both": bare_on_both,
             "loop": lambda: call(*PYTHON, MVEXTRACTOR_LOOP, *(canonical * copies), cores=one),
             "confined": lambda: extract(1, one),
-            "free": lambda: extract(1, two),
             "both": lambda: extract(2, two),
             "start": lambda: run_extract(single, plan.folder / "single", 1, cores=one),
             "start of both": lambda: run_extract(pair, plan.folder / "pair", 2, cores=two),
@@ -134,7 +132,7 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
 
     bare_words = "processor time of FFmpeg with the same outputs to the null device, and mvextractor's loop; 1 core"
     # FFmpeg starts anew for every video, so that some of them stand for all.
-    needed = [r["bare"].cpu * copies / bare_copies + r["loop"].cpu for r in seen]
+    needed = [r["bare"].cpu * copies + r["loop"].cpu for r in seen]
     overhead = [r["confined"].cpu / bare for r, bare in zip(seen, needed, strict=True)]
     running = [(r["confined"].cpu - r["start"].cpu) / bare for r, bare in zip(seen, needed, strict=True)]
     found = [
@@ -147,12 +145,10 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
     if len(two) == 2:
         speedup = [r["confined"].wall / r["both"].wall for r in seen]
         steady = [(r["confined"].wall - r["start"].wall) / (r["both"].wall - r["start of both"].wall) for r in seen]
-        free = [r["free"].wall / r["both"].wall for r in seen]
         machine = [r["bare"].wall / r["bare on both"].wall for r in seen]
         found.append(result("extract_scaling_ceiling", machine, "x", "FFmpeg's bare commands on 2 cores over 1 core"))
         found.append(result("extract_scaling", speedup, "x", "2 workers on 2 cores over 1 worker on 1 core"))
         found.append(result("extract_scaling_running", steady, "x", "the same, each less the time of its start"))
-        found.append(result("extract_scaling_unconfined", free, "x", "2 workers on 2 cores over 1 worker on 2 cores"))
     else:
         print("extract_scaling: needs 2 cores", file=sys.stderr)
     return found

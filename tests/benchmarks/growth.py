@@ -61,7 +61,7 @@ def frame_sizes(plan: Plan, video: Path, source: str) -> Series:
     for side in TILES:
         places = "|".join(f"{x * WIDTH}_{y * HEIGHT}" for y in range(side) for x in range(side))
         graph = f"split={side * side},xstack=inputs={side * side}:layout={places}" if side > 1 else "null"
-        frames = ("-frames:v", plan.size(250, 12))
+        frames = ("-frames:v", plan.size(200, 12))
         files.append(
             encode(once, plan.folder / f"tiles-{side}.mp4", *frames, "-filter_complex", graph, *X264, repeat=2)
         )
@@ -93,14 +93,14 @@ def lengths(plan: Plan, video: Path, source: str) -> Series:
 
 def numbers(plan: Plan, video: Path, source: str) -> Series:
     short = encode(video, plan.folder / "short.mp4", "-frames:v", plan.size(75, 12), *X264)
-    counts = (4, 8, 16, 32)
+    counts = (3, 6, 12, 24)
     return Series(
         name="growth_videos",
         unit="videos",
         sizes=counts,
         manifests=tuple(write_manifest(plan.folder / f"{n}-videos.csv", [short], n) for n in counts),
         options=((),) * len(counts),
-        source=f"{source}, a part of it 4 to 32 times: {describe([short])}",
+        source=f"{source}, a part of it 3 to 24 times: {describe([short])}",
     )
 
 

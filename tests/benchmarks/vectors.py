@@ -3,7 +3,7 @@
     python -m tests.benchmarks.vectors [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
 The videos are encoded anew as 340 x 256 H.264 and MPEG-4 of GOP 12 without B-frames. Each stream is then repeated in
-one file, 16 and 30 times, so that the start of a program counts little beside a file. These files are read by
+one file, 16 and 28 times, so that the start of a program counts little beside a file. These files are read by
 
 - ``cmd-extract run --transcode never --no-frames --workers 1``, which writes shards with keyframes; its start
   (half a second) is in it;
