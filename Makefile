@@ -53,7 +53,8 @@ demo: install
 bench: install
 	$(BIN)/python -m tests.benchmarks.run
 
-# The paper's claims on shards of labelled videos of your own: make evidence SHARDS=... [SIZE=full] [EVIDENCE=folder] [AT_ONCE=2].
+# The paper's claims on shards of labelled videos of your own: make evidence SHARDS=... [SIZE=full]
+# [EVIDENCE=folder] [AT_ONCE=2].
 # About 90 minutes on two cores; started again, it continues. BENCH=build/bench.json adds the speed of extraction.
 ifneq ($(filter evidence,$(MAKECMDGOALS)),)
 ifndef SHARDS

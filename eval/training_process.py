@@ -77,7 +77,7 @@ def run_side_by_side(
 ) -> None:
     """Runs ``cmd-train`` several times, some of these at the same time, in order; each has its share of the cores.
 
-    Small networks keep a core busy, but not all cores of a machine. A signal is handed on as by ``run_cmd_train``; if
+    Small networks do not keep several cores busy (eval/README.md). A signal is handed on as by ``run_cmd_train``; if
     one training fails, the others save and stop.
 
     Args:
