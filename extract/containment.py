@@ -28,6 +28,8 @@ Extract = Callable[[Path, ExtractConfig, Path, FfmpegBinary], ExtractedVideo]
 """Signature of ``extract.video.extract_video``."""
 
 _DEATH_SECONDS = 1.0
+# New objects before Python looks for unreachable circles: frames come by the thousand a second, and make none.
+_COLLECT_AFTER = 50_000
 _INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 _Reply = ExtractedVideo | VideoError | OutputError
 
@@ -147,6 +149,7 @@ def _serve(
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     limit_memory(limits.max_memory_mb)
     gc.freeze()  # else each collection looks at, and so copies, what the worker had loaded
+    gc.set_threshold(_COLLECT_AFTER)
     while True:
         try:
             source, workdir = connection.recv()

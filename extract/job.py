@@ -38,7 +38,7 @@ class RunJob:
     limits: Limits = field(default_factory=Limits)
     manifest: Path | None = None
 
-    @property
+    @cached_property
     def described(self) -> dict[str, Any]:
         """The configuration as stored."""
         return self.config.describe(self.binary.version)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from extract import schema
-from extract.mapped_chunks import MappedChunks
 from extract.schema import ShardError, ShardHeader, VideoEntry
+
+if TYPE_CHECKING:
+    from extract.mapped_chunks import MappedChunks
 
 
 class OpenShard:
@@ -91,12 +93,17 @@ class OpenShard:
     @cached_property
     def motion_grid(self) -> MappedChunks:
         """Grids of all frames."""
-        return MappedChunks(self.h5[schema.MOTION_GRID], self._whole)
+        return self._map_chunks(schema.MOTION_GRID)
 
     @cached_property
     def motion_valid(self) -> MappedChunks:
         """Validity masks of all frames."""
-        return MappedChunks(self.h5[schema.MOTION_VALID], self._whole)
+        return self._map_chunks(schema.MOTION_VALID)
+
+    def _map_chunks(self, name: str) -> MappedChunks:
+        from extract.mapped_chunks import MappedChunks  # Blosc loads its own tests, which extraction need not wait for
+
+        return MappedChunks(self.h5[name], self._whole)
 
     @cached_property
     def _whole(self) -> memoryview:

@@ -27,8 +27,9 @@ from extract.shard_spool import Failure, Sample, Spool
 from extract.source import VideoError
 from extract.video import ExtractedVideo, cut_into_segments
 
-_COPY_BYTES = 1 << 24
-_COPY_FRAMES = 512
+# Small enough to stay in the processor's cache between reading and writing.
+_COPY_BYTES = 1 << 20
+_COPY_FRAMES = 128
 
 
 @dataclass(frozen=True, kw_only=True)

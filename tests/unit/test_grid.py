@@ -63,6 +63,33 @@ def test_matches_loop_reference_on_random_blocks() -> None:
         np.testing.assert_array_equal(motion_grid.valid[0], valid)
 
 
+def test_matches_loop_reference_where_all_blocks_are_macroblocks() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        width, height = (int(n) for n in rng.integers(20, 120, 2))
+        frames = []
+        for _ in range(3):
+            corners = [(x, y) for y in range(0, height, 16) for x in range(0, width, 16) if rng.random() < 0.7]
+            moves = [(int(a), int(b)) for a, b in rng.integers(-60, 60, (len(corners), 2))]
+            frames.append(
+                [block(x=x, y=y, side=16, motion=move, scale=2) for (x, y), move in zip(corners, moves, strict=True)]
+            )
+        motion = rasterize([vectors(*rows) for rows in frames], width, height)
+        for number, rows in enumerate(frames):
+            grid, valid = loop_reference(rows, width, height)
+            np.testing.assert_array_equal(motion.grid_quarter_px[number], grid)
+            np.testing.assert_array_equal(motion.valid[number], valid)
+
+
+@pytest.mark.parametrize(("x", "y"), [(8, 0), (0, 8), (-8, 0), (0, 24), (48, 0), (0, 32), (-16, 0)])
+def test_a_large_block_beside_the_macroblocks_is_drawn_where_it_lies(x: int, y: int) -> None:
+    rows = [block(x=x, y=y, side=16, motion=(-6, 4), scale=2)]
+    motion = rasterize([vectors(*rows)], 48, 32)
+    grid, valid = loop_reference(rows, 48, 32)
+    np.testing.assert_array_equal(motion.grid_quarter_px[0], grid)
+    np.testing.assert_array_equal(motion.valid[0], valid)
+
+
 def test_frames_do_not_mix() -> None:
     frames = [vectors(), vectors(block(x=0, y=0, side=8, motion=(4, 4), scale=4)), vectors()]
     motion = rasterize(frames, 32, 32)
