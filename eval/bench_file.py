@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 REQUIRED = "extract_fps"
+TRIAL = "--quick"
+"""What the description of the machine says where sizes were too small to measure anything."""
+
 _WANTED = ("extract_", "vectors_")
 _FIELDS = ("name", "value", "unit", "versus", "machine")
 
@@ -15,7 +18,7 @@ def read_extraction_speed(path: Path) -> list[dict[str, Any]]:
     """The entries on extraction and motion vectors: ``name``, ``value``, ``unit``, ``versus``, ``machine``.
 
     Raises:
-        ValueError: it is no file of the benchmarks, or it lacks ``extract_fps``.
+        ValueError: it is no file of the benchmarks, it lacks ``extract_fps``, or its sizes were those of a trial.
     """
     try:
         entries = json.loads(path.read_text("utf-8"))
@@ -26,6 +29,8 @@ def read_extraction_speed(path: Path) -> list[dict[str, Any]]:
             entry["value"] = float(entry["value"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: not a result of the benchmarks ({type(error).__name__}: {error})") from error
+    if any(TRIAL in str(entry["machine"]) for entry in found):
+        raise ValueError(f"{path}: made with {TRIAL}, which measures nothing; run the benchmarks without it")
     if REQUIRED not in [entry["name"] for entry in found]:
         raise ValueError(f"{path}: has no entry {REQUIRED}; give the file that all benchmarks have written")
     return found

@@ -20,7 +20,7 @@ def check_template_engine() -> None:
     try:
         import jinja2  # noqa: F401 -- only whether it is there
     except ImportError as error:
-        raise ValueError("jinja2 is missing; pip install 'context-motion-decoupling[report]'") from error
+        raise ValueError("jinja2 is missing; run `pip install '.[report]'` in this project's folder") from error
 
 
 def render_page(content: Mapping[str, Any]) -> str:

@@ -13,7 +13,7 @@ from eval.evidence import Answer, Row, ask, chance, differences
 from eval.evidence_plan import HEADLINE, EvidencePlan, Pretraining, is_finished, pairings, weights_hash
 from eval.feature_source import FeatureSource, length_notes, open_features, unique
 from eval.features import Features
-from eval.results import EVAL_FOLDER, Provenance, result_record, write_result
+from eval.results import EVAL_FOLDER, Provenance, read_result, result_record, write_result
 from eval.run_auxiliary import check_comparison, compare_auxiliary
 from eval.run_clock import RunClock
 from eval.training_process import run_cmd_train, run_side_by_side
@@ -70,7 +70,7 @@ def run_evidence(
     Args:
         plan: what is to be trained.
         around: what is said and recorded.
-        speed: entries of the benchmarks, for the third claim.
+        speed: entries of the benchmarks, for the third claim; None keeps what an earlier start was given.
         seed: decides the draws of the intervals.
 
     Raises:
@@ -88,8 +88,10 @@ def run_evidence(
     rows, notes = _rows(plan, shards, by_label, by_group, around, seed)
     record = _record(plan, shards.data_hash, rows, around.command, seed)
     told = [note for pairing in (*by_label, by_group) for note in pairing_notes(videos, pairing)]
-    record |= {"notes": unique([*told, *notes, _SEEN]), "speed": speed, "auxiliary": None}
     target = plan.out / EVAL_FOLDER / "evidence.json"
+    if speed is None and target.is_file():
+        speed = read_result(target, "evidence")["speed"]
+    record |= {"notes": unique([*told, *notes, _SEEN]), "speed": speed, "auxiliary": None}
     write_result(target, record)
     if comparison is not None:
         around.say(f"retrieval is measured, see {target}; now the supervised trainings")

@@ -168,12 +168,13 @@ def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: floa
 
     Exit code 0: all well; 3: complete, but some videos failed (OUT/failures.csv); 1: shards are missing.
     """
+    from extract.interrupts import interruptible
     from extract.merge import merge_tasks
     from extract.progress import CountReport
     from extract.recorded_run import read_recorded_run
 
     recorded = read_recorded_run(out, manifest, root, to_write=True)
-    with CountReport("merge", "shards") as report:
+    with interruptible(), CountReport("merge", "shards") as report:
         summary = merge_tasks(out, recorded, Claims(out=out, stale_seconds=stale_after), report.update)
     failed = f", {summary.failures} failed ({out / 'failures.csv'})" if summary.failures else ""
     damaged = f", {summary.damaged} damaged ({out / 'damaged.csv'})" if summary.damaged else ""

@@ -24,7 +24,7 @@ _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 @click.option("--sources/--no-sources", default=True, help="Compare the source files with their fingerprints.")
 @click.option("--manifest", type=_FILE, help="The manifest, if it was moved.  [default: where the run found it]")
 @click.option("--root", type=_SHARDS, help="Folder of the videos, if they were moved.  [default: that of the run]")
-@click.option("--workers", type=click.IntRange(1), help="Processes for --repair.  [default: all cores]")
+@click.option("--workers", type=click.IntRange(1), help="Processes for --repair.  [default: all cores it may use]")
 @click.option("--timeout", type=click.FloatRange(0, min_open=True), default=3600.0, help="Seconds one video may take.")
 @click.option("--max-memory-mb", type=click.IntRange(64), default=4096, help="Memory one video may take, in MiB.")
 @click.option("--scratch", type=click.Path(path_type=Path), help="Folder for temporary files.  [default: OUT]")
@@ -93,12 +93,12 @@ def _repair(
     scratch: Path | None,
     ffmpeg_path: str | None,
 ) -> None:
-    import joblib
-
     from extract.ffmpeg_binary import find_ffmpeg
+    from extract.interrupts import interruptible
     from extract.job import RunJob
     from extract.pipeline import run_extraction
     from extract.schema import SHARD_PATTERN
+    from extract.spread import default_workers
 
     job = RunJob(
         root=recorded.root,
@@ -110,13 +110,14 @@ def _repair(
         manifest=recorded.manifest,
     )
     click.echo(f"extracting {len(shards)} shards again", err=True)
-    run_extraction(
-        recorded.records,
-        job,
-        workers=workers or joblib.cpu_count(),
-        videos_per_shard=recorded.videos_per_shard,
-        redo=frozenset(SHARD_PATTERN.format(number) for number in shards),
-    )
+    with interruptible():
+        run_extraction(
+            recorded.records,
+            job,
+            workers=workers or default_workers(),
+            videos_per_shard=recorded.videos_per_shard,
+            redo=frozenset(SHARD_PATTERN.format(number) for number in shards),
+        )
 
 
 @click.command(short_help="Show what an output holds, in numbers.")

@@ -69,7 +69,7 @@ def _read_source(source: Path, form: str, videos: Path | None, root: Path, missi
 @click.option("--videos-per-combination", type=click.IntRange(2), default=4, help="Videos of each motion and context.")
 @click.option("--frames", type=click.IntRange(2), default=96, help="Frames a video, at 30 a second.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Decides every video.")
-@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores]")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores it may use]")
 @click.option(
     "--ffmpeg", "ffmpeg_path", metavar="FILE", help="FFmpeg binary.  [default: the system's, else imageio-ffmpeg's]"
 )
@@ -80,16 +80,15 @@ def synthesize(
 
     What moves how (the label) and what it moves in front of (the group) are independent of each other.
     """
-    import joblib
-
     from extract.ffmpeg_binary import find_ffmpeg
     from extract.progress import CountReport
+    from extract.spread import default_workers
     from extract.synthetic import SyntheticConfig, synthesize
 
     config = SyntheticConfig(videos_per_combination=videos_per_combination, frames=frames, seed=seed)
     binary = find_ffmpeg(ffmpeg_path)
     with CountReport("synthesize") as report:
         manifest = synthesize(
-            config, out, ffmpeg_binary=binary.path, workers=workers or joblib.cpu_count(), progress=report.update
+            config, out, ffmpeg_binary=binary.path, workers=workers or default_workers(), progress=report.update
         )
     click.echo(f"{manifest}: a manifest of synthetic videos")

@@ -31,7 +31,7 @@ _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 @click.argument("manifest", type=_FILE)
 @click.argument("out", type=_PATH)
 @click.option("--root", type=_FOLDER, help="Folder that relative paths start from.  [default: the manifest's]")
-@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores]")
+@click.option("--workers", type=click.IntRange(1), help="Processes.  [default: all cores it may use]")
 @click.option(
     "--size",
     default="340x256",
@@ -154,14 +154,11 @@ def _extract(
     from extract.claims import Claims
     from extract.interrupts import interruptible
     from extract.pipeline import run_extraction
-    from extract.shares import allotted_cores
+    from extract.spread import default_workers
     from extract.task_run import run_share
     from extract.video import extract_video
 
-    if workers is None:
-        import joblib
-
-        workers = allotted_cores(os.environ, joblib.cpu_count())
+    workers = workers or default_workers()
     common = limits | {"workers": workers, "extract": partial(extract_video, reader=asked.reader)}
     with interruptible():
         if share:

@@ -60,7 +60,7 @@ class DaskCluster:
             import dask
             from distributed import Client, LocalCluster
         except ImportError:
-            raise RuntimeError("dask is not installed; `pip install 'context-motion-decoupling[cluster]'`") from None
+            raise RuntimeError("dask is missing; run `pip install '.[cluster]'` in this project's folder") from None
         # Workers must be allowed children: every video is extracted in one.
         settings: dict[str, Any] = {
             "distributed.worker.daemon": False,

@@ -13,8 +13,16 @@ from typing import TypeVar
 from extract.containment import interrupts_blocked
 from extract.limits import watch_parent
 from extract.plan import ShardPlan
+from extract.shares import allotted_cores
 
 T = TypeVar("T")
+
+
+def default_workers() -> int:
+    """As many as there are cores for this process: by its affinity, its container, its Slurm job."""
+    import joblib
+
+    return allotted_cores(os.environ, joblib.cpu_count())
 
 
 def make_locally(workers: int, make: Callable[[ShardPlan], T], plans: Sequence[ShardPlan]) -> Iterator[T]:

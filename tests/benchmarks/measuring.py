@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+from eval.bench_file import TRIAL
+
 ROOT = Path(__file__).resolve().parents[2]
 PYTHON = (sys.executable, "-c")
 COMMAND_SECONDS = 600
@@ -141,7 +143,7 @@ def tell_machine(*, quick: bool) -> str:
         f"torch {version('torch')}",
         f"Python {platform.python_version()}",
     ]
-    return ", ".join(parts) + ("; --quick: no measurement" if quick else "")
+    return ", ".join(parts) + (f"; {TRIAL}: no measurement" if quick else "")
 
 
 def processor_name() -> str:

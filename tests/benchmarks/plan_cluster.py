@@ -13,6 +13,7 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.bench_file import TRIAL
 from extract.liveness import BEATS, STALE_SECONDS
 from tests.benchmarks.subject import read_entries
 
@@ -104,8 +105,14 @@ def training_rows(rates: dict[str, float]) -> list[tuple[str, str]]:
 
 
 def read_rates(bench: Path | None) -> dict[str, float]:
-    """The rates of a benchmark file that count here."""
+    """The rates of a benchmark file that count here.
+
+    Raises:
+        ValueError: it is none, or one of a trial.
+    """
     entries = [] if bench is None else read_entries(bench)
+    if any(TRIAL in str(e["machine"]) for e in entries):
+        raise ValueError(f"{bench}: made with {TRIAL}, which measures nothing; run the benchmarks without it")
     return {str(e["name"]): float(str(e["value"])) for e in entries if e["name"] in DEFAULTS}
 
 

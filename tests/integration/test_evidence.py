@@ -21,6 +21,7 @@ pytestmark = pytest.mark.slow
 TINY = {**FIELDS, "optim.batch_size": 8, "data.workers": 0}
 WORDS = ("--recipe", "demo", "--auxiliary-recipe", "finetune-demo", "--steps", 2, "--auxiliary-steps", 2)
 QUICK = (*WORDS, "--seeds", 1, "--clips", 1, "--device", "cpu")
+_SPEED = {"name": "extract_fps", "value": 640.5, "unit": "frames/s", "versus": "", "machine": "two cores"}
 PAIRS = [f"{name}={value}" for name, value in TINY.items() if name != "optim.warmup_epochs"]
 
 
@@ -70,8 +71,7 @@ def shards(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def first(shards: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Result]:
     out = tmp_path_factory.mktemp("evidence") / "out"
     bench = out.parent / "bench.json"
-    entry = {"name": "extract_fps", "value": 640.5, "unit": "frames/s", "versus": "", "machine": "two cores"}
-    bench.write_text(json.dumps([entry, entry | {"name": "loader_vs_jpeg"}]))
+    bench.write_text(json.dumps([_SPEED, _SPEED | {"name": "loader_vs_jpeg"}]))
     result = evidence(shards, out, "--bench", bench)
     assert result.exit_code == 0, result.output
     return out, result
@@ -142,8 +142,7 @@ def test_started_again_it_runs_only_what_is_missing(first: tuple[Path, Result], 
         assert f"{folder.name}: " in again.output
     assert {path: path.stat().st_mtime_ns for path in done} == done
     after = record_of(out)
-    assert after["speed"] is None
-    for name in ("rows", "comparisons", "auxiliary", "runs", "chance"):
+    for name in ("rows", "comparisons", "auxiliary", "runs", "chance", "speed"):
         assert after[name] == before[name]
 
     # More seeds would have to be trained: what does not fit is told before that.
@@ -207,6 +206,7 @@ def test_a_file_that_is_not_of_the_benchmarks_is_refused(shards: Path, tmp_path:
         ("{}", "no entry extract_fps"),
         ("[1]", "not a result of the benchmarks"),
         ("x", "not a result"),
+        (json.dumps([_SPEED | {"machine": "two cores; --quick: no measurement"}]), "--quick"),
     ):
         (tmp_path / "bench.json").write_text(text)
         result = evidence(shards, tmp_path / "out", "--bench", tmp_path / "bench.json")

@@ -253,6 +253,31 @@ def test_a_run_that_is_stopped_continues_to_the_same_bytes(
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
 
 
+def test_a_repair_that_is_stopped_leaves_nothing_behind_and_continues(
+    twelve: tuple[Path, Path], tmp_path: Path
+) -> None:
+    _, undisturbed = twelve
+    out = tmp_path / "out"
+    shutil.copytree(undisturbed, out)
+    for shard in out.glob("shard-*.h5"):
+        shard.unlink()
+    command = [sys.executable, "-c", PROGRAM, "verify", str(out), "--repair", "--workers", "1"]
+    process = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 30
+    while not list(out.glob("shard-*.h5")):
+        assert process.poll() is None, "too early"
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+    process.terminate()
+    _, said = process.communicate(timeout=20)
+    assert process.returncode == 130, said
+    assert "same command" in said
+    assert "Traceback" not in said
+    assert not list(out.glob(".*"))
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert contents(out) == contents(undisturbed)
+
+
 def test_a_killed_worker_stops_the_run_with_advice(twelve: tuple[Path, Path], tmp_path: Path) -> None:
     folder, undisturbed = twelve
     out = tmp_path / "out"

@@ -135,4 +135,4 @@ def test_extras_name_what_the_code_asks_for() -> None:
             f"nothing in {package} uses {module}"
         )
         documents = [*texts, (ROOT / package / "README.md").read_text("utf-8")]
-        assert any(f"context-motion-decoupling[{extra}]" in text for text in documents), f"nobody is told of {extra}"
+        assert any(f"pip install '.[{extra}]'" in text for text in documents), f"nobody is told of {extra}"

@@ -91,6 +91,9 @@ def test_entries_replace_those_of_their_names(tmp_path: Path) -> None:
     assert read_rates(path) == {"extract_fps_core": 300.0}
     with pytest.raises(ValueError, match="cannot be read"):
         read_entries(tmp_path / "absent.json")
+    keep_entries(path, [entry("extract_fps", 2.0) | {"machine": "two cores; --quick: no measurement"}])
+    with pytest.raises(ValueError, match="--quick"):
+        read_rates(path)
 
 
 def test_slope_of_a_power() -> None:
