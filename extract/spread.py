@@ -8,6 +8,7 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import resource_tracker
 from typing import TypeVar
 
 from extract.containment import interrupts_blocked
@@ -39,6 +40,8 @@ def make_locally(workers: int, make: Callable[[ShardPlan], T], plans: Sequence[S
         return
     import joblib  # a tenth of the start, which one worker does without
 
+    # Else it is started together with the workers, and lets through the signals that they are to be spared.
+    resource_tracker.ensure_running()
     try:
         # One shard a task, handed out as workers become free.
         pool = joblib.Parallel(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
@@ -45,6 +46,14 @@ from extract.spread import make_locally
 made = set(make_locally(int(sys.argv[1]), lambda plan: os.getpid(), list(range(int(sys.argv[2])))))
 assert made <= {os.getpid()}, made
 print(len(made), "joblib" in sys.modules)
+"""
+
+# Prints which interrupts each worker is spared. A program of its own: in the tests, others have started workers before.
+SPARED = """
+import signal
+from extract.spread import make_locally
+for spared in make_locally(2, lambda plan: sorted(signal.pthread_sigmask(signal.SIG_BLOCK, [])), [0, 1]):
+    print(*spared)
 """
 
 pytestmark = pytest.mark.skipif(len(CORES) < 2, reason="needs two cores and a system that binds processes to them")
@@ -135,3 +144,9 @@ def test_a_worker_whose_parent_ended_before_it_began_ends_too() -> None:
     # The orphan holds the pipe as long as it lives.
     main = subprocess.run([sys.executable, "-c", MAIN, ORPHAN], capture_output=True, check=False, timeout=60)
     assert main.returncode == 0, main.stderr
+
+
+def test_workers_are_spared_the_interrupts_that_end_the_run() -> None:
+    done = subprocess.run([sys.executable, "-c", SPARED], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert [set(map(int, line.split())) for line in done.stdout.splitlines()] == [{signal.SIGINT, signal.SIGTERM}] * 2
