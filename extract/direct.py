@@ -10,7 +10,7 @@ import av.error
 
 from extract.bitstream import h264_problem, mpeg4_problem
 from extract.config import ExtractConfig
-from extract.source import SourceFacts, VideoError, input_options, input_url
+from extract.source import SourceFacts, VideoError, open_input
 
 CODECS_WITH_VECTORS = ("h264", "mpeg4")
 """Others decode as well, but FFmpeg exports no vectors of HEVC, VP9, AV1, and says nothing."""
@@ -48,7 +48,7 @@ def _impossible(facts: SourceFacts, config: ExtractConfig) -> str | None:
 def _unfit(source: Path, facts: SourceFacts, config: ExtractConfig) -> str | None:
     """Why the source is not as good as a canonical stream; None if it is."""
     try:
-        with av.open(input_url(source), options=input_options(), metadata_errors="ignore") as container:
+        with open_input(source) as container:
             stream = container.streams[facts.stream_index]
             assert isinstance(stream, av.VideoStream), "the probe has chosen it"
             if _is_rotated(source, facts):
@@ -62,7 +62,7 @@ def _unfit(source: Path, facts: SourceFacts, config: ExtractConfig) -> str | Non
 
 def _is_rotated(source: Path, facts: SourceFacts) -> bool:
     # PyAV tells it of decoded frames only; one is enough.
-    with av.open(input_url(source), options=input_options(), metadata_errors="ignore") as container:
+    with open_input(source) as container:
         for frame in container.decode(container.streams[facts.stream_index]):
             return isinstance(frame, av.VideoFrame) and frame.rotation != 0
     return False

@@ -22,7 +22,7 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from extract.bitstream import mixed_picture, unit_length_bytes
-from extract.source import VideoError, input_options, input_url
+from extract.source import VideoError, open_input
 
 READERS = ("auto", "pyav", "mvextractor")
 
@@ -127,7 +127,7 @@ def _decoder_options(own: OwnStream | None) -> dict[str, str]:
 
 def _read_pyav(path: Path, own: OwnStream | None) -> Iterator[FrameVectors]:
     try:
-        with av.open(input_url(path), options=input_options(), metadata_errors="ignore") as container:
+        with open_input(path) as container:
             stream = container.streams[0 if own is None else own.stream_index]
             assert isinstance(stream, av.VideoStream), "the probe has chosen it"
             context = stream.codec_context

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import av.error
@@ -24,7 +25,8 @@ SAFE_FORMATS = (
     "rm,vc1,webm,wtv,yuv4mpegpipe"
 )
 SAFE_PROTOCOLS = "file"
-
+# Free text in containers need not be UTF-8, and is not used. PyAV 19 takes any; before, it had to be told to.
+_ANY_TEXT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 
 STAGES = ("open", "probe", "transcode", "motion", "timeout", "memory", "crash", "error")
 
@@ -80,6 +82,16 @@ def input_url(path: Path) -> str:
     return "file:" + str(path.absolute())
 
 
+def open_input(path: Path) -> av.container.InputContainer:
+    """Opens a file for PyAV, which then opens nothing else; use as a context manager.
+
+    Raises:
+        av.error.FFmpegError: it is no readable video.
+    """
+    opened: av.container.InputContainer = av.open(input_url(path), options=input_options(), **_ANY_TEXT)
+    return opened
+
+
 def fingerprint(path: Path) -> str:
     """SHA-256 (hex) of a file's bytes.
 
@@ -105,8 +117,7 @@ def probe(path: Path) -> SourceFacts:
     except OSError as error:
         raise VideoError("open", f"cannot read the file: {error.strerror}") from error
     try:
-        # Free text in containers need not be UTF-8, and is not used.
-        with av.open(input_url(path), options=input_options(), metadata_errors="ignore") as container:
+        with open_input(path) as container:
             stream = _best_stream(container)
             return SourceFacts(
                 stream_index=stream.index,
@@ -138,7 +149,7 @@ def frames_by_header(path: Path, fps: Fraction | None = None) -> int | None:
     try:
         if not path.is_file():
             return None
-        with av.open(input_url(path), options=input_options(), metadata_errors="ignore") as container:
+        with open_input(path) as container:
             stream = _best_stream(container)
             promised = _promised_frames(container, stream)
             if promised and fps is None:

@@ -25,7 +25,7 @@ from extract.config import ExtractConfig
 from extract.ffmpeg_binary import FfmpegBinary
 from extract.ffmpeg_log import LOG_LEVEL, read_log
 from extract.limits import OutputError, prepare_program
-from extract.source import SourceFacts, VideoError, input_options, input_url
+from extract.source import SourceFacts, VideoError, input_options, input_url, open_input
 
 # A clock for the canonical stream only, whose time stamps nobody reads: MPEG-4 refuses the fine time bases that
 # variable frame rates need, so its frames are simply numbered.
@@ -208,8 +208,7 @@ def read_packets(path: Path) -> Iterator[tuple[float, bytes]]:
         VideoError: the file holds no frames, because no frame of the source could be decoded.
     """
     try:
-        # FFmpeg copies free text of the source, which need not be UTF-8.
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with open_input(path) as container:
             stream = container.streams.video[0]
             time_base = stream.time_base
             for packet in container.demux(stream):

@@ -16,7 +16,7 @@ from extract.ffmpeg_binary import FfmpegBinary
 from extract.ffmpeg_log import read_log
 from extract.keyframe import KeyframeEncoder
 from extract.schema import Damage
-from extract.source import VideoError, probe
+from extract.source import VideoError, open_input, probe
 from extract.spool import SpooledStream
 from extract.video import ExtractedVideo, _check_frames, extract_video
 
@@ -41,7 +41,7 @@ def extracted(
 def plain_decode(source: Path, frames: int | None = None) -> tuple[np.ndarray, np.ndarray, list[bytes]]:
     """Grid, mask and I-frames by PyAV with one thread and nothing skipped, painted vector by vector."""
     grids, valids, pictures = [], [], []
-    with av.open(str(source), metadata_errors="ignore") as container:
+    with open_input(source) as container:
         stream = container.streams[probe(source).stream_index]
         stream.codec_context.options = {"flags2": "+export_mvs"}
         stream.thread_type = "NONE"
