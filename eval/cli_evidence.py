@@ -41,7 +41,7 @@ _PAIRS = "SECTION.FIELD=VALUE"
 @click.option(
     "--bench",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of the benchmarks, for the speed of extraction.  [default: speed is left out]",
+    help="File of the benchmarks, for the speed of extraction.  [default: that of an earlier start, else none]",
 )
 @click.option(
     "--at-once",
