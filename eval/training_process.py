@@ -18,7 +18,6 @@ from typing import Any
 import joblib
 
 import train
-from extract.shares import allotted_cores
 from train.checkpoint import CONFIG_NAME, list_checkpoints
 from train.config import TrainConfig, changed_fields
 from train.resuming import FREE
@@ -92,8 +91,7 @@ def run_side_by_side(
         RuntimeError: one failed.
     """
     # What the user has set holds.
-    cores = allotted_cores(os.environ, joblib.cpu_count())
-    environment = {"OMP_NUM_THREADS": str(max(1, cores // at_once))} | os.environ
+    environment = {"OMP_NUM_THREADS": str(max(1, joblib.cpu_count() // at_once))} | os.environ
     waiting, readers = list(trainings), dict[str, Thread]()
     running: dict[str, subprocess.Popen[bytes]] = {}
     with _sigterm_as_interrupt():

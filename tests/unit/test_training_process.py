@@ -107,13 +107,9 @@ time.sleep(100)
 """
 
 
-@pytest.mark.parametrize(("system", "slurm"), [("6", ""), ("64", "6")])  # Slurm does not bind jobs everywhere
-def test_trainings_side_by_side_share_the_cores(
-    system: str, slurm: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_trainings_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(training_process, "_PROGRAM", MEETING)
-    monkeypatch.setattr("joblib.cpu_count", lambda: int(system))
-    monkeypatch.setenv("SLURM_CPUS_ON_NODE", slurm)
+    monkeypatch.setattr("joblib.cpu_count", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     said: list[str] = []
     begun: list[str] = []
