@@ -10,6 +10,7 @@ import click
 
 from eval.command_line import EXIT_INTERRUPTED, command_words, seed_option, show_progress
 from eval.evidence_sizes import SIZES, EvidenceSize
+from train.cli_options import complete_recipe
 
 _SIZE = "[default: the size's]"
 _PAIRS = "SECTION.FIELD=VALUE"
@@ -27,8 +28,16 @@ _PAIRS = "SECTION.FIELD=VALUE"
 @click.option(
     "--auxiliary-seeds", type=click.IntRange(0), help=f"Pairs of supervised trainings on each split; 0: none.  {_SIZE}"
 )
-@click.option("--recipe", help=f"Recipe of the pre-trainings, without the size's changes.  {_SIZE}")
-@click.option("--auxiliary-recipe", help=f"Recipe of the supervised trainings, likewise.  {_SIZE}")
+@click.option(
+    "--recipe",
+    shell_complete=complete_recipe(finetune=False),
+    help=f"Recipe of the pre-trainings, without the size's changes.  {_SIZE}",
+)
+@click.option(
+    "--auxiliary-recipe",
+    shell_complete=complete_recipe(finetune=True),
+    help=f"Recipe of the supervised trainings, likewise.  {_SIZE}",
+)
 @click.option("--clips", type=click.IntRange(1), help=f"Clips a video where networks are tested.  {_SIZE}")
 @click.option("--set", "overrides", multiple=True, metavar=_PAIRS, help="Change any field of all pre-trainings.")
 @click.option(
@@ -41,7 +50,7 @@ _PAIRS = "SECTION.FIELD=VALUE"
 @click.option(
     "--bench",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of the benchmarks, for the speed of extraction.  [default: speed is left out]",
+    help="File of the benchmarks, for the speed of extraction.  [default: that of an earlier start, else none]",
 )
 @click.option(
     "--at-once",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from eval.command_line import EXIT_INTERRUPTED, command_words, show_progress
+from train.cli_options import complete_recipe
 
 if TYPE_CHECKING:
     from eval.run_recognition import RecognitionRun
@@ -89,7 +90,12 @@ def _described(run: RecognitionRun) -> str:
 @click.command(short_help="Measure what motion prediction adds.")
 @click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--recipe", default="finetune-ucf101", help="Named settings; `cmd-train recipes` lists them.")
+@click.option(
+    "--recipe",
+    default="finetune-ucf101",
+    shell_complete=complete_recipe(finetune=True),
+    help="Named settings; `cmd-train recipes` lists them.",
+)
 @click.option("--split-column", "columns", multiple=True, default=["split1"], help="Split to run on; repeatable.")
 @click.option("--test", "--part", "part", default="test", help="Part that is tested.")
 @click.option("--seeds", type=click.IntRange(1), default=3, help="Trainings of each kind and split, with seeds from 0.")

@@ -74,7 +74,8 @@ def run_evidence(
         seed: decides the draws of the intervals.
 
     Raises:
-        ValueError: videos without labels or groups, splits or settings that do not fit, or a folder of other runs.
+        ValueError: videos without labels or groups, splits or settings that do not fit, a folder of other runs, or a
+            result of an earlier start that cannot be read.
         RuntimeError: a training failed.
         KeyboardInterrupt: interrupted; what is under way has been saved.
     """
@@ -84,13 +85,13 @@ def run_evidence(
     comparison = plan.comparison
     if comparison is not None:
         check_comparison(comparison)
+    target = plan.out / EVAL_FOLDER / "evidence.json"
+    if speed is None and target.is_file():  # before hours of training: the file may not be readable
+        speed = read_result(target, "evidence")["speed"]
     _train(plan, shards.data_hash, around)
     rows, notes = _rows(plan, shards, by_label, by_group, around, seed)
     record = _record(plan, shards.data_hash, rows, around.command, seed)
     told = [note for pairing in (*by_label, by_group) for note in pairing_notes(videos, pairing)]
-    target = plan.out / EVAL_FOLDER / "evidence.json"
-    if speed is None and target.is_file():
-        speed = read_result(target, "evidence")["speed"]
     record |= {"notes": unique([*told, *notes, _SEEN]), "speed": speed, "auxiliary": None}
     write_result(target, record)
     if comparison is not None:

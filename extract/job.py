@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +37,10 @@ class RunJob:
     binary: FfmpegBinary
     limits: Limits = field(default_factory=Limits)
     manifest: Path | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Without what is kept below: a worker, perhaps on another machine, tells the versions it works with itself.
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
     def described(self) -> dict[str, Any]:

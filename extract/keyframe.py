@@ -28,6 +28,8 @@ def libjpeg_quality(quantiser: int) -> int:
 class KeyframeEncoder:
     """Makes 4:2:0 JPEGs of full range of decoded frames, with the colour matrix they have.
 
+    Their sides are even, as ``ExtractConfig`` wants them: of odd ones libjpeg-turbo would read beyond the planes.
+
     Args:
         quantiser: FFmpeg's, 2 (best) to 31.
     """

@@ -39,9 +39,12 @@ def make_locally(workers: int, make: Callable[[ShardPlan], T], plans: Sequence[S
         yield from map(make, plans)
         return
     import joblib  # a tenth of the start, which one worker does without
+    from joblib.externals.loky.backend import resource_tracker as joblib_tracker
 
-    # Else it is started together with the workers, and lets through the signals that they are to be spared.
-    resource_tracker.ensure_running()
+    # Else they are started together with the workers, and let through the signals that these are to be spared: so does
+    # Python's (3.11), and so did joblib's own before 1.6.
+    for tracker in (resource_tracker, joblib_tracker):
+        tracker.ensure_running()
     try:
         # One shard a task, handed out as workers become free.
         pool = joblib.Parallel(

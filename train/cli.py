@@ -8,7 +8,15 @@ from typing import Any
 import click
 
 from train.cli_finetune import finetune
-from train.cli_options import EXIT_INTERRUPTED, both_folders, deadline, given_fields, tell_end, training_options
+from train.cli_options import (
+    EXIT_INTERRUPTED,
+    both_folders,
+    complete_recipe,
+    deadline,
+    given_fields,
+    tell_end,
+    training_options,
+)
 
 
 class _Group(click.Group):
@@ -46,7 +54,12 @@ def main(debug: bool) -> None:
 
 @main.command(short_help="Train a backbone without labels.")
 @training_options
-@click.option("--recipe", default="ucf101", help="Named settings; `cmd-train recipes` lists them.")
+@click.option(
+    "--recipe",
+    default="ucf101",
+    shell_complete=complete_recipe(finetune=False),
+    help="Named settings; `cmd-train recipes` lists them.",
+)
 @click.option(
     "--init", type=click.Path(path_type=Path), help="Start from these weights: a published file or a checkpoint."
 )

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from train.cli_options import both_folders, deadline, given_fields, tell_end, training_options
+from train.cli_options import both_folders, complete_recipe, deadline, given_fields, tell_end, training_options
 
 SCRATCH = "scratch"
 
@@ -20,7 +20,12 @@ SCRATCH = "scratch"
     metavar="CHECKPOINT|RUN_DIR|FILE|scratch",
     help="Whose backbone to start from: of a checkpoint, of a training's last one, of a published file; or new.",
 )
-@click.option("--recipe", default="finetune-ucf101", help="Named settings; `cmd-train recipes` lists them.")
+@click.option(
+    "--recipe",
+    default="finetune-ucf101",
+    shell_complete=complete_recipe(finetune=True),
+    help="Named settings; `cmd-train recipes` lists them.",
+)
 @click.option(
     "--auxiliary",
     type=click.Choice(["none", "motion"]),

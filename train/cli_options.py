@@ -48,6 +48,17 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def complete_recipe(*, finetune: bool) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What a shell is told when it asks for the rest of a recipe's name; for the option's ``shell_complete``."""
+
+    def names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+        from train.presets import recipe_names
+
+        return [name for name in recipe_names(finetune=finetune) if name.startswith(begun)]
+
+    return names
+
+
 def given_fields(**named: Any) -> dict[str, Any]:
     """The fields that the shared options set, those that were not given left out."""
     names = {

@@ -112,3 +112,8 @@ AUXILIARY_MOTION: Mapping[str, Any] = {
     "augment.rotation_degrees": 0.0,
 }
 """What motion prediction as an auxiliary loss changes in a recipe for fine-tuning."""
+
+
+def recipe_names(*, finetune: bool) -> list[str]:
+    """Names of the recipes for fine-tuning, or of those for pre-training."""
+    return [name for name in RECIPES if name.startswith("finetune-") == finetune]

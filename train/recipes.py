@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from train.config import TrainConfig, build_config
-from train.presets import RECIPES
+from train.presets import RECIPES, recipe_names
 
 NOTES: Mapping[str, str] = {
     "ucf101": "the paper's pre-training on UCF101, with the motion encoder at the grid's resolution",
@@ -18,7 +18,6 @@ NOTES: Mapping[str, str] = {
     "finetune-gestures": "with labels: the small network for short real clips of gestures",
     "finetune-demo": "with labels: the small network for the synthesized videos",
 }
-FINETUNE_PREFIX = "finetune-"
 
 
 def check_recipe(name: str, *, finetune: bool) -> None:
@@ -27,8 +26,8 @@ def check_recipe(name: str, *, finetune: bool) -> None:
     Raises:
         ValueError: names the recipes that are allowed.
     """
-    if name in RECIPES and name.startswith(FINETUNE_PREFIX) != finetune:
-        allowed = [other for other in RECIPES if other.startswith(FINETUNE_PREFIX) == finetune]
+    allowed = recipe_names(finetune=finetune)
+    if name in RECIPES and name not in allowed:
         command = "finetune" if finetune else "pretrain"
         raise ValueError(f"recipe: {name!r} is not for cmd-train {command}; need one of {', '.join(allowed)}")
 

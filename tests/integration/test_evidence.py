@@ -201,6 +201,16 @@ def test_videos_without_labels_or_groups_are_refused(
     assert not (tmp_path / "out").exists()
 
 
+def test_a_result_that_cannot_be_read_is_told_before_any_run(shards: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "out" / "eval" / "evidence.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text('{"kind": "evid')
+    result = evidence(shards, tmp_path / "out")
+    assert result.exit_code == 1
+    assert "evidence.json: not a result of cmd-eval" in result.output
+    assert list((tmp_path / "out").iterdir()) == [earlier.parent]
+
+
 def test_a_file_that_is_not_of_the_benchmarks_is_refused(shards: Path, tmp_path: Path) -> None:
     for text, told in (
         ("{}", "no entry extract_fps"),

@@ -6,6 +6,7 @@ That each does its work is tested where its work is; of ``manifest`` and ``synth
 from __future__ import annotations
 
 import functools
+import re
 from pathlib import Path
 
 import click
@@ -72,6 +73,45 @@ def test_every_group_tells_its_version_and_its_commands(group: str) -> None:
     assert (told.exit_code, told.output.startswith(f"{group}, version ")) == (0, True)
     listed = CliRunner().invoke(GROUPS[group], ["--help"]).output
     assert all(f"\n  {name} " in listed for name in GROUPS[group].commands)
+
+
+def completions(shell: str, line: str) -> list[str]:
+    """What the script of that shell is answered when Tab is pressed at the end of the line."""
+    group, *words = line.split(" ")
+    # fish tells the begun word itself, the others its number; zsh and bash tell it among the words.
+    asked = {"COMP_WORDS": line, "COMP_CWORD": words[-1] if shell == "fish" else str(len(words))}
+    instruction = {f"_{group.upper().replace('-', '_')}_COMPLETE": f"{shell}_complete"}
+    result = CliRunner().invoke(GROUPS[group], prog_name=group, env=asked | instruction)
+    assert result.exit_code == 0, result.output
+    return re.split(r"[\n\t,]", result.output)  # each shell has its own way between kind, value and help
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+@pytest.mark.parametrize(
+    ("line", "there", "absent"),
+    [
+        ("cmd-extract ru", "run", "merge"),
+        ("cmd-extract run --wor", "--workers", "--root"),
+        ("cmd-extract run --transcode n", "never", "always"),
+        ("cmd-train pretrain --recipe ", "ucf101", "finetune-ucf101"),
+        ("cmd-train finetune --recipe finetune-u", "finetune-ucf101", "finetune-demo"),
+        ("cmd-eval evidence --auxiliary-recipe ", "finetune-demo", "demo"),
+    ],
+)
+def test_the_tab_key_offers_what_fits(shell: str, line: str, there: str, absent: str) -> None:
+    offered = completions(shell, line)
+    assert there in offered
+    assert absent not in offered
+
+
+@pytest.mark.parametrize("shell", ["zsh", "fish"])  # the one for bash would look for bash
+@pytest.mark.parametrize("group", GROUPS)
+def test_the_scripts_of_the_shells_ask_as_is_answered(group: str, shell: str) -> None:
+    variable = f"_{group.upper().replace('-', '_')}_COMPLETE"
+    result = CliRunner().invoke(GROUPS[group], prog_name=group, env={variable: f"{shell}_source"})
+    assert result.exit_code == 0, result.output
+    assert f"{variable}={shell}_complete" in result.output
+    assert "COMP_WORDS=" in result.output
 
 
 @pytest.mark.parametrize(("group", "name"), COMMANDS)

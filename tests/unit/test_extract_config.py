@@ -1,13 +1,17 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from extract.config import ExtractConfig
+from extract.ffmpeg_binary import FfmpegBinary
 from extract.interrupts import interruptible
+from extract.job import RunJob
 from extract.plan import automatic_videos_per_shard, plan_shards
 from extract.schema import VideoRecord
 
@@ -67,3 +71,19 @@ def test_an_interrupt_that_the_interpreter_drops_comes_again() -> None:
     with pytest.raises(KeyboardInterrupt), interruptible():
         work()
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_worker_elsewhere_tells_the_versions_that_it_works_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    binary = FfmpegBinary(path="ffmpeg", version="ffmpeg version 7.1")
+    config = ExtractConfig(transcode="auto")
+    job = RunJob(root=tmp_path, out=tmp_path, scratch=tmp_path, config=config, binary=binary)
+    here = job.described["keyframes"], job.software["av"]
+    sent = pickle.dumps(job)
+    monkeypatch.setattr("extract.config.version", lambda name: "0.1")
+    monkeypatch.setattr("extract.job.version", lambda name: "0.1")
+    arrived = pickle.loads(sent)
+    assert arrived == job
+    assert (arrived.described["keyframes"], arrived.software["av"]) == ("PyAV 0.1, simplejpeg 0.1", "0.1")
+    assert (job.described["keyframes"], job.software["av"]) == here

@@ -70,9 +70,15 @@ def test_matches_loop_reference_where_all_blocks_are_macroblocks() -> None:
         frames = []
         for _ in range(3):
             corners = [(x, y) for y in range(0, height, 16) for x in range(0, width, 16) if rng.random() < 0.7]
+            corners += corners[::3]  # of two vectors of one block the later counts
             moves = [(int(a), int(b)) for a, b in rng.integers(-60, 60, (len(corners), 2))]
             frames.append(
-                [block(x=x, y=y, side=16, motion=move, scale=2) for (x, y), move in zip(corners, moves, strict=True)]
+                [
+                    block(
+                        x=x, y=y, side=16, motion=move, scale=int(rng.choice([2, 4])), source=int(rng.choice([-1, 1]))
+                    )
+                    for (x, y), move in zip(corners, moves, strict=True)
+                ]
             )
         motion = rasterize([vectors(*rows) for rows in frames], width, height)
         for number, rows in enumerate(frames):
