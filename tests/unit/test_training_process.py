@@ -29,9 +29,11 @@ def test_a_folder_of_the_users_is_not_taken_for_ours(monkeypatch: pytest.MonkeyP
     run_cmd_train(["recipes"])
 
 
+# Where the tests themselves run in the background, Ctrl-C may be ignored.
 STARTER = """
-import sys
+import signal, sys
 import eval.training_process as process
+signal.signal(signal.SIGINT, signal.default_int_handler)
 process._PROGRAM = sys.argv[1]
 try:
     eval(sys.argv[2])
