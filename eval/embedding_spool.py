@@ -115,8 +115,8 @@ class EmbeddingSpool:
         found = self._stream.readline()
         if not self._header.startswith(found):  # the beginning of a header is what a very early kill leaves
             raise FeatureError(
-                f"{self.path}: holds the unfinished features of something else; "
-                "remove it if they are not wanted, or choose another file"
+                f"{self.path}: holds unfinished features of other weights, other shards or another number of clips; "
+                "remove it or give --fresh to make them anew, or give another file"
             )
         if found != self._header:
             self._stream.truncate(0)

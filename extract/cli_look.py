@@ -132,7 +132,7 @@ def inspect(out: Path) -> None:
 
 @click.command(short_help="Draw a video, its keyframes and motion.")
 @click.argument("out", type=_SHARDS)
-@click.option("--video", required=True, help="Id of the video.")
+@click.option("--video", required=True, help="Id of the video, as in the manifest.")
 @click.option(
     "--output",
     "--to",

@@ -138,7 +138,10 @@ def check_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[Sh
             f"{key}: {before.get(key)!r} is now {claim[key]!r}" for key in claim if before.get(key) != claim[key]
         ]
         old, new = before.get("config", {}), claim["config"]
-        changed = [c for c in changed if not c.startswith(("config:", "config_hash:"))]
+        # Hashes tell people nothing.
+        hidden = ("config:", "config_hash:", "manifest_hash:")
+        other_rows = ["manifest: its rows are others"] if before.get("manifest_hash") != claim["manifest_hash"] else []
+        changed = other_rows + [c for c in changed if not c.startswith(hidden)]
         changed += [
             f"{k}: {old.get(k)!r} is now {new.get(k)!r}" for k in sorted({*old, *new}) if old.get(k) != new.get(k)
         ]

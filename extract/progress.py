@@ -33,6 +33,7 @@ class ProgressReport:
         self._done_before = already_done
         self._start = time.monotonic()
         self._last_plain = self._start
+        self._last_said = 0
         self._bar: Progress | None = None
         self._task: TaskID | None = None
         if sys.stderr.isatty():
@@ -60,8 +61,9 @@ class ProgressReport:
             self._bar.update(self._task, completed=videos, note=note)
             return
         now = time.monotonic()
-        if now - self._last_plain >= _PLAIN_EVERY_SECONDS or videos == self._total:
-            self._last_plain = now
+        # The last count comes twice; nothing to do is no line at all.
+        if now - self._last_plain >= _PLAIN_EVERY_SECONDS or videos == self._total != self._last_said:
+            self._last_plain, self._last_said = now, videos
             left = f", about {elapsed / videos * (self._total - videos):.0f} s left" if videos else ""
             _say(f"extract {videos}/{self._total} videos, {note}{left}")
 

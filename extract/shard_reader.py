@@ -240,7 +240,8 @@ def read_index(folder: Path) -> dict[str, Any]:
         index: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ShardError(
-            f"{folder}: no {schema.INDEX_NAME}; give a folder that `cmd-extract run` has finished"
+            f"{folder}: no {schema.INDEX_NAME}; give a folder that `cmd-extract run` has finished "
+            "(started again, it continues one that was interrupted)"
         ) from None
     except (ValueError, OSError) as error:
         raise ShardError(f"{path}: not readable ({error}); run `cmd-extract run` again to rebuild it") from None

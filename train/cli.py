@@ -33,7 +33,8 @@ class _Group(click.Group):
             # How --help ends; they are RuntimeErrors.
             raise
         except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again to continue from the last checkpoint", err=True)
+            again = "run the same command again to continue from the last checkpoint, if there is one"
+            click.echo(f"interrupted; {again}", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except (ValueError, OSError, RuntimeError) as error:
             if ctx.params.get("debug"):

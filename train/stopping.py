@@ -41,13 +41,16 @@ class StopRequest:
         self._looked, self._interrupted = -math.inf, math.inf
 
     def on_signal(self, number: int, _: object = None) -> None:
-        """Handles a signal.
+        """Handles a signal; says at once that the first Ctrl-C was heard, since a step may take long.
 
         Raises:
             KeyboardInterrupt: the second Ctrl-C: somebody is in a hurry.
         """
         if number == signal.SIGINT:
             now = time.monotonic()
+            if self._interrupted == math.inf and self._file:
+                # Not print: a signal may come while the very stream is being written to.
+                os.write(2, b"Ctrl-C: ends this step and saves; once more ends without saving\n")
             self._interrupted = min(self._interrupted, now)
             if now - self._interrupted >= _HURRY_SECONDS:
                 raise KeyboardInterrupt

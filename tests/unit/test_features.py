@@ -143,7 +143,7 @@ def test_a_spool_of_something_else_or_in_use_is_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="shape"):
             spool.append(np.zeros((3, 4), np.float32))
     before = path.read_bytes()
-    with pytest.raises(FeatureError, match="unfinished features of something else"):
+    with pytest.raises(FeatureError, match=r"unfinished features of other weights.*--fresh"):
         EmbeddingSpool(path, {"data_hash": "e"}, 2, 4)
     assert path.read_bytes() == before
 

@@ -14,6 +14,9 @@ from extract.progress import ProgressReport
 with ProgressReport(3, already_done=2) as report:
     report.update(1, 40, 0)
     report.update(3, 120, 1)
+    report.update(3, 120, 1)
+with ProgressReport(0) as nothing:
+    nothing.update(0, 0, 0)
 sys.exit(3 if "rich" in sys.modules else 0)
 """
 ROOT = Path(__file__).resolve().parents[2]
