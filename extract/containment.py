@@ -153,9 +153,9 @@ def _serve(
     while True:
         try:
             source, workdir = connection.recv()
-        except EOFError:
+            connection.send(_attempt(extract, source, workdir, config, binary, limits))
+        except (EOFError, OSError):  # of the connection; those of the video are caught
             return
-        connection.send(_attempt(extract, source, workdir, config, binary, limits))
 
 
 def _attempt(

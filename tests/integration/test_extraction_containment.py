@@ -187,6 +187,31 @@ def test_the_failure_limit_stops_and_keeps_what_is_written(
 
 
 PROGRAM = "from extract.cli import main; main()"
+# A worker that hangs up in the middle of a video; then what its child says.
+HANGS_UP = """
+import multiprocessing, os, sys, time
+from pathlib import Path
+from extract.config import ExtractConfig
+from extract.containment import ContainedExtractor
+from extract.ffmpeg_binary import FfmpegBinary
+from extract.limits import Limits
+from extract.source import VideoError
+folder = Path(sys.argv[1])
+def slow(source, *_):
+    (folder / "begun").touch()
+    while not (folder / "hung up").exists():
+        time.sleep(0.01)
+    raise VideoError("error", "nobody hears this")
+extractor = ContainedExtractor(ExtractConfig(), FfmpegBinary(path="", version=""), Limits(), slow)
+child = extractor._start()
+child.connection.send((folder, folder))
+while not (folder / "begun").exists():
+    time.sleep(0.01)
+child.connection.close()
+(folder / "hung up").touch()
+child.process.join(20)
+sys.exit(child.process.exitcode)
+"""
 
 
 def start_run(folder: Path, out: Path, workers: int, count: int) -> subprocess.Popen[str]:
@@ -276,6 +301,11 @@ def test_a_repair_that_is_stopped_leaves_nothing_behind_and_continues(
     assert not list(out.glob(".*"))
     assert subprocess.run(command, capture_output=True).returncode == 0
     assert contents(out) == contents(undisturbed)
+
+
+def test_nothing_is_said_to_a_worker_that_is_gone(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", HANGS_UP, tmp_path], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_killed_worker_stops_the_run_with_advice(twelve: tuple[Path, Path], tmp_path: Path) -> None:

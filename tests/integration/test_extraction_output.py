@@ -21,7 +21,9 @@ def run(*arguments: object, file_bytes: int | None = None) -> tuple[int, str]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit, check=False)
+    # What coverage would write is bounded, too.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit, check=False, env=env)
     assert "Traceback" not in done.stderr, done.stderr
     return done.returncode, done.stderr
 

@@ -28,6 +28,19 @@ def test_signals_ask_and_handlers_are_given_back(tmp_path: Path) -> None:
     assert [signal.getsignal(number) for number in numbers] == before
 
 
+def test_the_first_interrupt_is_answered_at_once_by_one_rank(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with stop_requests(tmp_path, math.inf, ALONE):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert capfd.readouterr().err == ""
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)  # handed on by a launcher
+        assert capfd.readouterr().err.splitlines() == [
+            "Ctrl-C: ends this step and saves; once more ends without saving"
+        ]
+    StopRequest().on_signal(signal.SIGINT)
+    assert capfd.readouterr().err == ""
+
+
 def test_a_signal_that_somebody_has_taken_is_left_to_him(tmp_path: Path) -> None:
     heard = []
     before = signal.signal(signal.SIGUSR1, lambda *_: heard.append("his"))
