@@ -48,8 +48,8 @@ class _Group(click.Group):
 def main(debug: bool) -> None:
     """Train video backbones from shards that cmd-extract has written.
 
-    Exit codes: 0 all well; 2 wrong usage; 130 stopped before the end, the same command continues (0 under torchrun or
-    srun); 1 any other error, which one line explains.
+    Exit codes: 0 all well; 2 wrong usage; 130 stopped before the end, the same command continues (0 under torchrun,
+    and under srun with several tasks); 1 any other error, which one line explains.
     """
 
 
