@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping
 
 from train.config import TrainConfig, build_config
 from train.presets import RECIPES, recipe_names
+
+_LINE_CHARACTERS = 100
+_NO_BREAK = "\N{NO-BREAK SPACE}"
 
 NOTES: Mapping[str, str] = {
     "ucf101": "the paper's pre-training on UCF101, with the motion encoder at the grid's resolution",
@@ -48,17 +52,24 @@ def check_finetuning(config: TrainConfig) -> None:
 
 
 def list_recipes() -> str:
-    """One line a recipe: its name, what it is for, and the fields in which it differs from the paper's settings."""
-    width = max(map(len, RECIPES))
-    return "\n".join(f"{name:{width}}  {NOTES[name]}{_differences(name)}" for name in RECIPES)
+    """Each recipe's name, what it is for, and below it the fields in which it differs from the paper's settings."""
+    width = max(map(len, RECIPES)) + 2
+    margin = " " * width
+    told = []
+    for name in RECIPES:
+        told.append(f"{name:{width}}{NOTES[name]}")
+        # A field and its value stay on one line.
+        fields = ", ".join(field.replace(" ", _NO_BREAK) for field in _differences(name))
+        lines = textwrap.wrap(fields, _LINE_CHARACTERS - width, break_long_words=False, break_on_hyphens=False)
+        told += [margin + line.replace(_NO_BREAK, " ") for line in lines]
+    return "\n".join(told)
 
 
-def _differences(name: str) -> str:
+def _differences(name: str) -> list[str]:
     paper, own = TrainConfig().as_dict(), build_config(name).as_dict()
-    changed = [
+    return [
         f"{section}.{field}={value}"
         for section, values in own.items()
         for field, value in values.items()
         if value != paper[section][field]
     ]
-    return f" ({', '.join(changed)})" if changed else ""

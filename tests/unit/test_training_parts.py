@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -35,10 +36,18 @@ def test_recipes_survive_json(recipe: str) -> None:
 def test_recipes_print_themselves() -> None:
     listed = CliRunner().invoke(main, ["recipes"])
     assert listed.exit_code == 0, listed.output
-    lines = dict(line.split(maxsplit=1) for line in listed.output.splitlines())
-    assert lines.keys() == RECIPES.keys() == NOTES.keys()
-    assert "optim.batch_size=512" in lines["kinetics400"]
-    assert "=" not in lines["ucf101"]
+    assert all(len(line) <= 110 and line.isascii() for line in listed.output.splitlines())
+    # A line that begins with a name begins a recipe.
+    told = {part.split()[0]: " ".join(part.split()[1:]) for part in re.split(r"\n(?=\S)", listed.output)}
+    assert told.keys() == RECIPES.keys() == NOTES.keys()
+    assert told["kinetics400"] == f"{NOTES['kinetics400']} optim.batch_size=512"
+    assert "=" not in told["ucf101"]
+    for recipe, text in told.items():
+        named = dict(item.split("=", 1) for item in re.findall(r"\w+\.\w+=(?:\([^)]*\)|[^,\s]+)", text))
+        values = build_config(recipe).as_dict()
+        for path, value in named.items():
+            section, field = path.split(".")
+            assert str(values[section][field]) == value
     for recipe in RECIPES:
         printed = CliRunner().invoke(main, ["recipes", recipe])
         assert config_from_dict(json.loads(printed.output)) == build_config(recipe)
