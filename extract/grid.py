@@ -66,7 +66,7 @@ def _draw_macroblocks(
 ) -> MotionGrid | None:
     """Grids of 16-pixel cells, ``shape`` (T, rows, columns), if each vector has one to itself; else None.
 
-    So it is in most of MPEG-4, where it saves a third of the drawing.
+    So it is in most of MPEG-4, where it saves a quarter of the drawing.
     """
     _, rows, columns = shape
     if not ((vectors["w"] == _WIDE_PX).all() and (vectors["h"] == _WIDE_PX).all()):
