@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,17 @@ def read_extraction_speed(path: Path) -> list[dict[str, Any]]:
             entry["value"] = float(entry["value"])
     except (ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{path}: not a result of the benchmarks ({type(error).__name__}: {error})") from error
-    if any(TRIAL in str(entry["machine"]) for entry in found):
-        raise ValueError(f"{path}: made with {TRIAL}, which measures nothing; run the benchmarks without it")
+    refuse_trial(path, found)
     if REQUIRED not in [entry["name"] for entry in found]:
         raise ValueError(f"{path}: has no entry {REQUIRED}; give the file that all benchmarks have written")
     return found
+
+
+def refuse_trial(path: Path, entries: Iterable[Mapping[str, Any]]) -> None:
+    """Refuses figures of a run whose sizes were too small to measure anything.
+
+    Raises:
+        ValueError: an entry of the file is one.
+    """
+    if any(TRIAL in str(entry["machine"]) for entry in entries):
+        raise ValueError(f"{path}: made with {TRIAL}, which measures nothing; run the benchmarks without it")

@@ -41,8 +41,8 @@ def make_locally(workers: int, make: Callable[[ShardPlan], T], plans: Sequence[S
     import joblib  # a tenth of the start, which one worker does without
     from joblib.externals.loky.backend import resource_tracker as joblib_tracker
 
-    # Else they are started together with the workers, and let through the signals that these are to be spared: so does
-    # Python's (3.11), and so did joblib's own before 1.6.
+    # Else they are started together with the workers, and let through the signals that these are to be spared: Python's
+    # before 3.14, joblib's own before 1.6.
     for tracker in (resource_tracker, joblib_tracker):
         tracker.ensure_running()
     try:

@@ -25,11 +25,13 @@ class LiveLine:
         self._task = self._progress.add_task("waiting for data", total=None)
 
     def __enter__(self) -> Self:
-        self._progress.start()
+        if self.shown:
+            self._progress.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._progress.stop()
+        if self.shown:  # else rich before 15 ends it with an empty line
+            self._progress.stop()
 
     def say(self, text: str) -> None:
         """A line that stays."""
