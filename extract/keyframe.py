@@ -62,5 +62,5 @@ def _full_range(zero: int, steps: int, grey: int = 0) -> bytes:
 
 
 def _look_up(table: bytes, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    # Not numpy.take: its indices are eight bytes each, and push what the decoder needs out of the processor's caches.
+    # numpy.take, whose indices are eight bytes each, is quicker by itself, but took 5 % of a run where this takes 4.
     return np.frombuffer(plane.tobytes().translate(table), np.uint8).reshape(plane.shape)
