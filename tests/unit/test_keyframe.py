@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 
-from extract.keyframe import KeyframeEncoder, libjpeg_quality
+from extract.keyframe import FullRange, KeyframeEncoder, libjpeg_quality
 from extract.motion import OwnStream, read_vectors
 
 MakeVideo = Callable[..., Path]
@@ -110,3 +110,16 @@ def test_quality_follows_the_quantiser() -> None:
     qualities = [libjpeg_quality(q) for q in range(2, 32)]
     assert qualities == sorted(qualities, reverse=True)
     assert (qualities[0], qualities[1], qualities[-1]) == (93, 89, 23)
+
+
+@pytest.mark.parametrize(
+    ("stretch", "zero", "steps", "grey"), [(FullRange.of_luma(), 16, 219, 0), (FullRange.of_chroma(), 128, 224, 128)]
+)
+def test_every_value_is_stretched_to_full_range_and_rounded(
+    stretch: FullRange, zero: int, steps: int, grey: int
+) -> None:
+    values = np.arange(256, dtype=np.uint8).reshape(2, 128)
+    expected = np.clip(np.round((values.astype(float) - zero) * 255 / steps + grey), 0, 255)
+    np.testing.assert_array_equal(stretch(values), expected)
+    # Another shape, and a plane whose lines have something between them.
+    np.testing.assert_array_equal(stretch(values[:, 3:90]), expected[:, 3:90])
