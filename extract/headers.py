@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 
 _LAYER_START = re.compile(rb"\x00\x00\x01[\x20-\x2f]")
 _LAYER_BYTES = 192  # with both quantiser matrices
@@ -89,7 +90,15 @@ def _payload(nal: bytes) -> bytes:
 
 def parse_slice_type(nal: bytes) -> str:
     """``P``, ``B``, ``I`` or ``S``, of a NAL unit that holds a slice; raises as ``parse_slice``."""
+    # Of nearly all pictures the first slice begins at macroblock 0, which is one bit, 1; the type has 1 to 7 bits.
+    if len(nal) > 1 and nal[1] & 0x80 and nal[1] & 0x78:
+        return _type_in_one_byte(nal[1])
     return _slice_type(_Bits(_payload(nal)))
+
+
+@cache
+def _type_in_one_byte(byte: int) -> str:
+    return _slice_type(_Bits(bytes([byte])))
 
 
 def _slice_type(bits: _Bits) -> str:

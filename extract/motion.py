@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -60,7 +61,7 @@ class OwnStream:
     on_damage: Callable[[], None]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True, slots=True)  # one a frame: frozen, each would take a microsecond
 class FrameVectors:
     """The vectors of one frame.
 
@@ -137,6 +138,7 @@ def _read_pyav(path: Path, own: OwnStream | None) -> Iterator[FrameVectors]:
             context.flags |= Flags.copy_opaque
             may_mix = own is not None and context.codec.canonical_name == "h264"
             length_bytes = unit_length_bytes(context.extradata or b"")
+            time_base = stream.time_base  # of all its frames; to ask each takes longer than all else about time
             for packet in container.demux(stream):
                 if own is not None and packet.is_corrupt:
                     own.on_damage()
@@ -144,13 +146,16 @@ def _read_pyav(path: Path, own: OwnStream | None) -> Iterator[FrameVectors]:
                     mixed = mixed_picture(bytes(packet), length_bytes)
                     if mixed is not None:
                         packet.opaque = mixed
-                yield from _decode(context, packet, own)
+                yield from _decode(context, packet, own, time_base)
     except (av.error.FFmpegError, IndexError) as error:
         raise VideoError("motion", f"the stream cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
 
 def _decode(
-    context: av.VideoCodecContext, packet: av.Packet[av.VideoStream], own: OwnStream | None
+    context: av.VideoCodecContext,
+    packet: av.Packet[av.VideoStream],
+    own: OwnStream | None,
+    time_base: Fraction | None,
 ) -> Iterator[FrameVectors]:
     try:
         frames = context.decode(packet)
@@ -177,14 +182,13 @@ def _decode(
             frame_type=kind,
             # A copy, since the original keeps the whole picture in memory.
             vectors=_NO_VECTORS if side is None else np.frombuffer(bytes(side), VECTOR_DTYPE),
-            pts_seconds=_seconds(frame, frame.pts),
-            dts_seconds=_seconds(frame, frame.dts),
+            pts_seconds=_seconds(frame.pts, time_base),
+            dts_seconds=_seconds(frame.dts, time_base),
             keyframe_jpeg=own.encode_keyframe(frame) if own is not None and kind == "I" else None,
         )
 
 
-def _seconds(frame: av.VideoFrame, stamp: int | None) -> float:
-    base = frame.time_base
+def _seconds(stamp: int | None, base: Fraction | None) -> float:
     # As exact as the product of fractions, and far quicker.
     return float("nan") if stamp is None or base is None else stamp * base.numerator / base.denominator
 

@@ -10,7 +10,7 @@ import av
 import pytest
 
 from extract.bitstream import _follows, h264_problem, mpeg4_problem
-from extract.headers import SequenceFacts, SliceFacts
+from extract.headers import SequenceFacts, SliceFacts, parse_slice_type
 
 MakeVideo = Callable[..., Path]
 PLAIN = ("-c:v", "libx264", "-bf", "0", "-refs", "1", "-g", "12")
@@ -49,6 +49,19 @@ def test_h264_frames_must_be_shown_as_they_are_coded() -> None:
     assert not _follows(replace(now, order=60), before, sequence)
     assert not _follows(replace(now, order=60, kind="I"), before, sequence)
     assert _follows(replace(now, order=0, number=0, instant_refresh=True), replace(before, reference=False), sequence)
+
+
+def golomb(number: int) -> str:
+    bits = f"{number + 1:b}"
+    return "0" * (len(bits) - 1) + bits
+
+
+@pytest.mark.parametrize("first_macroblock", [0, 1, 351, 8159])
+@pytest.mark.parametrize("after", ["0", "1"])
+def test_the_type_of_a_slice_is_read_wherever_it_begins(first_macroblock: int, after: str) -> None:
+    for number, kind in enumerate("PBISSPBISS"):
+        bits = (golomb(first_macroblock) + golomb(number)).ljust(48, after)
+        assert parse_slice_type(b"\x41" + int(bits, 2).to_bytes(6, "big")) == kind, number
 
 
 @pytest.mark.parametrize(
