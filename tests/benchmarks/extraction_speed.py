@@ -52,8 +52,6 @@ for path in sys.argv[1:]:
 """
 EXTRACT = (*PYTHON, f"import sys; sys.path.insert(0, {str(ROOT)!r}); from extract.cli import main; main()", "run")
 LOOK_SECONDS = 0.01
-# Large sets have up to 256; of so few videos each would have a shard of its own.
-VIDEOS_PER_SHARD = 3
 
 
 def run_extract(manifest: Path, out: Path, workers: int, *options: object, cores: set[int] | None = None) -> None:
@@ -89,7 +87,8 @@ def canonical_streams(videos: list[Path], config: ExtractConfig, folder: Path) -
 
 
 def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
-    copies = plan.size(4, 1)
+    # Half a minute for two workers: their start and the wait for the last shard, a second each, must count little.
+    copies = plan.size(12, 1)
     source = f"{source}: {describe(videos, copies)} (FFmpeg alone: once each)"
     manifest = write_manifest(plan.folder / "all.csv", videos, copies)
     commands = bare_commands(videos, ExtractConfig())
@@ -111,7 +110,7 @@ def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
                 half.result()
 
     def extract(workers: int, allowed: set[int]) -> None:
-        run_extract(manifest, out, workers, "--videos-per-shard", VIDEOS_PER_SHARD, cores=allowed)
+        run_extract(manifest, out, workers, cores=allowed)
 
     seen = take_turns(
         {
