@@ -107,7 +107,8 @@ def tell_end(result: TrainingResult, run_dir: Path) -> None:
     if seat.rank == 0 and result.finished:
         click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")
     elif seat.rank == 0:
-        click.echo(f"stopped after step {result.steps}; run the same command again to continue", err=True)
+        again = "run the same command again to continue"
+        click.echo(f"stopped after step {result.steps} ({result.reason}); {again}", err=True)
     if not result.finished:
         # A launcher would take it for a failure, and torchrun would start all again.
         raise SystemExit(0 if seat.launched else EXIT_INTERRUPTED)
