@@ -194,6 +194,7 @@ def decoupling(
         measure_decoupling,
     )
     from eval.feature_source import name_words, run_folder
+    from eval.features import MOTION_GRIDS
     from eval.motion_descriptor import describe_videos
     from eval.results import EVAL_FOLDER, result_name, write_result
     from eval.video_table import VideoTable
@@ -213,7 +214,7 @@ def decoupling(
     if with_untrained:
         networks["untrained"] = open_named(source=first, untrained=True, **common)
     if with_grids:
-        networks["motion grids"] = describe_videos(ShardSet(shards), command_words(), show_progress("describe"))
+        networks[MOTION_GRIDS] = describe_videos(ShardSet(shards), command_words(), show_progress("describe"))
     record = measure_decoupling(networks, question, command_words())
     for note in record["notes"]:
         click.echo(note, err=True)

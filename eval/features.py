@@ -31,6 +31,8 @@ FORMAT_VERSION = 1
 BACKBONE_FEATURES = "backbone, pooled"
 MOTION_DESCRIPTOR = "motion descriptor"
 COLOR_HISTOGRAM = "colour histogram"
+MOTION_GRIDS = "motion grids"
+"""What people are told where files say ``MOTION_DESCRIPTOR``: files keep the word that older ones have."""
 
 _CLIPS = "feature/clips"  # (V, N, F) float32
 _MEAN = "feature/mean"  # (V, F) float32, the mean over clips
@@ -38,6 +40,11 @@ _SPLITS = "video/split"  # HDF5 group: one (V,) string dataset a split column
 _FRAME_COUNT = "video/frame_count"  # (V,) int64
 _TEXTS = {"ids": "video/id", "labels": "video/label", "groups": "video/group", "fingerprints": "video/fingerprint"}
 _ROWS_AT_ONCE = 8192
+
+
+def spoken_name(features: str) -> str:
+    """What features are called before people, by their name in files."""
+    return MOTION_GRIDS if features == MOTION_DESCRIPTOR else features
 
 
 class FeatureError(ValueError):

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from eval.embed import embed_videos, load_backbone
-from eval.features import BACKBONE_FEATURES, FeatureError, Features
+from eval.features import BACKBONE_FEATURES, FeatureError, Features, spoken_name
 from extract.schema import FAILURES_NAME, ShardHeader
 from extract.shard_reader import ShardSet
 from train.backbones import Backbone
@@ -106,7 +106,7 @@ def load_embedder(features: Features, checkpoint: Path | None) -> Embedder:
     provenance = features.provenance
     if provenance.features != BACKBONE_FEATURES or provenance.checkpoint is None:
         raise FeatureError(
-            f"{features.path}: holds the {provenance.features}, not features of a checkpoint; "
+            f"{features.path}: holds features of the {spoken_name(provenance.features)}, not of a checkpoint; "
             "make some with `cmd-eval embed CHECKPOINT SHARDS OUT.h5`"
         )
     place = checkpoint or Path(provenance.checkpoint)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from eval.features import spoken_name
 from eval.results import DEFAULT_CLIPS
 from eval.videos import LEAVE_ONE_OUT
 
@@ -80,7 +81,7 @@ def words(*texts: str) -> list[Cell]:
 def features_name(provenance: Mapping[str, Any]) -> str:
     """Whose features a result compares, in a few words."""
     if provenance["checkpoint"] is None:
-        return str(provenance["features"])
+        return spoken_name(str(provenance["features"]))
     clips = provenance.get("clips")
     ending = "" if clips in (None, DEFAULT_CLIPS) else f", {clips} clip{'s' if clips > 1 else ''} a video"
     if provenance["untrained"]:

@@ -43,7 +43,7 @@ class Summary:
         commands: the commands that made the results.
         settings: all settings as ``section.field`` and value.
         figures: the main figures.
-        pretext: sentences on the training's own tasks.
+        pretext: sentences on the training's own tasks, or that no step of it was made.
     """
 
     name: str
@@ -69,7 +69,7 @@ def summarise(inputs: RunInputs, shards: ShardSet | None) -> Summary:
             for field, value in sorted(values.items())
         ],
         figures=main_figures(inputs.results),
-        pretext=pretext_sentences(inputs.metrics),
+        pretext=pretext_sentences(inputs.metrics) + _no_step_sentences(inputs),
     )
 
 
@@ -91,14 +91,25 @@ def _run_facts(inputs: RunInputs) -> list[tuple[str, str]]:
     model = f"{settings['model']['backbone']}, {settings['model']['clip_frames']} frames of "
     model += f"{settings['model']['crop_size']} x {settings['model']['crop_size']} pixels"
     facts.append(("network", model))
-    steps = [line["step"] for line in inputs.metrics[-1:]]
-    done = f"{steps[0]:,.0f} steps, " if steps else ""
-    facts.append(("training", f"{done}{optim['epochs']} epochs planned, batch of {optim['batch_size']}"))
-    facts.append(("trained on", f"{data['part']} of {data['split_column']}" if data["split_column"] else "all videos"))
-    facts.append(("seed", str(settings["run"]["seed"])))
+    # The settings of imported weights name a training that nobody has run.
+    if not config.get("imported"):
+        steps = [line["step"] for line in inputs.metrics[-1:]]
+        done = f"{steps[0]:,.0f} steps, " if steps else ""
+        where = f"{data['part']} of {data['split_column']}" if data["split_column"] else "all videos"
+        facts.append(("training", f"{done}{optim['epochs']} epochs planned, batch of {optim['batch_size']}"))
+        facts += [("trained on", where), ("seed", str(settings["run"]["seed"]))]
     for digest in _checkpoint_hashes(inputs):
         facts.append(("checkpoint", digest))
     return facts
+
+
+def _no_step_sentences(inputs: RunInputs) -> list[str]:
+    """That nothing was trained here, for a page on imported weights would else look as if something were missing."""
+    imported = inputs.config.get("imported")
+    if not imported:
+        return []
+    sentence = f"No step of training was made here: these are weights imported from {_start_of(imported)}."
+    return [sentence if inputs.all_results else f"{sentence} No result of them is here yet."]
 
 
 def _start_of(init: Mapping[str, Any]) -> str:
@@ -130,12 +141,12 @@ def _checkpoint_hashes(inputs: RunInputs) -> list[str]:
 
 
 def _data_facts(inputs: RunInputs, shards: ShardSet | None) -> list[tuple[str, str]]:
-    trained_on = str(inputs.config.get("data_hash"))
-    facts = [("training data", f"data hash {trained_on[:_SHORT_HASH]}")]
+    trained_on = inputs.config.get("data_hash")
+    facts = [("training data", f"data hash {trained_on[:_SHORT_HASH]}" if trained_on else "not known")]
     others = {record["provenance"]["data_hash"]: None for record in inputs.all_results}
     for digest in others:
         same = ", the training's" if digest == trained_on else ", not the training's"
-        facts.append(("evaluated on", f"data hash {digest[:_SHORT_HASH]}{same}"))
+        facts.append(("evaluated on", f"data hash {digest[:_SHORT_HASH]}{same if trained_on else ''}"))
     if shards is not None:
         labels = {entry.label for entry in shards.videos} - {""}
         groups = {entry.group for entry in shards.videos} - {""}

@@ -12,7 +12,7 @@ from eval.decoupling import HEADS
 from eval.evidence import Answer, Row, ask, chance, differences
 from eval.evidence_plan import HEADLINE, EvidencePlan, Pretraining, is_finished, pairings, weights_hash
 from eval.feature_source import FeatureSource, length_notes, open_features, unique
-from eval.features import Features
+from eval.features import COLOR_HISTOGRAM, MOTION_GRIDS, Features
 from eval.results import EVAL_FOLDER, Provenance, read_result, result_record, write_result
 from eval.run_auxiliary import check_comparison, compare_auxiliary
 from eval.run_clock import RunClock
@@ -22,7 +22,7 @@ from eval.videos import Pairing, pairing_notes
 from extract.shard_reader import ShardSet
 
 UNTRAINED = "untrained"
-BASELINES = {"motion grids": motion_descriptor.describe_videos, "colour histogram": color_descriptor.describe_videos}
+BASELINES = {MOTION_GRIDS: motion_descriptor.describe_videos, COLOR_HISTOGRAM: color_descriptor.describe_videos}
 
 _SEEN = "by group all videos ask, also those that a network was pre-trained on (without labels)"
 

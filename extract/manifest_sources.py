@@ -284,11 +284,15 @@ def detect_format(source: Path) -> str:
     for pattern, name in (("trainlist*.txt", "ucf101"), ("*_test_split*.txt", "hmdb51")):
         if any(source.glob(pattern)):
             return name
-    tables = sorted(source.glob("*.csv"))
+    extracted = any(source.glob("shard-*.h5"))
+    # Beside shards lie tables of failures and damage, which are no lists of videos.
+    tables = [] if extracted else sorted(source.glob("*.csv"))
     if tables and all("youtube_id" in read_table(table).columns for table in tables):
         return "kinetics"
     if any(is_video_name(file) for file in list_files(source)[0]):
         return "folder"
+    if extracted:
+        raise ManifestError(f"{source}: holds shards, the output of an extraction; name the folder or list of videos")
     raise ManifestError(
         f"{source}: holds no trainlist*.txt (ucf101), no *_test_split*.txt (hmdb51), no CSV files with a column "
         "'youtube_id' (kinetics) and no videos (folder); name the file or folder that does, or the format"

@@ -122,7 +122,7 @@ main.add_command(finetune)
 
 
 @main.command(short_help="List the recipes, or show one.")
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=complete_recipe())
 def recipes(name: str | None) -> None:
     """List the recipes, or print every field of the one that is named."""
     import json

@@ -48,13 +48,18 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def complete_recipe(*, finetune: bool) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """What a shell is told when it asks for the rest of a recipe's name; for the option's ``shell_complete``."""
+def complete_recipe(*, finetune: bool | None = None) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What a shell is told when it asks for the rest of a recipe's name; for the parameter's ``shell_complete``.
+
+    Args:
+        finetune: offer those for fine-tuning, or those for pre-training; None: all.
+    """
 
     def names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
-        from train.presets import recipe_names
+        from train.presets import RECIPES, recipe_names
 
-        return [name for name in recipe_names(finetune=finetune) if name.startswith(begun)]
+        offered = list(RECIPES) if finetune is None else recipe_names(finetune=finetune)
+        return [name for name in offered if name.startswith(begun)]
 
     return names
 
@@ -102,7 +107,8 @@ def tell_end(result: TrainingResult, run_dir: Path) -> None:
     if seat.rank == 0 and result.finished:
         click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")
     elif seat.rank == 0:
-        click.echo(f"stopped after step {result.steps}; run the same command again to continue", err=True)
+        again = "run the same command again to continue"
+        click.echo(f"stopped after step {result.steps} ({result.reason}); {again}", err=True)
     if not result.finished:
         # A launcher would take it for a failure, and torchrun would start all again.
         raise SystemExit(0 if seat.launched else EXIT_INTERRUPTED)

@@ -47,6 +47,7 @@ class TrainingResult:
     Attributes:
         steps: steps done, earlier runs included.
         finished: False if it was asked to stop before its end.
+        reason: who or what asked, as in the file ``stopped``; empty if it has finished.
         report: what the sampling rules did to the samples of this run.
         metrics: means over the last steps of this run; empty if it had none to do.
     """
@@ -55,6 +56,7 @@ class TrainingResult:
     finished: bool
     report: SamplingReport
     metrics: dict[str, float]
+    reason: str = ""
 
 
 def train(
@@ -144,13 +146,15 @@ class _Training:
         with stop_requests(self.run_dir, deadline, self.placement) as stop:
             self._run(loader, stop)
             finished = self.step == self.sampler.total_steps
+            reason = "" if finished else stop.reason() or "another rank was asked to"
             if self.placement.is_main:
-                mark_end(self.run_dir, finished=finished, step=self.step, reason=stop.reason())
+                mark_end(self.run_dir, finished=finished, step=self.step, reason=reason)
         return TrainingResult(
             steps=self.step,
             finished=finished,
             report=self.log.report,
             metrics=self.log.recent_metrics() if self.step > first_step else {},
+            reason=reason,
         )
 
     def _run(self, loader: Iterable[PackedBatch], stop: StopRequest) -> None:

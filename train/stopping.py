@@ -104,7 +104,7 @@ def mark_end(run_dir: Path, *, finished: bool, step: int, reason: str) -> None:
         step: steps done.
         reason: why it has stopped.
     """
-    content = {"step": step} if finished else {"step": step, "reason": reason or "another rank was asked to"}
+    content = {"step": step} if finished else {"step": step, "reason": reason}
     path = run_dir / (FINISHED_NAME if finished else STOPPED_NAME)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content) + "\n", "utf-8")

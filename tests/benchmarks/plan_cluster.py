@@ -113,8 +113,14 @@ def read_rates(bench: Path | None) -> dict[str, float]:
     if bench is None:
         return {}
     entries = read_entries(bench)
-    refuse_trial(bench, entries)
-    return {str(e["name"]): float(str(e["value"])) for e in entries if e["name"] in DEFAULTS}
+    try:
+        # Whether an entry is of a trial is told by what it says of its machine.
+        refuse_trial(bench, entries)
+        return {str(e["name"]): float(str(e["value"])) for e in entries if e["name"] in DEFAULTS}
+    except KeyError as error:
+        raise ValueError(
+            f"{bench}: an entry without {error}; make it anew with python -m tests.benchmarks.run"
+        ) from error
 
 
 def main() -> None:

@@ -185,6 +185,9 @@ def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
     assert json.loads((tmp_path / "again.json").read_text())["splits"] == record["splits"]
     probed = call("probe", features, *SPLIT)
     assert probed.exit_code == 0, probed.output
+    searched = call("search", next(iter(few_shards.glob("*.h5"))), "--embeddings", features)
+    assert searched.exit_code == 1, searched.output
+    assert "holds features of the motion grids, not of a checkpoint" in searched.output
     assert (
         json.loads((tmp_path / "probe-linear-split-label-motion-descriptor.json").read_text())["splits"][0]["top1"][
             "value"

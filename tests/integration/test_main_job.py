@@ -214,12 +214,13 @@ def test_time_and_a_file_stop_a_training_that_then_continues(trained: Path, few_
     arguments = ("pretrain", few_shards, run_dir, *SMALL, "--epochs", 2)
     result = call(train_main, *arguments, "--max-hours", 1e-9)
     assert result.exit_code == 130, result.output
-    assert "stopped after step 1;" in result.output
+    assert "stopped after step 1 (the time is up);" in result.output
     assert json.loads((run_dir / "stopped").read_text()) == {"step": 1, "reason": "the time is up"}
     assert load_checkpoint(run_dir).config == load_checkpoint(trained).config, "no part of the configuration"
     (run_dir / "stop").touch()
     result = call(train_main, *arguments, "--max-hours", 1000)
     assert result.exit_code == 130, result.output
+    assert f"stopped after step 2 ({run_dir / 'stop'} was there);" in result.output
     assert json.loads((run_dir / "stopped").read_text())["step"] == 2
     assert not (run_dir / "stop").exists()
     result = call(train_main, *arguments)

@@ -109,7 +109,7 @@ def test_torchrun_starts_again_after_a_kill_but_not_after_a_stop(whole: Path, fe
     said = finish(process)
     assert process.returncode == 0, said
     assert json.loads((tmp_path / "run" / "stopped").read_text())["step"] == 1
-    assert said.count("stopped after step 1;") == 1, "one start, one rank speaks"
+    assert said.count("stopped after step 1 (the time is up);") == 1, "one start, one rank speaks"
     process = launch(2, arguments, restarts=1, RECORD=str(tmp_path), KILL_AT="1:7")
     said = finish(process)
     assert process.returncode == 0, said

@@ -96,6 +96,15 @@ def test_entries_replace_those_of_their_names(tmp_path: Path) -> None:
         read_rates(path)
 
 
+@pytest.mark.parametrize("field", ["name", "value", "machine"])
+def test_a_plan_names_the_file_whose_entries_lack_a_field(field: str, tmp_path: Path) -> None:
+    path = tmp_path / "bench.json"
+    whole = entry("extract_fps_core", 1.0)
+    path.write_text(json.dumps([whole, {key: value for key, value in whole.items() if key != field}]))
+    with pytest.raises(ValueError, match=f"bench.json: an entry without '{field}'; make it anew with python"):
+        read_rates(path)
+
+
 def test_slope_of_a_power() -> None:
     assert slope((1, 2, 4, 8), [5 * size**1.07 for size in (1, 2, 4, 8)]) == pytest.approx(1.07)
     with pytest.raises(RuntimeError, match="noisy"):

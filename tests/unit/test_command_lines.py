@@ -95,6 +95,8 @@ def completions(shell: str, line: str) -> list[str]:
         ("cmd-extract run --transcode n", "never", "always"),
         ("cmd-train pretrain --recipe ", "ucf101", "finetune-ucf101"),
         ("cmd-train finetune --recipe finetune-u", "finetune-ucf101", "finetune-demo"),
+        ("cmd-train recipes ", "finetune-ucf101", "pretrain"),
+        ("cmd-train recipes u", "ucf101", "finetune-ucf101"),
         ("cmd-eval evidence --auxiliary-recipe ", "finetune-demo", "demo"),
     ],
 )

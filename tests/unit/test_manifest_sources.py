@@ -254,3 +254,15 @@ def test_detect_format(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match="no trainlist"):
         detect_format(tmp_path / "empty")
+
+
+def test_the_output_of_an_extraction_is_told_from_a_data_set(tmp_path: Path) -> None:
+    out = tmp_path / "shards"
+    touch(out, "shard-00000.h5", "index.json", "run.json")
+    write(out / "failures.csv", "row,id,stage,reason\n")
+    for damaged in ("", "3,v3,decode errors\n"):
+        write(out / "damaged.csv", f"row,id,damage\n{damaged}")
+        with pytest.raises(ManifestError, match="holds shards, the output of an extraction; name the folder or list"):
+            detect_format(out)
+    touch(out, "run/a.mp4")
+    assert detect_format(out) == "folder", "videos that share a folder with their shards"

@@ -158,6 +158,29 @@ def test_summary_of_a_finetuning_says_what_it_began_with(tmp_path: Path) -> None
     write_report(run, tmp_path / "report.html")
 
 
+def test_the_page_on_imported_weights_says_that_no_step_was_made(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", lines=0)
+    imported = {"source": "published/r3d.pth", "sha256": "a" * 64, "part": "backbone"}
+    checkpoint = run / "checkpoints" / "step-00000000"
+    checkpoint.mkdir(parents=True)
+    (run / "config.json").unlink()
+    (checkpoint / "config.json").write_text(
+        json.dumps({"settings": SETTINGS, "data_hash": None, "imported": imported}), "utf-8"
+    )
+    summary = summarise(read_run(run), None)
+    told = f"No step of training was made here: these are weights imported from published/r3d.pth (sha256 {'a' * 12})"
+    assert summary.pretext == [f"{told}, backbone. No result of them is here yet."]
+    facts = dict(summary.facts)
+    assert facts["training data"] == "not known"
+    assert facts.keys().isdisjoint({"training", "trained on", "seed"}), "of a training that nobody has run"
+    write_report(run, tmp_path / "report.html")
+    assert told in (tmp_path / "report.html").read_text("utf-8")
+    put(run, results.retrieval(), "r.json")
+    later = summarise(read_run(run), None)
+    assert later.pretext == [f"{told}, backbone."]
+    assert dict(later.facts)["evaluated on"] == f"data hash {'d' * 12}"
+
+
 def test_main_figures_are_of_the_first_split_and_the_newest_result() -> None:
     old, new = results.retrieval(value=0.2), results.retrieval(value=0.7)
     second = {**new["splits"][0], "split_column": "split2"}

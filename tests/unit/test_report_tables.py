@@ -42,7 +42,7 @@ def test_retrieval_sets_features_beside_each_other_and_beside_chance() -> None:
     assert texts(first.table) == [
         ["trained network, step 9", "50.0", "70.0"],
         ["the same network, untrained", "40.0", "60.0"],
-        ["motion descriptor", "60.0", "80.0"],
+        ["motion grids", "60.0", "80.0"],
         ["chance", "33.0", "80.0"],
     ]
     assert first.table.quiet_rows == 1
