@@ -107,7 +107,7 @@ def _double(motion: MotionGrid, rows: int, columns: int) -> MotionGrid:
 
 
 def _double_columns(cells: NDArray[Any]) -> NDArray[Any]:
-    # Two equal numbers side by side are one of twice the bits; with numpy.repeat, doubling takes twice as long.
+    # Two equal numbers side by side are one of twice the bits; numpy.repeat takes three times as long, or more.
     bits = 8 * cells.itemsize
     pairs: NDArray[Any] = cells.view(f"u{cells.itemsize}").astype(f"u{2 * cells.itemsize}")
     pairs *= (1 << bits) + 1

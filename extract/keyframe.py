@@ -1,7 +1,7 @@
 """JPEGs of I-frames that are decoded where their vectors are read.
 
-All of it is integer arithmetic that does not depend on the processor: that of the range of values, and
-libjpeg-turbo's slow integer transform. Only sources that are not 8-bit 4:2:0 pass through FFmpeg's scaler.
+All of it is integer arithmetic that does not depend on the processor: values are brought to full range here, and
+transformed by libjpeg-turbo's slow integer method. Only sources that are not 8-bit 4:2:0 pass through FFmpeg's scaler.
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ class FullRange:
     """Makes values of full range (0 to 255) of a plane of limited range: ``(value * factor - offset) // divisor``.
 
     Whole arrays in 16 bits: 48 microseconds for a picture of 340x256, where looking up each value in a table took 82.
-    Fresh memory would cost much of that again, so it is kept; each result is overwritten by the next.
+    The arrays are kept for the next picture (else 7 % more), so each result is overwritten by the next.
 
     Args:
-        lowest, highest: values beyond are taken for these; products of those between fit into 16 bits.
-        factor, offset, divisor: see above.
+        lowest, highest: values beyond are taken for these.
+        factor, offset, divisor: see above. From ``lowest`` to ``highest``, products must be below 65,536, and not
+            below ``offset``.
     """
 
     def __init__(self, *, lowest: int, highest: int, factor: int, offset: int, divisor: int) -> None:
@@ -78,7 +79,7 @@ class FullRange:
 
     @classmethod
     def of_chroma(cls) -> FullRange:
-        """128 stays, steps become 255/224, rounded, halves (16 and 240) towards grey and the black end."""
+        """128 stays, steps become 255/224, rounded, halves down."""
         return cls(lowest=16, highest=240, factor=255, offset=128 * (255 - 224) - (224 // 2 - 1), divisor=224)
 
     def __call__(self, plane: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -87,7 +88,8 @@ class FullRange:
             self._bytes, self._products = np.empty(plane.shape, np.uint8), np.empty(plane.shape, np.uint16)
         values, products = self._bytes, self._products
         np.clip(plane, *self._limits, out=values)  # numpy's minimum and maximum take eight times as long
-        np.multiply(values, self._factor, out=products)
+        # The type must be named: numpy before 2 would multiply in 8 bits, since the factor fits.
+        np.multiply(values, self._factor, out=products, dtype=np.uint16)
         np.subtract(products, self._offset, out=products)
         np.floor_divide(products, self._divisor, out=products)
         np.copyto(values, products, casting="unsafe")

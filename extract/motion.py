@@ -61,7 +61,7 @@ class OwnStream:
     on_damage: Callable[[], None]
 
 
-@dataclass(kw_only=True, slots=True)  # one a frame: frozen, each would take a microsecond
+@dataclass(kw_only=True, slots=True)  # not frozen: there is one a frame, and it would take twice as long to make
 class FrameVectors:
     """The vectors of one frame.
 

@@ -59,9 +59,9 @@ def golomb(number: int) -> str:
 @pytest.mark.parametrize("first_macroblock", [0, 1, 351, 8159])
 @pytest.mark.parametrize("after", ["0", "1"])
 def test_the_type_of_a_slice_is_read_wherever_it_begins(first_macroblock: int, after: str) -> None:
-    for number, kind in enumerate("PBISSPBISS"):
+    for number in (*range(10), 15, 16, 31):  # those above 9 in damaged streams only
         bits = (golomb(first_macroblock) + golomb(number)).ljust(48, after)
-        assert parse_slice_type(b"\x41" + int(bits, 2).to_bytes(6, "big")) == kind, number
+        assert parse_slice_type(b"\x41" + int(bits, 2).to_bytes(6, "big")) == "PBISS"[number % 5], number
 
 
 @pytest.mark.parametrize(
