@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Without a GPU, torch's CPU build is asked for by its version; with one, pip picks the newest build.
-CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c .ci/constraints-cpu.txt)
+CONSTRAINTS := $(if $(shell command -v nvidia-smi 2>/dev/null),,-c .ci/constraints-cpu.txt) $(OLDEST)
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check $(CONSTRAINTS)
 DEMO := build/demo
 EVIDENCE := build/evidence
@@ -14,7 +14,7 @@ SIZE := small
 AT_ONCE := $(if $(filter small,$(SIZE)),2,1)
 DEMO_RETRIEVAL := --split-column split --label label --label group
 
-.PHONY: install install-dev demo bench evidence test test-cluster coverage lint types clean
+.PHONY: install install-dev demo bench evidence test test-oldest test-cluster coverage lint types clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -74,6 +74,11 @@ types: install-dev
 
 test: lint types
 	$(BIN)/pytest --numprocesses 2
+
+# With the oldest libraries that pyproject.toml allows, in a virtual environment of their own.
+test-oldest:
+	$(MAKE) VENV=.venv-oldest OLDEST='-c .ci/constraints-oldest.txt' install-dev
+	.venv-oldest/bin/pytest --numprocesses 2
 
 # Which lines of the three packages the tests run, child processes included; takes longer than the tests alone.
 coverage: install-dev

@@ -13,6 +13,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 pytestmark = pytest.mark.slow
 
@@ -136,3 +138,17 @@ def test_extras_name_what_the_code_asks_for() -> None:
         )
         documents = [*texts, (ROOT / package / "README.md").read_text("utf-8")]
         assert any(f"pip install '.[{extra}]'" in text for text in documents), f"nobody is told of {extra}"
+
+
+def test_the_oldest_libraries_that_are_tried_are_those_that_are_allowed() -> None:
+    runtime = [Requirement(text) for text in PROJECT["dependencies"]]
+    tests = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
+
+    def oldest(name: str) -> Version:
+        """Tests may need a newer one than the packages do."""
+        asked = [r for r in runtime + tests if r.name == name]
+        return max(Version(part.version) for r in asked for part in r.specifier if part.operator == ">=")
+
+    wanted = {f"{r.name}=={oldest(r.name)}.*" for r in runtime if r.name != "torch"}
+    lines = (ROOT / ".ci" / "constraints-oldest.txt").read_text("utf-8").splitlines()
+    assert {line for line in lines if not line.startswith("#")} == wanted
