@@ -87,7 +87,7 @@ def canonical_streams(videos: list[Path], config: ExtractConfig, folder: Path) -
 
 
 def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
-    # Half a minute for two workers: their start and the wait for the last shard, a second each, must count little.
+    # Some 20 s for two workers: their start and the wait for the last shard, two seconds of a core, must count little.
     copies = plan.size(12, 1)
     source = f"{source}: {describe(videos, copies)} (FFmpeg alone: once each)"
     manifest = write_manifest(plan.folder / "all.csv", videos, copies)
