@@ -151,7 +151,7 @@ def check_folder(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[Sh
                 "Nothing was changed; choose another folder, or remove this one."
             )
         return
-    if any(job.out.glob("shard-*.h5")) and not path.exists():  # another task may have come first
+    if any(job.out.glob(schema.SHARD_GLOB)) and not path.exists():  # another task may have come first
         raise ShardError(f"{job.out} holds shards but no {schema.RUN_NAME}; choose another folder")
 
 

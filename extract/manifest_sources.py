@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from extract.manifest import PARTS, check_records, is_split_column
 from extract.manifest_table import ManifestError, name_problem, read_table, summarise
-from extract.schema import VideoRecord
+from extract.schema import SHARD_GLOB, VideoRecord
 
 # fmt: off
 VIDEO_EXTENSIONS = frozenset({
@@ -284,7 +284,7 @@ def detect_format(source: Path) -> str:
     for pattern, name in (("trainlist*.txt", "ucf101"), ("*_test_split*.txt", "hmdb51")):
         if any(source.glob(pattern)):
             return name
-    extracted = any(source.glob("shard-*.h5"))
+    extracted = any(source.glob(SHARD_GLOB))
     # Beside shards lie tables of failures and damage, which are no lists of videos.
     tables = [] if extracted else sorted(source.glob("*.csv"))
     if tables and all("youtube_id" in read_table(table).columns for table in tables):

@@ -32,6 +32,7 @@ FAILURES_NAME = "failures.csv"
 DAMAGED_NAME = "damaged.csv"
 RUN_NAME = "run.json"
 SHARD_PATTERN = "shard-{:05d}.h5"
+SHARD_GLOB = "shard-*.h5"
 
 # Root attributes.
 ATTR_FORMAT = "format"

@@ -202,7 +202,7 @@ def _check_folder(
     if index["version"] > 1:
         yield from _check_table(folder / schema.DAMAGED_NAME, damaged)
     known = {s["name"] for s in index["shards"]}
-    foreign = sorted(p.name for p in folder.glob("shard-*.h5") if p.name not in known)
+    foreign = sorted(p.name for p in folder.glob(schema.SHARD_GLOB) if p.name not in known)
     if foreign:
         yield f"shards that the index does not name: {', '.join(foreign[:5])}"
 

@@ -132,7 +132,7 @@ def test_a_warned_job_stops_is_queued_again_by_itself_and_continues(
     assert said.count("asking the training to stop") == 1
     assert "queued again" in said
     # On a slow machine the warning comes before the step that waits for it.
-    stopped_at = re.search(r"stopped after step ([1-5]) ", said)
+    stopped_at = re.search(r"stopped after step ([1-5]) \([^)]+\); run the same command again", said)
     assert stopped_at, said
     assert f"continuing after step {stopped_at[1]} of 12" in said
     assert {path.name for path in job.run_dir.iterdir()}.isdisjoint({"stop", "stopped", "errors"})

@@ -189,7 +189,7 @@ def test_the_failure_limit_stops_and_keeps_what_is_written(
 PROGRAM = "from extract.cli import main; main()"
 # A worker that hangs up in the middle of a video; then what its child says.
 HANGS_UP = """
-import multiprocessing, os, sys, time
+import multiprocessing, sys
 from pathlib import Path
 from extract.config import ExtractConfig
 from extract.containment import ContainedExtractor
@@ -197,18 +197,17 @@ from extract.ffmpeg_binary import FfmpegBinary
 from extract.limits import Limits
 from extract.source import VideoError
 folder = Path(sys.argv[1])
+begun, hung_up = (multiprocessing.get_context("fork").Event() for _ in range(2))
 def slow(source, *_):
-    (folder / "begun").touch()
-    while not (folder / "hung up").exists():
-        time.sleep(0.01)
+    begun.set()
+    assert hung_up.wait(20)
     raise VideoError("error", "nobody hears this")
 extractor = ContainedExtractor(ExtractConfig(), FfmpegBinary(path="", version=""), Limits(), slow)
 child = extractor._start()
 child.connection.send((folder, folder))
-while not (folder / "begun").exists():
-    time.sleep(0.01)
+assert begun.wait(20)
 child.connection.close()
-(folder / "hung up").touch()
+hung_up.set()
 child.process.join(20)
 sys.exit(child.process.exitcode)
 """

@@ -123,7 +123,7 @@ def test_retrieval_prints_and_writes_a_table(trained: Path, few_shards: Path, tm
     kept = trained / "eval" / f"embeddings-{source['data_hash'][:8]}.h5"
     before = kept.stat().st_mtime_ns
     again = call(eval_main, "retrieval", trained, *common, "--output", tmp_path / "again.json")
-    assert "embed " not in again.output
+    assert "embed" not in again.output
     assert kept.stat().st_mtime_ns == before
     by_file = call(eval_main, "retrieval", kept, *common[1:3], "--output", tmp_path / "file.json")
     assert by_file.exit_code == 0, by_file.output

@@ -277,7 +277,7 @@ def test_names_of_users_cannot_become_markup(tmp_path: Path) -> None:
 
 def test_a_missing_library_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ValueError, match=r"pip install '.\[report\]'"):
+    with pytest.raises(ValueError, match=r"pip install '\.\[report\]'"):
         write_report(make_run(tmp_path / "run"), tmp_path / "report.html")
     with pytest.raises(ValueError, match="jinja2 is missing"):
         render_page({})
