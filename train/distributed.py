@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import socket
@@ -12,6 +13,11 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+
+# Its functions keep the group that there is when it is imported as the default of an argument. DistributedDataParallel
+# imports it; if that is the first time, the group and its threads live until the interpreter ends, and a thread that
+# then still drops a tensor aborts the process (pytorch/pytorch#190489).
+import torch.distributed.nn.functional
 
 from train.rank_errors import write_error
 
@@ -152,7 +158,14 @@ def process_group(device: str = "auto", errors: Path | None = None) -> Iterator[
         # The group is not left in order: that could wait for ever for ranks that are stuck. The process ends instead.
         place = f"rank {seat.rank} of {seat.world_size} on {socket.gethostname()}"
         raise RankError(f"{place}: {error}{_keep_traceback(errors, error, seat)}") from error
+    leave_group()
+
+
+def leave_group() -> None:
+    """Leaves the process group and ends its threads, if nothing that holds it, such as a wrapped model, is in use."""
     dist.destroy_process_group()
+    # A wrapped model that is no longer in use refers to itself in circles.
+    gc.collect()
 
 
 def _keep_traceback(folder: Path | None, error: Exception, seat: Seat) -> str:

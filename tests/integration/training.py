@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from tests.process_groups import require_no_threads
 from train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,10 +140,19 @@ def _record_batches() -> None:
     PretrainObjective.__call__ = recording  # type: ignore[method-assign] # recorded
 
 
-if __name__ == "__main__":
+def _run() -> None:
     from train.cli import main
 
     torch.set_num_threads(1)
     if "RECORD" in os.environ:
         _record_batches()
-    main()
+    try:
+        main()
+    except SystemExit as end:
+        if end.code:
+            raise
+    require_no_threads()
+
+
+if __name__ == "__main__":
+    _run()

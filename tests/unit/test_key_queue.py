@@ -1,18 +1,17 @@
 from __future__ import annotations
 
 import copy
-import os
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.process_groups import one_of_two
 from tests.unit.test_losses import output_of, reference_choice, unit
 from tests.unit.test_networks import SMALL, random_inputs
 from train.checkpoint import save_checkpoint
@@ -133,10 +132,8 @@ def test_initial_weights_leave_the_queue_empty(tmp_path: Path) -> None:
 
 
 def one_rank(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    torch.save(queue_of_a_part(slice(2 * rank, 2 * rank + 2)), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    with one_of_two(rank, folder):
+        torch.save(queue_of_a_part(slice(2 * rank, 2 * rank + 2)), Path(folder) / f"{rank}.pt")
 
 
 def queue_of_a_part(part: slice) -> dict[str, Tensor]:

@@ -1,15 +1,14 @@
 import math
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tests.process_groups import one_of_two
 from train.config import build_config
 from train.losses import (
     InfoNCEOutput,
@@ -265,9 +264,11 @@ def gradients(
 
 
 def one_rank(rank: int, folder: str) -> None:
-    os.environ["GLOO_SOCKET_IFNAME"] = "lo"
-    torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    with one_of_two(rank, folder):
+        torch.save(results_of(rank), Path(folder) / f"{rank}.pt")
+
+
+def results_of(rank: int) -> tuple[dict[object, object], Tensor]:
     part = slice(rank * LOCAL_BATCH, (rank + 1) * LOCAL_BATCH)
     model = nn.parallel.DistributedDataParallel(LinearModel())
     results = {symmetric: gradients(model, part, symmetric=symmetric) for symmetric in (False, True)}
@@ -276,9 +277,7 @@ def one_rank(rank: int, folder: str) -> None:
     sizes = (LOCAL_BATCH, LOCAL_BATCH - 1)
     results["shorter"] = gradients(model, shorter, symmetric=True, rank_sizes=sizes)
     results["own video"] = gradients(model, part, symmetric=True, own_video=True)
-    gathered = gather_with_grad(torch.full((2,), float(rank)))
-    torch.save((results, gathered), Path(folder) / f"{rank}.pt")
-    dist.destroy_process_group()
+    return results, gather_with_grad(torch.full((2,), float(rank)))
 
 
 def test_two_ranks_give_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
