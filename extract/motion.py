@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from fractions import Fraction
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Protocol
 
 import av
 import av.error
@@ -39,6 +39,15 @@ VECTOR_DTYPE = np.dtype(
 
 _NO_VECTORS = np.empty(0, VECTOR_DTYPE)
 _TYPE_NAMES = {kind.value: kind.name for kind in PictureType}
+
+
+class _Ratio(Protocol):
+    """A time base: of PyAV up to 18 a ``Fraction``, of 19 a class of its own."""
+
+    @property
+    def numerator(self) -> int: ...
+    @property
+    def denominator(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,7 +164,7 @@ def _decode(
     context: av.VideoCodecContext,
     packet: av.Packet[av.VideoStream],
     own: OwnStream | None,
-    time_base: Fraction | None,
+    time_base: _Ratio | None,
 ) -> Iterator[FrameVectors]:
     try:
         frames = context.decode(packet)
@@ -188,7 +197,7 @@ def _decode(
         )
 
 
-def _seconds(stamp: int | None, base: Fraction | None) -> float:
+def _seconds(stamp: int | None, base: _Ratio | None) -> float:
     # As exact as the product of fractions, and far quicker.
     return float("nan") if stamp is None or base is None else stamp * base.numerator / base.denominator
 
