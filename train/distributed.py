@@ -162,10 +162,11 @@ def process_group(device: str = "auto", errors: Path | None = None) -> Iterator[
 
 
 def leave_group() -> None:
-    """Leaves the process group and ends its threads, if nothing that holds it, such as a wrapped model, is in use."""
-    dist.destroy_process_group()
-    # A wrapped model that is no longer in use refers to itself in circles.
+    """Leaves the process group and ends its threads; nothing that holds it, such as a wrapped model, may be in use."""
+    # A wrapped model may refer to itself in a circle. It goes first: as the last that holds the group it would wait for
+    # the group's threads while these wait for Python's lock.
     gc.collect()
+    dist.destroy_process_group()
 
 
 def _keep_traceback(folder: Path | None, error: Exception, seat: Seat) -> str:

@@ -140,19 +140,23 @@ def _record_batches() -> None:
     PretrainObjective.__call__ = recording  # type: ignore[method-assign] # recorded
 
 
-def _run() -> None:
-    from train.cli import main
+def _check_what_groups_leave() -> None:
+    from train import distributed
 
-    torch.set_num_threads(1)
-    if "RECORD" in os.environ:
-        _record_batches()
-    try:
-        main()
-    except SystemExit as end:
-        if end.code:
-            raise
-    require_no_threads()
+    plain = distributed.leave_group
+
+    def checked() -> None:
+        plain()
+        require_no_threads()
+
+    distributed.leave_group = checked
 
 
 if __name__ == "__main__":
-    _run()
+    from train.cli import main
+
+    torch.set_num_threads(1)
+    _check_what_groups_leave()
+    if "RECORD" in os.environ:
+        _record_batches()
+    main()
