@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -27,10 +28,17 @@ def one_of_two(rank: int, folder: str) -> Iterator[None]:
 
 def threads_of_groups() -> list[str]:
     """Names of the threads that this process's process group has started."""
-    names = [(task / "comm").read_text().strip() for task in Path("/proc/self/task").iterdir()]
+    names = []
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError, ProcessLookupError):  # it has ended meanwhile
+            names.append((task / "comm").read_text().strip())
     return [name for name in names if "gloo" in name]
 
 
 def require_no_threads() -> None:
     """Fails if a process group has left threads: one at work while the interpreter ends aborts it, now and then."""
+    # The kernel lists a thread a little longer than it runs.
+    deadline = time.monotonic() + 10
+    while threads_of_groups() and time.monotonic() < deadline:
+        time.sleep(0.01)
     assert not threads_of_groups(), f"left behind: {threads_of_groups()}"
