@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from tests.process_groups import require_no_threads
+from tests.process_groups import leave_for_good
 from train.checkpoint import load_checkpoint
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -140,23 +140,12 @@ def _record_batches() -> None:
     PretrainObjective.__call__ = recording  # type: ignore[method-assign] # recorded
 
 
-def _check_what_groups_leave() -> None:
-    from train import distributed
-
-    plain = distributed.leave_group
-
-    def checked() -> None:
-        plain()
-        require_no_threads()
-
-    distributed.leave_group = checked
-
-
 if __name__ == "__main__":
+    from train import distributed
     from train.cli import main
 
     torch.set_num_threads(1)
-    _check_what_groups_leave()
+    distributed.leave_group = leave_for_good
     if "RECORD" in os.environ:
         _record_batches()
     main()
