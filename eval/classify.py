@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
-from extract.schema import VideoEntry
-from extract.shard_reader import ShardSet
+from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.reader import ShardSet
 from train.augment import center_crop
 from train.batch import collate_eval
 from train.dataset import EvalDataset

@@ -80,11 +80,11 @@ def evidence(
     with labels, with and without motion prediction. Runs lie in OUT; the table is written to OUT/eval/evidence.json.
     Started again, it keeps finished runs and continues an interrupted one.
     """
+    from cmd_extract.shard.reader import ShardSet
     from eval.bench_file import read_extraction_speed
     from eval.evidence_plan import make_plan
     from eval.evidence_table import evidence_table
     from eval.run_evidence import Surroundings, run_evidence
-    from extract.shard_reader import ShardSet
 
     speed = read_extraction_speed(bench) if bench else None
     plan = make_plan(

@@ -39,8 +39,8 @@ def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, **chosen: Any)
     CHECKPOINT is a checkpoint, or a training's folder for its last one. Started again after an interruption it
     continues; what is done so far lies in OUT.h5.partial.
     """
+    from cmd_extract.shard.reader import ShardSet
     from eval.embed import ModelChoice, embed_to_file
-    from extract.shard_reader import ShardSet
 
     choice = ModelChoice(checkpoint=checkpoint, **chosen)
     if out.exists() and not fresh:
@@ -185,6 +185,7 @@ def decoupling(
     By label over splits that keep scenes apart; by context (the group) each video among all others, and the probe on
     folds of all videos. The features of each network are kept in its training's folder.
     """
+    from cmd_extract.shard.reader import ShardSet
     from eval.decoupling import (
         HEADS,
         DecouplingQuestion,
@@ -198,7 +199,6 @@ def decoupling(
     from eval.motion_descriptor import describe_videos
     from eval.results import EVAL_FOLDER, result_name, write_result
     from eval.video_table import VideoTable
-    from extract.shard_reader import ShardSet
 
     given = {name: path for name, path in zip(HEADS, (both, context, motion), strict=True) if path is not None}
     if not given:

@@ -83,9 +83,9 @@ def baseline(
 
     The result is printed, and written where --output says.
     """
+    from cmd_extract.shard.reader import ShardSet
     from eval import color_descriptor, motion_descriptor
     from eval.features import write_features
-    from extract.shard_reader import ShardSet
 
     question = _question(**asked)
     describe = {"motion": motion_descriptor.describe_videos, "color": color_descriptor.describe_videos}[descriptor]

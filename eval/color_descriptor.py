@@ -10,9 +10,9 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_extract.shard.reader import ShardSet
 from eval.features import COLOR_HISTOGRAM, Features
 from eval.hand_made import hand_made_features
-from extract.shard_reader import ShardSet
 from train.dataset import EvalDataset
 from train.sampling import SamplingConfig
 

@@ -154,9 +154,9 @@ def check_question(shards: Path | None, question: Question) -> None:
         ValueError: one of them does not exist.
     """
     if shards is not None:
+        from cmd_extract.shard.reader import ShardSet
         from eval.run_retrieval import pairings
         from eval.video_table import VideoTable
-        from extract.shard_reader import ShardSet
 
         pairings(VideoTable.of(ShardSet(shards).videos), question)
 

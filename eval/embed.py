@@ -14,12 +14,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
+from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.reader import ShardSet
 from eval.embedding_spool import EmbeddingSpool
 from eval.features import BACKBONE_FEATURES, FeatureError, Features, identity, read_features, write_features
 from eval.results import DEFAULT_CLIPS, Provenance
 from eval.video_table import VideoTable
-from extract.schema import VideoEntry
-from extract.shard_reader import ShardSet
 from train.augment import center_crop
 from train.backbones import Backbone
 from train.batch import collate_eval

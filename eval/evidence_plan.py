@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmd_extract.shard.reader import ShardSet
 from eval.decoupling import HEADS
 from eval.evidence_sizes import EvidenceSize
 from eval.feature_source import kept_features
@@ -14,7 +15,6 @@ from eval.run_auxiliary import Comparison
 from eval.training_process import check_run_dir
 from eval.video_table import VideoTable
 from eval.videos import Pairing, pair_all, pair_parts
-from extract.shard_reader import ShardSet
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig, build_config, parse_overrides
 from train.epoch_sampler import EpochSampler

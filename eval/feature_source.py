@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from cmd_extract.shard.reader import ShardSet
 from eval.embed import ModelChoice, embed_to_file
 from eval.features import FeatureError, Features, read_features
 from eval.results import DEFAULT_CLIPS, EVAL_FOLDER, Provenance
-from extract.shard_reader import ShardSet
 from train.checkpoint import FOLDER_NAME, find_checkpoint, list_checkpoints
 from train.config import config_from_dict
 from train.sampling import SamplingConfig

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_extract.shard.reader import ShardSet
 from eval.features import Features
 from eval.results import Provenance
 from eval.video_table import VideoTable
-from extract.shard_reader import ShardSet
 
 
 def hand_made_features(

@@ -11,10 +11,10 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_extract.schema import QUARTER_PX, MotionGrid
+from cmd_extract.shard.reader import ShardSet
 from eval.features import MOTION_DESCRIPTOR, Features
 from eval.hand_made import hand_made_features
-from extract.schema import QUARTER_PX, MotionGrid
-from extract.shard_reader import ShardSet
 
 TIME_BINS = 12
 MOVING_PX = 2.0

@@ -13,17 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_extract.schema import FAILURES_NAME, ShardHeader
+from cmd_extract.shard.reader import ShardSet
 from eval.embed import embed_videos, load_backbone
 from eval.features import BACKBONE_FEATURES, FeatureError, Features, spoken_name
-from extract.schema import FAILURES_NAME, ShardHeader
-from extract.shard_reader import ShardSet
 from train.backbones import Backbone
 from train.checkpoint import load_checkpoint
 from train.config import TrainConfig, config_from_dict
 from train.distributed import process_group
 
 # As a user would start it, by this very interpreter, and deaf to an extract/ in the working directory (-P).
-_CMD_EXTRACT = (sys.executable, "-P", "-c", "from extract.cli import main; main(prog_name='cmd-extract')")
+_CMD_EXTRACT = (sys.executable, "-P", "-c", "from cmd_extract.cli.main import main; main(prog_name='cmd-extract')")
 _EXIT_WITH_FAILURES = 3
 
 

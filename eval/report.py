@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from cmd_extract.shard.reader import ShardSet
 from eval.confusion_view import ConfusionView, view_confusion
 from eval.curves import training_charts
 from eval.published import recognise_dataset
@@ -30,7 +31,6 @@ from eval.report_tables import (
     published_table,
     retrieval_blocks,
 )
-from extract.shard_reader import ShardSet
 
 _MOST_MOTION_PICTURES = 6
 _PROBE_CAPTION = (

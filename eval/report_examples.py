@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.reader import ShardSet
 from eval.report_pictures import Picture, draw_strip
-from extract.schema import VideoEntry
-from extract.shard_reader import ShardSet
 
 _MOST_EXAMPLES = 12
 

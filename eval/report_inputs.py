@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmd_extract.schema import ShardError
+from cmd_extract.shard.reader import ShardSet
 from eval.results import EVAL_FOLDER, read_result
-from extract.schema import ShardError
-from extract.shard_reader import ShardSet
 from train.checkpoint import CONFIG_NAME, list_checkpoints
 
 METRICS_NAME = "metrics.jsonl"

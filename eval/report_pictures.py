@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from extract.schema import QUARTER_PX, MotionGrid, VideoEntry
-from extract.shard_reader import ShardSet
+from cmd_extract.schema import QUARTER_PX, MotionGrid, VideoEntry
+from cmd_extract.shard.reader import ShardSet
 from train.batch_picture import BRIGHTEST_PX, color_motion
 
 STRIP_FRAMES = 3

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from cmd_extract.shard.reader import ShardSet
 from eval.report_figures import features_name, percent, split_name
 from eval.report_inputs import RunInputs
-from extract.shard_reader import ShardSet
 
 _SHORT_HASH = 12
 

@@ -34,7 +34,7 @@ class Provenance:
     Attributes:
         command: the command that made them.
         shards: folder of the shards.
-        data_hash: what the shards hold, see ``extract.shard_reader.ShardSet``.
+        data_hash: what the shards hold, see ``cmd_extract.shard.reader.ShardSet``.
         features: what was compared, for example ``backbone, pooled``.
         checkpoint: the checkpoint's folder; None where no network took part.
         checkpoint_sha256: hash of its weights file.

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from cmd_extract.shard.reader import ShardSet
 from eval import color_descriptor, motion_descriptor
 from eval.decoupling import HEADS
 from eval.evidence import Answer, Row, ask, chance, differences
@@ -19,7 +20,6 @@ from eval.run_clock import RunClock
 from eval.training_process import run_cmd_train, run_side_by_side
 from eval.video_table import VideoTable
 from eval.videos import Pairing, pairing_notes
-from extract.shard_reader import ShardSet
 
 UNTRAINED = "untrained"
 BASELINES = {MOTION_GRIDS: motion_descriptor.describe_videos, COLOR_HISTOGRAM: color_descriptor.describe_videos}

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.reader import ShardSet
 from eval.classify import classify_videos
 from eval.feature_source import name_words, run_folder, short_notes, unique
 from eval.leakage import Rows, group_notes, refuse_trained, training_notes, training_sets
 from eval.recognition import TOP, Recognition, judge
 from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, result_name, result_record
 from eval.video_table import VideoTable
-from extract.schema import VideoEntry
-from extract.shard_reader import ShardSet
 from train.build import build_classifier
 from train.checkpoint import Checkpoint, load_checkpoint
 from train.config import TrainConfig, config_from_dict

@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from cmd_extract.shard.reader import ShardSet
 from eval.features import FeatureError, Features
 from eval.query_video import embed_query, extract_query, load_embedder
 from eval.search_picture import Strip, draw_search, frames_of
-from extract.shard_reader import ShardSet
 from train.neighbours import nearest
 
 

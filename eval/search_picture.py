@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.reader import ShardSet
 from eval.whole_file import replace_when_whole
-from extract.schema import VideoEntry
-from extract.shard_reader import ShardSet
 
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg")
 FRAMES = 6

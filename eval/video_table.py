@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.schema import VideoEntry
+from cmd_extract.schema import VideoEntry
 
 LABEL_KINDS = ("label", "group")
 

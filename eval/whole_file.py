@@ -1,8 +1,7 @@
-"""Files that appear whole or not at all.
+"""Atomic writes of result files.
 
-Extraction has its own (``extract.atomic``), whose names say which machine and process writes and which renews signs of
-life while it does, so that many hosts can clean up after each other. Results need none of that, and evaluation imports
-of extraction the schema and the reader only.
+Extraction has its own (``cmd_extract.system.files``), whose temporary names record host and process, so that many hosts
+can clean up after each other.
 """
 
 from __future__ import annotations

@@ -8,9 +8,9 @@ import pytest
 import torch
 from click.testing import CliRunner
 
-from extract.cli import main as extract_main
-from extract.ffmpeg_binary import FfmpegBinary, find_ffmpeg
-from extract.synthetic import SyntheticConfig, synthesize
+from cmd_extract.cli.main import main as extract_main
+from cmd_extract.decode.ffmpeg import FfmpegBinary, find_ffmpeg
+from cmd_extract.synthetic.dataset import SyntheticConfig, synthesize
 
 REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from extract.schema import ShardHeader
+from cmd_extract.schema import ShardHeader
 from train.augment_color import change_colors, normalize
 from train.augment_config import AugmentConfig
 from train.augment_parameters import (

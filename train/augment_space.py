@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from extract.schema import QUARTER_PX, ShardHeader
+from cmd_extract.schema import QUARTER_PX, ShardHeader
 from train.augment_config import AugmentConfig
 from train.augment_parameters import CropParameters
 

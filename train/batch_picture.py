@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
-from extract.schema import QUARTER_PX
+from cmd_extract.schema import QUARTER_PX
 from train.batch import Batch
 
 MOST_SAMPLES = 6

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from extract.schema import VideoEntry
+from cmd_extract.schema import VideoEntry
 from train.config import TrainConfig
 from train.damage import TolerantDataset
 from train.dataset import PretrainDataset, VideoSource

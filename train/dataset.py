@@ -14,7 +14,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
-from extract.schema import ShardHeader, VideoEntry
+from cmd_extract.schema import ShardHeader, VideoEntry
 from train.batch import ClipSample, EvalSample
 from train.batch_memory import BatchLayout, BatchMemory, SampleMemory
 from train.sampling import MotionWindow, SamplingConfig, evaluation_clips, plan_clip, plan_sample, sample_rng
@@ -29,7 +29,7 @@ class DamagedSampleError(RuntimeError):
 
 
 class VideoSource(Protocol):
-    """What the datasets need of ``extract.shard_reader.ShardSet``."""
+    """What the datasets need of ``cmd_extract.shard.reader.ShardSet``."""
 
     header: ShardHeader
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from extract.schema import VideoEntry
+from cmd_extract.schema import VideoEntry
 from train.beginning import begin, training_batches
 from train.config import TrainConfig
 from train.damage import DamageTally

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract.schema import VideoEntry
-from extract.shard_reader import ShardSet
+from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.reader import ShardSet
 from train import rank_errors
 from train.build import build_classifier
 from train.config import TrainConfig

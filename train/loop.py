@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from extract.schema import VideoEntry
+from cmd_extract.schema import VideoEntry
 from train.batch import Batch, PackedBatch, open_in_turn
 from train.batch_picture import draw_batch
 from train.beginning import begin, training_batches

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from extract.schema import VideoEntry
+from cmd_extract.schema import VideoEntry
 from train.augment import center_crop
 from train.backbones import Backbone
 from train.batch import EvalSample

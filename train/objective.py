@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from extract.schema import ShardHeader
+from cmd_extract.schema import ShardHeader
 from train.augment import augment, draw_parameters
 from train.batch import Batch
 from train.config import TrainConfig

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract.shard_reader import ShardSet
+from cmd_extract.shard.reader import ShardSet
 from train import rank_errors
 from train.build import build_model
 from train.checkpoint import CheckpointError, list_checkpoints, load_checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from extract.schema import VideoEntry
+from cmd_extract.schema import VideoEntry
 from train.config import TrainConfig
 from train.distributed import Placement, from_all_ranks
 

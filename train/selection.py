@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from extract.schema import VideoEntry
+from cmd_extract.schema import VideoEntry
 
 
 def select_videos(entries: Sequence[VideoEntry], split_column: str | None, part: str) -> tuple[VideoEntry, ...]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from extract.schema import ShardHeader
+from cmd_extract.schema import ShardHeader
 from train.augment import AugmentParameters, augment_clip, augment_motion, draw_parameters
 from train.batch import Batch
 from train.config import TrainConfig

@@ -11,8 +11,8 @@ import av
 import numpy as np
 from av.video.frame import PictureType
 
-from extract.ffmpeg_binary import find_ffmpeg
-from extract.synthetic import SyntheticConfig, synthesize
+from cmd_extract.decode.ffmpeg import find_ffmpeg
+from cmd_extract.synthetic.dataset import SyntheticConfig, synthesize
 from tests.benchmarks.measuring import call
 
 WIDTH, HEIGHT = 340, 256
@@ -88,4 +88,4 @@ def take_videos(named: Sequence[Path], folder: Path, *, frames: int) -> tuple[li
     """The named videos, else eight synthetic ones; and what they are."""
     if named:
         return list(named), "named files: " + ", ".join(path.name for path in named)
-    return synthetic_videos(folder, frames=frames), "synthetic videos (extract.synthetic)"
+    return synthetic_videos(folder, frames=frames), "synthetic videos (cmd_extract.synthetic.dataset)"

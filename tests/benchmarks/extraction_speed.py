@@ -31,12 +31,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from extract.config import ExtractConfig
-from extract.ffmpeg_binary import find_ffmpeg
-from extract.source import probe
-from extract.transcode import TranscodedFiles, build_command, transcode
+from cmd_extract.config import ExtractConfig
+from cmd_extract.decode.ffmpeg import find_ffmpeg
+from cmd_extract.decode.source import probe
+from cmd_extract.decode.transcode import TranscodedFiles, build_command, transcode
 from tests.benchmarks.clips import describe, encode, take_videos, write_manifest
-from tests.benchmarks.measuring import PYTHON, ROOT, Result, call, take_turns
+from tests.benchmarks.measuring import PYTHON, Result, call, take_turns
 from tests.benchmarks.subject import Plan, run_subject
 
 MVEXTRACTOR_LOOP = """
@@ -50,7 +50,7 @@ for path in sys.argv[1:]:
         pass
     capture.release()
 """
-EXTRACT = (*PYTHON, f"import sys; sys.path.insert(0, {str(ROOT)!r}); from extract.cli import main; main()", "run")
+EXTRACT = (*PYTHON, "from cmd_extract.cli.main import main; main()", "run")
 LOOK_SECONDS = 0.01
 
 

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from extract.shard_reader import ShardSet
+from cmd_extract.shard.reader import ShardSet
 from tests.benchmarks.clips import synthetic_videos
 from tests.benchmarks.loader import make_shards
 from tests.benchmarks.loader_workers import spread, stream

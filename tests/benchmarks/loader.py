@@ -23,7 +23,7 @@ import av
 import simplejpeg
 import torch
 
-from extract.shard_reader import ShardSet
+from cmd_extract.shard.reader import ShardSet
 from tests.benchmarks.clips import describe, encode, take_videos, write_manifest
 from tests.benchmarks.extraction_speed import run_extract
 from tests.benchmarks.measuring import Result, measure_own, take_turns

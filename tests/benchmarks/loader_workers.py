@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 from torch.utils.data import DataLoader
 
-from extract.shard_reader import ShardSet
+from cmd_extract.shard.reader import ShardSet
 from tests.benchmarks.clips import synthetic_videos
 from tests.benchmarks.loader import BATCH, bare_bytes, decode_all, make_shards
 from tests.benchmarks.measuring import tell_machine

@@ -23,7 +23,6 @@ from pathlib import Path
 
 from eval.bench_file import TRIAL
 
-ROOT = Path(__file__).resolve().parents[2]
 PYTHON = (sys.executable, "-c")
 COMMAND_SECONDS = 600
 """How long one command may take; a benchmark that hangs ends."""
@@ -132,7 +131,7 @@ def call(*command: object, cores: set[int] | None = None) -> None:
 
 def tell_machine(*, quick: bool) -> str:
     """Processor, cores, date and versions, in words."""
-    from extract.ffmpeg_binary import find_ffmpeg
+    from cmd_extract.decode.ffmpeg import find_ffmpeg
 
     cores = len(os.sched_getaffinity(0))
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()

@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from extract.schema import ShardHeader
+from cmd_extract.schema import ShardHeader
 from tests.benchmarks.measuring import Result
 from tests.benchmarks.subject import Plan, run_subject
 from train.batch import Batch

@@ -24,7 +24,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from extract.ffmpeg_binary import find_ffmpeg
+from cmd_extract.decode.ffmpeg import find_ffmpeg
 from tests.benchmarks.clips import OWN_STREAMS, describe, encode, encode_own, take_videos, write_manifest
 from tests.benchmarks.extraction_speed import MVEXTRACTOR_LOOP, count_frames, run_extract
 from tests.benchmarks.measuring import PYTHON, Cost, Result, call, take_turns

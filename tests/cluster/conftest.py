@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from extract.cli import main
-from extract.ffmpeg_binary import FfmpegBinary
+from cmd_extract.cli.main import main
+from cmd_extract.decode.ffmpeg import FfmpegBinary
 from tests.cluster.extraction import (
     SHARD_OPTIONS,
     VIDEOS,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from extract.ffmpeg_binary import FfmpegBinary
+from cmd_extract.decode.ffmpeg import FfmpegBinary
 
 VIDEOS = 13
 SHARD_OPTIONS = ("--videos-per-shard", "2", "--workers", "1")

@@ -7,11 +7,11 @@ import signal
 import subprocess
 from pathlib import Path
 
-from extract.cli_cluster import __file__ as extract_file
+from cmd_extract.cli.cluster import __file__ as extract_file
 from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, WITH_FAILURES, SmallExtraction, attempts, made, results
 from tests.cluster.slurm import SlurmCluster, wait_until
 
-SCRIPT = Path(extract_file).parent / "slurm" / "extract.sbatch"
+SCRIPT = Path(extract_file).parent / "cluster" / "slurm" / "extract.sbatch"
 SMALL = ("--cpus-per-task=1", "--mem=500M", "--time=5")
 LIMIT = 180.0
 

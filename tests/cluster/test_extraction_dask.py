@@ -15,17 +15,17 @@ from pathlib import Path
 
 import pytest
 
-from extract.config import ExtractConfig
-from extract.dask_backend import DaskCluster, make_with_dask
-from extract.ffmpeg_binary import FfmpegBinary
-from extract.job import RunJob
-from extract.pipeline import run_extraction
-from extract.schema import VideoRecord
-from extract.video import ExtractedVideo, extract_video
+from cmd_extract.cluster.dask import DaskCluster, make_with_dask
+from cmd_extract.config import ExtractConfig
+from cmd_extract.decode.ffmpeg import FfmpegBinary
+from cmd_extract.decode.video import ExtractedVideo, extract_video
+from cmd_extract.run.job import RunJob
+from cmd_extract.run.pipeline import run_extraction
+from cmd_extract.schema import VideoRecord
 from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, WITH_FAILURES, SmallExtraction, results
 from tests.cluster.slurm import wait_until
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
 LIMIT = 180.0
 # Workers must be allowed children, also under a nanny, and must find the functions of these tests. Two deaths show what

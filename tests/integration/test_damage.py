@@ -8,8 +8,8 @@ import h5py
 import numpy as np
 import pytest
 
-from extract import schema
-from extract.shard_reader import ShardSet
+from cmd_extract import schema
+from cmd_extract.shard.reader import ShardSet
 from tests.command_line import call
 from tests.integration.training import finish, launch, metrics, options, recorded
 from train.checkpoint import list_checkpoints, load_checkpoint

@@ -10,8 +10,8 @@ import click
 import pytest
 from PIL import Image
 
-from extract.cli import main as extract_main
-from extract.source import frames_by_header
+from cmd_extract.cli.main import main as extract_main
+from cmd_extract.decode.source import frames_by_header
 from tests.command_line import call as run_command
 from tests.integration.training import options
 from train.cli import main as train_main

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from click.testing import Result
 
+from cmd_extract.cli.main import main as extract_main
+from cmd_extract.shard.reader import ShardSet
 from eval.cli import main
-from extract.cli import main as extract_main
-from extract.shard_reader import ShardSet
 from tests.command_line import call, train_here
 from tests.integration.training import FIELDS
 

@@ -16,9 +16,9 @@ import torch
 from click.testing import Result
 from PIL import Image
 
+from cmd_extract.shard.reader import ShardSet
 from eval.cli import main
 from eval.features import read_features
-from extract.shard_reader import ShardSet
 from tests.command_line import call as invoke
 from tests.integration.training import SIZES
 from train.build import build_model

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from extract.cli import main as extract_main
+from cmd_extract.cli.main import main as extract_main
 from tests.command_line import call
 from tests.integration.finetuning import config_of, finetune, settings
 from tests.integration.training import finish, launch, metrics, options, same, until_line, weights

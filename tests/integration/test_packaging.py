@@ -16,14 +16,15 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.version import Version
 
+from tests.paths import ROOT
+
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 PACKAGES = ("extract", "train", "eval")
 DATA = {
     "extract/py.typed",
-    "extract/slurm/extract.sbatch",
+    "cmd_extract/cluster/slurm/extract.sbatch",
     "train/py.typed",
     "train/slurm/pretrain.sbatch",
     "eval/py.typed",

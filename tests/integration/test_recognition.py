@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from cmd_extract.cli.main import main as extract_main
 from eval.cli import main as eval_main
-from extract.cli import main as extract_main
 from tests.command_line import call
 from tests.integration.finetuning import finetune
 from train.checkpoint import load_checkpoint

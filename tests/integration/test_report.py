@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from cmd_extract.shard.reader import ShardSet
 from eval.cli import main as eval_main
-from extract.shard_reader import ShardSet
 from tests.integration.browser import Browser, open_browser
 from tests.integration.training import options
 from tests.unit import report_results as results

@@ -51,7 +51,7 @@ def test_ranks_share_the_retrieval(few_shards: Path, tmp_path: Path) -> None:
     assert process.returncode == 0, said
     several = metrics(tmp_path / "run")[-1]
     # The same network, looked at by one process.
-    from extract.shard_reader import ShardSet
+    from cmd_extract.shard.reader import ShardSet
     from train.build import build_model
     from train.config import config_from_dict
     from train.distributed import process_group
@@ -108,7 +108,7 @@ def test_bad_input_is_told_before_the_first_step(
 
 
 def test_a_single_video_has_no_negatives(few_shards: Path, tmp_path: Path) -> None:
-    from extract.shard_reader import ShardSet
+    from cmd_extract.shard.reader import ShardSet
     from train.config import build_config
     from train.distributed import process_group
     from train.readiness import check_before_start
@@ -128,7 +128,7 @@ def test_other_and_mixed_shards_are_refused(watched: Path, few_shards: Path, tmp
 
     import h5py
 
-    from extract import schema
+    from cmd_extract import schema
 
     shards = tmp_path / "shards"
     shutil.copytree(few_shards, shards)

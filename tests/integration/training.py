@@ -17,10 +17,10 @@ from typing import Any
 
 import torch
 
+from tests.paths import ROOT
 from tests.process_groups import leave_for_good
 from train.checkpoint import load_checkpoint
 
-ROOT = Path(__file__).resolve().parents[2]
 SIZES = {
     "model.width": 8,
     "model.encoder_width": 4,

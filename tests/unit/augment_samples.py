@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from extract.schema import ShardHeader
+from cmd_extract.schema import ShardHeader
 from train.augment import (
     AugmentConfig,
     AugmentParameters,

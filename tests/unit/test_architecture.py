@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from tests.paths import ROOT
+
 FILE_LINES, FUNCTION_LINES = 300, 60
 PACKAGES = ("extract", "train", "eval")
 # What a package may import of its siblings; None means any module of it.
@@ -90,9 +91,9 @@ def test_no_hdf5_file_is_opened_with_locks() -> None:
 @pytest.mark.parametrize(
     ("module", "forbidden"),
     [
-        ("extract.schema", {"torch", "av", "mvextractor", "h5py"}),
-        ("extract.shard_reader", {"torch", "av", "mvextractor"}),
-        ("extract.pipeline", {"torch", "cv2"}),
+        ("cmd_extract.schema", {"torch", "av", "mvextractor", "h5py"}),
+        ("cmd_extract.shard.reader", {"torch", "av", "mvextractor"}),
+        ("cmd_extract.run.pipeline", {"torch", "cv2"}),
         ("train.loop", {"av", "mvextractor", "ffmpeg", "cv2"}),
         ("train.cli", {"torch", "numpy"}),
         ("eval.cli", {"torch", "numpy", "h5py", "sklearn"}),

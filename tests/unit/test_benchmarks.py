@@ -15,8 +15,8 @@ from tests.benchmarks.plan_cluster import read_rates
 from tests.benchmarks.run import SCRIPTS, choose
 from tests.benchmarks.subject import keep_entries, read_entries
 from tests.benchmarks.vectors import OWN_STREAMS, REPEATS, SHARE, lengthened, results_of, worse_of
+from tests.paths import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 PROMISED = """extract_overhead extract_fps vectors_fps_core vectors_vs_mvextractor vectors_vs_decode extract_scaling
 extract_rss_mb loader_clips_core loader_vs_online loader_vs_jpeg sample_gflop step_native_vs_paper
 retrieval_queries_per_s"""

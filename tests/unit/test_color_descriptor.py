@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from cmd_extract.shard.reader import ShardSet
 from eval.color_descriptor import describe_colors, describe_videos
-from extract.shard_reader import ShardSet
 
 
 def test_the_histogram_is_a_loop_over_pixels() -> None:

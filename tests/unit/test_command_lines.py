@@ -13,9 +13,9 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from cmd_extract.cli.main import main as extract_main
+from cmd_extract.synthetic.dataset import SyntheticConfig
 from eval.cli import main as eval_main
-from extract.cli import main as extract_main
-from extract.synthetic import SyntheticConfig
 from train.cli import main as train_main
 
 GROUPS = {"cmd-extract": extract_main, "cmd-train": train_main, "cmd-eval": eval_main}
@@ -181,7 +181,7 @@ def test_a_folder_becomes_a_manifest(tmp_path: Path) -> None:
 def test_synthesize_makes_videos_and_their_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # One class of each kind instead of six: the command has no option for it, and the others take their time.
     small = functools.partial(SyntheticConfig, motions=("left",), contexts=("bricks",))
-    monkeypatch.setattr("extract.synthetic.SyntheticConfig", small)
+    monkeypatch.setattr("cmd_extract.synthetic.dataset.SyntheticConfig", small)
     arguments = [
         "synthesize",
         str(tmp_path / "out"),

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from extract.schema import ShardHeader, VideoEntry
+from cmd_extract.schema import ShardHeader, VideoEntry
 from train.batch import collate_eval, open_in_turn
 from train.batch_memory import BatchPool, release
 from train.config import build_config

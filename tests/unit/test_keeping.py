@@ -9,11 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.paths import ROOT
 from train.checkpoint import list_checkpoints, load_checkpoint, save_checkpoint
 from train.keeping import CheckpointPlan
 from train.run_config import RunConfig
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(folder: Path, plan: CheckpointPlan, steps: range, losses: dict[int, float]) -> list[int]:

@@ -4,7 +4,6 @@ import json
 import math
 import pickle
 import zlib
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +11,12 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tests.paths import FIXTURES
 from train.backbones import build_backbone
 from train.import_weights import load_published, published_name, read_weights_file
 from train.model import ModelConfig, PretrainModel
 
-PARITY = Path(__file__).parents[1] / "fixtures" / "parity"
+PARITY = FIXTURES / "parity"
 TOLERANCE = 1e-4
 
 

@@ -8,16 +8,16 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.reader import ShardSet
 from eval.cli import main as eval_main
 from eval.report import write_report
 from eval.report_inputs import open_shards, read_run
 from eval.report_page import render_page
 from eval.report_pictures import jpeg_picture
 from eval.report_summary import main_figures, pretext_sentences, summarise, task_of
-from extract.schema import VideoEntry
-from extract.shard_reader import ShardSet
 from tests.unit import report_results as results
-from tests.unit.test_shards import write_shard
+from tests.unit.cmd_extract.shard.test_reader_writer import write_shard
 from train.config import build_config
 
 SETTINGS = build_config("demo").as_dict()
@@ -107,8 +107,8 @@ def test_shards_are_found_where_results_say_or_where_the_user_says(tmp_path: Pat
 
 def indexed_shards(folder: Path) -> ShardSet:
     path, _ = write_shard(folder)
-    from extract import schema
-    from extract.shard_reader import ShardReader
+    from cmd_extract import schema
+    from cmd_extract.shard.reader import ShardReader
 
     index = {
         "format": schema.FORMAT_NAME,

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from cmd_extract.schema import MotionGrid, VideoEntry
 from eval.report_pictures import (
     ARROW_SCALE,
     choose_videos,
@@ -15,7 +16,6 @@ from eval.report_pictures import (
     jpeg_picture,
     liveliest_frame,
 )
-from extract.schema import MotionGrid, VideoEntry
 
 ENTRY = VideoEntry(
     row=0,

@@ -9,6 +9,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+from cmd_extract.schema import MotionGrid
 from eval.comparison import comparison_table
 from eval.features import Features
 from eval.leakage import check_leakage
@@ -20,7 +21,6 @@ from eval.retrieval import retrieve, spread_over_classes
 from eval.run_retrieval import Question, run_retrieval
 from eval.video_table import VideoTable
 from eval.videos import pair_all, pair_parts, pairing_notes
-from extract.schema import MotionGrid
 from tests.unit import report_results as results
 from train.neighbours import leave_one_out_recall, nearest_others
 

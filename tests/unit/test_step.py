@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.schema import ShardHeader
+from cmd_extract.schema import ShardHeader
 from train.batch import Batch
 from train.build import build_model
 from train.config import TrainConfig, build_config

@@ -13,6 +13,7 @@ import pytest
 
 from eval import training_process
 from eval.training_process import run_cmd_train, run_side_by_side
+from tests.paths import ROOT
 
 
 def test_a_failed_training_is_told(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -64,7 +65,7 @@ SIDE_BY_SIDE = (
 @pytest.mark.parametrize("how", [ALONE, SIDE_BY_SIDE], ids=["alone", "side by side"])
 def test_a_signal_lets_the_training_save(number: signal.Signals, how: str, tmp_path: Path) -> None:
     program = CHILD.format(path=str(tmp_path / "saved"))
-    root = Path(__file__).resolve().parents[2]
+    root = ROOT
     process = subprocess.Popen(
         [sys.executable, "-c", STARTER, program, how], stdout=subprocess.PIPE, text=True, cwd=root, env=dict(os.environ)
     )

@@ -1,0 +1,1 @@
+"""An extraction spread over many tasks: Slurm arrays and Dask."""

@@ -1,0 +1,132 @@
+"""What each attempt at a task leaves behind: one file of JSON lines, written by one process, in OUT/tasks.
+
+The first line says who, the last how it ended, one between for every shard. The file's time stamp is the sign of life.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from cmd_extract.cluster.claims import Owner
+from cmd_extract.cluster.shares import Share
+from cmd_extract.shard.writer import WrittenShard
+from cmd_extract.system.liveness import Heartbeat
+
+TASKS_FOLDER = "tasks"
+RUNNING, DONE, FAILED, STOPPED, STALE = "running", "done", "failed", "stopped", "stale"
+_SHARD_FIELDS = tuple(f.name for f in fields(WrittenShard))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attempt:
+    """One attempt at a task, as its file tells.
+
+    Attributes:
+        share: the task.
+        owner: the process.
+        state: ``running``, ``done``, ``failed`` or ``stopped`` by what it said last; ``stale`` if it has fallen silent.
+        reason: why it failed, else empty.
+        started_seconds: since 1970, by the clock of the file system: those of the hosts may differ.
+        seconds: how long it took, or has taken.
+        written: the shards it has made.
+        mtimes_ns: time stamps of their files, by name.
+    """
+
+    share: Share
+    owner: Owner
+    state: str
+    reason: str
+    started_seconds: float
+    seconds: float
+    written: tuple[WrittenShard, ...]
+    mtimes_ns: dict[str, int]
+
+
+class TaskLog:
+    """Writes the file of this attempt; use as a context manager around the work, whose end it notes.
+
+    Args:
+        out: the output folder.
+        share: the task.
+        stale_seconds: how old a sign of life may get.
+    """
+
+    def __init__(self, out: Path, share: Share, stale_seconds: float) -> None:
+        owner, folder = Owner.here(), out / TASKS_FOLDER
+        folder.mkdir(exist_ok=True)
+        name = f"{share.task:05d}-of-{share.num_tasks:05d}--{owner.host}-{owner.pid}-{time.time_ns()}.jsonl"
+        self._path = folder / name
+        self._stream = self._path.open("x", encoding="utf-8")
+        self._heartbeat = Heartbeat(self._path, stale_seconds)
+        self._say({"event": "start", "share": asdict(share), "owner": asdict(owner), "time": self._now()})
+
+    def __enter__(self) -> TaskLog:
+        self._heartbeat.__enter__()
+        return self
+
+    def add(self, shard: WrittenShard) -> None:
+        """Notes a shard that lies in the output folder."""
+        file = self._path.parents[1] / shard.name
+        self._say({"event": "shard", **asdict(shard), "mtime_ns": file.stat().st_mtime_ns})
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._heartbeat.__exit__()
+        stopped = kind is not None and issubclass(kind, (KeyboardInterrupt, GeneratorExit))
+        state = DONE if kind is None else STOPPED if stopped else FAILED
+        reason = f"{error}" or type(error).__name__ if state == FAILED else ""
+        self._say({"event": "end", "state": state, "reason": reason, "time": self._now()})
+        self._stream.close()
+
+    def _now(self) -> float:
+        """By the clock that stamps the file."""
+        os.utime(self._path)
+        return self._path.stat().st_mtime
+
+    def _say(self, event: dict[str, Any]) -> None:
+        self._stream.write(json.dumps(event) + "\n")
+        self._stream.flush()
+
+
+def read_attempts(out: Path, now: float, stale_seconds: float) -> list[Attempt]:
+    """All attempts at all tasks, oldest first.
+
+    Args:
+        out: the output folder.
+        now: the time by the clock of its file system.
+        stale_seconds: how old a sign of life may get.
+    """
+    attempts = [_read(path, now, stale_seconds) for path in (out / TASKS_FOLDER).glob("*.jsonl")]
+    return sorted((a for a in attempts if a), key=lambda a: a.started_seconds)
+
+
+def _read(path: Path, now: float, stale_seconds: float) -> Attempt | None:
+    lines = path.read_text("utf-8").splitlines(keepends=True)
+    # A process that was killed may leave half a line.
+    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    if not events:
+        return None
+    start, last, alive = events[0], events[-1], path.stat().st_mtime
+    ended = last["event"] == "end"
+    silent = STALE if now - alive > stale_seconds else RUNNING
+    return Attempt(
+        share=Share(**start["share"]),
+        owner=Owner(**start["owner"]),
+        state=last["state"] if ended else silent,
+        reason=last["reason"] if ended else "",
+        started_seconds=start["time"],
+        seconds=max(0.0, (last["time"] if ended else alive) - start["time"]),
+        written=tuple(
+            WrittenShard(**{name: event[name] for name in _SHARD_FIELDS if name in event})
+            for event in events
+            if event["event"] == "shard"
+        ),
+        mtimes_ns={event["name"]: event["mtime_ns"] for event in events if event["event"] == "shard"},
+    )

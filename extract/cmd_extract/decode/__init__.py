@@ -1,0 +1,1 @@
+"""One video: probing, transcoding, motion vectors, keyframes, frames."""

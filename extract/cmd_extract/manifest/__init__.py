@@ -1,0 +1,1 @@
+"""Manifests: lists of videos with labels, groups and splits."""

@@ -1,0 +1,299 @@
+"""Make manifests of plain sources: any CSV file with a path column, and a folder of class folders.
+
+``cmd_extract.manifest.datasets`` does the same for data sets with official split files. Every function is pure: it
+reads the source, checks that the videos exist and returns records; nothing is written.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from cmd_extract.manifest.records import PARTS, check_records, is_split_column
+from cmd_extract.manifest.table import ManifestError, name_problem, read_table, summarise
+from cmd_extract.schema import SHARD_GLOB, VideoRecord
+
+# fmt: off
+VIDEO_EXTENSIONS = frozenset({
+    ".3gp", ".asf", ".avi", ".dv", ".flv", ".gif", ".m2ts", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".mts",
+    ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
+})
+# fmt: on
+"""File name endings that count as video, in lower case."""
+
+PART_OF_NAME = {part: part for part in PARTS} | {
+    "training": "train",
+    "testing": "test",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+}
+"""What data sets call their parts, to what a manifest calls them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ManifestSource:
+    """What a source holds.
+
+    Attributes:
+        records: manifest rows; paths relative to the root where the video lies below it, absolute otherwise.
+        notes: sentences for the user about what was ignored, assumed or left out.
+        missing: names of the listed videos that were not found and left out, all of them.
+    """
+
+    records: tuple[VideoRecord, ...]
+    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class SourceVideo:
+    """One video of a source, before it has a row.
+
+    Attributes:
+        place: where the user finds it, for messages, such as ``list.csv, line 3``.
+        file: absolute path.
+        video_id, label, group, splits: as in ``VideoRecord``.
+    """
+
+    place: str
+    file: Path
+    video_id: str
+    label: str = ""
+    group: str = ""
+    splits: Mapping[str, str] = field(default_factory=dict)
+
+
+def absolute_folder(folder: Path) -> Path:
+    """The folder as an absolute path without ``..``; symbolic links stay as the user wrote them.
+
+    Raises:
+        ManifestError: it is no folder.
+    """
+    if not folder.is_dir():
+        raise ManifestError(f"{folder}: no such folder; check the path")
+    lexical = Path(os.path.normpath(folder.absolute()))
+    # Behind a symbolic link, a/link/.. is not a: then only the links' targets tell where the folder is.
+    return lexical if lexical.is_dir() and lexical.samefile(folder) else folder.resolve()
+
+
+def is_video_name(name: str) -> bool:
+    """Whether a file name ends as videos do."""
+    return PurePosixPath(name).suffix.lower() in VIDEO_EXTENSIONS
+
+
+def usable_name(text: str) -> str:
+    """A file's or folder's name as an id or label: what ``name_problem`` refuses is percent-encoded, byte by byte."""
+    if name_problem(text) is None:
+        return text
+    start, stop = len(text) - len(text.lstrip()), len(text.rstrip())
+    kept = (start <= index < stop and name_problem(f"_{c}_") is None for index, c in enumerate(text))
+    return "".join(c if keep else _percent(c) for c, keep in zip(text, kept, strict=True))
+
+
+def _percent(character: str) -> str:
+    return "".join(f"%{byte:02X}" for byte in character.encode("utf-8", errors="surrogateescape"))
+
+
+def ids_of_paths(paths: Sequence[str]) -> tuple[str, ...]:
+    """An id for each path: the path without its video extension; paths that would then share one keep theirs."""
+    stems = [str(PurePosixPath(path).with_suffix("")) if is_video_name(path) else path for path in paths]
+    uses = Counter(stems)
+    return tuple(usable_name(path if uses[stem] > 1 else stem) for path, stem in zip(paths, stems, strict=True))
+
+
+def assemble(
+    source: Path, videos: Sequence[SourceVideo], *, root: Path, notes: Sequence[str] = (), missing: Sequence[str] = ()
+) -> ManifestSource:
+    """Turn videos into manifest rows, in the order given.
+
+    Args:
+        source: what the user named, for messages.
+        videos: at least one.
+        root: folder that paths are written relative to, where they lie below it.
+        notes, missing: passed on.
+
+    Raises:
+        ManifestError: a file does not exist, or an id, label or group cannot be used; names where it stands.
+    """
+    absent = [f"{v.place}: {str(v.file)!r}" for v in videos if not os.path.isfile(v.file)]  # noqa: PTH113 (long names)
+    if absent:
+        raise ManifestError(f"{source}: {summarise(absent, 'row')} of {len(videos)} point to no file; check the paths")
+    if not videos:
+        raise ManifestError(f"{source}: no videos found; extensions that count: {' '.join(sorted(VIDEO_EXTENSIONS))}")
+    # The root may be a folder that the manifest is going to make.
+    base = absolute_folder(root) if root.is_dir() else Path(os.path.normpath(root.absolute()))
+    records = tuple(
+        VideoRecord(
+            row=row,
+            video_id=video.video_id,
+            path=(video.file.relative_to(base) if video.file.is_relative_to(base) else video.file).as_posix(),
+            label=video.label,
+            group=video.group,
+            splits=video.splits,
+        )
+        for row, video in enumerate(videos)
+    )
+    check_records(records, [video.place for video in videos])
+    return ManifestSource(records=records, notes=tuple(notes), missing=tuple(missing))
+
+
+def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> ManifestSource:
+    """Manifest rows of any CSV file with a ``path`` column.
+
+    Format: UTF-8, comma-separated, a header. ``path`` is required; ``id``, ``label``, ``group`` and columns whose
+    names begin with ``split`` are taken over; all other columns are ignored and named in a note. Without an ``id``
+    column the id is the path without its extension. The rows keep their order.
+
+    Args:
+        csv_path: the file.
+        root: folder that the manifest's paths will be relative to.
+        videos: folder that the file's own relative paths start from; the file's folder if ``None``.
+
+    Raises:
+        ManifestError: the file or a row of it cannot be used; names line and value.
+    """
+    table = read_table(csv_path)
+    if "path" not in table.columns:
+        raise ManifestError(f"{csv_path}, line 1: no column 'path' in the header ({', '.join(table.columns)})")
+    empty = [row.line for row in table.rows if not row.cells["path"] or "\0" in row.cells["path"]]
+    if empty:
+        raise ManifestError(f"{csv_path}, line {empty[0]}, column 'path': is empty; write where the video lies")
+    folder = absolute_folder(csv_path.parent if videos is None else videos)
+    paths = [row.cells["path"] for row in table.rows]
+    ids = [row.cells["id"] for row in table.rows] if "id" in table.columns else ids_of_paths(paths)
+    for row, video_id in zip(table.rows, ids, strict=True):
+        if not video_id:
+            raise ManifestError(f"{csv_path}, line {row.line}, column 'id': is empty; give the row an id of its own")
+    split_columns = [name for name in table.columns if is_split_column(name)]
+    found = [
+        SourceVideo(
+            place=f"{csv_path}, line {row.line}",
+            file=folder / path,
+            video_id=video_id,
+            label=row.cells.get("label", ""),
+            group=row.cells.get("group", ""),
+            splits={name: PART_OF_NAME.get(row.cells[name].lower(), row.cells[name]) for name in split_columns},
+        )
+        for row, path, video_id in zip(table.rows, paths, ids, strict=True)
+    ]
+    ignored = [c for c in table.columns if c not in ("id", "path", "label", "group") and not is_split_column(c)]
+    notes = [f"{csv_path}: ignored {summarise([repr(name) for name in ignored], 'column')}"] if ignored else []
+    return assemble(csv_path, found, root=root, notes=notes)
+
+
+def from_folder(folder: Path, *, root: Path) -> ManifestSource:
+    """Manifest rows of all videos below a folder, in the order of their paths.
+
+    Layouts, told apart by the folder's own entries:
+
+    - ``<class>/.../<file>``: the first folder is the label, however deep the file lies;
+    - ``<part>/<class>/.../<file>``, when every first folder is called after a part (``train``, ``val``, ``test`` and
+      the like): the parts become the column ``split``;
+    - files directly where a class folder is expected have no label, which pre-training does not need.
+
+    Ids are paths below the folder without extension. Files that do not end as videos do, and hidden files and
+    folders, are ignored; a note counts them. Symbolic links are followed.
+
+    Args:
+        folder: the folder.
+        root: folder that the manifest's paths will be relative to.
+
+    Raises:
+        ManifestError: no folder, no videos in it, or names that cannot be used.
+    """
+    base = absolute_folder(folder)
+    files, ignored = list_files(base)
+    names = [file for file in files if is_video_name(file)]
+    other = Counter(PurePosixPath(file).suffix.lower() or "no extension" for file in files if not is_video_name(file))
+    by_part = bool(names) and all("/" in n and n.split("/")[0].lower() in PART_OF_NAME for n in names)
+    found: list[SourceVideo] = []
+    for name, video_id in zip(names, ids_of_paths(names), strict=True):
+        folders = name.split("/")[:-1]
+        splits = {"split": PART_OF_NAME[folders.pop(0).lower()]} if by_part else {}
+        label = usable_name(folders[0]) if folders else ""
+        place = f"{folder}, file {name!r}"
+        found.append(SourceVideo(place=place, file=base / name, video_id=video_id, label=label, splits=splits))
+    notes: list[str] = []
+    if by_part:
+        notes.append(f"{folder}: its folders are parts of the data set; written as column 'split'")
+    unlabelled = sum(not video.label for video in found)
+    if unlabelled:
+        notes.append(f"{folder}: {unlabelled} of {len(found)} videos lie in no class folder and have no label")
+    if other:
+        kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
+        notes.append(f"{folder}: ignored {other.total()} files that do not end as videos do ({kinds})")
+    if ignored:
+        notes.append(f"{folder}: ignored {ignored} hidden files and folders")
+    return assemble(folder, found, root=root, notes=notes)
+
+
+def list_files(folder: Path) -> tuple[tuple[str, ...], int]:
+    """All files below a folder: paths relative to it, ``/`` between names, in byte order; and the count of hidden ones.
+
+    Hidden are names that begin with a dot; macOS leaves such ``._video.mp4`` files beside real ones. Links to folders
+    are followed, each folder on the way once, so that a link to a parent ends.
+    """
+    files: list[str] = []
+    hidden = 0
+    pending: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", ())]
+    while pending:
+        prefix, parents = pending.pop()
+        here = folder / prefix
+        status = here.stat()
+        identity = (status.st_dev, status.st_ino)
+        if identity in parents:
+            continue
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    hidden += 1
+                elif entry.is_dir():
+                    pending.append((f"{prefix}{entry.name}/", (*parents, identity)))
+                else:
+                    files.append(f"{prefix}{entry.name}")
+    return tuple(sorted(files, key=os.fsencode)), hidden
+
+
+def detect_format(source: Path) -> str:
+    """Which of this module's readers fits a source.
+
+    Args:
+        source: a CSV file, a folder of official split lists, or a folder of videos.
+
+    Returns:
+        ``csv``, ``kinetics``, ``ucf101``, ``hmdb51`` or ``folder``.
+
+    Raises:
+        ManifestError: none fits; says what was looked for.
+    """
+    if source.is_file():
+        columns = read_table(source).columns
+        if "youtube_id" in columns:
+            return "kinetics"
+        if "path" in columns:
+            return "csv"
+        raise ManifestError(
+            f"{source}: neither a column 'path' (csv) nor 'youtube_id' (kinetics) in the header ({', '.join(columns)})"
+        )
+    if not source.is_dir():
+        raise ManifestError(f"{source}: no such file or folder; check the path")
+    for pattern, name in (("trainlist*.txt", "ucf101"), ("*_test_split*.txt", "hmdb51")):
+        if any(source.glob(pattern)):
+            return name
+    extracted = any(source.glob(SHARD_GLOB))
+    # Beside shards lie tables of failures and damage, which are no lists of videos.
+    tables = [] if extracted else sorted(source.glob("*.csv"))
+    if tables and all("youtube_id" in read_table(table).columns for table in tables):
+        return "kinetics"
+    if any(is_video_name(file) for file in list_files(source)[0]):
+        return "folder"
+    if extracted:
+        raise ManifestError(f"{source}: holds shards, the output of an extraction; name the folder or list of videos")
+    raise ManifestError(
+        f"{source}: holds no trainlist*.txt (ucf101), no *_test_split*.txt (hmdb51), no CSV files with a column "
+        "'youtube_id' (kinetics) and no videos (folder); name the file or folder that does, or the format"
+    )

@@ -1,0 +1,1 @@
+"""A whole extraction on one machine: planning, workers, bookkeeping."""

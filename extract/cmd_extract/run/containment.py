@@ -1,0 +1,175 @@
+"""Keeps what may crash, hang or take all memory in a process that can be killed.
+
+A worker owns one such process and gives it one video after the other; it is replaced only after a death. It leads a
+process group, so that FFmpeg goes with it, and it dies with the worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.context import ForkProcess
+from pathlib import Path
+from types import TracebackType
+
+from cmd_extract.config import ExtractConfig
+from cmd_extract.decode.ffmpeg import FfmpegBinary
+from cmd_extract.decode.source import VideoError
+from cmd_extract.decode.video import ExtractedVideo
+from cmd_extract.run.limits import Limits, OutputError, die_with_parent, limit_memory
+
+Extract = Callable[[Path, ExtractConfig, Path, FfmpegBinary], ExtractedVideo]
+"""Signature of ``cmd_extract.decode.video.extract_video``."""
+
+_DEATH_SECONDS = 1.0
+# New objects before Python looks for unreachable circles: frames come by the thousand a second, and make none.
+_COLLECT_AFTER = 50_000
+_INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
+_Reply = ExtractedVideo | VideoError | OutputError
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Child:
+    pid: int
+    process: ForkProcess
+    connection: Connection
+
+
+class ContainedExtractor:
+    """Extracts videos in a child process; use as a context manager, which ends it.
+
+    Args:
+        config: what to make of the videos.
+        binary: the run's FFmpeg.
+        limits: time and memory of one video.
+        extract: what to run in the child.
+    """
+
+    def __init__(self, config: ExtractConfig, binary: FfmpegBinary, limits: Limits, extract: Extract) -> None:
+        self._settings = (config, binary, limits)
+        self._extract = extract
+        self._child: _Child | None = None
+
+    def __enter__(self) -> ContainedExtractor:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._end()
+
+    def extract(self, source: Path, workdir: Path) -> ExtractedVideo:
+        """Extracts one video, see ``extract_video``.
+
+        Raises:
+            VideoError: as there, and with stage ``timeout``, ``memory`` or ``crash``.
+            OutputError: the working folder cannot be written.
+        """
+        child = self._child = self._child or self._start()
+        limits = self._settings[2]
+        try:
+            child.connection.send((source, workdir))
+            if not child.connection.poll(limits.timeout_seconds):
+                self._end()
+                raise VideoError("timeout", f"not done after {limits.timeout_seconds:g} s (--timeout)")
+            reply: _Reply = child.connection.recv()
+        except (EOFError, OSError):
+            raise VideoError("crash", self._cause_of_death(child)) from None
+        if isinstance(reply, ExtractedVideo):
+            return reply
+        if isinstance(reply, OutputError) or reply.stage == "memory":
+            self._end()  # its heap may be in any state
+        raise reply
+
+    def _start(self) -> _Child:
+        # Forked, not spawned: all modules are loaded, so a new child costs milliseconds.
+        context = multiprocessing.get_context("fork")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, ours, self._extract, *self._settings), daemon=True)
+        with interrupts_blocked():
+            process.start()
+        theirs.close()
+        child_pid = process.pid
+        assert child_pid, "a process that was started has a number"
+        with contextlib.suppress(OSError):  # whichever of the two comes first
+            os.setpgid(child_pid, child_pid)
+        return _Child(pid=child_pid, process=process, connection=ours)
+
+    def _cause_of_death(self, child: _Child) -> str:
+        child.process.join(_DEATH_SECONDS)
+        code = child.process.exitcode
+        self._end()
+        if code is not None and code < 0:
+            return f"the extracting process was killed by {signal.Signals(-code).name}"
+        return f"the extracting process ended by itself with status {code}"
+
+    def _end(self) -> None:
+        if self._child is None:
+            return
+        child, self._child = self._child, None
+        child.connection.close()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(child.pid, signal.SIGKILL)
+        child.process.join()
+
+
+@contextlib.contextmanager
+def interrupts_blocked() -> Iterator[None]:
+    """Holds back Ctrl-C and SIGTERM; processes started within never see them, and are ended by who started them."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _serve(
+    connection: Connection,
+    others_end: Connection,
+    extract: Extract,
+    config: ExtractConfig,
+    binary: FfmpegBinary,
+    limits: Limits,
+) -> None:
+    """The child's life: one video after the other until the worker hangs up."""
+    worker = os.getppid()
+    die_with_parent()
+    os.setpgid(0, 0)
+    others_end.close()
+    if os.getppid() != worker:  # it died before it could be noticed
+        return
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+    limit_memory(limits.max_memory_mb)
+    gc.freeze()  # else each collection looks at, and so copies, what the worker had loaded
+    gc.set_threshold(_COLLECT_AFTER)
+    while True:
+        try:
+            source, workdir = connection.recv()
+            connection.send(_attempt(extract, source, workdir, config, binary, limits))
+        except (EOFError, OSError):  # of the connection; those of the video are caught
+            return
+
+
+def _attempt(
+    extract: Extract, source: Path, workdir: Path, config: ExtractConfig, binary: FfmpegBinary, limits: Limits
+) -> _Reply:
+    try:
+        return extract(source, config, workdir, binary)
+    except (VideoError, OutputError) as error:
+        return error
+    except MemoryError:
+        return VideoError("memory", f"needs more than {limits.max_memory_mb} MiB (--max-memory-mb)")
+    except OSError as error:
+        # What can go wrong with the source is a VideoError by now; this is about the run's own files.
+        return OutputError(f"cannot write in {workdir}: {error.strerror or error}")
+    except Exception as error:
+        # One strange video must not end the run; the limit of failures catches a strange program.
+        return VideoError("error", f"{type(error).__name__}: {error}")

@@ -1,0 +1,61 @@
+"""Divides a manifest into shards: runs of consecutive rows, independent of workers and machines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from cmd_extract.schema import SHARD_PATTERN, VideoRecord, hash_records
+
+MAX_VIDEOS_PER_SHARD = 256
+_WANTED_SHARDS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardPlan:
+    """The manifest rows of one shard.
+
+    Attributes:
+        number: position among all shards.
+        records: consecutive manifest rows.
+    """
+
+    number: int
+    records: tuple[VideoRecord, ...]
+
+    @property
+    def name(self) -> str:
+        """File name of the shard."""
+        return SHARD_PATTERN.format(self.number)
+
+    @property
+    def rows_hash(self) -> str:
+        """Identifies the rows; a shard of other rows is never taken for this one."""
+        return hash_records(self.records)
+
+
+def automatic_videos_per_shard(rows: int) -> int:
+    """Some 32 shards for small sets, so that many workers share the work, and at most 256 videos each."""
+    return min(MAX_VIDEOS_PER_SHARD, max(1, -(-rows // _WANTED_SHARDS)))
+
+
+def plan_shards(records: Sequence[VideoRecord], videos_per_shard: int | None = None) -> tuple[ShardPlan, ...]:
+    """Divides manifest rows into shards.
+
+    Args:
+        records: all rows.
+        videos_per_shard: rows a shard; None for ``automatic_videos_per_shard``.
+
+    Raises:
+        ValueError: ``videos_per_shard`` is not positive.
+    """
+    size = automatic_videos_per_shard(len(records)) if videos_per_shard is None else videos_per_shard
+    if size < 1:
+        raise ValueError(f"videos_per_shard: {size} is not at least 1")
+    starts = range(0, len(records), size)
+    return tuple(ShardPlan(number=i, records=tuple(records[s : s + size])) for i, s in enumerate(starts))
+
+
+def count_rows(plans: Sequence[ShardPlan]) -> int:
+    """Manifest rows of some shards."""
+    return sum(len(plan.records) for plan in plans)

@@ -1,0 +1,1 @@
+"""The HDF5 shard format: reading, writing, verification, previews."""

@@ -1,0 +1,100 @@
+"""What an output folder holds, in numbers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cmd_extract.schema import DAMAGED_NAME, QUARTER_PX
+from cmd_extract.shard.reader import ShardSet, read_index
+
+_SAMPLED_VIDEOS = 200
+_SAMPLED_FRAMES = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class VectorStatistics:
+    """Motion of a sample of frames, I-frames left out.
+
+    Attributes:
+        frames: how many were looked at.
+        valid_share: share of cells with a vector.
+        moving_share: share of the valid cells that move at all.
+        length_px: 50th, 90th and 99th percentile and maximum of the lengths of valid vectors, in canonical pixels.
+    """
+
+    frames: int
+    valid_share: float
+    moving_share: float
+    length_px: tuple[float, float, float, float]
+
+
+def vector_statistics(shards: ShardSet) -> VectorStatistics:
+    """Statistics of the motion of up to 200 videos spread over the set, the first 64 frames of each."""
+    step = max(1, len(shards.videos) // _SAMPLED_VIDEOS)
+    lengths, cells, frames = [np.empty(0)], 0, 0
+    for entry in shards.videos[::step]:
+        motion = shards.motion(entry, 0, min(entry.frame_count, _SAMPLED_FRAMES))
+        predicted = motion.valid.any(axis=(1, 2))
+        vectors = motion.grid_quarter_px.astype(np.float64).transpose(0, 2, 3, 1)[motion.valid] / QUARTER_PX
+        lengths.append(np.hypot(vectors[:, 0], vectors[:, 1]))
+        frames += int(predicted.sum())
+        cells += int(predicted.sum()) * motion.valid[0].size
+    joined = np.concatenate(lengths)
+    shown = np.percentile(joined, [50, 90, 99, 100]) if len(joined) else np.zeros(4)
+    return VectorStatistics(
+        frames=frames,
+        valid_share=len(joined) / cells if cells else 0.0,
+        moving_share=float((joined > 0).mean()) if len(joined) else 0.0,
+        length_px=(float(shown[0]), float(shown[1]), float(shown[2]), float(shown[3])),
+    )
+
+
+def describe_folder(folder: Path) -> list[tuple[str, str]]:
+    """Name and value of everything worth knowing of an output folder, in reading order.
+
+    Raises:
+        ShardError: no complete extraction lies there.
+    """
+    index, shards = read_index(folder), ShardSet(folder)
+    header, videos = shards.header, shards.videos
+    totals = index["totals"]
+    damaged = totals.get("damaged", 0)  # not counted by version 1
+    frames = np.array([v.frame_count for v in videos])
+    seconds = np.array([v.frame_count / v.fps if v.fps else 0.0 for v in videos])
+    motion = vector_statistics(shards)
+    codecs = Counter(v.codec for v in videos)
+    sizes = Counter(f"{v.source_width}x{v.source_height}" for v in videos)
+    splits = {name: Counter(v.splits[name] or "(none)" for v in videos) for name in videos[0].splits}
+    rows = [
+        ("videos", f"{len(videos)}, {totals['failures']} failures, {len(index['shards'])} shards"),
+        ("damaged", f"{damaged} videos, see {folder / DAMAGED_NAME}" if damaged else ""),
+        ("frames", f"{frames.sum()}; a video {frames.min()} to {frames.max()}, median {np.median(frames):.0f}"),
+        ("length", f"{seconds.sum() / 3600:.2f} hours; frame rates {_range([v.fps for v in videos])}"),
+        ("bytes", f"{totals['size_bytes'] / 1e6:.1f} MB, {totals['size_bytes'] / frames.sum():.0f} a frame"),
+        ("classes", str(len({v.label for v in videos} - {""}))),
+        *((name, _counts(parts)) for name, parts in splits.items()),
+        ("source codecs", _counts(codecs)),
+        ("source sizes", _counts(sizes)),
+        ("stream", f"{header.canonical_width}x{header.canonical_height} {header.config['codec']}"),
+        ("small frames", f"{header.frame_width}x{header.frame_height}"),
+        ("keyframes", f"{sum(len(v.keyframe_indices) for v in videos)}"),
+        ("motion grid", f"{header.grid_shape[1]}x{header.grid_shape[0]} cells of {header.cell_px} pixels"),
+        ("vectors", f"{motion.valid_share:.1%} of cells have one, {motion.moving_share:.1%} of these move"),
+        ("vector length", "median {:.2f}, 90 % {:.2f}, 99 % {:.2f}, greatest {:.2f} pixels".format(*motion.length_px)),
+        ("configuration", index["config_hash"]),
+    ]
+    return [(name, value) for name, value in rows if value]
+
+
+def _range(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"
+
+
+def _counts(counter: Counter[str]) -> str:
+    shown = ", ".join(f"{name} {count}" for name, count in counter.most_common(5))
+    return shown + (f" and {len(counter) - 5} more" if len(counter) > 5 else "")

@@ -1,0 +1,48 @@
+"""H.264 pictures of which one slice is intra-coded and another is not."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cmd_extract.decode.ffmpeg import FfmpegBinary
+from tests.integration.cmd_extract.test_sources import extract, only
+
+MakeVideo = Callable[..., Path]
+CUT = 9
+
+
+def slices_of(source: Path) -> tuple[list[bytes], list[int]]:
+    """The NAL units of an elementary stream, and which of them are slices."""
+    units = source.read_bytes().split(b"\0\0\1")
+    return units, [number for number, unit in enumerate(units) if unit and unit[0] & 31 in (1, 5)]
+
+
+@pytest.mark.parametrize("suffix", ["h264", "mp4"])
+def test_a_picture_with_slices_of_both_types_is_no_keyframe(
+    make_video: MakeVideo, ffmpeg: FfmpegBinary, tmp_path: Path, suffix: str
+) -> None:
+    streams = []
+    for scenecut in (400, 0):  # an I-frame that is not a point to start from, and none
+        private = f"slices=2:ref=1:bframes=0:keyint=250:min-keyint=100:mbtree=0:qp=24:scenecut={scenecut}"
+        options = ("-vf", f"negate=enable='gte(n,{CUT})'", "-c:v", "libx264", "-x264-params", private)
+        streams.append(slices_of(make_video(tmp_path / f"{scenecut}.h264", *options, source="mandelbrot", frames=20)))
+    (intra, intra_slices), (units, slices) = streams
+    assert len(slices) == len(intra_slices) == 40
+    units[slices[2 * CUT]] = intra[intra_slices[2 * CUT]]
+    (tmp_path / "v").mkdir()
+    mixed = tmp_path / "v" / "a.h264"
+    mixed.write_bytes(b"\0\0\1".join(units))
+    if suffix == "mp4":
+        command = [ffmpeg.path, "-loglevel", "error", "-i", str(mixed), "-c", "copy", str(mixed.with_suffix(".mp4"))]
+        subprocess.run(command, check=True)
+        mixed.unlink()
+    shards, entry = only(extract(tmp_path / "v", "--transcode", "never")[0])
+    assert entry.frame_count == 20
+    assert entry.keyframe_indices == (0,)
+    assert b"".join(shards._reader(entry).frame_types(0)) == b"I" + b"P" * 19
+    lower = shards.motion(entry, CUT, CUT + 1).valid[0, 8:]
+    assert lower.any(), "the vectors of its other slice are kept"

