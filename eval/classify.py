@@ -14,11 +14,11 @@ from torch.utils.data import DataLoader
 
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
-from train.augment import center_crop
-from train.batch import collate_eval
-from train.dataset import EvalDataset
-from train.sampling import SamplingConfig
-from train.supervised import SupervisedModel
+from cmd_train.augment.apply import center_crop
+from cmd_train.data.batch import collate_eval
+from cmd_train.data.dataset import EvalDataset
+from cmd_train.data.sampling import SamplingConfig
+from cmd_train.models.supervised import SupervisedModel
 
 _CLIPS_AT_ONCE = 16
 

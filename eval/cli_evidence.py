@@ -8,9 +8,9 @@ from typing import Any
 
 import click
 
+from cmd_train.cli.options import complete_recipe
 from eval.command_line import EXIT_INTERRUPTED, command_words, seed_option, show_progress
 from eval.evidence_sizes import SIZES, EvidenceSize
-from train.cli_options import complete_recipe
 
 _SIZE = "[default: the size's]"
 _PAIRS = "SECTION.FIELD=VALUE"

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from cmd_train.cli.options import complete_recipe
 from eval.command_line import EXIT_INTERRUPTED, command_words, show_progress
-from train.cli_options import complete_recipe
 
 if TYPE_CHECKING:
     from eval.run_recognition import RecognitionRun

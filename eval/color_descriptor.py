@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.data.dataset import EvalDataset
+from cmd_train.data.sampling import SamplingConfig
 from eval.features import COLOR_HISTOGRAM, Features
 from eval.hand_made import hand_made_features
-from train.dataset import EvalDataset
-from train.sampling import SamplingConfig
 
 FRAMES = 16
 """Frames of a video, at equal spacing; of a shorter one some count twice."""

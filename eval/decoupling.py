@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_train.checkpoints.files import load_checkpoint
 from eval.feature_source import length_notes, part_words, provenance_of, unique
 from eval.features import Features
 from eval.leakage import training_notes
@@ -26,7 +27,6 @@ from eval.retrieval import retrieve
 from eval.run_probe import fold_pairings, probe
 from eval.video_table import VideoTable
 from eval.videos import Pairing, pair_all, pair_parts, pairing_notes
-from train.checkpoint import load_checkpoint
 
 HEADS: Mapping[str, tuple[bool, bool]] = {
     "both heads": (True, True),

@@ -16,20 +16,20 @@ from torch.utils.data import DataLoader
 
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.augment.apply import center_crop
+from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
+from cmd_train.checkpoints.published import load_named
+from cmd_train.config import TrainConfig, config_from_dict
+from cmd_train.data.batch import collate_eval
+from cmd_train.data.dataset import EvalDataset
+from cmd_train.data.sampling import SamplingConfig
+from cmd_train.distributed.process_group import process_group
+from cmd_train.engine.build import build_model
+from cmd_train.models.backbones import Backbone
 from eval.embedding_spool import EmbeddingSpool
 from eval.features import BACKBONE_FEATURES, FeatureError, Features, identity, read_features, write_features
 from eval.results import DEFAULT_CLIPS, Provenance
 from eval.video_table import VideoTable
-from train.augment import center_crop
-from train.backbones import Backbone
-from train.batch import collate_eval
-from train.build import build_model
-from train.checkpoint import Checkpoint, load_checkpoint
-from train.config import TrainConfig, config_from_dict
-from train.dataset import EvalDataset
-from train.distributed import process_group
-from train.import_weights import load_named
-from train.sampling import SamplingConfig
 
 Progress = Callable[[int, int], None]
 

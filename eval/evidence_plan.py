@@ -7,6 +7,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.checkpoints.files import load_checkpoint
+from cmd_train.cli.recipes import check_recipe
+from cmd_train.config import TrainConfig, build_config, parse_overrides
+from cmd_train.data.epoch_sampler import EpochSampler
+from cmd_train.data.selection import select_videos
+from cmd_train.engine.stop import FINISHED_NAME
 from eval.decoupling import HEADS
 from eval.evidence_sizes import EvidenceSize
 from eval.feature_source import kept_features
@@ -15,12 +21,6 @@ from eval.run_auxiliary import Comparison
 from eval.training_process import check_run_dir
 from eval.video_table import VideoTable
 from eval.videos import Pairing, pair_all, pair_parts
-from train.checkpoint import load_checkpoint
-from train.config import TrainConfig, build_config, parse_overrides
-from train.epoch_sampler import EpochSampler
-from train.recipes import check_recipe
-from train.selection import select_videos
-from train.stopping import FINISHED_NAME
 
 HEADLINE = "both heads"
 TRAIN_PART, TEST_PART = "train", "test"

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.checkpoints.files import FOLDER_NAME, find_checkpoint, list_checkpoints
+from cmd_train.config import config_from_dict
+from cmd_train.data.sampling import SamplingConfig
+from cmd_train.data.sampling_report import SamplingReport
 from eval.embed import ModelChoice, embed_to_file
 from eval.features import FeatureError, Features, read_features
 from eval.results import DEFAULT_CLIPS, EVAL_FOLDER, Provenance
-from train.checkpoint import FOLDER_NAME, find_checkpoint, list_checkpoints
-from train.config import config_from_dict
-from train.sampling import SamplingConfig
-from train.sampling_report import SamplingReport
 
 FEATURES_SUFFIX = ".h5"
 

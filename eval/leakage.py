@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_train.config import config_from_dict
 from eval.results import Provenance
 from eval.video_table import VideoTable
-from train.config import config_from_dict
 
 Rows = NDArray[np.int64]
 """Numbers of videos."""

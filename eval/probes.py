@@ -19,8 +19,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
+from cmd_train.monitoring.neighbours import nearest
 from eval.features import Features
-from train.neighbours import nearest
 
 Places = NDArray[np.int64]
 METHODS = ("linear", "knn")

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from cmd_extract.schema import FAILURES_NAME, ShardHeader
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.checkpoints.files import load_checkpoint
+from cmd_train.config import TrainConfig, config_from_dict
+from cmd_train.distributed.process_group import process_group
+from cmd_train.models.backbones import Backbone
 from eval.embed import embed_videos, load_backbone
 from eval.features import BACKBONE_FEATURES, FeatureError, Features, spoken_name
-from train.backbones import Backbone
-from train.checkpoint import load_checkpoint
-from train.config import TrainConfig, config_from_dict
-from train.distributed import process_group
 
 # As a user would start it, by this very interpreter, and deaf to an extract/ in the working directory (-P).
 _CMD_EXTRACT = (sys.executable, "-P", "-c", "from cmd_extract.cli.main import main; main(prog_name='cmd-extract')")

@@ -10,11 +10,11 @@ from typing import Any
 
 from cmd_extract.schema import ShardError
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.checkpoints.files import CONFIG_NAME, list_checkpoints
 from eval.results import EVAL_FOLDER, read_result
-from train.checkpoint import CONFIG_NAME, list_checkpoints
 
 METRICS_NAME = "metrics.jsonl"
-"""Where a training writes its numbers; the same name as in ``train.run_log``, which would load the training loop."""
+"""The metrics file of a run; as in ``cmd_train.monitoring.metrics``, which evaluation does not import."""
 
 
 @dataclass(frozen=True, kw_only=True)

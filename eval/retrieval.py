@@ -14,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_train.monitoring.neighbours import nearest, nearest_others
 from eval.features import Features
 from eval.metrics import RECALL_RANKS, Interval, bootstrap_interval, chance_recall_at, recall_hits
 from eval.results import mean_and_spread
 from eval.video_table import VideoTable
 from eval.videos import Pairing
-from train.neighbours import nearest, nearest_others
 
 CLASS_RANKS = (1, 5)
 EXAMPLES = 12

@@ -11,6 +11,11 @@ from typing import Any
 import numpy as np
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.checkpoints.files import list_checkpoints, load_checkpoint
+from cmd_train.cli.recipes import check_finetuning, check_recipe
+from cmd_train.config import TrainConfig, build_config, changed_fields, parse_overrides
+from cmd_train.engine.stop import FINISHED_NAME
+from cmd_train.recipes import AUXILIARY_MOTION
 from eval.auxiliary import Difference, Pair, mean_difference
 from eval.feature_source import clip_words, unique
 from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, read_result, result_record, write_result
@@ -18,11 +23,6 @@ from eval.run_clock import RunClock
 from eval.run_recognition import RecognitionTest, check_tested, file_name, labelled_part, recognise, recognition_record
 from eval.training_process import check_run_dir, run_cmd_train
 from eval.video_table import VideoTable
-from train.checkpoint import list_checkpoints, load_checkpoint
-from train.config import TrainConfig, build_config, changed_fields, parse_overrides
-from train.presets import AUXILIARY_MOTION
-from train.recipes import check_finetuning, check_recipe
-from train.stopping import FINISHED_NAME
 
 ARMS = ("none", "motion")
 _TRAIN_PART = "train"

@@ -9,17 +9,17 @@ from typing import Any
 
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
+from cmd_train.config import TrainConfig, config_from_dict
+from cmd_train.distributed.process_group import process_group
+from cmd_train.engine.build import build_classifier
+from cmd_train.models.supervised import SupervisedModel
 from eval.classify import classify_videos
 from eval.feature_source import name_words, run_folder, short_notes, unique
 from eval.leakage import Rows, group_notes, refuse_trained, training_notes, training_sets
 from eval.recognition import TOP, Recognition, judge
 from eval.results import EVAL_FOLDER, Provenance, mean_and_spread, result_name, result_record
 from eval.video_table import VideoTable
-from train.build import build_classifier
-from train.checkpoint import Checkpoint, load_checkpoint
-from train.config import TrainConfig, config_from_dict
-from train.distributed import process_group
-from train.supervised import SupervisedModel
 
 Progress = Callable[[int, int], None]
 

@@ -10,10 +10,10 @@ import numpy as np
 import torch
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.monitoring.neighbours import nearest
 from eval.features import FeatureError, Features
 from eval.query_video import embed_query, extract_query, load_embedder
 from eval.search_picture import Strip, draw_search, frames_of
-from train.neighbours import nearest
 
 
 @dataclass(frozen=True, kw_only=True)

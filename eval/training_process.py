@@ -17,17 +17,17 @@ from typing import Any
 
 import joblib
 
-import train
-from train.checkpoint import CONFIG_NAME, list_checkpoints
-from train.config import TrainConfig, changed_fields
-from train.resuming import FREE
+import cmd_train
+from cmd_train.checkpoints.files import CONFIG_NAME, list_checkpoints
+from cmd_train.config import TrainConfig, changed_fields
+from cmd_train.engine.resume import FREE
 
 EXIT_INTERRUPTED = 130
 _SECONDS_TO_SAVE = 60.0
 _LOOK_SECONDS = 0.2
 # For the last lines; a training that was killed may leave processes that hold the pipe for a while.
 _SECONDS_TO_TELL = 5.0
-_PROGRAM = "from train.cli import main; main(prog_name='cmd-train')"
+_PROGRAM = "from cmd_train.cli.main import main; main(prog_name='cmd-train')"
 
 
 def check_run_dir(run_dir: Path, config: TrainConfig, data_hash: str) -> bool:
@@ -118,7 +118,7 @@ def _start(
     """Starts a training; what it says is shown, or goes to ``stdout``, errors as well."""
     # -P: a folder `train` in the working directory must not be taken for ours.
     command = [sys.executable, "-P", "-c", _PROGRAM, *arguments]
-    home = str(Path(train.__path__[0]).parent)
+    home = str(Path(cmd_train.__path__[0]).parent)
     path = os.pathsep.join(filter(None, [home, environment.get("PYTHONPATH")]))
     return subprocess.Popen(
         command,

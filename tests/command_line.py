@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import click
 from click.testing import CliRunner, Result
 
-from train.cli import main as train_main
+from cmd_train.cli.main import main as train_main
 
 
 def call(command: click.Command, *arguments: object) -> Result:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
-from train.distributed import leave_group
+from cmd_train.distributed.process_group import leave_group
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Compares train.augment with kornia's operations, in speed and in rightness, and prints a table.
+"""Compares cmd_train.augment.apply with kornia's operations, in speed and in rightness, and prints a table.
 
 Needs kornia, which is no dependency of this project: ``pip install --no-deps kornia kornia_rs``; then, from the
 repository's root, ``python -m tests.benchmarks.augmentation``.
@@ -26,10 +26,10 @@ from kornia.augmentation import (
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from train.augment import AugmentConfig, augment_clip, draw_parameters
-from train.augment_color import jitter, shift_hue
-from train.augment_parameters import CropParameters
-from train.augment_space import crop_pictures
+from cmd_train.augment.apply import AugmentConfig, augment_clip, draw_parameters
+from cmd_train.augment.color import jitter, shift_hue
+from cmd_train.augment.parameters import CropParameters
+from cmd_train.augment.space import crop_pictures
 
 CLIPS, FRAMES, HEIGHT, WIDTH, CROP = 8, 16, 128, 170, 112
 

@@ -25,16 +25,16 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.config import TrainConfig, build_config
+from cmd_train.data.batch import Batch
+from cmd_train.distributed.process_group import Placement
+from cmd_train.engine.build import build_model
+from cmd_train.engine.objective import PretrainObjective
+from cmd_train.engine.optim import build_optimizer
+from cmd_train.engine.step import GradientStep
 from tests.benchmarks.clips import synthetic_videos
 from tests.benchmarks.loader import make_shards
 from tests.benchmarks.loader_workers import spread, stream
-from train.batch import Batch
-from train.build import build_model
-from train.config import TrainConfig, build_config
-from train.distributed import Placement
-from train.objective import PretrainObjective
-from train.optim import build_optimizer
-from train.step import GradientStep
 
 FORMS = {
     "float32": ("float32", False),

@@ -24,14 +24,14 @@ import simplejpeg
 import torch
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.data.batch import open_in_turn
+from cmd_train.data.dataset import PretrainDataset
+from cmd_train.data.sampling import SamplePlan, SamplingConfig, plan_sample, sample_rng
+from cmd_train.engine.damage import TolerantDataset
 from tests.benchmarks.clips import describe, encode, take_videos, write_manifest
 from tests.benchmarks.extraction_speed import run_extract
 from tests.benchmarks.measuring import Result, measure_own, take_turns
 from tests.benchmarks.subject import Plan, run_subject
-from train.batch import open_in_turn
-from train.damage import TolerantDataset
-from train.dataset import PretrainDataset
-from train.sampling import SamplePlan, SamplingConfig, plan_sample, sample_rng
 
 BATCH = 32
 ROWS = 128

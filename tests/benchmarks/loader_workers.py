@@ -22,14 +22,14 @@ import torch
 from torch.utils.data import DataLoader
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.data.batch import Batch, open_in_turn
+from cmd_train.data.dataset import PretrainDataset
+from cmd_train.data.epoch_sampler import EpochSampler
+from cmd_train.data.sampling import SamplingConfig
+from cmd_train.engine.damage import TolerantDataset
 from tests.benchmarks.clips import synthetic_videos
 from tests.benchmarks.loader import BATCH, bare_bytes, decode_all, make_shards
 from tests.benchmarks.measuring import tell_machine
-from train.batch import Batch, open_in_turn
-from train.damage import TolerantDataset
-from train.dataset import PretrainDataset
-from train.epoch_sampler import EpochSampler
-from train.sampling import SamplingConfig
 
 
 def spread(values: list[float]) -> str:
@@ -40,7 +40,7 @@ def spread(values: list[float]) -> str:
 def stream(
     shards: ShardSet, sampling: SamplingConfig, workers: int, *, batch: int = BATCH, pinned: bool = False
 ) -> Iterator[Batch]:
-    """Batches without end, made as ``train.loop`` makes them."""
+    """Batches without end, made as ``cmd_train.engine.loop`` makes them."""
     data = TolerantDataset(PretrainDataset(shards, shards.videos, sampling, seed=0))
     videos = len(shards.videos)
     sampler = EpochSampler(

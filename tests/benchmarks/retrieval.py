@@ -3,8 +3,8 @@
     python -m tests.benchmarks.retrieval [--rounds 5] [--quick] [--output build/bench.json]
 
 512 queries, the 50 most similar of 100,000 rows of 2,048 features each, as ``cmd-eval retrieval`` finds them
-(``train.neighbours``), by the clock and with all cores; scaling the gallery's rows to length 1 is in it. Beside it: the
-bare product of the two matrices, already scaled, in blocks of the same size, whose result is thrown away.
+(``cmd_train.monitoring.neighbours``), by the clock and with all cores; scaling the gallery's rows to length 1 is in it.
+Beside it: the bare product of the two matrices, already scaled, in blocks of the same size, result discarded.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Callable
 
 import torch
 
+from cmd_train.monitoring.neighbours import nearest
 from tests.benchmarks.measuring import Result
 from tests.benchmarks.subject import Plan, run_subject
-from train.neighbours import nearest
 
 NEIGHBOURS = 50
 BLOCK_ROWS = 16_384

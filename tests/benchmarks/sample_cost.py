@@ -13,10 +13,10 @@ from typing import Literal, get_args
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from cmd_train.models.config import ModelConfig
+from cmd_train.models.pretrain import PretrainModel
 from tests.benchmarks.measuring import Result
 from tests.benchmarks.subject import Plan, run_subject
-from train.model import PretrainModel
-from train.model_config import ModelConfig
 
 MotionInput = Literal["native", "paper"]
 FORMS: tuple[MotionInput, ...] = get_args(MotionInput)

@@ -19,16 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from cmd_extract.schema import ShardHeader
+from cmd_train.config import TrainConfig, build_config
+from cmd_train.data.batch import Batch
+from cmd_train.data.sampling_report import SamplingReport
+from cmd_train.distributed.process_group import Placement
+from cmd_train.engine.build import build_model
+from cmd_train.engine.objective import PretrainObjective
+from cmd_train.engine.optim import build_optimizer
+from cmd_train.engine.step import GradientStep
 from tests.benchmarks.measuring import Result
 from tests.benchmarks.subject import Plan, run_subject
-from train.batch import Batch
-from train.build import build_model
-from train.config import TrainConfig, build_config
-from train.distributed import Placement
-from train.objective import PretrainObjective
-from train.optim import build_optimizer
-from train.sampling_report import SamplingReport
-from train.step import GradientStep
 
 HEADER = ShardHeader(
     config={}, config_hash="", canonical_width=340, canonical_height=256, frame_width=170, frame_height=128, cell_px=8

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from cmd_train.cli.main import main as train_main
 from tests.cluster.slurm import SlurmCluster, wait_until
-from tests.integration.training import ROOT, finish, launch, metrics, options, recorded, same, weights
-from train.cli import main as train_main
+from tests.integration.cmd_train.training import ROOT, finish, launch, metrics, options, recorded, same, weights
 
 OPTIONS = options(optim__epochs=4, model__context_queue=12, data__workers=1, run__checkpoint_epochs=1)
 STEPS = 12
@@ -59,7 +59,8 @@ def edited(launcher: str, shards: Path, job: Job, program: str = "", **environme
         "RECORD": str(job.folder),
         **environment,
     }
-    command = f'{program} {python} -m tests.integration.training pretrain "$SHARDS" "$RUN_DIR" {shlex.join(OPTIONS)}'
+    launched = f"{program} {python} -m tests.integration.cmd_train.training"
+    command = f'{launched} pretrain "$SHARDS" "$RUN_DIR" {shlex.join(OPTIONS)}'
     edits = {
         "#SBATCH --ntasks-per-node=": "#SBATCH --ntasks-per-node=1",
         "#SBATCH --gpus-per-node=": "",

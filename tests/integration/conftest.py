@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from cmd_train.cli.main import main as train_main
 from tests.command_line import call
-from tests.integration.finetuning import finetune
-from tests.integration.training import options
-from train.cli import main as train_main
+from tests.integration.cmd_train.finetuning import finetune
+from tests.integration.cmd_train.training import options
 
 
 @pytest.fixture(scope="session")

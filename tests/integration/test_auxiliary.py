@@ -9,7 +9,7 @@ import pytest
 
 from eval.cli import main as eval_main
 from tests.command_line import call, train_here
-from tests.integration.finetuning import config_of, settings
+from tests.integration.cmd_train.finetuning import config_of, settings
 
 pytestmark = pytest.mark.slow
 

@@ -12,9 +12,9 @@ from PIL import Image
 
 from cmd_extract.cli.main import main as extract_main
 from cmd_extract.decode.source import frames_by_header
+from cmd_train.cli.main import main as train_main
 from tests.command_line import call as run_command
-from tests.integration.training import options
-from train.cli import main as train_main
+from tests.integration.cmd_train.training import options
 
 
 def call(command: click.Command, *arguments: object) -> tuple[int, str]:

@@ -14,7 +14,7 @@ from cmd_extract.cli.main import main as extract_main
 from cmd_extract.shard.reader import ShardSet
 from eval.cli import main
 from tests.command_line import call, train_here
-from tests.integration.training import FIELDS
+from tests.integration.cmd_train.training import FIELDS
 
 pytestmark = pytest.mark.slow
 

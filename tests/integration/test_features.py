@@ -17,13 +17,13 @@ from click.testing import Result
 from PIL import Image
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
+from cmd_train.config import build_config
+from cmd_train.engine.build import build_model
 from eval.cli import main
 from eval.features import read_features
 from tests.command_line import call as invoke
-from tests.integration.training import SIZES
-from train.build import build_model
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.config import build_config
+from tests.integration.cmd_train.training import SIZES
 
 QUICK = ("--workers", 0, "--device", "cpu")
 SPLIT = ("--split-column", "split")

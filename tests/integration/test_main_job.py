@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmd_train.checkpoints.files import list_checkpoints, load_checkpoint
+from cmd_train.cli.main import main as train_main
+from cmd_train.config import config_from_dict
+from cmd_train.engine.build import build_model
 from eval.cli import main as eval_main
 from eval.embed import load_backbone
 from tests.command_line import call
-from tests.integration.training import FIELDS, same, weights
-from train.build import build_model
-from train.checkpoint import list_checkpoints, load_checkpoint
-from train.cli import main as train_main
-from train.config import config_from_dict
+from tests.integration.cmd_train.training import FIELDS, same, weights
 
 SMALL = ["--recipe", "demo", "--split-column", "split", "--batch-size", "4", "--workers", "0"]
 SMALL += [word for field, value in FIELDS.items() for word in ("--set", f"{field}={value}")]
@@ -164,7 +164,7 @@ def test_the_same_again_gives_the_same_weights(trained: Path, few_shards: Path, 
 
 
 def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
-    program = "from train.cli import main; main()"
+    program = "from cmd_train.cli.main import main; main()"
     command = [sys.executable, "-c", program, *map(str, arguments)]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.Popen(

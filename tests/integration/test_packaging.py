@@ -26,7 +26,7 @@ DATA = {
     "extract/py.typed",
     "cmd_extract/cluster/slurm/extract.sbatch",
     "train/py.typed",
-    "train/slurm/pretrain.sbatch",
+    "cmd_train/cli/slurm/pretrain.sbatch",
     "eval/py.typed",
     "eval/report_template/macros.html.j2",
     "eval/report_template/page.html.j2",

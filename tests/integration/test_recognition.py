@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from cmd_extract.cli.main import main as extract_main
+from cmd_train.checkpoints.files import load_checkpoint
 from eval.cli import main as eval_main
 from tests.command_line import call
-from tests.integration.finetuning import finetune
-from train.checkpoint import load_checkpoint
+from tests.integration.cmd_train.finetuning import finetune
 
 
 def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_path: Path) -> None:

@@ -10,11 +10,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.cli.main import main as train_main
 from eval.cli import main as eval_main
 from tests.integration.browser import Browser, open_browser
-from tests.integration.training import options
+from tests.integration.cmd_train.training import options
 from tests.unit import report_results as results
-from train.cli import main as train_main
 
 WCAG_AA = 4.5
 MOST_BYTES = 5e6

@@ -10,11 +10,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
+from cmd_train.config import build_config
 from eval.decoupling import DecouplingQuestion, decoupling_table, measure_decoupling, over_videos
 from eval.features import Features
 from eval.results import Provenance
 from eval.video_table import VideoTable
-from train.config import build_config
 
 VIDEOS = 90
 LABELS = [f"m{n % 3}" for n in range(VIDEOS)]

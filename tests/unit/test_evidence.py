@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 import torch
 
+from cmd_train.checkpoints.files import save_checkpoint
+from cmd_train.config import build_config, parse_overrides
 from eval.decoupling import HEADS
 from eval.evidence import Answer, Row, chance, difference, differences
 from eval.evidence_plan import EvidencePlan, is_finished, pairings
@@ -17,8 +19,6 @@ from eval.features import write_features
 from eval.metrics import bootstrap_interval
 from eval.results import Provenance
 from eval.video_table import VideoTable
-from train.checkpoint import save_checkpoint
-from train.config import build_config, parse_overrides
 
 MEASURES = ("R@1", "R@5", "R@10", "probe")
 

@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from cmd_train.config import build_config
+from cmd_train.monitoring.neighbours import nearest
 from eval.embed import ModelChoice, check_same, embed_to_file, embed_videos
 from eval.embedding_spool import EmbeddingSpool
 from eval.features import FeatureError, FeatureRows, Features, column_statistics, read_features, write_features
 from eval.results import Provenance
 from eval.video_table import VideoTable
-from tests.unit.test_dataset import entries
-from train.config import build_config
-from train.neighbours import nearest
+from tests.unit.cmd_train.data.test_dataset import entries
 
 VIDEOS = VideoTable(
     ids=("a", "b\udcff", "ü#0001"),
@@ -284,7 +284,7 @@ _BOUNDED = """
 import resource, sys
 import numpy as np, torch
 from eval.features import FeatureRows
-from train.neighbours import nearest
+from cmd_train.monitoring.neighbours import nearest
 torch.set_num_threads(1)
 table = np.memmap(sys.argv[1], np.float32, "r", shape=(180_000, 256))
 rows = np.arange(180_000)

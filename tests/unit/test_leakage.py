@@ -5,15 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
+from cmd_train.checkpoints.initial import training_of
+from cmd_train.config import build_config
+from cmd_train.data.selection import select_videos
 from eval.leakage import shared_videos, training_notes, training_sets
 from eval.results import Provenance
 from eval.run_recognition import check_tested, labelled_part
 from eval.video_table import VideoTable
-from tests.unit.test_dataset import entries
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.config import build_config
-from train.initial_weights import training_of
-from train.selection import select_videos
+from tests.unit.cmd_train.data.test_dataset import entries
 
 # v4 is a copy of v0 under another name.
 VIDEOS = VideoTable(

@@ -15,16 +15,16 @@ from click.testing import CliRunner
 from scipy import stats
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 
+from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
+from cmd_train.cli.main import main as train_main
+from cmd_train.config import build_config
 from eval.auxiliary import Difference, Pair, mean_difference
 from eval.metrics import chance_recall_at
 from eval.recognition import judge
 from eval.results import write_result
 from eval.run_auxiliary import Comparison, _known_result, check_comparison, leakage_notes
 from tests.unit import report_results as results
-from tests.unit.test_dataset import entries
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.cli import main as train_main
-from train.config import build_config
+from tests.unit.cmd_train.data.test_dataset import entries
 
 CLASSES = tuple("abcdefg")
 

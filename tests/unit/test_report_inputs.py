@@ -10,6 +10,7 @@ from PIL import Image
 
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.config import build_config
 from eval.cli import main as eval_main
 from eval.report import write_report
 from eval.report_inputs import open_shards, read_run
@@ -18,7 +19,6 @@ from eval.report_pictures import jpeg_picture
 from eval.report_summary import main_figures, pretext_sentences, summarise, task_of
 from tests.unit import report_results as results
 from tests.unit.cmd_extract.shard.test_reader_writer import write_shard
-from train.config import build_config
 
 SETTINGS = build_config("demo").as_dict()
 

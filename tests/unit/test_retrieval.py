@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cmd_extract.schema import MotionGrid
+from cmd_train.monitoring.neighbours import leave_one_out_recall, nearest_others
 from eval.comparison import comparison_table
 from eval.features import Features
 from eval.leakage import check_leakage
@@ -22,7 +23,6 @@ from eval.run_retrieval import Question, run_retrieval
 from eval.video_table import VideoTable
 from eval.videos import pair_all, pair_parts, pairing_notes
 from tests.unit import report_results as results
-from train.neighbours import leave_one_out_recall, nearest_others
 
 
 def table(rows: list[tuple[str, str, str]], prints: list[str] | None = None) -> VideoTable:

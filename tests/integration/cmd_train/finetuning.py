@@ -1,0 +1,29 @@
+"""A fine-tuning small enough for tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from click.testing import Result
+
+from cmd_train.checkpoints.files import load_checkpoint
+from cmd_train.cli.main import main as train_main
+from tests.command_line import call
+from tests.integration.cmd_train.training import options
+
+
+def settings(**changes: object) -> list[str]:
+    """As of the other trainings; of their fields those that are not the recipe's."""
+    words = options(**changes)
+    words[words.index("demo")] = "finetune-demo"
+    return [*words, "--split-column", "split"]
+
+
+def finetune(shards: Path, run_dir: Path, *words: object, start: object = "scratch", **changes: object) -> Result:
+    given = {"optim__epochs": 2} | changes
+    return call(train_main, "finetune", shards, run_dir, "--from", start, *settings(**given), *words)
+
+
+def config_of(run_dir: Path) -> dict[str, Any]:
+    return load_checkpoint(run_dir).config

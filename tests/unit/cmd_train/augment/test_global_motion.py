@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from cmd_train.augment.apply import AugmentConfig, augment_motion
+from cmd_train.augment.global_motion import masked_median, remove_global_motion
+from tests.unit.cmd_train.augment.samples import HEADER, draw, random_batch
+
+ROWS, COLUMNS = 16, 20
+
+
+def moving_camera(*, zoom: float, outliers: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Quarter pixels of a panning, zooming and turning camera, a thing of its own motion, and holes; (2, 3) frames."""
+    rng = np.random.default_rng(seed)
+    row, column = np.meshgrid(np.linspace(-1, 1, ROWS), np.linspace(-1, 1, COLUMNS), indexing="ij")
+    camera = np.zeros((2, 3, 2, ROWS, COLUMNS), np.float32)
+    for window, frame in np.ndindex(2, 3):
+        pan, turn = rng.uniform(-12, 12, 2), rng.uniform(-zoom, zoom)
+        camera[window, frame, 0] = pan[0] + zoom * column - turn * row
+        camera[window, frame, 1] = pan[1] + zoom * row + turn * column
+    own = np.zeros_like(camera)
+    own[..., 0, 2 : 2 + round(outliers * ROWS * COLUMNS / 10), 5:15] = 30
+    valid = rng.random((2, 3, ROWS, COLUMNS)) > 0.2
+    motion = np.round(camera + own) * valid[:, :, None]
+    return torch.tensor(motion, dtype=torch.int16), torch.tensor(valid), torch.tensor(own * valid[:, :, None])
+
+
+@pytest.mark.parametrize(("kind", "zoom"), [("median", 0.0), ("affine", 0.0), ("affine", 10.0)])
+@pytest.mark.parametrize("seed", range(3))
+def test_what_moves_by_itself_is_left(kind: str, zoom: float, seed: int) -> None:
+    motion, valid, own = moving_camera(zoom=zoom, outliers=0.25, seed=seed)
+    left = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type] # any word
+    assert (left - own).abs().max() < 1.5, "quarter pixels; the stored vectors are rounded by up to 0.5"
+    assert (left[~valid.unsqueeze(2).expand_as(left)] == 0).all()
+
+
+def test_a_median_cannot_follow_a_zoom() -> None:
+    motion, valid, own = moving_camera(zoom=10, outliers=0.25)
+    assert (remove_global_motion(motion, valid, "median") - own).abs().max() > 5
+
+
+@pytest.mark.parametrize("kind", ["median", "affine"])
+def test_frames_with_few_or_no_vectors(kind: str) -> None:
+    motion, valid = torch.zeros(1, 4, 2, 6, 6, dtype=torch.int16), torch.zeros(1, 4, 6, 6, dtype=torch.bool)
+    valid[0, 1, 2, 2] = valid[0, 2, 3, :] = valid[0, 3] = True  # none, one, a line, all
+    motion[:, :, 0] = 8
+    motion *= valid.unsqueeze(2)
+    left = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type] # any word
+    assert left.isfinite().all()
+    assert left.abs().max() < 0.01
+
+
+def test_median_equals_numpy() -> None:
+    value = torch.randn(3, 2, 9, generator=torch.Generator().manual_seed(0))
+    valid = torch.rand(3, 9, generator=torch.Generator().manual_seed(1)) > 0.4
+    valid[2] = False
+    for frame in range(2):
+        chosen = np.sort(value[frame][:, valid[frame]].numpy(), axis=1)
+        np.testing.assert_array_equal(masked_median(value, valid)[frame], chosen[:, (chosen.shape[1] - 1) // 2])
+    assert masked_median(value, valid)[2].tolist() == [0, 0]
+
+
+def test_augmentation_removes_it_before_the_crop() -> None:
+    batch, config = random_batch(2), AugmentConfig(crop_size=32)
+    arguments = (batch.motion_valid_BWTHW, draw(config, 2))
+    pan = torch.tensor([20, -12], dtype=torch.int16).view(2, 1, 1)
+    still = (torch.rand(2, 4, 8, 1, 32, 43) > 0.8) * torch.tensor(16, dtype=torch.int16)
+    motion = still.expand(-1, -1, -1, 2, -1, -1).contiguous()
+    for kind in ("median", "affine"):
+        removing = replace(config, global_motion=kind)  # type: ignore[arg-type] # any word
+        expected = augment_motion(motion, *arguments, config, HEADER)
+        shown = augment_motion(motion + pan, *arguments, removing, HEADER)
+        # A little of the random dots is taken for a motion of the whole.
+        assert (shown - expected).abs().max() < (1e-6 if kind == "median" else 0.02)
+    kept = augment_motion(motion + pan, *arguments, config, HEADER)
+    assert (kept - expected).abs().max() > 0.3
+    with pytest.raises(ValueError, match="global_motion: 'mean'"):
+        replace(config, global_motion="mean")  # type: ignore[arg-type] # any word
+    with pytest.raises(ValueError, match="kind: 'mean'"):
+        remove_global_motion(motion[0], batch.motion_valid_BWTHW[0], "mean")  # type: ignore[arg-type] # any word

@@ -1,0 +1,318 @@
+"""What fine-tuning adds to a training: recipes, classes, clips alone, its objective, and what it takes of a start."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from scipy import ndimage
+from torch import Tensor, nn
+
+from cmd_train.augment.apply import augment_clip, augment_motion, draw_parameters
+from cmd_train.augment.space import rotate
+from cmd_train.checkpoints.files import CheckpointError, save_checkpoint
+from cmd_train.checkpoints.published import published_name
+from cmd_train.cli.recipes import check_recipe
+from cmd_train.config import TrainConfig, build_config, changed_fields
+from cmd_train.data.batch import open_in_turn
+from cmd_train.data.dataset import PretrainDataset
+from cmd_train.data.sampling import SamplingConfig, plan_clip, plan_sample, sample_rng
+from cmd_train.engine.build import build_classifier, build_model
+from cmd_train.engine.damage import TolerantDataset
+from cmd_train.engine.finetune import select_classes
+from cmd_train.engine.finetune_start import load_start, recorded_start
+from cmd_train.engine.optim import build_optimizer, learning_rate
+from cmd_train.engine.supervised_objective import SupervisedObjective
+from cmd_train.models.backbones import build_backbone
+from cmd_train.models.supervised import SupervisedOutput, supervised_loss
+from cmd_train.recipes import AUXILIARY_MOTION, RECIPES
+from tests.unit.cmd_train.data.test_dataset import SAMPLING, MemoryShards, entries
+from tests.unit.cmd_train.engine.test_step import HEADER, batch, configured
+from tests.unit.cmd_train.models.test_parity import published_state
+
+PLAIN = configured(model__context_head=False, model__motion_head=False, augment__rotation_degrees=10.0)
+MOTION = configured(model__context_head=False, loss__motion_weight=0.5, augment__flip_probability=0.5)
+CLASSES = (3, 1, 0, 2, 1, 0)
+
+
+# Recipes
+
+
+@pytest.mark.parametrize(
+    ("recipe", "rate", "decay"), [("finetune-ucf101", 1e-4, 3e-3), ("finetune-hmdb51", 2e-4, 2e-3)]
+)
+def test_every_number_of_the_papers_fine_tuning(recipe: str, rate: float, decay: float) -> None:
+    config = build_config(recipe)
+    optim = config.optim
+    assert (optim.optimizer, optim.momentum, optim.weight_decay, optim.clip_norm) == ("sgd", 0.9, decay, 0.0)
+    assert (optim.batch_size, optim.epochs) == (8, 120)
+    rates = [learning_rate(step, 10, optim) for step in (0, 50, 100, 1200)]
+    # Warm-up over 10 epochs from 4e-6 x batch to the peak x batch; then down to 1e-6, said without the batch.
+    assert rates == pytest.approx([4e-6 * 8, (4e-6 + rate) / 2 * 8, rate * 8, 1e-6])
+    assert build_optimizer(nn.Linear(2, 2), optim).param_groups[0]["nesterov"]
+    assert (config.model.classifier_dropout, config.augment.rotation_degrees) == (0.3, 10.0)
+    assert (config.model.backbone, config.model.crop_size, config.model.clip_frames) == ("r2plus1d_26", 112, 16)
+    assert (config.sampling.stride, config.augment.flip_probability) == (4, 0.5)
+    assert (config.model.context_head, config.model.motion_head, config.sampling.motion_room) == (False,) * 3
+
+
+@pytest.mark.parametrize("recipe", ["finetune-gestures", "finetune-demo"])
+def test_classes_with_a_direction_are_not_flipped(recipe: str) -> None:
+    config = build_config(recipe)
+    assert config.augment.flip_probability == 0
+    pretraining = build_config(recipe.removeprefix("finetune-")).model
+    assert replace(pretraining, context_head=False, motion_head=False) == config.model, "it takes its checkpoints"
+
+
+@pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith("finetune-")])
+def test_motion_can_be_added_to_every_recipe(recipe: str) -> None:
+    config = build_config(recipe, AUXILIARY_MOTION)
+    SupervisedObjective(config, HEADER, CLASSES, 4)
+    with pytest.raises(ValueError, match=r"sampling\.motion_room"):
+        build_config(recipe, {"model.motion_head": True})
+
+
+def test_a_recipe_of_the_other_kind_is_refused() -> None:
+    with pytest.raises(ValueError, match="'ucf101' is not for cmd-train finetune; need one of finetune-ucf101"):
+        check_recipe("ucf101", finetune=True)
+    with pytest.raises(ValueError, match="'finetune-demo' is not for cmd-train pretrain"):
+        check_recipe("finetune-demo", finetune=False)
+    check_recipe("finetune-demo", finetune=True)
+
+
+def test_fields_that_an_older_release_did_not_know_have_their_default() -> None:
+    after = build_config("demo").as_dict()
+    before = {section: dict(values) for section, values in after.items()}
+    del before["model"]["classifier_dropout"], before["sampling"]["motion_room"]
+    assert changed_fields(before, after) == []
+    after["model"]["classifier_dropout"] = 0.5
+    assert changed_fields(before, after) == ["model.classifier_dropout: 0.3 is now 0.5"]
+
+
+# Classes
+
+
+def labelled(*labels: str) -> tuple:
+    return tuple(replace(entry, label=label) for entry, label in zip((*entries(), *entries()), labels, strict=False))
+
+
+def test_classes_are_the_sorted_labels_and_unlabelled_videos_are_counted() -> None:
+    chosen = select_classes(labelled("up", "", "left", "up", "", "down"))
+    assert chosen.classes == ("down", "left", "up")
+    assert chosen.class_numbers == [2, 1, 2, 0]
+    assert [entry.label for entry in chosen.entries] == ["up", "left", "up", "down"]
+    assert chosen.unlabelled == 2
+    assert chosen.record == {"classes": ["down", "left", "up"], "class_videos": [1, 1, 2], "videos": 4}
+
+
+def test_one_class_or_none_is_refused() -> None:
+    with pytest.raises(ValueError, match="of the 3 videos to train on all 2 that have one are 'up'; need at least 2"):
+        select_classes(labelled("up", "", "up"))
+    with pytest.raises(ValueError, match="of the 2 videos to train on none has one"):
+        select_classes(labelled("", ""))
+
+
+# Clips alone
+
+
+@pytest.mark.parametrize("frame_count", [300, 71, 60, 9, 1])
+def test_a_clip_alone_is_that_of_the_whole_sample(frame_count: int) -> None:
+    for index in range(20):
+        whole = plan_sample(frame_count, (0,), SamplingConfig(), sample_rng(1, 2, index))
+        alone = plan_clip(frame_count, SamplingConfig(), sample_rng(1, 2, index))
+        assert (alone.clip_frames, alone.stride) == (whole.clip_frames, whole.stride)
+        assert (alone.stride_shrunk, alone.clip_padded) == (whole.stride_shrunk, whole.clip_padded)
+
+
+def test_without_room_for_motion_a_clip_reaches_the_videos_end() -> None:
+    config = SamplingConfig(motion_room=False)
+    plans = [plan_clip(63, config, sample_rng(0, 0, index)) for index in range(60)]
+    assert {plan.clip_frames[0] for plan in plans} == {0, 1, 2}
+    assert max(plan.clip_frames[-1] for plan in plans) == 62
+    assert {plan.stride for plan in plans} == {4}
+    assert {plan_clip(63, SamplingConfig(), sample_rng(0, 0, 0)).stride} == {3}, "with room the stride shrinks"
+
+
+class ClipsOnly(MemoryShards):
+    def keyframe_jpeg(self, *_: object) -> memoryview:
+        raise AssertionError("a keyframe was read")
+
+    def motion(self, *_: object) -> None:  # type: ignore[override] # never called
+        raise AssertionError("motion was read")
+
+
+def test_where_no_head_reads_them_motion_and_keyframes_stay_unread() -> None:
+    alone = PretrainDataset(ClipsOnly(), entries(), SAMPLING, seed=5, clips_only=True)
+    whole = PretrainDataset(MemoryShards(), entries(), SAMPLING, seed=5)
+    keys = [(0, 0), (3, 2)]
+    stacked, full = open_in_turn(TolerantDataset(dataset)[keys] for dataset in (alone, whole))
+    assert torch.equal(stacked.clip_u8_BTHWC, full.clip_u8_BTHWC)
+    assert stacked.keyframe_u8_BHWC.shape == (2, 0, 0, 3)
+    assert stacked.motion_quarter_px_BWTCHW.shape[:2] == (2, 0)
+    assert stacked.window_valid_BW.shape == (2, 0)
+    assert stacked.window_valid_BW.dtype == torch.bool
+    assert (stacked.report.samples, stacked.report.motion_padded, stacked.report.motion_missing) == (2, 0, 0)
+
+
+# Augmentation
+
+
+def test_rotation_is_that_of_scipy() -> None:
+    picture = torch.rand(2, 3, 1, 33, 33, generator=torch.Generator().manual_seed(1))
+    for degrees in (-10.0, 7.5):
+        turned = rotate(picture, torch.tensor([degrees, degrees]))
+        # Order 1 is bilinear; near the border the two treat what lies outside in their own ways.
+        expected = ndimage.rotate(
+            picture.numpy(), degrees, axes=(4, 3), reshape=False, order=1, mode="grid-constant", cval=0.0
+        )
+        torch.testing.assert_close(turned, torch.from_numpy(expected), atol=1e-4, rtol=0)
+
+
+def test_rotations_are_uniform_within_the_limit() -> None:
+    config = build_config("finetune-ucf101").augment
+    drawn = draw_parameters(config, [(0, n) for n in range(400)], seed=0, windows=4, picture_size=(340, 256)).rotation_B
+    assert drawn.abs().max() <= 10
+    assert drawn.min() < -9.5
+    assert drawn.max() > 9.5
+    assert abs(drawn.mean()) < 1
+
+
+# Objective
+
+
+def by_hand(config: TrainConfig, model: nn.Module) -> tuple[SupervisedOutput, Tensor]:
+    given = batch()
+    parameters = draw_parameters(config.augment, given.keys, seed=config.run.seed, windows=4, picture_size=(96, 80))
+    motion = None
+    if config.model.motion_head:
+        motion = augment_motion(
+            given.motion_quarter_px_BWTCHW, given.motion_valid_BWTHW, parameters, config.augment, HEADER
+        )
+    torch.manual_seed(9)
+    clip = augment_clip(given.clip_u8_BTHWC, parameters, config.augment)
+    return model(clip, motion, given.window_valid_BW), torch.tensor(CLASSES)
+
+
+@pytest.mark.parametrize("config", [PLAIN, MOTION], ids=["plain", "motion"])
+def test_the_objective_is_the_loss_of_the_augmented_batch_with_its_labels(config: TrainConfig) -> None:
+    objective = SupervisedObjective(config, HEADER, CLASSES, 4)
+    model = build_classifier(config, 4)
+    torch.manual_seed(9)
+    found = objective(model, batch())
+    output, label_B = by_hand(config, build_classifier(config, 4))
+    expected = supervised_loss(output, label_B, batch().window_valid_BW, motion_weight=0.5)
+    torch.testing.assert_close(found.loss, expected.total)
+    torch.testing.assert_close(found.metrics["classification_loss"], expected.classification.detach())
+    assert found.metrics["classification_candidates"] == 4
+    assert ("motion_loss" in found.metrics) == config.model.motion_head
+    if config.model.motion_head:
+        torch.testing.assert_close(found.metrics["motion_loss"], expected.motion.loss.detach())
+    # The labels are those of the videos, wherever they stand in the batch.
+    order = torch.tensor([5, 4, 3, 2, 1, 0])
+    turned = SupervisedObjective(config, HEADER, CLASSES[::-1], 4)
+    given, same_model = replace(batch(), video_B=order), build_classifier(config, 4)
+    torch.manual_seed(9)
+    torch.testing.assert_close(turned(same_model, given).loss, expected.total)
+
+
+def test_with_and_without_motion_everything_else_starts_alike() -> None:
+    plain, motion = build_classifier(PLAIN, 4).state_dict(), build_classifier(MOTION, 4).state_dict()
+    assert all(torch.equal(value, motion[name]) for name, value in plain.items())
+    assert any(name.startswith("motion.") for name in motion)
+
+
+def test_what_the_objective_cannot_do_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"rotation_degrees: 10.0 is not allowed with --auxiliary motion"):
+        SupervisedObjective(replace(MOTION, augment=PLAIN.augment), HEADER, CLASSES, 4)
+    with pytest.raises(ValueError, match=r"model\.context_head"):
+        SupervisedObjective(configured(), HEADER, CLASSES, 4)
+
+
+# Where it starts
+
+
+def saved(folder: Path, config: TrainConfig, **record: object) -> dict[str, Tensor]:
+    weights = build_model(config).state_dict()
+    stored = {"settings": config.as_dict(), "data_hash": "abc", **record}
+    save_checkpoint(folder, step=3, weights=weights, state={"step": 3}, config=stored)
+    return weights
+
+
+@pytest.mark.parametrize("config", [PLAIN, MOTION], ids=["plain", "motion"])
+def test_backbone_and_motion_head_are_taken_of_a_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+    theirs = saved(tmp_path, configured(run__seed=8, data__split_column="split1"))
+    model = build_classifier(config, 4)
+    fresh = {name: value.clone() for name, value in model.classifier.state_dict().items()}
+    record, lines = load_start(model, config, tmp_path)
+    for name, value in model.state_dict().items():
+        if not name.startswith("classifier."):
+            assert torch.equal(value, theirs[name]), name
+    assert all(torch.equal(value, fresh[name]) for name, value in model.classifier.state_dict().items())
+    assert record["part"] == ("backbone and motion head" if config.model.motion_head else "backbone")
+    assert record["trained_on"] == {"data_hash": "abc", "split_column": "split1", "part": "train", "began_from": None}
+    assert record["part"] in lines[0]
+    assert len(lines) == 1
+
+
+def test_a_missing_motion_head_starts_new_and_that_is_said(tmp_path: Path) -> None:
+    saved(tmp_path, configured(model__motion_head=False))
+    model, fresh = build_classifier(MOTION, 4), build_classifier(MOTION, 4)
+    record, lines = load_start(model, MOTION, tmp_path)
+    assert record["part"] == "backbone"
+    assert "it has no motion head; that one starts new" in lines
+    assert all(torch.equal(v, fresh.motion.state_dict()[n]) for n, v in model.motion.state_dict().items())
+
+
+def test_another_network_is_refused_by_its_fields(tmp_path: Path) -> None:
+    saved(tmp_path, configured(model__width=16, model__predictor_width=64, sampling__stride=1))
+    model = build_classifier(MOTION, 4)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(
+        ValueError, match=r"model.width 16 there, 8 here, model.predictor_width 64 there, 32 here"
+    ) as told:
+        load_start(model, MOTION, tmp_path)
+    assert "--set model.width=16 --set model.predictor_width=64" in str(told.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    with pytest.raises(ValueError, match=r"model.width 16 there, 8 here; choose"):
+        load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path)
+
+
+def test_other_clips_are_noted(tmp_path: Path) -> None:
+    saved(tmp_path, configured(sampling__stride=1))
+    _, lines = load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path)
+    assert "note: it was trained on other input: sampling.stride 1 there, 2 here" in lines
+    saved(tmp_path / "b", configured(augment__global_motion="median"))
+    assert len(load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path / "b")[1]) == 1
+    _, lines = load_start(build_classifier(MOTION, 4), MOTION, tmp_path / "b")
+    assert lines[-1] == "note: it was trained on other input: augment.global_motion median there, keep here"
+
+
+def test_the_backbone_of_a_published_file_is_taken(tmp_path: Path) -> None:
+    config = build_config("finetune-ucf101", {"model.backbone": "c3d"})
+    state = published_state("C3D")
+    save_file(state, tmp_path / "weights.safetensors")
+    with torch.device("meta"):
+        names = list(build_backbone("c3d").state_dict())
+    model = build_classifier(config, 4)
+    record, _ = load_start(model, config, tmp_path / "weights.safetensors")
+    assert record["part"] == "backbone"
+    assert "trained_on" not in record
+    for name in names:
+        assert torch.equal(model.backbone.state_dict()[name], state[published_name(name)]), name
+    with pytest.raises(ValueError, match=r"weights.safetensors: the checkpoint does not fit the model; missing"):
+        load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path / "weights.safetensors")
+
+
+def test_a_training_continues_from_its_own_start_only(tmp_path: Path) -> None:
+    saved(tmp_path / "run", PLAIN, init={"source": str(tmp_path / "a")}, classes=["x", "y"])
+    assert recorded_start(tmp_path / "run", tmp_path / "b" / ".." / "a")
+    for other in (tmp_path / "b", None):
+        with pytest.raises(CheckpointError, match="began from"):
+            recorded_start(tmp_path / "run", other)
+    saved(tmp_path / "new", PLAIN, init=None, classes=["x", "y"])
+    assert recorded_start(tmp_path / "new", None) is None
+    with pytest.raises(CheckpointError, match="began from scratch"):
+        recorded_start(tmp_path / "new", tmp_path / "a")

@@ -1,0 +1,313 @@
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.multiprocessing as mp
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from cmd_train.config import build_config
+from cmd_train.losses.pretrain import (
+    InfoNCEOutput,
+    alignment,
+    context_loss,
+    gather_with_grad,
+    info_nce,
+    motion_loss,
+    pretrain_loss,
+    uniformity,
+)
+from cmd_train.models.pretrain import ModelOutput
+from tests.process_groups import one_of_two
+
+
+def unit(*shape: int, seed: int) -> Tensor:
+    return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
+
+
+def reference_choice(query: list[float], keys: list[list[float]], own: int, temperature: float) -> tuple[float, int]:
+    """Cross-entropy of one query's choice and how many keys are better than its own."""
+    scores = [sum(a * b for a, b in zip(query, key, strict=True)) / temperature for key in keys]
+    return math.log(sum(math.exp(score) for score in scores)) - scores[own], sum(s > scores[own] for s in scores)
+
+
+def test_info_nce_equals_a_loop():
+    query, key = unit(6, 16, seed=0), unit(10, 16, seed=1)
+    target = torch.tensor([3, 0, 9, 7, 5, 1])
+    choices = [reference_choice(query[n].tolist(), key.tolist(), own, 0.2) for n, own in enumerate(target.tolist())]
+    matched = info_nce(query, key, target, temperature=0.2)
+    assert matched.loss.item() == pytest.approx(np.mean([loss for loss, _ in choices]), rel=1e-5)
+    assert matched.top1.item() == pytest.approx(np.mean([better < 1 for _, better in choices]))
+    assert matched.top5.item() == pytest.approx(np.mean([better < 5 for _, better in choices]))
+    assert 0 < matched.top5.item() < 1  # otherwise the line above could not fail
+    assert (matched.candidates.item(), matched.queries.item()) == (10, 6)
+
+
+def test_info_nce_leaves_out_invalid_keys_and_queries():
+    query, key = unit(5, 16, seed=2), unit(8, 16, seed=3)
+    target = torch.tensor([0, 1, 2, 3, 4])
+    key_valid = torch.tensor([1, 1, 0, 1, 1, 0, 1, 1]).bool()  # query 2 loses its key
+    query_valid = torch.tensor([1, 0, 1, 1, 1]).bool()
+    kept = [index for index in range(8) if key_valid[index]]
+    keys = [key[index].tolist() for index in kept]
+    expected = [reference_choice(query[n].tolist(), keys, kept.index(n), 0.1)[0] for n in (0, 3, 4)]
+    matched = info_nce(query, key, target, key_valid_M=key_valid, query_valid_N=query_valid)
+    assert matched.loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    assert (matched.candidates.item(), matched.queries.item()) == (6, 3)
+
+
+@pytest.mark.parametrize("key_valid", [[False] * 4, [False, False, False, True]])
+def test_info_nce_without_any_valid_query_is_zero_with_zero_gradients(key_valid):
+    query, key = unit(2, 8, seed=4).requires_grad_(), unit(4, 8, seed=5).requires_grad_()
+    matched = info_nce(query, key, torch.tensor([0, 1]), key_valid_M=torch.tensor(key_valid), symmetric=True)
+    matched.loss.backward()
+    assert matched.loss.item() == 0
+    assert matched.top1.item() == 0
+    assert torch.equal(query.grad, torch.zeros_like(query))
+    assert torch.equal(key.grad, torch.zeros_like(key))
+
+
+def test_invalid_keys_get_no_gradient():
+    query, key = unit(3, 8, seed=6), unit(5, 8, seed=7).requires_grad_()
+    info_nce(query, key, torch.arange(3), key_valid_M=torch.tensor([True, True, True, False, True])).loss.backward()
+    assert torch.equal(key.grad[3], torch.zeros(8))
+    assert key.grad[4].abs().sum() > 0
+
+
+def test_symmetric_info_nce_averages_both_choices():
+    query, key, target = unit(4, 8, seed=8), unit(7, 8, seed=9), torch.tensor([2, 0, 6, 5])
+    there = [reference_choice(query[n].tolist(), key.tolist(), own, 0.1)[0] for n, own in enumerate(target.tolist())]
+    back = [reference_choice(key[own].tolist(), query.tolist(), n, 0.1)[0] for n, own in enumerate(target.tolist())]
+    matched = info_nce(query, key, target, symmetric=True)
+    assert matched.loss.item() == pytest.approx((np.mean(there) + np.mean(back)) / 2, rel=1e-5)
+
+
+def test_collapsed_embeddings_score_nothing():
+    same = torch.ones(6, 4) / 2
+    matched = info_nce(same, same, torch.arange(6))
+    assert matched.loss.item() == pytest.approx(math.log(6), rel=1e-5)
+    assert (matched.top1.item(), matched.top5.item()) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"temperature": 0.0}, "temperature"),
+        ({"key_MD": unit(3, 9, seed=0)}, "key_MD"),
+        ({"target_N": torch.tensor([0])}, "target_N"),
+        ({"key_valid_M": torch.ones(2).bool()}, "key_valid_M"),
+        ({"query_valid_N": torch.ones(3).bool()}, "query_valid_N"),
+        ({"pair_valid_NM": torch.ones(3, 2).bool()}, "pair_valid_NM"),
+    ],
+)
+def test_info_nce_refuses(change, message):
+    given = {"query_ND": unit(2, 8, seed=0), "key_MD": unit(3, 8, seed=0), "target_N": torch.tensor([0, 1])} | change
+    with pytest.raises(ValueError, match=message):
+        info_nce(given.pop("query_ND"), given.pop("key_MD"), given.pop("target_N"), **given)
+
+
+def output_of(samples: int = 3, windows: int = 4, positions: int = 5, width: int = 8) -> ModelOutput:
+    return ModelOutput(
+        feature_BF=torch.zeros(samples, 2),
+        context_query_BD=unit(samples, width, seed=10),
+        context_key_BD=unit(samples, width, seed=11),
+        motion_query_BPD=unit(samples, positions, width, seed=12),
+        motion_key_BWPD=unit(samples, windows, positions, width, seed=13),
+    )
+
+
+def test_context_loss_equals_a_loop():
+    output = output_of()
+    keys = output.context_key_BD.tolist()
+    expected = [
+        reference_choice(query, keys, own, 0.1)[0] for own, query in enumerate(output.context_query_BD.tolist())
+    ]
+    assert context_loss(output).loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_motion_loss_equals_a_loop(symmetric):
+    output = output_of()
+    window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
+    keys, queries, place, query_place = [], [], {}, {}
+    for sample, window, position in np.ndindex(3, 4, 5):
+        if window_valid[sample, window]:
+            place[sample, window, position] = len(keys)
+            keys.append(output.motion_key_BWPD[sample, window, position].tolist())
+    for sample, position in np.ndindex(3, 5):
+        if window_valid[sample, 0]:
+            query_place[sample, position] = len(queries)
+            queries.append(output.motion_query_BPD[sample, position].tolist())
+    there = [reference_choice(queries[n], keys, place[s, 0, p], 0.1) for (s, p), n in query_place.items()]
+    back = [reference_choice(keys[place[s, 0, p]], queries, n, 0.1)[0] for (s, p), n in query_place.items()]
+    expected = np.mean([loss for loss, _ in there])
+    if symmetric:
+        expected = (expected + np.mean(back)) / 2
+    matched = motion_loss(output, window_valid, symmetric=symmetric)
+    assert matched.loss.item() == pytest.approx(expected, rel=1e-5)
+    assert matched.top5.item() == pytest.approx(np.mean([better < 5 for _, better in there]))
+    assert (matched.candidates.item(), matched.queries.item()) == (9 * 5, 2 * 5)
+
+
+@pytest.mark.parametrize("symmetric", [False, True])
+@pytest.mark.parametrize(("own_video", "own_place"), [(True, False), (False, True), (True, True)])
+def test_motion_of_the_own_video_or_place_is_the_mean_over_each_alone(symmetric, own_video, own_place):
+    output = output_of()
+    window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
+
+    def alone(samples: slice, places: slice) -> InfoNCEOutput:
+        part = ModelOutput(
+            feature_BF=output.feature_BF[samples],
+            motion_query_BPD=output.motion_query_BPD[samples, places],
+            motion_key_BWPD=output.motion_key_BWPD[samples, :, places],
+        )
+        return motion_loss(part, window_valid[samples], symmetric=symmetric)
+
+    # The third video has no window to predict; alone, it asks nothing.
+    samples = [slice(n, n + 1) for n in range(2)] if own_video else [slice(None)]
+    places = [slice(n, n + 1) for n in range(5)] if own_place else [slice(None)]
+    parts = [alone(sample, place) for sample in samples for place in places]
+    matched = motion_loss(output, window_valid, symmetric=symmetric, own_video=own_video, own_place=own_place)
+    assert matched.loss.item() == pytest.approx(np.mean([part.loss.item() for part in parts]), rel=1e-5)
+    assert matched.top1.item() == pytest.approx(np.mean([part.top1.item() for part in parts]))
+    assert matched.candidates.item() == pytest.approx(np.mean([part.candidates.item() for part in parts]), rel=0.2)
+    assert matched.queries.item() == 2 * 5
+    whole = motion_loss(output, window_valid, symmetric=symmetric)
+    assert whole.loss.item() != pytest.approx(matched.loss.item(), rel=1e-2)
+
+
+def test_pretrain_loss_weighs_what_is_there():
+    output, valid = output_of(), torch.ones(3, 4).bool()
+    loss = pretrain_loss(output, valid, context_weight=2, motion_weight=0.5, temperature=0.3)
+    context, motion = context_loss(output, temperature=0.3), motion_loss(output, valid, temperature=0.3)
+    assert loss.total.item() == pytest.approx(2 * context.loss.item() + 0.5 * motion.loss.item())
+    only_context = ModelOutput(
+        feature_BF=output.feature_BF, context_query_BD=output.context_query_BD, context_key_BD=output.context_key_BD
+    )
+    loss = pretrain_loss(only_context, None)
+    assert loss.motion is None
+    assert loss.total.item() == pytest.approx(context_loss(output).loss.item())
+    with pytest.raises(ValueError, match="window_valid_BW"):
+        pretrain_loss(output, None)
+    with pytest.raises(ValueError, match="motion_weight"):
+        pretrain_loss(output, valid, motion_weight=-1)
+    with pytest.raises(ValueError, match="context or motion"):
+        pretrain_loss(ModelOutput(feature_BF=output.feature_BF), None)
+    with pytest.raises(ValueError, match="window_valid_BW"):
+        motion_loss(output, valid[:, :3])
+
+
+def test_alignment_and_uniformity_equal_loops():
+    one, two = unit(6, 4, seed=14), unit(6, 4, seed=15)
+    distances = [
+        sum((a - b) ** 2 for a, b in zip(x, y, strict=True)) for x, y in zip(one.tolist(), two.tolist(), strict=True)
+    ]
+    assert alignment(one, two).item() == pytest.approx(np.mean(distances), rel=1e-5)
+    potentials = [
+        math.exp(-2 * sum((a - b) ** 2 for a, b in zip(one[i].tolist(), one[j].tolist(), strict=True)))
+        for i in range(6)
+        for j in range(i)
+    ]
+    assert uniformity(one).item() == pytest.approx(math.log(np.mean(potentials)), rel=1e-5)
+    assert uniformity(torch.ones(5, 4) / 2).item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="at least 2"):
+        uniformity(one[:1])
+
+
+# Two processes against one: every part of the output comes from its own linear layer.
+
+WIDTH, WINDOWS, POSITIONS, LOCAL_BATCH = 6, 3, 4, 3
+WINDOW_VALID = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]]).bool()
+
+
+class LinearModel(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.layers = nn.ModuleList(nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, sample_BD: Tensor, motion_BWPD: Tensor) -> ModelOutput:
+        inputs = (sample_BD, sample_BD.flip(1), motion_BWPD[:, 0].flip(2), motion_BWPD)
+        outputs = [F.normalize(layer(given), dim=-1) for layer, given in zip(self.layers, inputs, strict=True)]
+        return ModelOutput(
+            feature_BF=sample_BD,
+            context_query_BD=outputs[0],
+            context_key_BD=outputs[1],
+            motion_query_BPD=outputs[2],
+            motion_key_BWPD=outputs[3],
+        )
+
+
+def global_batch() -> tuple[Tensor, Tensor]:
+    return unit(2 * LOCAL_BATCH, WIDTH, seed=16), unit(2 * LOCAL_BATCH, WINDOWS, POSITIONS, WIDTH, seed=17)
+
+
+def gradients(
+    model: nn.Module,
+    part: slice,
+    *,
+    symmetric: bool,
+    rank_sizes: tuple[int, ...] | None = None,
+    own_video: bool = False,
+) -> tuple[dict[str, Tensor], dict[str, float]]:
+    model.zero_grad()
+    samples, motion = global_batch()
+    output = model(samples[part], motion[part])
+    loss = pretrain_loss(
+        output, WINDOW_VALID[part], symmetric=symmetric, own_video=own_video, own_place=own_video, rank_sizes=rank_sizes
+    )
+    loss.total.backward()
+    values = {"total": loss.total.item(), "candidates": loss.motion.candidates.item()}
+    return {name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters()}, values
+
+
+def one_rank(rank: int, folder: str) -> None:
+    with one_of_two(rank, folder):
+        torch.save(results_of(rank), Path(folder) / f"{rank}.pt")
+
+
+def results_of(rank: int) -> tuple[dict[object, object], Tensor]:
+    part = slice(rank * LOCAL_BATCH, (rank + 1) * LOCAL_BATCH)
+    model = nn.parallel.DistributedDataParallel(LinearModel())
+    model.itself = [model]  # only Python's collector takes such a model away, and the process group that it holds
+    results = {symmetric: gradients(model, part, symmetric=symmetric) for symmetric in (False, True)}
+    # A damaged sample has left the second rank with fewer.
+    shorter = part if rank == 0 else slice(part.start, part.stop - 1)
+    sizes = (LOCAL_BATCH, LOCAL_BATCH - 1)
+    results["shorter"] = gradients(model, shorter, symmetric=True, rank_sizes=sizes)
+    results["own video"] = gradients(model, part, symmetric=True, own_video=True)
+    return results, gather_with_grad(torch.full((2,), float(rank)))
+
+
+def test_two_ranks_give_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
+    mp.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
+    for symmetric in (False, True, "shorter", "own video"):
+        whole = slice(None, -1) if symmetric == "shorter" else slice(None)
+        own_video = symmetric == "own video"
+        expected, values = gradients(LinearModel(), whole, symmetric=bool(symmetric), own_video=own_video)
+        results = [results[symmetric] for results, _ in ranks]
+        assert np.mean([rank_values["total"] for _, rank_values in results]) == pytest.approx(values["total"], rel=1e-5)
+        # Of its own video each query has other candidates; a rank tells the mean of its own queries.
+        assert np.mean([rank_values["candidates"] for _, rank_values in results]) == pytest.approx(values["candidates"])
+        for rank_gradients, rank_values in results:
+            assert own_video or rank_values["candidates"] == values["candidates"]
+            for name, gradient in expected.items():
+                assert gradient.abs().max() > 1e-3, name
+                torch.testing.assert_close(rank_gradients[name], gradient, rtol=1e-4, atol=1e-6)
+    assert all(gathered.tolist() == [0, 0, 1, 1] for _, gathered in ranks)
+
+
+def test_gather_in_one_process_is_the_identity():
+    tensor = torch.ones(3)
+    assert gather_with_grad(tensor) is tensor
+
+
+def test_own_video_and_place_want_a_temporal_negative():
+    both = {"loss.motion_own_video": True, "loss.motion_own_place": True}
+    build_config("demo", both)
+    build_config("demo", {"loss.motion_own_place": True, "sampling.temporal_negatives": 0})
+    with pytest.raises(ValueError, match=r"sampling\.temporal_negatives: 0 is not allowed .* no negatives left"):
+        build_config("demo", both | {"sampling.temporal_negatives": 0})

@@ -1,0 +1,133 @@
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from cmd_train.losses.pretrain import motion_loss
+from cmd_train.models.pretrain import ModelOutput, PretrainModel
+from cmd_train.models.supervised import SupervisedModel, SupervisedOutput, supervised_loss
+from tests.unit.cmd_train.losses.test_losses import output_of
+from tests.unit.cmd_train.models.test_networks import SMALL, random_inputs
+
+WITH_MOTION = replace(SMALL, context_head=False)
+PLAIN = replace(WITH_MOTION, motion_head=False)
+LABELS = torch.tensor([1, 4])
+VALID = torch.ones(2, 3).bool()
+
+
+def built(config=WITH_MOTION) -> SupervisedModel:
+    torch.manual_seed(0)
+    return SupervisedModel(config, classes=5)
+
+
+def test_motion_loss_reaches_the_backbone() -> None:
+    model, (clip, _, motion) = built(), random_inputs(SMALL)
+    supervised_loss(model(clip, motion, VALID), LABELS, VALID).motion.loss.backward()
+    gradients = {name: p.grad for name, p in model.named_parameters()}
+    assert gradients["backbone.trunk.stem.spatial.conv.weight"].abs().sum() > 0
+    assert gradients["motion.encoder.trunk.stem.conv.weight"].abs().sum() > 0
+    assert gradients["classifier.weight"] is None
+    model.zero_grad()
+    supervised_loss(model(clip, motion, VALID), LABELS, VALID).total.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None] == []
+
+
+def test_off_the_motion_head_has_no_parameters_and_changes_nothing_else() -> None:
+    plain, full = built(PLAIN), built()
+    names = dict(plain.named_parameters()).keys()
+    assert not [name for name in names if name.startswith("motion")]
+    assert names < dict(full.named_parameters()).keys()
+    assert all(torch.equal(t, full.state_dict()[name]) for name, t in plain.state_dict().items()), "the same start"
+    clip, _, _ = random_inputs(SMALL)
+    output = plain(clip)
+    loss = supervised_loss(output, LABELS)
+    assert loss.motion is None
+    assert loss.total is loss.classification
+    loss.total.backward()
+    assert [name for name, p in plain.named_parameters() if p.grad is None] == []
+
+
+def test_head_and_loss_are_those_of_pretraining() -> None:
+    model, (clip, _, motion) = built(replace(WITH_MOTION, dropout=0.0)), random_inputs(SMALL)
+    pretraining = PretrainModel(model.config)
+    assert set(pretraining.state_dict()) == {n for n in model.state_dict() if not n.startswith("classifier")}
+    pretraining.load_state_dict({n: t for n, t in model.state_dict().items() if not n.startswith("classifier")})
+    valid = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    expected = motion_loss(pretraining(clip, None, motion, valid), valid)
+    matched = supervised_loss(model(clip, motion, valid), LABELS, valid).motion
+    torch.testing.assert_close(matched.loss, expected.loss)
+    assert matched.candidates == expected.candidates == 5 * 4
+
+
+def test_loss_is_the_weighted_sum() -> None:
+    given = output_of(samples=2)
+    output = SupervisedOutput(
+        logits_BK=torch.tensor([[1.0, 0, 0], [3.0, 0, 0]]),
+        embeddings=ModelOutput(
+            feature_BF=given.feature_BF,
+            motion_query_BPD=given.motion_query_BPD,
+            motion_key_BWPD=given.motion_key_BWPD,
+        ),
+    )
+    valid, labels = torch.ones(2, 4).bool(), torch.tensor([1, 0])
+    loss = supervised_loss(output, labels, valid, motion_weight=0.25, temperature=0.3)
+    scores = (math.log(math.e + 2), math.log(math.exp(3) + 2) - 3)
+    assert loss.classification.item() == pytest.approx(sum(scores) / 2)
+    assert loss.top1.item() == 0.5
+    motion = motion_loss(given, valid, temperature=0.3).loss.item()
+    assert loss.total.item() == pytest.approx(sum(scores) / 2 + 0.25 * motion)
+    with pytest.raises(ValueError, match="window_valid_BW"):
+        supervised_loss(output, labels)
+    with pytest.raises(ValueError, match="motion_weight"):
+        supervised_loss(output, labels, valid, motion_weight=-1)
+
+
+def test_evaluation_reads_clips_only_and_drops_nothing() -> None:
+    model, (clip, _, motion) = built(), random_inputs(SMALL)
+    with pytest.raises(ValueError, match="motion_BWCTHW"):
+        model(clip)
+    features: Tensor = model(clip, motion).embeddings.feature_BF
+    assert features.shape == (2, model.backbone.feature_channels)
+    model.eval()
+    one, two = model(clip), model(clip)
+    assert torch.equal(one.logits_BK, two.logits_BK)
+    assert one.logits_BK.shape == (2, 5)
+    assert one.embeddings.motion_query_BPD is None
+    torch.testing.assert_close(one.logits_BK, model.classifier(one.embeddings.feature_BF))
+
+
+def test_bad_sizes_are_named() -> None:
+    with pytest.raises(ValueError, match=r"classes must .* not 1"):
+        SupervisedModel(PLAIN, classes=1)
+    with pytest.raises(ValueError, match=r"classifier_dropout must .* not 1"):
+        replace(PLAIN, classifier_dropout=1.0)
+
+
+def test_ranks_of_unequal_size_give_the_mean_over_all_samples() -> None:
+    model, (clip, _, _) = built(PLAIN), random_inputs(SMALL)
+    logits = model.eval()(clip).logits_BK
+    whole = supervised_loss(SupervisedOutput(logits_BK=logits, embeddings=ModelOutput(feature_BF=logits)), LABELS)
+    parts = [
+        supervised_loss(
+            SupervisedOutput(logits_BK=logits[rows], embeddings=ModelOutput(feature_BF=logits[rows])),
+            LABELS[rows],
+            rank_sizes=[1, 1],
+        ).classification
+        for rows in (slice(0, 1), slice(1, 2))
+    ]
+    torch.testing.assert_close((parts[0] + parts[1]) / 2, whole.classification)
+    three = logits[[0, 1, 1]]
+    uneven = [
+        supervised_loss(
+            SupervisedOutput(logits_BK=three[rows], embeddings=ModelOutput(feature_BF=three[rows])),
+            LABELS[[0, 1, 1]][rows],
+            rank_sizes=[2, 1],
+        ).classification
+        for rows in (slice(0, 2), slice(2, 3))
+    ]
+    expected = torch.nn.functional.cross_entropy(three, LABELS[[0, 1, 1]])
+    torch.testing.assert_close((uneven[0] + uneven[1]) / 2, expected)

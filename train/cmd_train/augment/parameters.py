@@ -1,0 +1,216 @@
+"""Draws of the augmentation: on the CPU, one independent stream a sample.
+
+A sample's draws follow from (seed, epoch, position) alone, so they never depend on the batch it lands in, on workers,
+ranks or the device, and a resumed run draws what the interrupted one would have drawn. A fixed number of variates is
+taken a sample, in a fixed order, whatever the configuration: to switch one augmentation off leaves the others as they
+were.
+
+Shape legend: B samples, W motion windows (the positive first, then the temporal negatives).
+"""
+
+# ruff: noqa: N815 (carriers name the shapes of their tensors)
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cmd_train.augment.config import AugmentConfig
+from cmd_train.data.sampling import seed_sequence
+
+EVALUATION_SIDE = 112 / 128
+"""Side of the evaluation's central square, relative to the picture's short side (the paper: 112 of 128 pixels)."""
+
+_PURPOSE_AUGMENT = (3,)
+_CROP_ATTEMPTS = 10
+_CROP_DRAWS = 2 * _CROP_ATTEMPTS + 3
+_COLOR_DRAWS = 8
+
+FloatArray = NDArray[np.float64]
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise ValueError(message)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropParameters:
+    """Crops in fractions of the picture, so that they fit it at any of its stored sizes; leading axes are free.
+
+    Attributes:
+        box: (..., 4) float32: left, top, width, height.
+        flip: (...) bool: mirrored left to right after the crop.
+    """
+
+    box: Tensor
+    flip: Tensor
+
+    def __post_init__(self) -> None:
+        _require(self.box.shape == (*self.flip.shape, 4), f"box: {tuple(self.box.shape)}, flip: {self.flip.shape}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ColorParameters:
+    """Changes of colour and sharpness; neutral values where an augmentation is off.
+
+    Attributes:
+        blur_sigma_B: float32, pixels of a 112-pixel crop; 0 = none.
+        jitter_B: bool, whether any of the next four is not neutral.
+        brightness_B, contrast_B, saturation_B: float32 factors; 1 = none.
+        hue_B: float32, turns; 0 = none.
+        grey_B: bool.
+    """
+
+    blur_sigma_B: Tensor
+    jitter_B: Tensor
+    brightness_B: Tensor
+    contrast_B: Tensor
+    saturation_B: Tensor
+    hue_B: Tensor
+    grey_B: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentParameters:
+    """All draws of some samples; kept on the CPU.
+
+    Attributes:
+        clip_crop: (B,) crops; the positive motion window has the same.
+        keyframe_crop: (B,) crops.
+        motion_crop: (B, W) crops, that of the clip first.
+        clip_color, keyframe_color: (B,).
+        rotation_B: float32 degrees, counter-clockwise, of the clip.
+    """
+
+    clip_crop: CropParameters
+    keyframe_crop: CropParameters
+    motion_crop: CropParameters
+    clip_color: ColorParameters
+    keyframe_color: ColorParameters
+    rotation_B: Tensor
+
+
+def draw_parameters(
+    config: AugmentConfig, keys: Sequence[tuple[int, int]], *, seed: int, windows: int, picture_size: tuple[int, int]
+) -> AugmentParameters:
+    """Draw the augmentation of some samples.
+
+    The clip and its positive motion share a crop and flip; the keyframe and each temporal negative have their own.
+
+    Args:
+        config: what to draw from.
+        keys: (epoch, position) of each sample, ``Batch.keys``.
+        seed: of the run.
+        windows: motion windows a sample, W; at least 1.
+        picture_size: (width, height) of the picture in pixels of any size it is stored at; the shape of crops follows.
+
+    Returns:
+        Parameters of B = ``len(keys)`` samples.
+    """
+    _require(windows >= 1, f"windows: {windows} is not allowed, need at least 1")
+    count = 1 + 2 * _COLOR_DRAWS + (windows + 1) * _CROP_DRAWS
+    draws = np.stack([_sample_draws(seed, key, count) for key in keys])
+    colors = draws[:, 1 : 1 + 2 * _COLOR_DRAWS].reshape(len(keys), 2, _COLOR_DRAWS)
+    crops = draws[:, 1 + 2 * _COLOR_DRAWS :].reshape(len(keys), windows + 1, _CROP_DRAWS)
+    box, flip = _crops(config, crops, picture_size[0] / picture_size[1])
+    clip_and_negatives = [0, *range(2, windows + 1)]
+    return AugmentParameters(
+        clip_crop=CropParameters(box=box[:, 0], flip=flip[:, 0]),
+        keyframe_crop=CropParameters(box=box[:, 1], flip=flip[:, 1]),
+        motion_crop=CropParameters(box=box[:, clip_and_negatives], flip=flip[:, clip_and_negatives]),
+        clip_color=_colors(config, colors[:, 0]),
+        keyframe_color=_colors(config, colors[:, 1]),
+        rotation_B=_float32(config.rotation_degrees * (2 * draws[:, 0] - 1)),
+    )
+
+
+def center_parameters(count: int, *, windows: int, picture_size: tuple[int, int]) -> AugmentParameters:
+    """Parameters that only take the central square of the evaluation, of ``count`` samples with ``windows`` each."""
+    box = center_box(*picture_size)
+    crop = CropParameters(box=box.expand(count, 4), flip=torch.zeros(count, dtype=torch.bool))
+    zeros, ones, off = torch.zeros(count), torch.ones(count), torch.zeros(count, dtype=torch.bool)
+    color = ColorParameters(
+        blur_sigma_B=zeros,
+        jitter_B=off,
+        brightness_B=ones,
+        contrast_B=ones,
+        saturation_B=ones,
+        hue_B=zeros,
+        grey_B=off,
+    )
+    return AugmentParameters(
+        clip_crop=crop,
+        keyframe_crop=crop,
+        motion_crop=CropParameters(
+            box=box.expand(count, windows, 4), flip=torch.zeros(count, windows, dtype=torch.bool)
+        ),
+        clip_color=color,
+        keyframe_color=color,
+        rotation_B=zeros,
+    )
+
+
+def center_box(width: int, height: int) -> Tensor:
+    """(4,) float32: the evaluation's central square in fractions of a picture of this size."""
+    side = EVALUATION_SIDE * min(width, height)
+    return torch.tensor([(1 - side / width) / 2, (1 - side / height) / 2, side / width, side / height])
+
+
+def _sample_draws(seed: int, key: tuple[int, int], count: int) -> FloatArray:
+    rng = np.random.default_rng(seed_sequence(seed, *key, purpose=_PURPOSE_AUGMENT))
+    return rng.random(count)
+
+
+def _crops(config: AugmentConfig, draws: FloatArray, picture_aspect: float) -> tuple[Tensor, Tensor]:
+    """Boxes (..., 4) and flips (...) from uniform draws (..., _CROP_DRAWS).
+
+    Area and the logarithm of the aspect are uniform; the first of ten attempts that fits the picture is taken, else
+    the greatest central crop of an allowed aspect.
+    """
+    low, high = config.crop_area
+    area = low + (high - low) * draws[..., :_CROP_ATTEMPTS]
+    low, high = np.log(config.crop_aspect)
+    aspect = np.exp(low + (high - low) * draws[..., _CROP_ATTEMPTS : 2 * _CROP_ATTEMPTS])
+    widths, heights = np.sqrt(area * aspect / picture_aspect), np.sqrt(area / aspect * picture_aspect)
+    fits = (widths <= 1) & (heights <= 1)
+    first = fits.argmax(-1)[..., None]
+    found = fits.any(-1)
+    fallback = min(max(picture_aspect, config.crop_aspect[0]), config.crop_aspect[1]) / picture_aspect
+    width = np.where(found, np.take_along_axis(widths, first, -1)[..., 0], min(fallback, 1.0))
+    height = np.where(found, np.take_along_axis(heights, first, -1)[..., 0], min(1 / fallback, 1.0))
+    across, down, flip = np.moveaxis(draws[..., 2 * _CROP_ATTEMPTS :], -1, 0)
+    left = np.where(found, across, 0.5) * (1 - width)
+    top = np.where(found, down, 0.5) * (1 - height)
+    box = _float32(np.stack([left, top, width, height], -1))
+    return box, torch.from_numpy(flip < config.flip_probability)
+
+
+def _colors(config: AugmentConfig, draws: FloatArray) -> ColorParameters:
+    """Colour parameters from uniform draws (B, _COLOR_DRAWS)."""
+    blur, jitter, grey, sigma, *factors, hue = draws.T
+    low, high = config.blur_sigma
+    jittered = jitter < config.jitter_probability
+    strengths = (config.brightness, config.contrast, config.saturation)
+    brightness, contrast, saturation = (
+        _float32(np.where(jittered, 1 + strength * (2 * factor - 1), 1.0))
+        for strength, factor in zip(strengths, factors, strict=True)
+    )
+    return ColorParameters(
+        blur_sigma_B=_float32(np.where(blur < config.blur_probability, low + (high - low) * sigma, 0.0)),
+        jitter_B=torch.from_numpy(jittered),
+        brightness_B=brightness,
+        contrast_B=contrast,
+        saturation_B=saturation,
+        hue_B=_float32(np.where(jittered, config.hue * (2 * hue - 1), 0.0)),
+        grey_B=torch.from_numpy(grey < config.grey_probability),
+    )
+
+
+def _float32(values: FloatArray) -> Tensor:
+    return torch.from_numpy(np.asarray(values, np.float32))

@@ -1,0 +1,1 @@
+"""Checkpoint files, their retention, initial weights."""

@@ -1,0 +1,1 @@
+"""Process groups, gathering, errors of ranks."""

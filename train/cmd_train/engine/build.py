@@ -1,0 +1,24 @@
+"""Builds the networks that trainings start from."""
+
+from __future__ import annotations
+
+import torch
+
+from cmd_train.config import TrainConfig
+from cmd_train.models.pretrain import PretrainModel
+from cmd_train.models.supervised import SupervisedModel
+
+
+def build_model(config: TrainConfig) -> PretrainModel:
+    """The freshly initialised network; its weights depend on the seed alone."""
+    torch.manual_seed(config.run.seed)
+    return PretrainModel(config.model)
+
+
+def build_classifier(config: TrainConfig, classes: int) -> SupervisedModel:
+    """The freshly initialised network with a classifier; its weights depend on the seed alone.
+
+    With and without the motion head, all else starts from the same weights.
+    """
+    torch.manual_seed(config.run.seed)
+    return SupervisedModel(config.model, classes=classes)

@@ -1,0 +1,95 @@
+"""What the training loop optimises: turns a batch into a loss and numbers to log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from cmd_extract.schema import ShardHeader
+from cmd_train.augment.apply import augment, draw_parameters
+from cmd_train.config import TrainConfig
+from cmd_train.data.batch import Batch
+from cmd_train.losses.contrast import InfoNCEOutput
+from cmd_train.losses.feature_spread import describe_features
+from cmd_train.losses.pretrain import pretrain_loss
+from cmd_train.losses.static_positions import moving_positions, static_share
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """One step's result.
+
+    Attributes:
+        loss: scalar, with gradient.
+        metrics: names to scalar tensors, without gradient.
+    """
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor]
+
+
+class PretrainObjective:
+    """Context matching plus motion prediction (the paper's pre-training).
+
+    Args:
+        config: the training configuration.
+        header: sizes of the shards that batches come from.
+
+    Raises:
+        ValueError: if both heads are off.
+    """
+
+    def __init__(self, config: TrainConfig, header: ShardHeader) -> None:
+        if not (config.model.context_head or config.model.motion_head):
+            raise ValueError("context_head and motion_head must not both be False")
+        self._config = config
+        self._header = header
+
+    def __call__(self, model: nn.Module, batch: Batch) -> StepOutput:
+        """Augments a batch that lies on the training device, runs the model and computes both losses."""
+        config = self._config
+        parameters = draw_parameters(
+            config.augment,
+            batch.keys,
+            seed=config.run.seed,
+            windows=config.sampling.window_count,
+            picture_size=(self._header.canonical_width, self._header.canonical_height),
+        )
+        inputs = augment(batch, parameters, config.augment, self._header)
+        valid_BW = inputs.window_valid_BW
+        enabled = config.run.precision == "bf16"
+        with torch.autocast(batch.clip_u8_BTHWC.device.type, torch.bfloat16, enabled=enabled):
+            output = model(inputs.clip_B3THW, inputs.keyframe_B31HW, inputs.motion_BWCTHW, valid_BW, batch.video_B)
+        moving_BP = moving_positions(inputs.motion_BWCTHW, config)
+        loss = pretrain_loss(
+            output,
+            valid_BW,
+            context_weight=config.loss.context_weight,
+            motion_weight=config.loss.motion_weight,
+            temperature=config.loss.temperature,
+            symmetric=config.loss.symmetric,
+            own_video=config.loss.motion_own_video,
+            own_place=config.loss.motion_own_place,
+            query_valid_BP=moving_BP,
+            rank_sizes=batch.rank_sizes,
+        )
+        metrics = {"loss": loss.total.detach(), **describe_features(output, valid_BW)}
+        for name, part in (("context", loss.context), ("motion", loss.motion)):
+            if part is not None:
+                metrics |= describe_contrast(name, part)
+        if moving_BP is not None:
+            metrics["motion_static_share"] = static_share(moving_BP, valid_BW)
+        return StepOutput(loss=loss.total, metrics=metrics)
+
+
+def describe_contrast(name: str, part: InfoNCEOutput) -> dict[str, Tensor]:
+    """Loss, top-1, top-5 and candidates of one head, to log."""
+    return {
+        f"{name}_loss": part.loss.detach(),
+        f"{name}_top1": part.top1,
+        f"{name}_top5": part.top5,
+        f"{name}_candidates": part.candidates,
+    }

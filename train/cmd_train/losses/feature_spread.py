@@ -1,0 +1,54 @@
+"""Alignment and uniformity of both heads' embeddings: whether matching pairs are close and all others spread out.
+
+A loss can fall while embeddings crowd together; these two numbers tell (Wang & Isola, 2020). They are of the rank's
+own samples.
+
+Shape legend:
+    B  samples of a batch, W  motion windows of a sample, P  positions of the predicted motion
+    N  embeddings looked at
+    D  features of an embedding
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from cmd_train.losses.contrast import alignment, uniformity
+from cmd_train.models.pretrain import ModelOutput
+
+MOST_EMBEDDINGS = 256
+"""Uniformity looks at all pairs; of more embeddings than this it takes some at equal spacing."""
+
+
+@torch.no_grad()
+def describe_features(output: ModelOutput, window_valid_BW: Tensor | None) -> dict[str, Tensor]:
+    """Alignment of queries with their keys, and uniformity of both, for each head that is on.
+
+    Args:
+        output: embeddings of this rank's batch.
+        window_valid_BW: motion windows that exist; None only without motion embeddings.
+
+    Returns:
+        ``context_`` and ``motion_`` with ``alignment``, ``query_uniformity`` and ``key_uniformity``; scalars. Motion
+        keys are those of the predicted window.
+    """
+    metrics: dict[str, Tensor] = {}
+    if output.context_query_BD is not None and output.context_key_BD is not None:
+        valid_B = torch.ones_like(output.context_query_BD[:, 0], dtype=torch.bool)
+        metrics |= _describe("context", output.context_query_BD, output.context_key_BD, valid_B)
+    if output.motion_query_BPD is not None and output.motion_key_BWPD is not None and window_valid_BW is not None:
+        query_ND, key_ND = output.motion_query_BPD.flatten(0, 1), output.motion_key_BWPD[:, 0].flatten(0, 1)
+        valid_N = window_valid_BW[:, 0].bool().repeat_interleave(output.motion_query_BPD.shape[1])
+        metrics |= _describe("motion", query_ND, key_ND, valid_N)
+    return metrics
+
+
+def _describe(head: str, query_ND: Tensor, key_ND: Tensor, valid_N: Tensor) -> dict[str, Tensor]:
+    count = min(len(query_ND), MOST_EMBEDDINGS)
+    some = torch.arange(count, device=query_ND.device) * len(query_ND) // count
+    metrics = {f"{head}_alignment": alignment(query_ND, key_ND, valid_N)}
+    if count >= 2:
+        metrics[f"{head}_query_uniformity"] = uniformity(query_ND[some], valid_N[some])
+        metrics[f"{head}_key_uniformity"] = uniformity(key_ND[some], valid_N[some])
+    return metrics

@@ -1,0 +1,166 @@
+"""The pre-training network: one backbone, context matching and motion prediction (the paper).
+
+Shape legend:
+    B  samples of a batch
+    C  channels, T  frames, H  rows, W  columns (in `BWCTHW` and `BWPD` the first W counts motion windows)
+    P  positions of the predicted motion (rows times columns of the token map)
+    D  features of an embedding, F  features of the backbone
+"""
+
+# ruff: noqa: N815 (carriers name the shapes of their tensors)
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from cmd_train.models.backbones import build_backbone
+from cmd_train.models.config import ModelConfig
+from cmd_train.models.encoders import ContextEncoder
+from cmd_train.models.heads import EmbeddingHead, MotionHead
+from cmd_train.models.key_queue import KeyQueue, QueuedKeys
+
+__all__ = ["EmbeddingHead", "ModelConfig", "ModelOutput", "MotionHead", "PretrainModel"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOutput:
+    """Embeddings of a batch, all of unit length; None for a head that is off.
+
+    Attributes:
+        feature_BF: the backbone's pooled feature (not normalised), for monitoring and supervised losses.
+        context_query_BD: embeddings of the clips.
+        context_key_BD: embeddings of the keyframes.
+        motion_query_BPD: predicted motion embeddings.
+        motion_key_BWPD: embeddings of the motion windows, window 0 being the predicted one.
+        context_queue: keys of earlier batches; None without a queue.
+
+    Raises:
+        ValueError: if a head is given by half or its shapes disagree.
+    """
+
+    feature_BF: Tensor
+    context_query_BD: Tensor | None = None
+    context_key_BD: Tensor | None = None
+    motion_query_BPD: Tensor | None = None
+    motion_key_BWPD: Tensor | None = None
+    context_queue: QueuedKeys | None = None
+
+    def __post_init__(self) -> None:
+        context_query, context_key = self.context_query_BD, self.context_key_BD
+        if (context_query is None) != (context_key is None):
+            raise ValueError("context_query_BD and context_key_BD must be given together or not at all")
+        if context_query is not None and context_key is not None and context_query.shape != context_key.shape:
+            raise ValueError(
+                f"context_key_BD must have the shape of context_query_BD, {tuple(context_query.shape)}, "
+                f"not {tuple(context_key.shape)}"
+            )
+        query, key = self.motion_query_BPD, self.motion_key_BWPD
+        if (query is None) != (key is None):
+            raise ValueError("motion_query_BPD and motion_key_BWPD must be given together or not at all")
+        if query is not None and key is not None and (key.ndim != 4 or query.shape != key[:, 0].shape):
+            raise ValueError(
+                f"motion_key_BWPD must hold windows of the shape of motion_query_BPD, {tuple(query.shape)}, "
+                f"not {tuple(key.shape)}"
+            )
+
+
+class PretrainModel(nn.Module):
+    """Backbone with context matching and motion prediction.
+
+    Args:
+        config: sizes and switches.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = build_backbone(config.backbone, width=config.width)
+        channels = self.backbone.token_channels
+        # A head that is off has no parameters: distributed training would wait for their gradients for ever.
+        if config.context_head:
+            self.context_encoder = ContextEncoder(width=config.encoder_width)
+            self.context_query_head = EmbeddingHead(channels, config.head_hidden, config.embedding_dim)
+            self.context_key_head = EmbeddingHead(
+                self.context_encoder.out_channels, config.head_hidden, config.embedding_dim
+            )
+        if config.context_queue:
+            self.context_queue = KeyQueue(
+                self._key_encoder(),
+                size=config.context_queue,
+                features=config.embedding_dim,
+                momentum=config.queue_momentum,
+            )
+        if config.motion_head:
+            self.motion = MotionHead(config, token_channels=channels)
+
+    def forward_context_query(self, tokens_BCTHW: Tensor) -> Tensor:
+        """Embeds what a clip shows, (B, D), from its token map averaged over time and space."""
+        return self.context_query_head(tokens_BCTHW.mean(dim=(2, 3, 4)))  # type: ignore[no-any-return] # modules give Any
+
+    def forward_context_key(self, keyframe_B31HW: Tensor) -> Tensor:
+        """Embeds keyframes (B, 3, 1, H, W) as (B, D)."""
+        return self.context_key_head(self.context_encoder(keyframe_B31HW))  # type: ignore[no-any-return] # modules give Any
+
+    def forward_motion_query(self, tokens_BCTHW: Tensor) -> Tensor:
+        """Predicts the embeddings (B, P, D) of the motion after the clip."""
+        return self.motion.forward_query(tokens_BCTHW)
+
+    def forward_motion_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
+        """Embeds motion windows (B, W, C, T, H, W) as (B, W, P, D)."""
+        return self.motion.forward_key(motion_BWCTHW, window_valid_BW)
+
+    def restart_queue(self) -> None:
+        """Empties the queue of keys, if there is one, as after other weights have been loaded."""
+        if self.config.context_queue:
+            self.context_queue.restart(self._key_encoder())
+
+    def _key_encoder(self) -> nn.Module:
+        return nn.Sequential(self.context_encoder, self.context_key_head)
+
+    def forward(
+        self,
+        clip_B3THW: Tensor,
+        keyframe_B31HW: Tensor | None = None,
+        motion_BWCTHW: Tensor | None = None,
+        window_valid_BW: Tensor | None = None,
+        video_B: Tensor | None = None,
+    ) -> ModelOutput:
+        """Embeds a batch for both heads.
+
+        Args:
+            clip_B3THW: clips, normalised RGB.
+            keyframe_B31HW: keyframes, normalised RGB; not read if the context head is off.
+            motion_BWCTHW: motion windows (units: pixels / 10), the predicted one first; not read if the motion head
+                is off.
+            window_valid_BW: motion windows that exist (all if None).
+            video_B: which video each sample is of; read by the queue of keys only.
+
+        Raises:
+            ValueError: if an input of a head that is on is missing, or a shape is not the configured one.
+        """
+        encoded = self.backbone(clip_B3THW)
+        context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = queued = None
+        if self.config.context_head:
+            if keyframe_B31HW is None:
+                raise ValueError("keyframe_B31HW must be given: the context head is on")
+            context_query_BD = self.forward_context_query(encoded.tokens_BCTHW)
+            context_key_BD = self.forward_context_key(keyframe_B31HW)
+            if self.config.context_queue:
+                if video_B is None:
+                    raise ValueError("video_B must be given: the context queue is on")
+                queued = self.context_queue(self._key_encoder(), keyframe_B31HW, video_B)
+        if self.config.motion_head:
+            if motion_BWCTHW is None:
+                raise ValueError("motion_BWCTHW must be given: the motion head is on")
+            motion_query_BPD = self.forward_motion_query(encoded.tokens_BCTHW)
+            motion_key_BWPD = self.forward_motion_key(motion_BWCTHW, window_valid_BW)
+        return ModelOutput(
+            feature_BF=encoded.pooled_BC,
+            context_query_BD=context_query_BD,
+            context_key_BD=context_key_BD,
+            motion_query_BPD=motion_query_BPD,
+            motion_key_BWPD=motion_key_BWPD,
+            context_queue=queued,
+        )

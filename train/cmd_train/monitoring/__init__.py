@@ -1,0 +1,1 @@
+"""Metrics, pictures and k-NN monitoring of a run."""

@@ -1,0 +1,87 @@
+"""A picture of stored samples, so that wrong data can be seen: frames of the clip, the keyframe, motion as colour.
+
+Direction is the hue (right red, down yellow-green, left cyan, up violet), speed the brightness; grey has no vector.
+
+Shape legend: T frames, H x W pixels, gh x gw grid cells.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from cmd_extract.schema import QUARTER_PX
+from cmd_train.data.batch import Batch
+
+MOST_SAMPLES = 6
+MOST_FRAMES = 6
+BRIGHTEST_PX = 6.0
+"""Speed in pixels a frame that is drawn as brightly as can be."""
+_HEIGHT, _GAP, _TEXT = 96, 3, 14
+_GREY = 96
+
+
+def color_motion(motion_T2HW: NDArray[np.int16], valid_THW: NDArray[np.bool_]) -> NDArray[np.uint8]:
+    """Colours of the mean vector of each cell over the frames in which it has one.
+
+    Args:
+        motion_T2HW: (T, 2, gh, gw) quarter pixels, dx to the right and dy down.
+        valid_THW: (T, gh, gw), cells that have a vector.
+
+    Returns:
+        (gh, gw, 3) uint8 RGB.
+    """
+    counts = valid_THW.sum(0)
+    sums = (motion_T2HW.astype(np.float64) * valid_THW[:, None]).sum(0)
+    dx, dy = sums / np.maximum(counts, 1) / QUARTER_PX
+    hue = np.arctan2(dy, dx) % (2 * np.pi) / (2 * np.pi) * 255
+    value = np.minimum(np.hypot(dx, dy) / BRIGHTEST_PX, 1) * 255
+    hsv = np.stack([hue, np.full_like(hue, 255), value], -1).astype(np.uint8)
+    # Told by shape, not by a mode: newer releases of Pillow want it so.
+    rgb = np.array(Image.merge("HSV", [Image.fromarray(hsv[..., channel]) for channel in range(3)]).convert("RGB"))
+    rgb[counts == 0] = _GREY
+    return rgb
+
+
+def draw_batch(batch: Batch, video_ids: Sequence[str], path: Path) -> None:
+    """Draws the first samples of a batch as they are stored, one a row.
+
+    Args:
+        batch: on the CPU.
+        video_ids: of the batch's samples.
+        path: the PNG file to write.
+    """
+    rows = [_draw_sample(batch, number, video_ids[number]) for number in range(min(len(batch), MOST_SAMPLES))]
+    picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
+    top = 0
+    for row in rows:
+        picture.paste(row, (0, top))
+        top += row.height
+    temporary = path.with_name(f".{path.name}.tmp")
+    picture.save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def _draw_sample(batch: Batch, number: int, video_id: str) -> Image.Image:
+    frames_THWC = batch.clip_u8_BTHWC[number].numpy()
+    shown = np.linspace(0, len(frames_THWC) - 1, min(len(frames_THWC), MOST_FRAMES)).round().astype(int)
+    tiles = [(f"frame {frame}", Image.fromarray(frames_THWC[frame])) for frame in shown]
+    if batch.keyframe_u8_BHWC.shape[1]:
+        tiles.append(("keyframe", Image.fromarray(batch.keyframe_u8_BHWC[number].numpy())))
+    width = tiles[0][1].width * _HEIGHT // tiles[0][1].height
+    pairs = zip(batch.motion_quarter_px_BWTCHW[number].numpy(), batch.motion_valid_BWTHW[number].numpy(), strict=True)
+    for window, (motion, valid) in enumerate(pairs):
+        name = "motion to come" if window == 0 else f"other motion {window}"
+        tiles.append((name, Image.fromarray(color_motion(motion, valid))))
+    row = Image.new("RGB", (len(tiles) * (width + _GAP), _HEIGHT + 2 * _TEXT), "white")
+    pen = ImageDraw.Draw(row)
+    pen.text((1, 0), video_id, fill="black")
+    for place, (name, tile) in enumerate(tiles):
+        left = place * (width + _GAP)
+        pen.text((left + 1, _TEXT), name, fill="black")
+        row.paste(tile.resize((width, _HEIGHT), Image.Resampling.NEAREST), (left, 2 * _TEXT))
+    return row
