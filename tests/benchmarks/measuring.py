@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from eval.bench_file import TRIAL
+from cmd_eval.experiments.bench_file import TRIAL
 
 PYTHON = (sys.executable, "-c")
 COMMAND_SECONDS = 600

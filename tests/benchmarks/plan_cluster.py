@@ -13,8 +13,8 @@ import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmd_eval.experiments.bench_file import refuse_trial
 from cmd_extract.system.liveness import BEATS, STALE_SECONDS
-from eval.bench_file import refuse_trial
 from tests.benchmarks.subject import read_entries
 
 CLIP_FRAMES, MOTION_WINDOWS, CHUNKS_A_WINDOW, CHUNK_FRAMES = 16, 4, 2, 8

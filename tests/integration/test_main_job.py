@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmd_eval.cli.main import main as eval_main
+from cmd_eval.features.embed import load_backbone
 from cmd_train.checkpoints.files import list_checkpoints, load_checkpoint
 from cmd_train.cli.main import main as train_main
 from cmd_train.config import config_from_dict
 from cmd_train.engine.build import build_model
-from eval.cli import main as eval_main
-from eval.embed import load_backbone
 from tests.command_line import call
 from tests.integration.cmd_train.training import FIELDS, same, weights
 

@@ -21,16 +21,17 @@ from tests.paths import ROOT
 pytestmark = pytest.mark.slow
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-PACKAGES = ("extract", "train", "eval")
+FOLDERS = ("extract", "train", "eval")
+PACKAGES = tuple(f"cmd_{folder}" for folder in FOLDERS)
 DATA = {
-    "extract/py.typed",
+    "cmd_extract/py.typed",
     "cmd_extract/cluster/slurm/extract.sbatch",
-    "train/py.typed",
+    "cmd_train/py.typed",
     "cmd_train/cli/slurm/pretrain.sbatch",
-    "eval/py.typed",
-    "eval/report_template/macros.html.j2",
-    "eval/report_template/page.html.j2",
-    "eval/report_template/style.css",
+    "cmd_eval/py.typed",
+    "cmd_eval/report/template/macros.html.j2",
+    "cmd_eval/report/template/page.html.j2",
+    "cmd_eval/report/template/style.css",
 }
 # Of a checkout they may lie about; of a clone none of them does.
 NOT_CLONED = (".*", "build", "dist", "shared", "*.egg-info", "__pycache__")
@@ -62,7 +63,7 @@ def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def modules() -> set[str]:
-    found = {path.relative_to(ROOT).as_posix() for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
+    found = {path.relative_to(ROOT / name).as_posix() for name in FOLDERS for path in (ROOT / name).rglob("*.py")}
     assert len(found) > 100
     return found
 
@@ -74,7 +75,7 @@ def test_the_wheel_holds_the_packages_and_nothing_else(dist: Path) -> None:
         names = set(archive.namelist())
         empty = {item.filename for item in archive.infolist() if item.file_size == 0}
     info = wheel.name.removesuffix("-py3-none-any.whl") + ".dist-info"
-    about = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt", "top_level.txt")}
+    about = {f"{info}/{name}" for name in ("METADATA", "RECORD", "WHEEL", "entry_points.txt")}
     assert names == modules() | DATA | about | {f"{info}/licenses/LICENSE"}
     assert empty == {f"{package}/py.typed" for package in PACKAGES}
 
@@ -86,10 +87,9 @@ def test_the_sdist_holds_what_the_wheel_is_made_of(dist: Path) -> None:
     names = {Path(*path.parts[1:]).as_posix() for path in paths}
     assert {path.parts[0] for path in paths} == {sdist.name.removesuffix(".tar.gz")}
     documents = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "data_manifests/demo.csv"}
-    documents |= {"extract/PLANNING.md", *(f"{folder}/README.md" for folder in (*PACKAGES, "data_manifests"))}
-    packing = {"pyproject.toml", "MANIFEST.in", "PKG-INFO", "setup.cfg"}
-    made = {name for name in names if name.startswith("context_motion_decoupling.egg-info/")}
-    assert names - made == modules() | DATA | documents | packing
+    documents |= {"extract/PLANNING.md", *(f"{folder}/README.md" for folder in (*FOLDERS, "data_manifests"))}
+    packages = {f"{name.partition('/')[0].removeprefix('cmd_')}/{name}" for name in modules() | DATA}
+    assert names == packages | documents | {"pyproject.toml", "PKG-INFO", ".gitignore"}
 
 
 def test_installed_commands_run_outside_the_tree(dist: Path, tmp_path: Path) -> None:
@@ -111,19 +111,20 @@ def test_installed_commands_run_outside_the_tree(dist: Path, tmp_path: Path) -> 
     assert {path.name for path in (target / "bin").iterdir()} == set(PROJECT["scripts"])
     outside = tmp_path / "outside"
     # A user's own folders of these names must not be imported instead.
-    for package in PACKAGES:
-        (outside / package).mkdir(parents=True)
-        (outside / package / "__init__.py").write_text("raise ImportError('not this one')\n")
+    outside.mkdir()
+    for name in FOLDERS:
+        (outside / f"{name}.py").write_text("raise ImportError('not this one')\n")
     for name, place in PROJECT["scripts"].items():
         command = target / "bin" / name
         assert run(command, "--version", cwd=outside, PYTHONPATH=str(target)).split()[-1] == PROJECT["version"]
         assert run(command, "--help", cwd=outside, PYTHONPATH=str(target)).startswith(f"Usage: {name} ")
         package = place.partition(".")[0]
-        program = f"import {package}.cli; print({package}.cli.__file__)"
-        loaded = Path(run(sys.executable, "-c", program, cwd=tmp_path, PYTHONPATH=str(target)).strip())
-        assert loaded == target / package / "cli.py"
+        program = f"import {package}.cli.main; print({package}.cli.main.__file__)"
+        for path in (str(target), f".{os.pathsep}{target}"):
+            loaded = Path(run(sys.executable, "-c", program, cwd=outside, PYTHONPATH=path).strip())
+            assert loaded == target / package / "cli" / "main.py"
     batch_script = run(target / "bin" / "cmd-train", "sbatch", cwd=outside, PYTHONPATH=str(target))
-    assert batch_script == (ROOT / "train" / "slurm" / "pretrain.sbatch").read_text("utf-8")
+    assert batch_script == (ROOT / "train" / "cmd_train" / "cli" / "slurm" / "pretrain.sbatch").read_text("utf-8")
     recipes = run(target / "bin" / "cmd-train", "recipes", cwd=outside, PYTHONPATH=str(target))
     assert "ucf101" in recipes
 
@@ -133,7 +134,7 @@ def test_extras_name_what_the_code_asks_for() -> None:
     asked_for = {"cluster": ("distributed", "extract"), "report": ("jinja2", "eval"), "gpu": ("pynvml", "train")}
     assert set(extras) == {*asked_for, "dev"}
     for extra, (module, package) in asked_for.items():
-        texts = [path.read_text("utf-8") for path in (ROOT / package).glob("*.py")]
+        texts = [path.read_text("utf-8") for path in (ROOT / package).rglob("*.py")]
         assert any(re.search(rf"(import|from) {module}\b", text) for text in texts), (
             f"nothing in {package} uses {module}"
         )

@@ -13,10 +13,10 @@ import click
 import pytest
 from click.testing import CliRunner
 
+from cmd_eval.cli.main import main as eval_main
 from cmd_extract.cli.main import main as extract_main
 from cmd_extract.synthetic.dataset import SyntheticConfig
 from cmd_train.cli.main import main as train_main
-from eval.cli import main as eval_main
 
 GROUPS = {"cmd-extract": extract_main, "cmd-train": train_main, "cmd-eval": eval_main}
 COMMANDS = [(group, name) for group, command in GROUPS.items() for name in command.commands]

@@ -1,0 +1,1 @@
+"""Videos, splits and leakage checks."""

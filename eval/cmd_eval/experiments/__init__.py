@@ -1,0 +1,1 @@
+"""Experiments that need several runs: ablations, auxiliary loss, evidence."""

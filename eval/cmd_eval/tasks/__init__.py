@@ -1,0 +1,1 @@
+"""Retrieval, probes, recognition and search."""

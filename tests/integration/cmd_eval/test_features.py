@@ -1,0 +1,291 @@
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+
+from cmd_eval.cli.main import main
+from cmd_eval.features.store import read_features
+from cmd_extract.shard.reader import ShardSet
+from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
+from cmd_train.config import build_config
+from cmd_train.engine.build import build_model
+from tests.command_line import call as invoke
+from tests.integration.cmd_train.training import SIZES
+
+QUICK = ("--workers", 0, "--device", "cpu")
+SPLIT = ("--split-column", "split")
+
+
+def call(*arguments: object) -> Result:
+    return invoke(main, *arguments)
+
+
+def make_run(run_dir: Path, shards: Path, **changes: object) -> Path:
+    """A checkpoint as a training leaves it, without the training."""
+    changes = {name.replace("__", "."): value for name, value in changes.items()}
+    config = build_config("demo", SIZES | {"data.split_column": "split"} | changes)
+    model = build_model(config)
+    torch.manual_seed(7)
+    for parameter in model.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter)
+    record = {"settings": config.as_dict(), "data_hash": ShardSet(shards).data_hash}
+    save_checkpoint(run_dir, step=3, weights=model.state_dict(), state={"recent_metrics": {}}, config=record)
+    return run_dir
+
+
+@pytest.fixture(scope="module")
+def run_dir(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_run(tmp_path_factory.mktemp("features") / "run", few_shards)
+
+
+@pytest.fixture(scope="module")
+def embeddings(run_dir: Path, few_shards: Path) -> Path:
+    path = run_dir.parent / "embeddings.h5"
+    result = call("embed", run_dir, few_shards, path, "--clips", 3, *QUICK)
+    assert result.exit_code == 0, result.output
+    return path
+
+
+def values(path: Path) -> dict[str, bytes]:
+    found = {}
+    with h5py.File(path) as file:
+        file.visititems(lambda name, item: found.update({name: item[:].tobytes()}) if hasattr(item, "dtype") else None)
+    return found
+
+
+def test_embeddings_hold_every_video_and_who_made_them(embeddings: Path, run_dir: Path, few_shards: Path) -> None:
+    features, shards = read_features(embeddings), ShardSet(few_shards)
+    assert features.videos.ids == tuple(entry.video_id for entry in shards.videos)
+    assert features.clips_VNF is not None
+    assert features.clips_VNF.shape == (24, 3, 64)
+    assert np.isfinite(features.clips_VNF).all()
+    source, checkpoint = features.provenance, load_checkpoint(run_dir)
+    assert source.checkpoint_sha256 == checkpoint.weights_hash
+    assert (source.data_hash, source.settings) == (shards.data_hash, checkpoint.config["settings"])
+    assert (source.step, source.clips, source.untrained) == (3, 3, False)
+
+
+def start_embedding(run_dir: Path, shards: Path, out: Path) -> subprocess.Popen[str]:
+    # Slowed down, so that the kill comes in the middle.
+    program = """
+import sys, time, torch
+torch.set_num_threads(1)
+import cmd_eval.features.embed
+plain = cmd_eval.features.embed.EmbeddingSpool.append
+def slow(self, feature):
+    plain(self, feature)
+    print(self.done, flush=True)
+    time.sleep(0.05)
+cmd_eval.features.embed.EmbeddingSpool.append = slow
+from cmd_eval.cli.main import main
+main()
+"""
+    command = [sys.executable, "-c", program, "embed", str(run_dir), str(shards), str(out), "--clips", "3"]
+    command += ["--workers", "1", "--device", "cpu"]
+    return subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True
+    )
+
+
+@pytest.mark.slow
+def test_an_embedding_that_was_killed_continues_to_the_same_bytes(
+    embeddings: Path, run_dir: Path, few_shards: Path, tmp_path: Path
+) -> None:
+    out, deadline = tmp_path / "killed.h5", time.monotonic() + 120
+    reached = []
+    for stop_at in (5, 14):
+        process = start_embedding(run_dir, few_shards, out)
+        assert process.stdout is not None
+        for line in process.stdout:
+            assert time.monotonic() < deadline
+            reached.append(int(line))
+            if reached[-1] == stop_at:
+                break
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate(timeout=60)
+        assert process.returncode == -signal.SIGKILL
+        assert not out.exists()
+    assert len(reached) < 24, "the second run went on where the first was killed"
+    # Half a video at the end, as a kill within a write leaves it.
+    with out.with_name("killed.h5.partial").open("ab") as stream:
+        stream.write(b"half a video")
+    result = call("embed", run_dir, few_shards, out, "--clips", 3, *QUICK)
+    assert result.exit_code == 0, result.output
+    assert values(out) == values(embeddings)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_embeddings_of_something_else_are_refused_and_left_alone(
+    embeddings: Path, run_dir: Path, few_shards: Path
+) -> None:
+    before = embeddings.read_bytes()
+    for options, words in ((("--clips", 2), "clips 3, need 2"), (("--untrained", "--clips", 3), "untrained False")):
+        result = call("embed", run_dir, few_shards, embeddings, *options, *QUICK)
+        assert result.exit_code == 1
+        assert words in result.output
+    assert call("embed", run_dir, few_shards, embeddings, "--clips", 3, *QUICK).exit_code == 0
+    assert embeddings.read_bytes() == before
+
+
+def test_kept_features_are_made_anew_only_if_asked(few_shards: Path, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", few_shards)
+    common = ("retrieval", run, few_shards, *SPLIT, *QUICK)
+    assert call(*common, "--clips", 1).exit_code == 0
+    refused = call(*common, "--clips", 2)
+    assert refused.exit_code == 1
+    assert "--fresh" in refused.output
+    assert call(*common, "--clips", 2, "--fresh").exit_code == 0
+    kept = sorted(path.name for path in (run / "eval").iterdir())
+    # Results of other clips do not overwrite each other, nor those of other parts or of an earlier checkpoint.
+    found = [f"retrieval-split-label-{clips}-clips.json" for clips in (1, 2)]
+    assert kept == [f"embeddings-{ShardSet(few_shards).data_hash[:8]}.h5", *found]
+    assert call(*common, "--clips", 2, "--query", "train", "--gallery", "test").exit_code == 0
+    assert (run / "eval" / "retrieval-split-train-in-test-label-2-clips.json").is_file()
+    shutil.copytree(run / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000009")
+    earlier = ("retrieval", run / "checkpoints" / "step-00000003", *common[2:], "--clips", 2)
+    assert call(*earlier).exit_code == 0
+    assert (run / "eval" / "retrieval-split-label-step-00000003-2-clips.json").is_file()
+    assert (run / "eval" / f"embeddings-{ShardSet(few_shards).data_hash[:8]}-step-00000003.h5").is_file()
+
+
+def test_probe_and_leave_one_out_on_features(embeddings: Path, run_dir: Path) -> None:
+    result = call("probe", embeddings, *SPLIT, "--method", "knn", "--confusion")
+    assert result.exit_code == 0, result.output
+    record = json.loads((run_dir / "eval" / "probe-knn-split-label-3-clips.json").read_text())
+    assert record["kind"] == "probe"
+    assert record["provenance"]["checkpoint_sha256"] == load_checkpoint(run_dir).weights_hash
+    result = call("retrieval", embeddings, "--leave-one-out", "--label", "group", "--per-class")
+    assert result.exit_code == 0, result.output
+    record = json.loads((run_dir / "eval" / "retrieval-leave-one-out-group-3-clips.json").read_text())
+    assert (record["splits"][0]["queries"], record["splits"][0]["gallery"]) == (24, 23)
+
+
+def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
+    features, output = tmp_path / "motion.h5", tmp_path / "baseline.json"
+    result = call("baseline", few_shards, *SPLIT, "--write-features", features, "--output", output)
+    assert result.exit_code == 0, result.output
+    record = json.loads(output.read_text())
+    assert record["provenance"]["features"] == "motion descriptor"
+    assert record["splits"][0]["recall"]["R@1"]["value"] == 1.0, "left and up are told by their vectors"
+    again = call("retrieval", features, *SPLIT, "--output", tmp_path / "again.json")
+    assert again.exit_code == 0, again.output
+    assert json.loads((tmp_path / "again.json").read_text())["splits"] == record["splits"]
+    probed = call("probe", features, *SPLIT)
+    assert probed.exit_code == 0, probed.output
+    searched = call("search", next(iter(few_shards.glob("*.h5"))), "--embeddings", features)
+    assert searched.exit_code == 1, searched.output
+    assert "holds features of the motion grids, not of a checkpoint" in searched.output
+    assert (
+        json.loads((tmp_path / "probe-linear-split-label-motion-descriptor.json").read_text())["splits"][0]["top1"][
+            "value"
+        ]
+        == 1.0
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("retrieval", "EMBEDDINGS", "SHARDS", *SPLIT), "leave SHARDS away"),
+        (("retrieval", "EMBEDDINGS", "--untrained"), "--untrained and --fresh"),
+        (("retrieval", "EMBEDDINGS", "--clips", "5"), "holds 3 clips a video, not 5"),
+        (("retrieval", "RUN"), "SHARDS must be given"),
+        (("retrieval", "EMBEDDINGS", "--split-column", "split9"), "split9"),
+        (("probe", "EMBEDDINGS", *SPLIT, "--test", "val"), "'val'"),
+        (("probe", "EMBEDDINGS", *SPLIT, "--test", "train"), "is in the query part and in the gallery part"),
+        (("decoupling", "SHARDS", "--motion", "RUN", *SPLIT), "was trained for context and motion"),
+    ],
+)
+def test_bad_input_is_told_in_one_line(
+    arguments: tuple[str, ...], words: str, embeddings: Path, run_dir: Path, few_shards: Path
+) -> None:
+    places = {"EMBEDDINGS": embeddings, "RUN": run_dir, "SHARDS": few_shards}
+    result = call(*(places.get(word, word) for word in arguments))
+    assert result.exit_code == 1
+    assert words in result.output
+    assert "Traceback" not in result.output
+
+
+def test_search_finds_the_video_itself_first(
+    embeddings: Path, few_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    video = next((few_shards.parent / "videos").glob("**/up-*.mp4"))
+    result = call("search", video, "--embeddings", embeddings, "--count", 3, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    lines = result.stdout.splitlines()
+    assert len(lines) == 4
+    assert video.stem in lines[0]
+    assert "similarity 1.000" in lines[0]
+    assert "(the same file)" in lines[0]
+    with Image.open(tmp_path / "search.png") as picture:
+        header = ShardSet(few_shards).header
+        assert picture.width > 6 * header.frame_width
+        assert picture.height > 4 * header.frame_height
+        # The query stands above the video itself: the same frames twice.
+        pixels = np.asarray(picture.convert("RGB")).astype(int)
+    frame = pixels[33 : 33 + header.frame_height, 10 : 10 + header.frame_width]
+    shift = header.frame_height + 15 + 4 * 4
+    below = pixels[33 + shift : 33 + shift + header.frame_height, 10 : 10 + header.frame_width]
+    assert frame.std() > 0
+    np.testing.assert_array_equal(frame, below)
+
+
+def test_search_tells_why_a_file_cannot_be_searched(
+    embeddings: Path, few_shards: Path, run_dir: Path, tmp_path: Path
+) -> None:
+    bad = tmp_path / "notes.mp4"
+    bad.write_text("no video")
+    video = next((few_shards.parent / "videos").glob("**/up-*.mp4"))
+    moved = make_run(tmp_path / "other", few_shards, run__seed=5)
+    picture = tmp_path / "search.png"
+    for name, options, words in (
+        (bad, (), "notes.mp4: cannot be extracted (probe: "),
+        (video, ("--output", "x.gif"), "must end in"),
+        (video, ("--checkpoint", moved), "not the checkpoint that"),
+        (video, ("--shards", tmp_path), "no index.json"),
+    ):
+        result = call("search", name, "--embeddings", embeddings, "--output", picture, *options)
+        assert result.exit_code == 1
+        assert words in result.output
+        assert len(result.output.strip().splitlines()) == 1
+    assert not picture.exists()
+    # Checkpoint and features have moved: found where the options say.
+    gone = tmp_path / "moved"
+    shutil.copytree(run_dir, gone)
+    result = call("search", video, "--embeddings", embeddings, "--output", picture, "--checkpoint", gone)
+    assert result.exit_code == 0, result.output
+
+
+def test_decoupling_puts_networks_beside_each_other(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:
+    context = make_run(tmp_path / "context", few_shards, model__motion_head=False)
+    output = tmp_path / "decoupling.json"
+    options = (*SPLIT, "--clips", 1, *QUICK, "--with-grids", "--output", output)
+    copy = tmp_path / "both"
+    shutil.copytree(run_dir / "checkpoints", copy / "checkpoints")
+    result = call("decoupling", few_shards, "--both", copy, "--context", context, *options)
+    assert result.exit_code == 0, result.output
+    record = json.loads(output.read_text())
+    assert [row["model"] for row in record["rows"]] == ["both heads", "context head only", "motion grids"]
+    assert record["rows"][1]["checkpoint_sha256"] == load_checkpoint(context).weights_hash
+    for row in record["rows"]:
+        for by in ("by_label", "by_context"):
+            for figure in (row[by]["retrieval"], row[by]["probe"]):
+                assert 0 <= figure["low"] <= figure["value"] <= figure["high"] <= 1
+    assert record["rows"][2]["by_label"]["retrieval"]["value"] == 1.0
+    assert 0.4 < record["chance"]["by_label"]["probe"] < 0.6, "two labels"
+    assert 0.1 < record["chance"]["by_context"]["retrieval"] < 0.2, "six contexts"
+    assert record["videos"] == {"by_label": 12, "by_context": 24}

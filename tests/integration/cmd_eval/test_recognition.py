@@ -1,0 +1,117 @@
+"""Tests of fine-tuned networks through the real command line, on synthesized videos."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from cmd_eval.cli.main import main as eval_main
+from cmd_extract.cli.main import main as extract_main
+from cmd_train.checkpoints.files import load_checkpoint
+from tests.command_line import call
+from tests.integration.cmd_train.finetuning import finetune
+
+
+def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
+    result = call(eval_main, "recognition", tuned, few_shards, "--clips", 3, "--workers", 0)
+    assert result.exit_code == 0, result.output
+    record = json.loads((tuned / "eval" / "recognition-split-3-clips.json").read_text())
+    assert (record["kind"], record["format"], record["method"], record["clips"]) == ("recognition", 1, "finetuned", 3)
+    (split,) = record["splits"]
+    assert (split["split_column"], split["train_part"], split["test_part"]) == ("split", "train", "test")
+    assert split["train"] == 12
+    assert f"top-1 {split['top1']['value']:.1%}" in result.output
+    assert sum(map(sum, split["confusion"])) == split["test"] == len(split["videos"])
+    assert split["top1"]["value"] == sum(row["top1"] for row in split["videos"]) / split["test"]
+    checkpoint = load_checkpoint(tuned)
+    provenance = record["provenance"]
+    assert provenance["checkpoint_sha256"] == checkpoint.weights_hash
+    assert provenance["settings"] == checkpoint.config["settings"]
+    assert provenance["trained_on"] == provenance["data_hash"]
+    assert provenance["command"].startswith("cmd-eval recognition")
+    assert "top-5 says nothing" in result.output
+    assert "6 groups are in both" in result.output
+    assert "trained on" not in result.output
+
+    assert split["chance"] == pytest.approx(0.5), "as many of either class"
+    page = call(eval_main, "report", tuned)
+    assert page.exit_code == 0, page.output
+    assert "not a whole result" not in page.output
+    text = (tuned / "report.html").read_text()
+    assert '<section id="recognition">' in text
+    assert "trained network, step 2, 3 clips a video" in text
+    assert f"{100 * split['top1']['value']:.1f}" in text
+
+    several = call(eval_main, "recognition", tuned, tuned, few_shards, "--clips", 1, "--output", tmp_path / "all.json")
+    assert several.exit_code == 0, several.output
+    both = json.loads((tmp_path / "all.json").read_text())
+    assert len(both["splits"]) == 2
+    assert both["mean"][0]["top1"]["spread"] == 0
+    assert "over 2 results" in several.output
+    assert both["splits"][0]["provenance"]["checkpoint_sha256"] == checkpoint.weights_hash
+
+
+def test_recognition_refuses_videos_that_were_trained_on(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
+    result = call(
+        eval_main, "recognition", tuned, few_shards, "--part", "train", "--clips", 1, "--output", tmp_path / "a"
+    )
+    assert result.exit_code == 1
+    assert "was trained on 12 of the 12 test videos" in result.output
+    assert not (tmp_path / "a").exists()
+
+
+def test_recognition_refuses_what_it_cannot_test(
+    pretrained: Path, tuned: Path, few_shards: Path, tmp_path: Path
+) -> None:
+    for arguments, told in (
+        ((pretrained, few_shards), "has no classifier; run `cmd-train finetune"),
+        ((tuned, few_shards, "--split-column", "split9"), "'split9'"),
+        ((tuned, few_shards, "--part", "val"), "'val'"),
+        ((tmp_path / "nothing", few_shards), "no checkpoint there"),
+    ):
+        result = call(eval_main, "recognition", *arguments)
+        assert result.exit_code == 1
+        assert told in result.output
+
+
+@pytest.fixture(scope="module")
+def awkward_shards(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Videos without a label, of a class that is tested only, and a file that is in both parts of one split."""
+    folder = tmp_path_factory.mktemp("awkward")
+    source = few_shards.parent / "videos"
+    header, *rows = (source / "manifest.csv").read_text().splitlines()
+    names = header.split(",")
+    kept = [dict(zip(names, row.split(","), strict=True)) for row in rows][::2]
+    for number, row in enumerate(kept):
+        row["path"] = str(source / row["path"])
+        row["split"] = "test" if number % 3 == 0 else "train"
+        row["split2"] = row["split"]
+    kept[0]["label"] = "strange"
+    kept[1]["label"] = ""
+    kept.append(kept[2] | {"id": "copy", "split": "", "split2": "test"})
+    lines = [",".join([*names, "split2"]), *[",".join(row[name] for name in (*names, "split2")) for row in kept]]
+    (folder / "manifest.csv").write_text("\n".join(lines) + "\n")
+    result = call(extract_main, "run", folder / "manifest.csv", folder / "shards", "--workers", 2)
+    assert result.exit_code == 0, result.output
+    return folder / "shards"
+
+
+def test_awkward_labels_and_copies_are_told(awkward_shards: Path, tmp_path: Path) -> None:
+    trained = finetune(awkward_shards, tmp_path / "run", optim__batch_size=4, optim__epochs=1)
+    assert trained.exit_code == 0, trained.output
+    assert "1 videos have no label and were left out" in trained.output
+    result = call(eval_main, "recognition", tmp_path / "run", awkward_shards, "--clips", 1)
+    assert result.exit_code == 0, result.output
+    assert "1 test videos are of classes that the classifier does not know (strange)" in result.output
+    copied = call(eval_main, "recognition", tmp_path / "run", awkward_shards, "--split-column", "split2")
+    assert copied.exit_code == 1
+    assert "copy" in copied.output
+    assert "are the same file" in copied.output
+
+
+def test_retrieval_takes_the_backbone_of_a_fine_tuned_checkpoint(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
+    words = ("--split-column", "split", "--clips", 1, "--output", tmp_path / "r.json")
+    result = call(eval_main, "retrieval", tuned, few_shards, *words)
+    assert result.exit_code == 0, result.output

@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from cmd_eval.cli.main import main as eval_main
+from cmd_extract.shard.reader import ShardSet
+from cmd_train.cli.main import main as train_main
+from tests.integration.cmd_eval.browser import Browser, open_browser
+from tests.integration.cmd_train.training import options
+from tests.unit.cmd_eval.report import result_files as results
+
+WCAG_AA = 4.5
+MOST_BYTES = 5e6
+SECTIONS = ("retrieval", "recognition", "probe", "auxiliary", "decoupling")
+PARTS = ("glance", "run", *SECTIONS, "confusion", "training", "examples", "map", "motion")
+
+
+def evaluate(*arguments: object) -> Result:
+    return CliRunner().invoke(eval_main, list(map(str, arguments)))
+
+
+@pytest.fixture(scope="module")
+def run_dir(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training with its results; those that need another training are made up."""
+    run = tmp_path_factory.mktemp("report") / "run"
+    shown = {"run__knn_epochs": 1, "data__split_column": "split", "optim__batch_size": 6}
+    words = ["pretrain", str(few_shards), str(run), *options(optim__epochs=2, **shown)]
+    trained = CliRunner().invoke(train_main, words)
+    assert trained.exit_code == 0, trained.output
+    questions = (["--split-column", "split"], ["--leave-one-out", "--label", "group"])
+    for words in [(*extra, *more) for extra in questions for more in ([], ["--untrained"])]:
+        result = evaluate("retrieval", run, few_shards, "--clips", 1, "--workers", 0, *words)
+        assert result.exit_code == 0, result.output
+    same = ["--clips", 1, "--workers", 0, "--split-column", "split"]
+    for words in (["probe", run, few_shards, "--method", "knn"], ["decoupling", few_shards, "--both", run]):
+        result = evaluate(*words, *same)
+        assert result.exit_code == 0, result.output
+    provenance = json.loads(next((run / "eval").glob("retrieval-*.json")).read_text())["provenance"]
+    for kind in ("recognition", "auxiliary"):
+        record = getattr(results, kind)(provenance)
+        (run / "eval" / f"{kind}.json").write_text(json.dumps(record))
+    return run
+
+
+@pytest.fixture(scope="module")
+def page(run_dir: Path) -> Path:
+    result = evaluate("report", run_dir)
+    assert result.exit_code == 0, result.output
+    assert "not in the report" not in result.output
+    return run_dir / "report.html"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with open_browser() as opened:
+        yield opened
+
+
+def test_the_page_holds_everything_and_stays_small(page: Path, few_shards: Path) -> None:
+    text = page.read_text()
+    assert page.stat().st_size < MOST_BYTES
+    assert re.findall(r'<section id="([\w-]+)">', text) == list(PARTS)
+    labels = sorted({video.label for video in ShardSet(few_shards).videos})
+    queries = text.count(">query</div>")
+    assert queries == min(12, sum(v.splits["split"] == "test" for v in ShardSet(few_shards).videos))
+    # Each neighbour is called right or wrong, in words and by a sign.
+    assert text.count("✓ right</div>") + text.count("✗ wrong</div>") == 5 * queries
+    assert text.count("data:image/jpeg") == 6 * queries + 2 * min(6, len(ShardSet(few_shards).videos))
+    assert "if it has the query's label" in text, "examples are by label where there are any"
+    for kind in labels:
+        assert kind in text
+    assert "http://" not in text.replace("http://www.w3.org", "")
+    assert "https://" not in text
+
+
+def test_the_same_inputs_give_the_same_page(page: Path, run_dir: Path, tmp_path: Path) -> None:
+    assert evaluate("report", run_dir, "--output", tmp_path / "again.html").exit_code == 0
+    assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
+
+
+def test_sections_without_data_are_left_out_and_said_to_be(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:
+    bare = tmp_path / "bare"
+    bare.mkdir()
+    for name in ("config.json", "metrics.jsonl"):
+        (bare / name).write_bytes((run_dir / name).read_bytes())
+    result = evaluate("report", bare)
+    assert result.exit_code == 0, result.output
+    text = (bare / "report.html").read_text()
+    assert re.findall(r'<section id="([\w-]+)">', text) == ["glance", "run", "training", "left-out"]
+    for kind in (*SECTIONS, "map of the embeddings", "pictures of retrieval and of motion vectors"):
+        assert f"not in the report: {kind}: no" in result.output
+    assert evaluate("report", bare, "--shards", few_shards).exit_code == 0
+    assert '<section id="motion">' in (bare / "report.html").read_text()
+
+
+def test_errors_are_one_line(tmp_path: Path, run_dir: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for words, told in (
+        (["report", tmp_path / "empty"], "no training there; give a folder that `cmd-train` has written"),
+        (["report", run_dir, "--shards", tmp_path / "empty"], "no index.json"),
+    ):
+        result = evaluate(*words)
+        assert result.exit_code == 1
+        assert result.output.startswith("Error: ")
+        assert told in result.output
+        assert result.output.count("\n") == 1
+
+
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("width", [1200, 360])
+def test_the_page_in_chromium(browser: Browser, page: Path, width: int, dark: bool) -> None:
+    browser.show(page, width=width, dark=dark)
+    # What is folded away counts as well.
+    browser.run("for (const d of document.querySelectorAll('details')) d.open = true;")
+    assert browser.broken_images() == []
+    assert browser.run("return document.images.length") > 20
+    assert browser.complaints() == []
+    assert {address for address in browser.requests() if not address.startswith("data:")} == {page.as_uri()}
+    assert browser.run("return document.documentElement.scrollWidth") <= width
+    background = browser.run("return getComputedStyle(document.body).backgroundColor")
+    assert (background == "rgb(255, 255, 255)") != dark
+    contrasts = browser.contrasts()
+    assert len(contrasts) > 200
+    assert [text for ratio, text in contrasts if ratio < WCAG_AA] == []
+
+
+def test_the_checks_see_what_is_wrong(browser: Browser, tmp_path: Path) -> None:
+    broken = tmp_path / "broken.html"
+    broken.write_text(
+        "<!DOCTYPE html><body style='background: #fff'><script>nosuch()</script>"
+        "<img alt='lost' src='http://example.invalid/a.png'><div style='width: 900px'>wide</div>"
+        "<p style='color: #aaa'>pale</p><p style='color: #000'>dark</p>"
+    )
+    browser.show(broken, width=360)
+    complaints: list[Any] = browser.complaints()
+    assert any("nosuch is not defined" in line for line in complaints)
+    assert browser.broken_images() == ["lost"]
+    assert "http://example.invalid/a.png" in browser.requests()
+    assert browser.run("return document.documentElement.scrollWidth") > 360
+    ratios = {text.partition(": ")[2]: ratio for ratio, text in browser.contrasts()}
+    assert ratios["dark"] == pytest.approx(21)
+    assert ratios["pale"] == pytest.approx(2.32, abs=0.01)

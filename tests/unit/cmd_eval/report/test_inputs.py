@@ -1,0 +1,285 @@
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from cmd_eval.cli.main import main as eval_main
+from cmd_eval.report.build import write_report
+from cmd_eval.report.inputs import open_shards, read_run
+from cmd_eval.report.pictures import jpeg_picture
+from cmd_eval.report.render import render_page
+from cmd_eval.report.summary import main_figures, pretext_sentences, summarise, task_of
+from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.reader import ShardSet
+from cmd_train.config import build_config
+from tests.unit.cmd_eval.report import result_files as results
+from tests.unit.cmd_extract.shard.test_reader_writer import write_shard
+
+SETTINGS = build_config("demo").as_dict()
+
+
+def make_run(folder: Path, lines: int = 2) -> Path:
+    (folder / "eval").mkdir(parents=True)
+    config = {"settings": SETTINGS, "data_hash": "d" * 64, "recipe": "demo", "init": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    rows = [{"step": n + 1, "loss": 1.0, "context_top1": 0.5, "context_candidates": 8} for n in range(lines)]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return folder
+
+
+def put(run: Path, record: dict, name: str) -> None:
+    (run / "eval" / name).write_text(json.dumps({key: value for key, value in record.items() if key != "file"}))
+
+
+def test_a_run_is_read_with_its_results(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    put(run, results.retrieval(results.provenance(created="2026-02-01T00:00:00+00:00"), value=0.9), "a.json")
+    put(run, results.retrieval(), "b.json")
+    put(run, {"kind": "something"}, "strange.json")
+    (run / "eval" / "cut.json").write_text('{"kind": "prob')
+    inputs = read_run(run)
+    assert [line["step"] for line in inputs.metrics] == [1, 2]
+    assert [record["file"] for record in inputs.results["retrieval"]] == ["b.json", "a.json"], "oldest first"
+    assert [Path(line.split(":")[0]).name for line in inputs.unread] == ["cut.json", "strange.json"]
+
+
+def test_a_last_line_that_was_cut_off_is_left_out_and_damage_is_told(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    metrics = run / "metrics.jsonl"
+    metrics.write_text(metrics.read_text() + '{"step": 3, "lo')
+    assert len(read_run(run).metrics) == 2
+    metrics.write_text('{"step": 1}\nnonsense\n')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2: not a line of metrics"):
+        read_run(run)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda run: (run / "config.json").unlink(), "no training there; give a folder that `cmd-train` has written"),
+        (lambda run: (run / "metrics.jsonl").unlink(), "neither metrics.jsonl nor checkpoints nor results"),
+        (lambda run: (run / "config.json").write_text("{"), "damaged"),
+        (lambda run: (run / "config.json").write_text("{}"), "no settings"),
+    ],
+)
+def test_what_is_no_run_is_refused_in_one_line(change: object, words: str, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    change(run)  # type: ignore[operator] # one of several
+    with pytest.raises(ValueError, match=words) as caught:
+        write_report(run, tmp_path / "report.html")
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "report.html").exists()
+
+
+def test_a_comparison_without_a_training_of_its_own_has_a_report(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "eval").mkdir(parents=True)
+    given = results.provenance(checkpoint=None, settings=SETTINGS)
+    put(out, results.auxiliary(given), "auxiliary.json")
+    page = tmp_path / "report.html"
+    written = write_report(out, page)
+    assert "+12.5 points" in page.read_text()
+    assert any(line.startswith("training curves") for line in written.left_out)
+    assert task_of(read_run(out)) == "Evaluation"
+
+
+def test_shards_are_found_where_results_say_or_where_the_user_says(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    shards = indexed_shards(tmp_path / "shards")
+    assert open_shards(None, read_run(run)) == (None, "no result names the shards")
+    put(run, results.retrieval(results.provenance(shards=str(shards.folder))), "r.json")
+    assert open_shards(None, read_run(run)) == (None, "the shards do not lie where the results say they were")
+    with pytest.raises(ValueError, match="other shards than those of"):
+        open_shards(shards.folder, read_run(run))
+    known = results.provenance(shards=str(shards.folder), data_hash=shards.data_hash)
+    put(run, results.retrieval(known), "r.json")
+    for given in (None, shards.folder):
+        found, reason = open_shards(given, read_run(run))
+        assert found is not None
+        assert found.data_hash == shards.data_hash
+        assert reason == ""
+
+
+def indexed_shards(folder: Path) -> ShardSet:
+    path, _ = write_shard(folder)
+    from cmd_extract import schema
+    from cmd_extract.shard.reader import ShardReader
+
+    index = {
+        "format": schema.FORMAT_NAME,
+        "version": schema.FORMAT_VERSION,
+        "config_hash": ShardReader(path).header.config_hash,
+        "shards": [{"name": path.name, "sha256": "0", "rows_hash": "r"}],
+    }
+    (folder / schema.INDEX_NAME).write_text(json.dumps(index))
+    return ShardSet(folder)
+
+
+def test_summary_says_what_was_run(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "my run")
+    put(run, results.retrieval(), "r.json")
+    other_order = {"torch": "2", "python": "3.11"}
+    put(run, results.probe(results.provenance(data_hash="e" * 64, versions=other_order)), "p.json")
+    summary = summarise(read_run(run), None)
+    assert (summary.name, summary.task) == ("my run", "Pre-training")
+    facts = [f"{name}: {value}" for name, value in summary.facts]
+    assert "recipe: demo" in facts
+    assert "training: 2 steps, 42 epochs planned, batch of 16" in facts
+    assert f"checkpoint: run/checkpoints/step-00000009 (sha256 {'c' * 12})" in facts
+    assert f"evaluated on: data hash {'d' * 12}, the training's" in facts
+    assert f"evaluated on: data hash {'e' * 12}, not the training's" in facts
+    assert [fact for fact in facts if fact.startswith("versions")] == ["versions: python 3.11, torch 2"]
+    assert "results made: 2026-01-02 03:04 UTC" in facts
+    assert ("run.seed", "0") in summary.settings
+    assert summary.pretext == ["Context task over the last 2 steps: top-1 50.0 % of 8 candidates (chance 12 %)."]
+
+
+def test_summary_of_a_finetuning_says_what_it_began_with(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    before = {"data_hash": "d" * 64, "part": "train", "split_column": "split1"}
+    init = {"source": "runs/a", "sha256": "a" * 64, "part": "backbone", "trained_on": before}
+    config = json.loads((run / "config.json").read_text()) | {"init": init}
+    (run / "config.json").write_text(json.dumps(config))
+    (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "classification_loss": 2.0}) + "\n")
+    summary = summarise(read_run(run), None)
+    assert summary.task == "Fine-tuning"
+    words = f"runs/a (sha256 {'a' * 12}), backbone, trained on data hash {'d' * 12}"
+    assert ("started from", words) in summary.facts
+    # Weights that were imported do not say what they were trained on.
+    config["init"]["trained_on"]["data_hash"] = None
+    (run / "config.json").write_text(json.dumps(config))
+    facts = dict(summarise(read_run(run), None).facts)
+    assert facts["started from"].endswith("backbone, trained on data that is not known")
+    write_report(run, tmp_path / "report.html")
+
+
+def test_the_page_on_imported_weights_says_that_no_step_was_made(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run", lines=0)
+    imported = {"source": "published/r3d.pth", "sha256": "a" * 64, "part": "backbone"}
+    checkpoint = run / "checkpoints" / "step-00000000"
+    checkpoint.mkdir(parents=True)
+    (run / "config.json").unlink()
+    (checkpoint / "config.json").write_text(
+        json.dumps({"settings": SETTINGS, "data_hash": None, "imported": imported}), "utf-8"
+    )
+    summary = summarise(read_run(run), None)
+    told = f"No step of training was made here: these are weights imported from published/r3d.pth (sha256 {'a' * 12})"
+    assert summary.pretext == [f"{told}, backbone. No result of them is here yet."]
+    facts = dict(summary.facts)
+    assert facts["training data"] == "not known"
+    assert facts.keys().isdisjoint({"training", "trained on", "seed"}), "of a training that nobody has run"
+    write_report(run, tmp_path / "report.html")
+    assert told in (tmp_path / "report.html").read_text("utf-8")
+    put(run, results.retrieval(), "r.json")
+    later = summarise(read_run(run), None)
+    assert later.pretext == [f"{told}, backbone."]
+    assert dict(later.facts)["evaluated on"] == f"data hash {'d' * 12}"
+
+
+def test_main_figures_are_of_the_first_split_and_the_newest_result() -> None:
+    old, new = results.retrieval(value=0.2), results.retrieval(value=0.7)
+    second = {**new["splits"][0], "split_column": "split2"}
+    new["splits"].append(second)
+    (found,) = main_figures({"retrieval": [old, new]})
+    assert (found.what, found.how) == ("Retrieval by label, R@1", "trained network, step 9, split1")
+    assert (found.value, found.low, found.chance) == (0.7, pytest.approx(0.6), 0.33)
+    kinds = {"probe": [results.probe()], "recognition": [results.recognition()]}
+    assert [f.what for f in main_figures(kinds)] == ["Fine-tuned by label, top-1", "Linear probe by label, top-1"]
+    assert pretext_sentences([]) == []
+
+
+def test_main_figures_of_other_parts_and_clips_stand_beside_each_other() -> None:
+    test, val = results.retrieval(value=0.2), results.retrieval(value=0.9)
+    val["splits"][0]["query_part"] = "val"
+    few = results.retrieval(results.provenance(clips=1), value=0.6)
+    tuned, tuned_val = results.recognition(), results.recognition()
+    tuned_val["splits"][0]["test_part"] = "val"
+    found = main_figures({"retrieval": [test, val, few], "recognition": [tuned, tuned_val]})
+    assert [(f.how, f.value) for f in found] == [
+        ("trained network, step 9, split1", 0.6),
+        ("trained network, step 9, split1 (val / train)", 0.6),
+        ("trained network, step 9, split1", 0.2),
+        ("trained network, step 9, split1 (val / train)", 0.9),
+        ("trained network, step 9, 1 clip a video, split1", 0.6),
+    ]
+
+
+def test_bad_items_are_named_and_the_rest_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(tmp_path / "run")
+    shards = indexed_shards(tmp_path / "shards")
+    known = results.provenance(shards=str(shards.folder), data_hash=shards.data_hash)
+    record = results.retrieval(known)
+    here = shards.videos[0].video_id
+    neighbours = [{"video": here, "label": "x", "similarity": 0.5, "hit": True}]
+    record["splits"][0]["examples"] = [
+        {"query": query, "query_label": "x", "neighbours": neighbours} for query in ("gone", here)
+    ]
+    put(run, record, "r.json")
+    strange = results.probe()
+    strange["splits"][0]["classes"] = ["a\udcff", "b", "c"]
+    put(run, strange, "p.json")
+    wrong_time = results.recognition(results.provenance(created="yesterday"))
+    put(run, wrong_time, "time.json")
+
+    def draw(_: object, entry: VideoEntry) -> None:
+        raise ValueError(f"{entry.video_id}: a stored picture cannot be decoded")
+
+    monkeypatch.setattr("cmd_eval.report.build.draw_motion", draw)
+    monkeypatch.setattr(
+        "cmd_eval.report.report_examples.draw_strip", lambda *_: jpeg_picture(Image.new("RGB", (3, 3)), "strip")
+    )
+    told = CliRunner().invoke(eval_main, ["report", str(run)])
+    assert told.exit_code == 0, told.output
+    page = (run / "report.html").read_text("utf-8")
+    assert "retrieval example of gone: r.json names gone" in told.output
+    assert f"motion vectors of {here}: {here}: a stored picture cannot be decoded" in told.output
+    assert "time.json: not a whole result of kind recognition (ValueError: Invalid isoformat" in told.output
+    assert page.count(">query</div>") == 1
+    assert "a\\udcff" in page
+
+
+def test_a_result_that_lacks_something_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    put(run, results.retrieval(), "good.json")
+    broken = results.probe()
+    del broken["splits"][0]["top1"]
+    put(run, broken, "broken.json")
+    uneven = results.recognition()
+    uneven["splits"][0]["confusion"] = [[1]]
+    put(run, uneven, "uneven.json")
+    written = write_report(run, tmp_path / "report.html")
+    told = "\n".join(written.left_out)
+    assert "broken.json: not a whole result of kind probe (KeyError: 'top1')" in told
+    assert "uneven.json: not a whole result of kind recognition (ValueError: confusion" in told
+    assert "probe: no result; `cmd-eval probe" in told
+    page = (tmp_path / "report.html").read_text()
+    assert "trained network, step 9" in page
+    assert 'id="probe"' not in page
+
+
+def test_names_of_users_cannot_become_markup(tmp_path: Path) -> None:
+    run = make_run(tmp_path / "<b>run")
+    nasty = '<script>alert("1")</script>'
+    record = results.probe()
+    record["splits"][0]["classes"] = [nasty, "b", "c"]
+    record["splits"][0]["per_class"][0]["class"] = nasty
+    record["notes"] = [nasty]
+    put(run, record, "p.json")
+    write_report(run, tmp_path / "report.html")
+    page = (tmp_path / "report.html").read_text()
+    assert "<script" not in page
+    assert "&lt;script&gt;" in page
+    assert "<b>" not in page
+
+
+def test_a_missing_library_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ValueError, match=r"pip install '\.\[report\]'"):
+        write_report(make_run(tmp_path / "run"), tmp_path / "report.html")
+    with pytest.raises(ValueError, match="jinja2 is missing"):
+        render_page({})
