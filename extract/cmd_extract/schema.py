@@ -96,10 +96,6 @@ class Damage(IntFlag):
         return ", ".join(flag.name.replace("_", " ").lower() for flag in Damage if flag in self and flag.name)
 
 
-class ShardError(ValueError):
-    """A shard, or a folder of shards, that cannot be used as it is; the message says why and what to do."""
-
-
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ValueError(message)
@@ -231,3 +227,9 @@ def hash_records(records: tuple[VideoRecord, ...]) -> str:
     """Hash of the manifest rows that a shard is made of; order counts."""
     rows = [[r.row, r.video_id, r.path, r.label, r.group, sorted(r.splits.items())] for r in records]
     return hash_json(rows)
+
+
+FailedRow = tuple[int, str, str, str]
+"""Manifest row, path, stage, reason."""
+DamagedRow = tuple[int, str, str]
+"""Manifest row, id of the video, what is wrong with its source."""

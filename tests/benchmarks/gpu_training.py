@@ -28,10 +28,10 @@ from cmd_extract.shard.reader import ShardSet
 from cmd_train.config import TrainConfig, build_config
 from cmd_train.data.batch import Batch
 from cmd_train.distributed.process_group import Placement
-from cmd_train.engine.build import build_model
 from cmd_train.engine.objective import PretrainObjective
 from cmd_train.engine.optim import build_optimizer
 from cmd_train.engine.step import GradientStep
+from cmd_train.models.build import build_model
 from tests.benchmarks.clips import synthetic_videos
 from tests.benchmarks.loader import make_shards
 from tests.benchmarks.loader_workers import spread, stream
@@ -79,7 +79,7 @@ class Step:
     def __init__(self, config: TrainConfig, shards: ShardSet, device: torch.device) -> None:
         self.said: list[str] = []
         layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
-        model = build_model(config)
+        model = build_model(config.model, seed=config.run.seed)
         model.to(device, memory_format=layout)  # type: ignore[call-overload] # torch's overload knows 4D only
         self._optimizer = build_optimizer(model, config.optim)
         for group in self._optimizer.param_groups:

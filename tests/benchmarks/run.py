@@ -17,8 +17,9 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.measuring import ROOT, markdown_table, plain_table
+from tests.benchmarks.measuring import markdown_table, plain_table
 from tests.benchmarks.subject import options, read_entries
+from tests.paths import ROOT
 
 # The figures that are promised, by the script that measures them. Scripts may give more.
 SCRIPTS = {

@@ -23,10 +23,10 @@ from cmd_train.config import TrainConfig, build_config
 from cmd_train.data.batch import Batch
 from cmd_train.data.sampling_report import SamplingReport
 from cmd_train.distributed.process_group import Placement
-from cmd_train.engine.build import build_model
 from cmd_train.engine.objective import PretrainObjective
 from cmd_train.engine.optim import build_optimizer
 from cmd_train.engine.step import GradientStep
+from cmd_train.models.build import build_model
 from tests.benchmarks.measuring import Result
 from tests.benchmarks.subject import Plan, run_subject
 
@@ -64,7 +64,7 @@ class Step:
     """One network with its optimiser."""
 
     def __init__(self, config: TrainConfig, device: torch.device, *, free: bool) -> None:
-        model = build_model(config)
+        model = build_model(config.model, seed=config.run.seed)
         if free:
             model.motion.encoder = FreeEncoder(model.motion.encoder.out_channels, config.model.token_grid[1])
         layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format

@@ -18,7 +18,7 @@ from cmd_eval.features.embed import load_backbone
 from cmd_train.checkpoints.files import list_checkpoints, load_checkpoint
 from cmd_train.cli.main import main as train_main
 from cmd_train.config import config_from_dict
-from cmd_train.engine.build import build_model
+from cmd_train.models.build import build_model
 from tests.command_line import call
 from tests.integration.cmd_train.training import FIELDS, same, weights
 
@@ -140,7 +140,7 @@ def test_untrained_means_the_weights_before_the_first_step(trained: Path) -> Non
     checkpoint = load_checkpoint(trained)
     config = config_from_dict(checkpoint.config["settings"])
     before = load_backbone(checkpoint, config, untrained=True).state_dict()
-    assert same(before, build_model(config).backbone.state_dict())
+    assert same(before, build_model(config.model, seed=config.run.seed).backbone.state_dict())
     own = {name.removeprefix("backbone."): t for name, t in checkpoint.weights.items() if name.startswith("backbone.")}
     assert same(load_backbone(checkpoint, config).state_dict(), own)
     assert not same(before, own)

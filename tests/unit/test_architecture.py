@@ -41,17 +41,27 @@ LAYERS = {
 # What a package may import from its siblings, as prefixes of module names.
 ALLOWED = {
     "cmd_extract": (),
-    "cmd_train": ("cmd_extract.schema", "cmd_extract.errors", "cmd_extract.shard.reader", "cmd_extract.system"),
+    "cmd_train": (
+        "cmd_extract.schema",
+        "cmd_extract.errors",
+        "cmd_extract.shard.reader",
+        "cmd_extract.shard.drawing",
+        "cmd_extract.system",
+    ),
     "cmd_eval": (
         "cmd_extract.schema",
         "cmd_extract.errors",
         "cmd_extract.shard.reader",
+        "cmd_extract.shard.drawing",
         "cmd_extract.system",
         "cmd_train.config",
+        "cmd_train.recipes",
         "cmd_train.data",
         "cmd_train.augment",
         "cmd_train.models",
         "cmd_train.checkpoints",
+        "cmd_train.distributed.process_group",
+        "cmd_train.monitoring.neighbours",
     ),
 }
 LOOP = {"cmd_train.engine.loop", "cmd_train.engine.objective", "av", "mvextractor"}

@@ -16,8 +16,6 @@ from typing import Any
 
 from cmd_train.augment.apply import AugmentConfig
 from cmd_train.data.sampling import SamplingConfig
-from cmd_train.engine.config import RunConfig
-from cmd_train.engine.optim import OptimConfig
 from cmd_train.losses.contrast import DEFAULT_TEMPERATURE
 from cmd_train.models.pretrain import ModelConfig
 from cmd_train.recipes import RECIPES
@@ -80,6 +78,106 @@ class LossConfig:
     def __post_init__(self) -> None:
         _require(self.temperature > 0, f"temperature: {self.temperature} is not positive")
         for name in ("context_weight", "motion_weight", "drop_static_px"):
+            _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
+
+
+PRECISIONS = ("float32", "tf32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """How the run goes.
+
+    Attributes:
+        seed: decides weights, order, samples, augmentation and dropout.
+        precision: ``float32``; ``tf32``, the same with shorter products on CUDA; ``bf16``, automatic mixed precision.
+        compile: whether ``torch.compile`` makes the network faster; where it fails, training goes on without.
+        channels_last: whether weights and clips lie with their channels last in memory.
+        activation_checkpointing: whether blocks compute their inner activations a second time instead of keeping them:
+            less memory, about a third more work, the same numbers.
+        log_seconds: about how often a line is printed.
+        checkpoint_epochs: epochs between checkpoints.
+        checkpoint_minutes: minutes after which one more is made between those; 0 = none is.
+        keep_checkpoints: newest checkpoints that stay; the best one stays as well.
+        milestone_epochs: every so many epochs one that stays for good; 0 = none does.
+        tensorboard: whether metrics are also written for TensorBoard.
+        batch_picture: whether the first batch is drawn to ``first_batch.png``.
+        knn_epochs: every so many epochs each video looks for its label among the others; 0 = never. Labels are read
+            for this only.
+    """
+
+    seed: int = 0
+    precision: str = "float32"
+    compile: bool = False
+    channels_last: bool = False
+    activation_checkpointing: bool = False
+    log_seconds: float = 10.0
+    checkpoint_epochs: int = 10
+    checkpoint_minutes: float = 30.0
+    keep_checkpoints: int = 2
+    milestone_epochs: int = 0
+    tensorboard: bool = True
+    batch_picture: bool = True
+    knn_epochs: int = 0
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**31, f"seed: {self.seed} is not between 0 and 2**31 - 1")
+        _require(self.precision in PRECISIONS, f"precision: {self.precision!r} is not one of {', '.join(PRECISIONS)}")
+        for name in ("checkpoint_epochs", "keep_checkpoints"):
+            _require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is not at least 1")
+        for name in ("log_seconds", "checkpoint_minutes", "milestone_epochs", "knn_epochs"):
+            _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
+        _require(
+            not (self.compile and self.activation_checkpointing),
+            "activation_checkpointing: not allowed with compile, which decides itself what to compute twice",
+        )
+
+
+OPTIMIZERS = ("sgd", "adamw")
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """Optimisation; the defaults are the paper's for pre-training on UCF101.
+
+    Attributes:
+        optimizer: ``sgd`` with Nesterov momentum, the paper's; ``adamw`` gets somewhere in far fewer steps.
+        batch_size: samples a step, all ranks together.
+        epochs: passes over the training videos.
+        lr_per_sample: peak learning rate divided by the batch size.
+        warmup_epochs: epochs of linear warm-up, step by step.
+        warmup_lr_per_sample: where the warm-up starts.
+        final_lr_per_sample: where the cosine ends.
+        momentum: Nesterov momentum of SGD, or the decay of AdamW's first moment.
+        weight_decay: penalty on all parameters (1e-3 in the released code, 5e-3 in the paper's text).
+        clip_norm: largest norm of the gradient; 0 switches clipping off.
+        accumulate: parts that each rank's batch is computed in, one after the other, to save memory. Clips are told
+            apart within a part only: the optimiser's batch stays, the contrast gets easier.
+        fused: whether the update is one kernel instead of one an operation.
+    """
+
+    optimizer: str = "sgd"
+    batch_size: int = 64
+    epochs: int = 120
+    lr_per_sample: float = 5e-4
+    warmup_epochs: float = 5.0
+    warmup_lr_per_sample: float = 5e-6
+    final_lr_per_sample: float = 0.0
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    clip_norm: float = 15.0
+    accumulate: int = 1
+    fused: bool = True
+
+    def __post_init__(self) -> None:
+        _require(self.optimizer in OPTIMIZERS, f"optimizer: {self.optimizer!r} is not one of {', '.join(OPTIMIZERS)}")
+        # One clip alone has nothing to be told apart from, and BatchNorm nothing to average over.
+        _require(self.batch_size >= 2, f"batch_size: {self.batch_size} is not at least 2")
+        for name in ("epochs", "accumulate"):
+            _require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is not at least 1")
+        _require(self.lr_per_sample > 0, f"lr_per_sample: {self.lr_per_sample} is not positive")
+        _require(0 <= self.momentum < 1, f"momentum: {self.momentum} is not in [0, 1)")
+        for name in ("warmup_epochs", "warmup_lr_per_sample", "final_lr_per_sample", "weight_decay", "clip_norm"):
             _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is negative")
 
 
@@ -228,3 +326,33 @@ def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[
 
 def _plain(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
+
+
+def check_finetuning(config: TrainConfig) -> None:
+    """Refuses settings that fine-tuning cannot follow.
+
+    Raises:
+        ValueError: the context head is on, or clips are to be rotated away from their motion.
+    """
+    if config.model.context_head:
+        raise ValueError("model.context_head: True is not allowed in fine-tuning, which has no context loss")
+    if config.model.motion_head and config.augment.rotation_degrees > 0:
+        raise ValueError(
+            f"augment.rotation_degrees: {config.augment.rotation_degrees} is not allowed with --auxiliary motion, "
+            "need 0: vectors do not follow a rotation"
+        )
+
+
+FREE = (
+    "data.workers",
+    "data.max_damaged",
+    "run.log_seconds",
+    "run.checkpoint_",
+    "run.keep_checkpoints",
+    "run.milestone_epochs",
+    "run.tensorboard",
+    "run.batch_picture",
+    "run.knn_epochs",
+)
+"""Fields, by how they begin, that may change from run to run: how fast and how often things are done, not what is
+computed."""

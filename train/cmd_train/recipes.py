@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
+
+import click
 
 _SMALL_MODEL = {
     "model.backbone": "r2plus1d_10",
@@ -117,3 +119,31 @@ AUXILIARY_MOTION: Mapping[str, Any] = {
 def recipe_names(*, finetune: bool) -> list[str]:
     """Names of the recipes for fine-tuning, or of those for pre-training."""
     return [name for name in RECIPES if name.startswith("finetune-") == finetune]
+
+
+def check_recipe(name: str, *, finetune: bool) -> None:
+    """Refuses a recipe of the other kind of training; unknown ones are refused where they are built.
+
+    Raises:
+        ValueError: names the recipes that are allowed.
+    """
+    allowed = recipe_names(finetune=finetune)
+    if name in RECIPES and name not in allowed:
+        command = "finetune" if finetune else "pretrain"
+        raise ValueError(f"recipe: {name!r} is not for cmd-train {command}; need one of {', '.join(allowed)}")
+
+
+def complete_recipe(*, finetune: bool | None = None) -> Callable[[click.Context, click.Parameter, str], list[str]]:
+    """What a shell is told when it asks for the rest of a recipe's name; for the parameter's ``shell_complete``.
+
+    Args:
+        finetune: offer those for fine-tuning, or those for pre-training; None: all.
+    """
+
+    def names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
+        from cmd_train.recipes import RECIPES, recipe_names
+
+        offered = list(RECIPES) if finetune is None else recipe_names(finetune=finetune)
+        return [name for name in offered if name.startswith(begun)]
+
+    return names

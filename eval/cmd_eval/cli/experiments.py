@@ -10,7 +10,7 @@ import click
 
 from cmd_eval.cli.options import EXIT_INTERRUPTED, command_words, seed_option, show_progress
 from cmd_eval.experiments.evidence_sizes import SIZES, EvidenceSize
-from cmd_train.cli.options import complete_recipe
+from cmd_train.recipes import complete_recipe
 
 _SIZE = "[default: the size's]"
 _PAIRS = "SECTION.FIELD=VALUE"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from cmd_eval.cli.options import EXIT_INTERRUPTED, command_words, show_progress
-from cmd_train.cli.options import complete_recipe
+from cmd_train.recipes import complete_recipe
 
 if TYPE_CHECKING:
     from cmd_eval.tasks.recognition import RecognitionRun

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from cmd_eval.data.leakage import check_leakage, group_notes, refuse_copies
 from cmd_eval.data.table import VideoTable
+from cmd_eval.results.schema import LEAVE_ONE_OUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,6 @@ class Pairing:
     def leave_one_out(self) -> bool:
         """Whether every video asks all others."""
         return self.split_column == LEAVE_ONE_OUT
-
-
-LEAVE_ONE_OUT = "leave-one-out"
 
 
 def pair_parts(videos: VideoTable, split_column: str, query_part: str, gallery_part: str, kind: str) -> Pairing:

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from cmd_eval.cli.run_clock import RunClock
 from cmd_eval.data.table import VideoTable
+from cmd_eval.experiments.eta import RunClock
 from cmd_eval.experiments.jobs import check_run_dir, run_cmd_train
 from cmd_eval.features.source import clip_words, unique
 from cmd_eval.metrics.paired import Difference, Pair, mean_difference
@@ -25,11 +25,9 @@ from cmd_eval.tasks.recognition import (
     recognition_record,
 )
 from cmd_extract.shard.reader import ShardSet
-from cmd_train.checkpoints.files import list_checkpoints, load_checkpoint
-from cmd_train.cli.recipes import check_finetuning, check_recipe
-from cmd_train.config import TrainConfig, build_config, changed_fields, parse_overrides
-from cmd_train.engine.stop import FINISHED_NAME
-from cmd_train.recipes import AUXILIARY_MOTION
+from cmd_train.checkpoints.files import FINISHED_NAME, list_checkpoints, load_checkpoint
+from cmd_train.config import TrainConfig, build_config, changed_fields, check_finetuning, parse_overrides
+from cmd_train.recipes import AUXILIARY_MOTION, check_recipe
 
 ARMS = ("none", "motion")
 _TRAIN_PART = "train"

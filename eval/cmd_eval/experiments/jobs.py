@@ -19,8 +19,7 @@ import joblib
 
 import cmd_train
 from cmd_train.checkpoints.files import CONFIG_NAME, list_checkpoints
-from cmd_train.config import TrainConfig, changed_fields
-from cmd_train.engine.resume import FREE
+from cmd_train.config import FREE, TrainConfig, changed_fields
 
 EXIT_INTERRUPTED = 130
 _SECONDS_TO_SAVE = 60.0

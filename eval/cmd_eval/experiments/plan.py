@@ -15,12 +15,11 @@ from cmd_eval.experiments.jobs import check_run_dir
 from cmd_eval.features.source import kept_features
 from cmd_eval.features.store import read_features
 from cmd_extract.shard.reader import ShardSet
-from cmd_train.checkpoints.files import load_checkpoint
-from cmd_train.cli.recipes import check_recipe
+from cmd_train.checkpoints.files import FINISHED_NAME, load_checkpoint
 from cmd_train.config import TrainConfig, build_config, parse_overrides
 from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.selection import select_videos
-from cmd_train.engine.stop import FINISHED_NAME
+from cmd_train.recipes import check_recipe
 
 HEADLINE = "both heads"
 TRAIN_PART, TEST_PART = "train", "test"

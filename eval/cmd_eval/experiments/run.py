@@ -7,11 +7,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cmd_eval.cli.run_clock import RunClock
 from cmd_eval.data.splits import Pairing, pairing_notes
 from cmd_eval.data.table import VideoTable
 from cmd_eval.experiments.auxiliary import check_comparison, compare_auxiliary
 from cmd_eval.experiments.decoupling import HEADS
+from cmd_eval.experiments.eta import RunClock
 from cmd_eval.experiments.evidence import Answer, Row, ask, chance, differences
 from cmd_eval.experiments.jobs import run_cmd_train, run_side_by_side
 from cmd_eval.experiments.plan import HEADLINE, EvidencePlan, Pretraining, is_finished, pairings, weights_hash

@@ -28,8 +28,8 @@ from cmd_train.data.batch import collate_eval
 from cmd_train.data.dataset import EvalDataset
 from cmd_train.data.sampling import SamplingConfig
 from cmd_train.distributed.process_group import process_group
-from cmd_train.engine.build import build_model
 from cmd_train.models.backbones import Backbone
+from cmd_train.models.build import build_model
 
 Progress = Callable[[int, int], None]
 
@@ -71,7 +71,7 @@ def load_backbone(checkpoint: Checkpoint, config: TrainConfig, *, untrained: boo
     Raises:
         ValueError: the checkpoint's names or shapes are not those of the configured backbone.
     """
-    backbone = build_model(config).backbone
+    backbone = build_model(config.model, seed=config.run.seed).backbone
     if not untrained:
         weights = checkpoint.weights
         own = {name.removeprefix(_BACKBONE): t for name, t in weights.items() if name.startswith(_BACKBONE)}

@@ -16,7 +16,7 @@ from cmd_eval.report.pictures import MotionView, choose_videos, color_key, draw_
 from cmd_eval.report.render import check_template_engine, render_page
 from cmd_eval.report.report_evidence import evidence_blocks, evidence_charts
 from cmd_eval.report.report_examples import Example, read_examples
-from cmd_eval.report.report_figures import Table, features_name, split_name
+from cmd_eval.report.report_figures import Table, features_name
 from cmd_eval.report.report_maps import MappedFeatures, read_maps
 from cmd_eval.report.summary import summarise
 from cmd_eval.report.tables import (
@@ -30,6 +30,7 @@ from cmd_eval.report.tables import (
     retrieval_blocks,
 )
 from cmd_eval.results.published import recognise_dataset
+from cmd_eval.results.tables import split_name
 from cmd_extract.shard.reader import ShardSet
 
 _MOST_MOTION_PICTURES = 6

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmd_eval.results.schema import EVAL_FOLDER, read_result
-from cmd_extract.schema import ShardError
+from cmd_extract.errors import ShardError
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import CONFIG_NAME, list_checkpoints
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
 from cmd_extract.schema import QUARTER_PX, MotionGrid, VideoEntry
+from cmd_extract.shard.drawing import BRIGHTEST_PX, color_motion
 from cmd_extract.shard.reader import ShardSet
-from cmd_train.monitoring.batch_picture import BRIGHTEST_PX, color_motion
 
 STRIP_FRAMES = 3
 _STRIP_BOX = (128, 96)

@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cmd_eval.data.splits import LEAVE_ONE_OUT
 from cmd_eval.features.store import spoken_name
 from cmd_eval.results.schema import DEFAULT_CLIPS
 
@@ -88,18 +87,3 @@ def features_name(provenance: Mapping[str, Any]) -> str:
         return f"the same network, untrained{ending}"
     step = provenance["step"]
     return ("trained network" if step is None else f"trained network, step {step}") + ending
-
-
-def part_name(split: Mapping[str, Any]) -> str:
-    """The parts of a split that a result is of, tested or asking one first; empty for every video among all others."""
-    if split["split_column"] == LEAVE_ONE_OUT:
-        return ""
-    tested = split.get("test_part", split.get("query_part"))
-    return f"{tested} / {split.get('train_part', split.get('gallery_part'))}"
-
-
-def split_name(split: Mapping[str, Any]) -> str:
-    """A split in words, with its parts if they are not the usual ones."""
-    part = part_name(split)
-    column = str(split["split_column"])
-    return column if part in ("", "test / train") else f"{column} ({part})"

@@ -8,7 +8,8 @@ from datetime import datetime
 from typing import Any
 
 from cmd_eval.report.inputs import RunInputs
-from cmd_eval.report.report_figures import features_name, percent, split_name
+from cmd_eval.report.report_figures import features_name, percent
+from cmd_eval.results.tables import split_name
 from cmd_extract.shard.reader import ShardSet
 
 _SHORT_HASH = 12

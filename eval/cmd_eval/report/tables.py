@@ -6,20 +6,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from cmd_eval.data.splits import LEAVE_ONE_OUT
-from cmd_eval.report.report_figures import (
-    MISSING,
-    Cell,
-    Table,
-    features_name,
-    figure_cell,
-    part_name,
-    percent,
-    split_name,
-    spread_cell,
-    words,
-)
+from cmd_eval.report.report_figures import MISSING, Cell, Table, features_name, figure_cell, percent, spread_cell, words
 from cmd_eval.results.published import PUBLISHED
+from cmd_eval.results.schema import LEAVE_ONE_OUT
+from cmd_eval.results.tables import part_name, split_name
 
 Record = Mapping[str, Any]
 

@@ -6,9 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmd_eval.report.report_figures import split_name
 from cmd_eval.results.schema import read_result
-from cmd_eval.results.tables import figure, spread
+from cmd_eval.results.tables import figure, split_name, spread
 
 _CELL = 20
 

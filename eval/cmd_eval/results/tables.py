@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from cmd_eval.results.schema import LEAVE_ONE_OUT
+
 _CELL = 20
 
 
@@ -96,3 +98,18 @@ def unique_sizes(splits: Sequence[Mapping[str, Any]], first: str, second: str, w
 
 def _line(name: str, cells: Sequence[str], width: int) -> str:
     return name.ljust(width) + "".join(cell.rjust(_CELL) for cell in cells)
+
+
+def split_name(split: Mapping[str, Any]) -> str:
+    """A split in words, with its parts if they are not the usual ones."""
+    part = part_name(split)
+    column = str(split["split_column"])
+    return column if part in ("", "test / train") else f"{column} ({part})"
+
+
+def part_name(split: Mapping[str, Any]) -> str:
+    """The parts of a split that a result is of, tested or asking one first; empty for every video among all others."""
+    if split["split_column"] == LEAVE_ONE_OUT:
+        return ""
+    tested = split.get("test_part", split.get("query_part"))
+    return f"{tested} / {split.get('train_part', split.get('gallery_part'))}"

@@ -18,7 +18,7 @@ from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
 from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.distributed.process_group import process_group
-from cmd_train.engine.build import build_classifier
+from cmd_train.models.build import build_classifier
 from cmd_train.models.supervised import SupervisedModel
 
 Progress = Callable[[int, int], None]
@@ -143,7 +143,7 @@ def load_classifier(checkpoint: Checkpoint, config: TrainConfig) -> tuple[tuple[
             f"run `cmd-train finetune SHARDS RUN_DIR --from {checkpoint.path}` first"
         )
     classes = tuple(checkpoint.config["classes"])
-    model = build_classifier(config, len(classes))
+    model = build_classifier(config.model, len(classes), seed=config.run.seed)
     model.load_state_dict(checkpoint.weights)
     return classes, model
 

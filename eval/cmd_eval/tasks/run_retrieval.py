@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from cmd_eval.data.leakage import training_notes
-from cmd_eval.data.splits import LEAVE_ONE_OUT, Pairing, pair_all, pair_parts, pairing_notes
+from cmd_eval.data.splits import Pairing, pair_all, pair_parts, pairing_notes
 from cmd_eval.data.table import LABEL_KINDS, VideoTable
 from cmd_eval.features.source import length_notes, part_words, provenance_of, unique
 from cmd_eval.features.store import Features
-from cmd_eval.results.schema import result_record
+from cmd_eval.results.schema import LEAVE_ONE_OUT, result_record
 from cmd_eval.tasks.retrieval import RetrievalResult, mean_over_splits, retrieve
 
 

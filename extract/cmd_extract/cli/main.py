@@ -26,7 +26,7 @@ class _Group(click.Group):
         return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> object:
-        from cmd_extract.run.limits import FailureLimitError
+        from cmd_extract.errors import FailureLimitError
 
         try:
             return super().invoke(ctx)

@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from cmd_extract.cluster.watched_extract import WatchedExtract
+from cmd_extract.errors import FailureLimitError
 from cmd_extract.manifest.table import summarise
 from cmd_extract.run.index import failures_of
 from cmd_extract.run.journal import ShardJournal, count_failures
-from cmd_extract.run.limits import FailureLimitError
 from cmd_extract.run.pipeline import ShardWork
 from cmd_extract.run.plan import ShardPlan
 from cmd_extract.shard.writer import WrittenShard

@@ -10,6 +10,7 @@ from pathlib import Path
 from cmd_extract.cluster.claims import Claims
 from cmd_extract.cluster.task_log import Attempt, read_attempts
 from cmd_extract.decode.ffmpeg import FfmpegBinary
+from cmd_extract.errors import ShardError
 from cmd_extract.manifest.table import summarise
 from cmd_extract.run.index import (
     RunSummary,
@@ -20,7 +21,6 @@ from cmd_extract.run.index import (
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.plan import ShardPlan, plan_shards
 from cmd_extract.run.record import RecordedRun
-from cmd_extract.schema import ShardError
 from cmd_extract.shard.reader import ShardReader
 from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.system.files import remove_leftovers

@@ -83,14 +83,3 @@ def find_share(environ: Mapping[str, str], task: int | None, num_tasks: int | No
             "many tasks share the manifest (their ids count from 0), or with --no-share that none do"
         )
     return Share(task=(number - low) // step, num_tasks=count)
-
-
-def allotted_cores(environ: Mapping[str, str], cores: int) -> int:
-    """Cores that this process may use: inside a Slurm job what the job has on this node, where that is fewer.
-
-    Args:
-        environ: the environment.
-        cores: what the system grants; not all clusters bind jobs to their cores.
-    """
-    given = environ.get("SLURM_CPUS_ON_NODE", "")
-    return min(cores, int(given)) if given.isdecimal() and int(given) else cores

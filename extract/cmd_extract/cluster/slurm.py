@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from cmd_extract.errors import SlurmError
 from cmd_extract.system.files import write_whole
 
 JOBS_FOLDER = "jobs"
@@ -23,10 +24,6 @@ _LOGS = "logs"
 _POLL_SECONDS = 5.0
 _COMMAND_SECONDS = 60.0
 _GONE = "Invalid job id"
-
-
-class SlurmError(RuntimeError):
-    """Slurm is not there, or refuses."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from cmd_extract.cluster.claims import Claims
 from cmd_extract.cluster.shares import Share
 from cmd_extract.cluster.task_log import TaskLog
 from cmd_extract.decode.video import extract_video
+from cmd_extract.errors import FailureLimitError
 from cmd_extract.run.containment import Extract
 from cmd_extract.run.index import failures_of, is_finished
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.limits import FailureLimitError
 from cmd_extract.run.pipeline import ShardWork, divide_work, prepare_folders
 from cmd_extract.run.plan import ShardPlan, count_rows, plan_shards
 from cmd_extract.run.progress import watch_journals

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
-from cmd_extract.decode.source import VideoError
 from cmd_extract.decode.video import ExtractedVideo
+from cmd_extract.errors import VideoError
 from cmd_extract.run.containment import Extract
 
 _LEAST_DEATHS = 2

@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from cmd_extract.decode.headers import (
-    BitstreamError,
     SequenceFacts,
     SliceFacts,
     parse_layers,
@@ -18,6 +17,7 @@ from cmd_extract.decode.headers import (
     parse_slice,
     parse_slice_type,
 )
+from cmd_extract.errors import BitstreamError
 
 _VOP_START = b"\x00\x00\x01\xb6"
 _VOP_TYPES = "IPBS"

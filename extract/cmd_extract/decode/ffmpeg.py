@@ -8,14 +8,12 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmd_extract.errors import FfmpegError
+
 OLDEST = (5, 1)
 """The first FFmpeg that knows ``-fps_mode``; with an older one every video would fail."""
 
 _NUMBER = re.compile(r"ffmpeg version n?(\d+)(?:\.(\d+))?")
-
-
-class FfmpegError(RuntimeError):
-    """No usable FFmpeg binary, or one that failed."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 
+from cmd_extract.errors import BitstreamError
+
 _LAYER_START = re.compile(rb"\x00\x00\x01[\x20-\x2f]")
 _LAYER_BYTES = 192  # with both quantiser matrices
 _SLICE_TYPES = "PBISS"
 _REFRESH_NAL = 5
 _HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 _HEADER_BYTES = 64
-
-
-class BitstreamError(ValueError):
-    """A header that does not say what it should."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ import av.error
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.bitstream import h264_problem, mpeg4_problem
-from cmd_extract.decode.source import SourceFacts, VideoError, open_input
+from cmd_extract.decode.source import SourceFacts, open_input
+from cmd_extract.errors import VideoError
 
 CODECS_WITH_VECTORS = ("h264", "mpeg4")
 """Others decode as well, but FFmpeg exports no vectors of HEVC, VP9, AV1, and says nothing."""

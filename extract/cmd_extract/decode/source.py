@@ -18,6 +18,8 @@ import av.error
 import av.logging
 from av.stream import Disposition
 
+from cmd_extract.errors import VideoError
+
 # What may be opened at all. FFmpeg's playlists and scripts (hls, concat, dash ...) would read other files or the
 # network under the name of a video, so only plain containers and elementary streams pass.
 SAFE_FORMATS = (
@@ -29,23 +31,6 @@ SAFE_PROTOCOLS = "file"
 _ANY_TEXT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "ignore"}
 
 STAGES = ("open", "probe", "transcode", "motion", "timeout", "memory", "crash", "error")
-
-
-class VideoError(Exception):
-    """One video that cannot be extracted.
-
-    Attributes:
-        stage: one of ``STAGES``: where it failed, or how; ``error`` is an exception that nobody foresaw.
-        reason: one line for the failure list.
-    """
-
-    def __init__(self, stage: str, reason: str) -> None:
-        super().__init__(stage, reason)
-        self.stage = stage
-        self.reason = " ".join(reason.split())
-
-    def __str__(self) -> str:
-        return f"{self.stage}: {self.reason}"
 
 
 @dataclass(frozen=True, kw_only=True)

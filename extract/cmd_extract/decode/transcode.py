@@ -24,8 +24,9 @@ import ffmpeg
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.ffmpeg_log import LOG_LEVEL, read_log
-from cmd_extract.decode.source import SourceFacts, VideoError, input_options, input_url, open_input
-from cmd_extract.run.limits import OutputError, prepare_program
+from cmd_extract.decode.source import SourceFacts, input_options, input_url, open_input
+from cmd_extract.errors import OutputError, VideoError
+from cmd_extract.system.process import prepare_program
 
 # A clock for the canonical stream only, whose time stamps nobody reads: MPEG-4 refuses the fine time bases that
 # variable frame rates need, so its frames are simply numbered.

@@ -23,7 +23,8 @@ from av.video.frame import PictureType
 from numpy.typing import NDArray
 
 from cmd_extract.decode.bitstream import mixed_picture, unit_length_bytes
-from cmd_extract.decode.source import VideoError, open_input
+from cmd_extract.decode.source import open_input
+from cmd_extract.errors import VideoError
 
 READERS = ("auto", "pyav", "mvextractor")
 

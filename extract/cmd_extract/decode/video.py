@@ -17,10 +17,11 @@ from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.keyframes import KeyframeEncoder
 from cmd_extract.decode.own_stream import use_own_vectors
-from cmd_extract.decode.source import SourceFacts, VideoError, decoder_errors, probe
+from cmd_extract.decode.source import SourceFacts, decoder_errors, probe
 from cmd_extract.decode.spool import SpooledStream, spool_stream, unpack
 from cmd_extract.decode.transcode import TranscodedFiles, read_packets, transcode
 from cmd_extract.decode.vectors import OwnStream, read_vectors
+from cmd_extract.errors import VideoError
 from cmd_extract.schema import Damage
 
 _SAME_SECONDS = 1e-3

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from cmd_extract.errors import ManifestError
 from cmd_extract.manifest.sources import (
     PART_OF_NAME,
     ManifestSource,
@@ -20,7 +21,7 @@ from cmd_extract.manifest.sources import (
     is_video_name,
     list_files,
 )
-from cmd_extract.manifest.table import ManifestError, TableRow, read_table, summarise
+from cmd_extract.manifest.table import TableRow, read_table, summarise
 
 _UCF_LIST = re.compile(r"(train|test)list(\d+)\.txt")
 _UCF_LINE = re.compile(

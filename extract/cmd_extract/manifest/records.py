@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cmd_extract.manifest.table import ManifestError, Table, TableRow, name_problem, read_table, summarise
+from cmd_extract.errors import ManifestError
+from cmd_extract.manifest.table import Table, TableRow, name_problem, read_table, summarise
 from cmd_extract.schema import VideoRecord
 
 __all__ = [

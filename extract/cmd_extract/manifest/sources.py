@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from cmd_extract.errors import ManifestError
 from cmd_extract.manifest.records import PARTS, check_records, is_split_column
-from cmd_extract.manifest.table import ManifestError, name_problem, read_table, summarise
+from cmd_extract.manifest.table import name_problem, read_table, summarise
 from cmd_extract.schema import SHARD_GLOB, VideoRecord
 
 # fmt: off

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cmd_extract.errors import ManifestError
+
 SHOWN_PROBLEMS = 5
 """How many rows an error about many rows names before it only counts."""
 
@@ -18,10 +20,6 @@ _UNUSABLE_CATEGORIES = {
     "Zl": "a line separator",
     "Zp": "a paragraph separator",
 }
-
-
-class ManifestError(ValueError):
-    """A manifest, or what one is to be made of, that cannot be used; the message says where, why and what to do."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,9 +20,10 @@ from types import TracebackType
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
-from cmd_extract.decode.source import VideoError
 from cmd_extract.decode.video import ExtractedVideo
-from cmd_extract.run.limits import Limits, OutputError, die_with_parent, limit_memory
+from cmd_extract.errors import OutputError, VideoError
+from cmd_extract.run.limits import Limits
+from cmd_extract.system.process import die_with_parent, limit_memory
 
 Extract = Callable[[Path, ExtractConfig, Path, FfmpegBinary], ExtractedVideo]
 """Signature of ``cmd_extract.decode.video.extract_video``."""

@@ -16,20 +16,16 @@ import h5py
 
 from cmd_extract import schema
 from cmd_extract.decode.source import fingerprint
+from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.plan import ShardPlan
 from cmd_extract.run.record import check_version
-from cmd_extract.schema import ShardError, VideoRecord, hash_records
+from cmd_extract.schema import FailedRow, VideoRecord, hash_records
 from cmd_extract.shard.reader import ShardReader
+from cmd_extract.shard.verify import damaged_of
 from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.system.files import write_whole
-
-FailedRow = tuple[int, str, str, str]
-"""Manifest row, path, stage, reason."""
-
-DamagedRow = tuple[int, str, str]
-"""Manifest row, id of the video, what is wrong with its source."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,15 +76,6 @@ def failures_of(plan: ShardPlan, job: RunJob) -> list[FailedRow]:
     reader = ShardReader(job.out / plan.name)
     try:
         return reader.failures()
-    finally:
-        reader.close()
-
-
-def damaged_of(path: Path) -> list[DamagedRow]:
-    """The videos of a shard whose sources are known to be damaged."""
-    reader = ShardReader(path)
-    try:
-        return [(row, video_id, damage.text) for row, video_id, damage in reader.damaged()]
     finally:
         reader.close()
 

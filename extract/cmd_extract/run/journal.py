@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cmd_extract.decode.source import VideoError
+from cmd_extract.errors import VideoError
 from cmd_extract.schema import VideoRecord
 
 _COUNTS = ".progress"

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cmd_extract.decode.source import VideoError
 from cmd_extract.decode.video import extract_video
+from cmd_extract.errors import FailureLimitError, OutputError, ShardError, VideoError
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.manifest.table import summarise
 from cmd_extract.run.containment import ContainedExtractor, Extract
@@ -29,11 +29,10 @@ from cmd_extract.run.index import (
 )
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.journal import ShardJournal, count_failures, read_failures
-from cmd_extract.run.limits import FailureLimitError, OutputError
 from cmd_extract.run.plan import ShardPlan, count_rows, plan_shards
 from cmd_extract.run.progress import watch_journals
 from cmd_extract.run.workers import make_locally
-from cmd_extract.schema import FAILURES_NAME, ShardError, VideoRecord
+from cmd_extract.schema import FAILURES_NAME, VideoRecord
 from cmd_extract.shard.writer import ShardWriter, WrittenShard
 from cmd_extract.system.files import remove, remove_leftovers, scratch_folder
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from cmd_extract import schema
 from cmd_extract.config import ExtractConfig
+from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
-from cmd_extract.schema import ShardError, VideoRecord, hash_records
+from cmd_extract.schema import VideoRecord, hash_records
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,10 +11,9 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from typing import TypeVar
 
-from cmd_extract.cluster.shares import allotted_cores
 from cmd_extract.run.containment import interrupts_blocked
-from cmd_extract.run.limits import watch_parent
 from cmd_extract.run.plan import ShardPlan
+from cmd_extract.system.process import allotted_cores, watch_parent
 
 T = TypeVar("T")
 

@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmd_extract import schema
-from cmd_extract.schema import ShardError, ShardHeader, VideoEntry
+from cmd_extract.errors import ShardError
+from cmd_extract.schema import ShardHeader, VideoEntry
 
 if TYPE_CHECKING:
     from cmd_extract.shard.chunks import MappedChunks

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmd_extract import schema
-from cmd_extract.schema import Damage, MotionGrid, ShardError, ShardHeader, VideoEntry
+from cmd_extract.errors import ShardError
+from cmd_extract.schema import Damage, MotionGrid, ShardHeader, VideoEntry
 from cmd_extract.shard.file import OpenShard, read_texts
 
 _MAX_OPEN_SHARDS = 256

@@ -16,9 +16,9 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from cmd_extract import schema
-from cmd_extract.decode.source import VideoError, fingerprint
-from cmd_extract.run.index import DamagedRow, FailedRow, damaged_of
-from cmd_extract.schema import VideoRecord
+from cmd_extract.decode.source import fingerprint
+from cmd_extract.errors import VideoError
+from cmd_extract.schema import DamagedRow, FailedRow, VideoRecord
 from cmd_extract.shard.reader import ShardReader, read_index
 
 _FRAMES = 256
@@ -215,3 +215,12 @@ def _check_table(path: Path, expected: Sequence[tuple[object, ...]]) -> Iterator
         listed = list(csv.reader(stream))[1:]
     if listed != [list(map(str, row)) for row in expected]:
         yield f"{path.name}: not what the shards say"
+
+
+def damaged_of(path: Path) -> list[DamagedRow]:
+    """The videos of a shard whose sources are known to be damaged."""
+    reader = ShardReader(path)
+    try:
+        return [(row, video_id, damage.text) for row, video_id, damage in reader.damaged()]
+    finally:
+        reader.close()

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from cmd_extract import schema
 from cmd_extract.config import ExtractConfig
-from cmd_extract.decode.source import VideoError
 from cmd_extract.decode.video import ExtractedVideo, cut_into_segments
+from cmd_extract.errors import VideoError
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.hdf5_file import new_hdf5
 from cmd_extract.shard.spool import Failure, Sample, Spool

@@ -21,6 +21,7 @@ import joblib
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_extract.errors import SynthesisError
 from cmd_extract.manifest.records import write_manifest
 from cmd_extract.schema import VideoRecord
 from cmd_extract.synthetic.scenes import MOTIONS, draw_frames, make_scene, video_rng
@@ -30,10 +31,6 @@ MANIFEST_NAME = "manifest.csv"
 CONFIG_NAME = "synthetic.json"
 SPLIT_COLUMN = "split"
 SHOWN_ERROR_LINES = 10
-
-
-class SynthesisError(RuntimeError):
-    """A synthetic video could not be encoded; the message ends with FFmpeg's own last lines."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ from cmd_eval.features.store import read_features
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
 from cmd_train.config import build_config
-from cmd_train.engine.build import build_model
+from cmd_train.models.build import build_model
 from tests.command_line import call as invoke
 from tests.integration.cmd_train.training import SIZES
 
@@ -37,7 +37,7 @@ def make_run(run_dir: Path, shards: Path, **changes: object) -> Path:
     """A checkpoint as a training leaves it, without the training."""
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     config = build_config("demo", SIZES | {"data.split_column": "split"} | changes)
-    model = build_model(config)
+    model = build_model(config.model, seed=config.run.seed)
     torch.manual_seed(7)
     for parameter in model.parameters():
         parameter.data += 0.05 * torch.randn_like(parameter)

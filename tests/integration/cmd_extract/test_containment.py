@@ -18,8 +18,9 @@ import pytest
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo, extract_video
+from cmd_extract.errors import FailureLimitError
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.limits import FailureLimitError, Limits
+from cmd_extract.run.limits import Limits
 from cmd_extract.run.pipeline import run_extraction
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.reader import ShardSet

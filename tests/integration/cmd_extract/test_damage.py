@@ -15,9 +15,10 @@ from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.ffmpeg_log import read_log
 from cmd_extract.decode.keyframes import KeyframeEncoder
 from cmd_extract.decode.own_stream import use_own_vectors
-from cmd_extract.decode.source import VideoError, open_input, probe
+from cmd_extract.decode.source import open_input, probe
 from cmd_extract.decode.spool import SpooledStream
 from cmd_extract.decode.video import ExtractedVideo, _check_frames, extract_video
+from cmd_extract.errors import VideoError
 from cmd_extract.schema import Damage
 
 MakeVideo = Callable[..., Path]

@@ -54,12 +54,12 @@ def test_ranks_share_the_retrieval(few_shards: Path, tmp_path: Path) -> None:
     from cmd_extract.shard.reader import ShardSet
     from cmd_train.config import config_from_dict
     from cmd_train.distributed.process_group import process_group
-    from cmd_train.engine.build import build_model
+    from cmd_train.models.build import build_model
     from cmd_train.monitoring.knn import RetrievalMonitor
 
     checkpoint = load_checkpoint(tmp_path / "run")
     config = config_from_dict(checkpoint.config["settings"])
-    model = build_model(config)
+    model = build_model(config.model, seed=config.run.seed)
     model.load_state_dict(checkpoint.weights)
     shards = ShardSet(few_shards)
     with process_group("cpu") as placement:

@@ -206,3 +206,6 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+FINISHED_NAME = "finished"

@@ -32,6 +32,7 @@ from cmd_train.checkpoints.published import (
 )
 from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.models.backbones import BACKBONE_NAMES, Backbone, BackboneName, build_backbone
+from cmd_train.models.build import build_model
 from cmd_train.models.pretrain import PretrainModel
 
 InitPart = Literal["auto", "all", "backbone"]
@@ -148,8 +149,6 @@ def write_imported(
     out_dir: Path,
     config: TrainConfig,
     state: Mapping[str, Tensor],
-    *,
-    build: Callable[[TrainConfig], PretrainModel],
 ) -> Path:
     """Writes a checkpoint of step 0 with published weights.
 
@@ -158,7 +157,6 @@ def write_imported(
         out_dir: as the folder of a training.
         config: its ``model`` section says what the file holds; a network without heads takes a backbone.
         state: the file's tensors.
-        build: makes the network of a configuration.
 
     Returns:
         The checkpoint's folder.
@@ -169,7 +167,7 @@ def write_imported(
     """
     if list_checkpoints(out_dir):
         raise CheckpointError(f"{out_dir} holds checkpoints already; choose another folder")
-    model = build(config)
+    model = build_model(config.model, seed=config.run.seed)
     whole = config.model.context_head or config.model.motion_head
     load_published(model if whole else model.backbone, state)
     stored = {

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmd_train.checkpoints.files import mark_best, prune_checkpoints
-from cmd_train.engine.config import RunConfig
+from cmd_train.config import RunConfig
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from cmd_train.cli.options import both_folders, complete_recipe, deadline, given_fields, tell_end, training_options
+from cmd_train.cli.options import both_folders, deadline, given_fields, tell_end, training_options
+from cmd_train.recipes import complete_recipe
 
 SCRATCH = "scratch"
 
@@ -53,9 +54,8 @@ def finetune(
     """
     import json
 
-    from cmd_train.cli.recipes import check_recipe
     from cmd_train.config import build_config, parse_overrides
-    from cmd_train.recipes import AUXILIARY_MOTION
+    from cmd_train.recipes import AUXILIARY_MOTION, check_recipe
 
     check_recipe(recipe, finetune=True)
     given = given_fields(**named) | parse_overrides(pairs)

@@ -8,15 +8,8 @@ from typing import Any
 import click
 
 from cmd_train.cli.finetune import finetune
-from cmd_train.cli.options import (
-    EXIT_INTERRUPTED,
-    both_folders,
-    complete_recipe,
-    deadline,
-    given_fields,
-    tell_end,
-    training_options,
-)
+from cmd_train.cli.options import EXIT_INTERRUPTED, both_folders, deadline, given_fields, tell_end, training_options
+from cmd_train.recipes import complete_recipe
 
 
 class _Group(click.Group):
@@ -87,8 +80,8 @@ def pretrain(
     """
     import json
 
-    from cmd_train.cli.recipes import check_recipe
     from cmd_train.config import build_config, parse_overrides
+    from cmd_train.recipes import check_recipe
 
     check_recipe(recipe, finetune=False)
     config = build_config(recipe, given_fields(**named) | parse_overrides(pairs))
@@ -155,7 +148,6 @@ def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, p
     """
     from cmd_train.checkpoints.initial import detect_network, read_published, write_imported
     from cmd_train.config import build_config, parse_overrides
-    from cmd_train.engine.build import build_model
 
     state = read_published(file)
     found = None if backbone and part != "auto" else detect_network(state)
@@ -168,7 +160,7 @@ def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, p
         "model.motion_head": whole,
     }
     config = build_config("ucf101", changes | parse_overrides(pairs))
-    path = write_imported(file, out_dir, config, state, build=build_model)
+    path = write_imported(file, out_dir, config, state)
     what = "pre-training network" if whole else "backbone"
     click.echo(f"{what} with {config.model.backbone}, {len(state)} tensors; checkpoint in {path}")
 

@@ -48,22 +48,6 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def complete_recipe(*, finetune: bool | None = None) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """What a shell is told when it asks for the rest of a recipe's name; for the parameter's ``shell_complete``.
-
-    Args:
-        finetune: offer those for fine-tuning, or those for pre-training; None: all.
-    """
-
-    def names(context: click.Context, parameter: click.Parameter, begun: str) -> list[str]:
-        from cmd_train.recipes import RECIPES, recipe_names
-
-        offered = list(RECIPES) if finetune is None else recipe_names(finetune=finetune)
-        return [name for name in offered if name.startswith(begun)]
-
-    return names
-
-
 def given_fields(**named: Any) -> dict[str, Any]:
     """The fields that the shared options set, those that were not given left out."""
     names = {

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping
 
 from cmd_train.config import TrainConfig, build_config
-from cmd_train.recipes import RECIPES, recipe_names
+from cmd_train.recipes import RECIPES
 
 _LINE_CHARACTERS = 100
 _NO_BREAK = "\N{NO-BREAK SPACE}"
@@ -22,33 +22,6 @@ NOTES: Mapping[str, str] = {
     "finetune-gestures": "with labels: the small network for short real clips of gestures",
     "finetune-demo": "with labels: the small network for the synthesized videos",
 }
-
-
-def check_recipe(name: str, *, finetune: bool) -> None:
-    """Refuses a recipe of the other kind of training; unknown ones are refused where they are built.
-
-    Raises:
-        ValueError: names the recipes that are allowed.
-    """
-    allowed = recipe_names(finetune=finetune)
-    if name in RECIPES and name not in allowed:
-        command = "finetune" if finetune else "pretrain"
-        raise ValueError(f"recipe: {name!r} is not for cmd-train {command}; need one of {', '.join(allowed)}")
-
-
-def check_finetuning(config: TrainConfig) -> None:
-    """Refuses settings that fine-tuning cannot follow.
-
-    Raises:
-        ValueError: the context head is on, or clips are to be rotated away from their motion.
-    """
-    if config.model.context_head:
-        raise ValueError("model.context_head: True is not allowed in fine-tuning, which has no context loss")
-    if config.model.motion_head and config.augment.rotation_degrees > 0:
-        raise ValueError(
-            f"augment.rotation_degrees: {config.augment.rotation_degrees} is not allowed with --auxiliary motion, "
-            "need 0: vectors do not follow a rotation"
-        )
 
 
 def list_recipes() -> str:

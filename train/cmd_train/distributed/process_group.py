@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import re
+import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -209,3 +210,9 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
     chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(chosen)
     return chosen
+
+
+def ignore_signals(_: int = 0) -> None:
+    """Batch systems signal the whole process group; a worker that died of it would take the last steps with it."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)

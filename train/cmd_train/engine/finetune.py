@@ -15,11 +15,11 @@ from cmd_train.config import TrainConfig
 from cmd_train.data.selection import select_videos
 from cmd_train.distributed import errors as rank_errors
 from cmd_train.distributed.process_group import process_group
-from cmd_train.engine.build import build_classifier
 from cmd_train.engine.dry_run import rehearse
 from cmd_train.engine.finetune_start import has_started, load_start, recorded_start
 from cmd_train.engine.loop import TrainingResult, train
 from cmd_train.engine.supervised_objective import SupervisedObjective
+from cmd_train.models.build import build_classifier
 from cmd_train.models.supervised import SupervisedModel
 from cmd_train.monitoring.live_line import LiveLine
 
@@ -129,7 +129,7 @@ def run_finetuning(
         speak(f"{len(chosen.entries)} videos of {len(chosen.classes)} classes, {network}")
         if chosen.unlabelled:
             speak(f"{chosen.unlabelled} videos have no label and were left out")
-        model = build_classifier(config, len(chosen.classes))
+        model = build_classifier(config.model, len(chosen.classes), seed=config.run.seed)
         init = _initialise(model, config, run_dir, start, speak)
         result = (rehearse if dry_run else train)(
             model,

@@ -25,12 +25,12 @@ from cmd_train.data.batch import Batch, PackedBatch, open_in_turn
 from cmd_train.data.dataset import VideoSource, require_frames
 from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.sampling_report import SamplingReport
-from cmd_train.distributed.process_group import Placement, any_rank, from_all_ranks
+from cmd_train.distributed.process_group import Placement, any_rank, from_all_ranks, ignore_signals
 from cmd_train.engine.damage import DamageTally
 from cmd_train.engine.optim import learning_rate, set_learning_rate
 from cmd_train.engine.setup import begin, training_batches
 from cmd_train.engine.step import GradientStep, Objective
-from cmd_train.engine.stop import StopRequest, ignore_signals, mark_end, stop_requests
+from cmd_train.engine.stop import StopRequest, mark_end, stop_requests
 from cmd_train.monitoring.batch_picture import draw_batch
 from cmd_train.monitoring.knn import RetrievalMonitor
 from cmd_train.monitoring.live_line import LiveLine

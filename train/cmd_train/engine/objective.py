@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
@@ -14,21 +11,8 @@ from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch
 from cmd_train.losses.contrast import InfoNCEOutput
 from cmd_train.losses.feature_spread import describe_features
-from cmd_train.losses.pretrain import pretrain_loss
+from cmd_train.losses.pretrain import StepOutput, pretrain_loss
 from cmd_train.losses.static_positions import moving_positions, static_share
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepOutput:
-    """One step's result.
-
-    Attributes:
-        loss: scalar, with gradient.
-        metrics: names to scalar tensors, without gradient.
-    """
-
-    loss: Tensor
-    metrics: Mapping[str, Tensor]
 
 
 class PretrainObjective:
@@ -63,7 +47,12 @@ class PretrainObjective:
         enabled = config.run.precision == "bf16"
         with torch.autocast(batch.clip_u8_BTHWC.device.type, torch.bfloat16, enabled=enabled):
             output = model(inputs.clip_B3THW, inputs.keyframe_B31HW, inputs.motion_BWCTHW, valid_BW, batch.video_B)
-        moving_BP = moving_positions(inputs.motion_BWCTHW, config)
+        moving_BP = moving_positions(
+            inputs.motion_BWCTHW,
+            config.model.token_grid[1:],
+            least_px=config.loss.drop_static_px if config.model.motion_head else 0.0,
+            clamp_px=config.augment.motion_clamp_px,
+        )
         loss = pretrain_loss(
             output,
             valid_BW,

@@ -15,10 +15,10 @@ from cmd_train.config import TrainConfig
 from cmd_train.data.selection import select_videos
 from cmd_train.distributed import errors as rank_errors
 from cmd_train.distributed.process_group import process_group
-from cmd_train.engine.build import build_model
 from cmd_train.engine.dry_run import rehearse
 from cmd_train.engine.loop import TrainingResult, train
 from cmd_train.engine.objective import PretrainObjective
+from cmd_train.models.build import build_model
 from cmd_train.models.pretrain import PretrainModel
 from cmd_train.monitoring.live_line import LiveLine
 
@@ -72,7 +72,7 @@ def run_pretraining(
         entries = select_videos(shards.videos, config.data.split_column, config.data.part)
         objective = PretrainObjective(config, shards.header)
         speak(f"{len(entries)} videos, {config.model.backbone} on {placement.device}")
-        model = build_model(config)
+        model = build_model(config.model, seed=config.run.seed)
         record = {"recipe": recipe, "init": _initialise(model, run_dir, init)}
         result = (rehearse if dry_run else train)(
             model,

@@ -10,22 +10,8 @@ import torch
 from torch import nn
 
 from cmd_train.checkpoints.files import CheckpointError, list_checkpoints, load_checkpoint
-from cmd_train.config import changed_fields
+from cmd_train.config import FREE, changed_fields
 from cmd_train.distributed.process_group import Placement, from_all_ranks
-
-FREE = (
-    "data.workers",
-    "data.max_damaged",
-    "run.log_seconds",
-    "run.checkpoint_",
-    "run.keep_checkpoints",
-    "run.milestone_epochs",
-    "run.tensorboard",
-    "run.batch_picture",
-    "run.knn_epochs",
-)
-"""Fields, by how they begin, that may change from run to run: how fast and how often things are done, not what is
-computed."""
 
 
 def resume(

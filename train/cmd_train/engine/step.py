@@ -16,7 +16,7 @@ from cmd_train.data.batch import Batch
 from cmd_train.data.sampling import seed_sequence
 from cmd_train.distributed.process_group import Placement
 from cmd_train.engine.activation_checkpointing import recompute_activations
-from cmd_train.engine.objective import StepOutput
+from cmd_train.losses.pretrain import StepOutput
 
 _PURPOSE_STEP = (2,)
 _LONGEST_CAUSE = 200

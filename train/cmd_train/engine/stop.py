@@ -15,10 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cmd_train.checkpoints.files import FINISHED_NAME
 from cmd_train.distributed.process_group import Placement
 
 STOP_NAME = "stop"
-FINISHED_NAME = "finished"
 STOPPED_NAME = "stopped"
 
 # Shared file systems answer slowly, and a step may take a hundredth of a second.
@@ -109,9 +109,3 @@ def mark_end(run_dir: Path, *, finished: bool, step: int, reason: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(content) + "\n", "utf-8")
     temporary.replace(path)
-
-
-def ignore_signals(_: int = 0) -> None:
-    """Batch systems signal the whole process group; a worker that died of it would take the last steps with it."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from cmd_extract.schema import ShardHeader
 from cmd_train.augment.apply import AugmentParameters, augment_clip, augment_motion, draw_parameters
-from cmd_train.cli.recipes import check_finetuning
-from cmd_train.config import TrainConfig
+from cmd_train.config import TrainConfig, check_finetuning
 from cmd_train.data.batch import Batch
-from cmd_train.engine.objective import StepOutput, describe_contrast
+from cmd_train.engine.objective import describe_contrast
 from cmd_train.losses.feature_spread import describe_features
+from cmd_train.losses.pretrain import StepOutput
 from cmd_train.losses.static_positions import moving_positions, static_share
 from cmd_train.models.supervised import SupervisedLoss, SupervisedOutput, supervised_loss
 
@@ -56,7 +56,14 @@ class SupervisedObjective:
         motion_BWCTHW = self._motion(batch, parameters)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.run.precision == "bf16"):
             output: SupervisedOutput = model(clip_B3THW, motion_BWCTHW, batch.window_valid_BW)
-        moving_BP = None if motion_BWCTHW is None else moving_positions(motion_BWCTHW, config)
+        moving_BP = None
+        if motion_BWCTHW is not None:
+            moving_BP = moving_positions(
+                motion_BWCTHW,
+                config.model.token_grid[1:],
+                least_px=config.loss.drop_static_px,
+                clamp_px=config.augment.motion_clamp_px,
+            )
         self._class_V = self._class_V.to(device)
         loss = supervised_loss(
             output,

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from cmd_train.losses.contrast import alignment, uniformity
-from cmd_train.models.pretrain import ModelOutput
+from cmd_train.losses.model_output import ModelOutput
 
 MOST_EMBEDDINGS = 256
 """Uniformity looks at all pairs; of more embeddings than this it takes some at equal spacing."""

@@ -18,6 +18,7 @@ Top-1 and top-5 are of the rank's own queries. Where damaged samples have left r
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -26,7 +27,7 @@ from torch import Tensor
 
 from cmd_train.distributed.gather import Sizes, first_row, gather_flags, gather_with_grad, rank_and_world
 from cmd_train.losses.contrast import DEFAULT_TEMPERATURE, InfoNCEOutput, alignment, info_nce, uniformity
-from cmd_train.models.pretrain import ModelOutput
+from cmd_train.losses.model_output import ModelOutput
 
 __all__ = [
     "InfoNCEOutput",
@@ -254,3 +255,16 @@ def pretrain_loss(
     if not terms:
         raise ValueError("output must hold context or motion embeddings")
     return LossOutput(total=torch.stack(terms).sum(), context=context, motion=motion)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepOutput:
+    """One step's result.
+
+    Attributes:
+        loss: scalar, with gradient.
+        metrics: names to scalar tensors, without gradient.
+    """
+
+    loss: Tensor
+    metrics: Mapping[str, Tensor]

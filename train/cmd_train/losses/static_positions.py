@@ -11,25 +11,22 @@ from __future__ import annotations
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmd_train.config import TrainConfig
 
-
-def moving_positions(motion_BWCTHW: Tensor, config: TrainConfig) -> Tensor | None:
+def moving_positions(
+    motion_BWCTHW: Tensor, grid: tuple[int, int], *, least_px: float, clamp_px: float
+) -> Tensor | None:
     """Positions of the predicted window that are fast enough to be asked for.
 
     Args:
         motion_BWCTHW: motion windows as the encoder reads them, the predicted one first.
-        config: ``loss.drop_static_px`` says how fast.
+        grid: rows and columns of positions.
+        least_px: mean speed from which a position counts as moving, in pixels per frame.
+        clamp_px: pixels that a value of 1 stands for.
 
     Returns:
-        (B, P) bool; None if all are asked for.
+        (B, P) bool; None if ``least_px`` is 0.
     """
-    least_px = config.loss.drop_static_px
-    if least_px == 0 or not config.model.motion_head:
-        return None
-    _, rows, columns = config.model.token_grid
-    clamp_px = config.augment.motion_clamp_px
-    return mean_speed_px(motion_BWCTHW[:, 0], (rows, columns), clamp_px=clamp_px) >= least_px
+    return None if least_px == 0 else mean_speed_px(motion_BWCTHW[:, 0], grid, clamp_px=clamp_px) >= least_px
 
 
 def static_share(moving_BP: Tensor, window_valid_BW: Tensor) -> Tensor:

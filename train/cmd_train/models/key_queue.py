@@ -15,25 +15,12 @@ Shape legend:
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from cmd_train.distributed.gather import gather, sizes_of_ranks
-
-
-@dataclass(frozen=True, kw_only=True)
-class QueuedKeys:
-    """The queue as it was before a batch.
-
-    Attributes:
-        key_MD: keys of unit length, without gradient.
-        usable_BM: bool; False where nothing is stored yet, or a key of the sample's own video.
-    """
-
-    key_MD: Tensor
-    usable_BM: Tensor
+from cmd_train.losses.model_output import QueuedKeys
 
 
 class KeyQueue(nn.Module):

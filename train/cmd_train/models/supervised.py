@@ -20,11 +20,11 @@ from torch.nn import functional as F
 
 from cmd_train.distributed.gather import Sizes
 from cmd_train.losses.contrast import DEFAULT_TEMPERATURE, InfoNCEOutput
+from cmd_train.losses.model_output import ModelOutput
 from cmd_train.losses.pretrain import motion_loss
 from cmd_train.models.backbones import build_backbone
 from cmd_train.models.config import ModelConfig
 from cmd_train.models.heads import MotionHead
-from cmd_train.models.pretrain import ModelOutput
 
 
 @dataclass(frozen=True, kw_only=True)

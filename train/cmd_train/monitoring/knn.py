@@ -21,8 +21,7 @@ from cmd_train.config import TrainConfig
 from cmd_train.data.batch import EvalSample
 from cmd_train.data.dataset import DamagedSampleError, EvalDataset, VideoSource
 from cmd_train.distributed.gather import gather, sizes_of_ranks
-from cmd_train.distributed.process_group import Placement
-from cmd_train.engine.stop import ignore_signals
+from cmd_train.distributed.process_group import Placement, ignore_signals
 from cmd_train.models.backbones import Backbone
 from cmd_train.monitoring.neighbours import leave_one_out_recall
 

@@ -17,7 +17,7 @@ from cmd_train.data.batch import Batch
 from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.sampling_report import SamplingReport
 from cmd_train.distributed.process_group import Placement
-from cmd_train.engine.objective import StepOutput
+from cmd_train.losses.pretrain import StepOutput
 from cmd_train.monitoring.gpu_use import GpuUse
 from cmd_train.monitoring.live_line import LiveLine
 

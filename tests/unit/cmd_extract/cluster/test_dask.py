@@ -7,8 +7,8 @@ import pytest
 from cmd_extract.cluster.watched_extract import WatchedExtract
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
-from cmd_extract.decode.source import VideoError
 from cmd_extract.decode.video import ExtractedVideo
+from cmd_extract.errors import VideoError
 
 BINARY = FfmpegBinary(path="", version="")
 

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from cmd_extract.cli.run import run
-from cmd_extract.cluster.shares import Share, allotted_cores, find_share
+from cmd_extract.cluster.shares import Share, find_share
 from cmd_extract.run.plan import plan_shards
 from cmd_extract.schema import VideoRecord
+from cmd_extract.system.process import allotted_cores
 from tests.paths import ROOT
 
 PLANS = plan_shards([VideoRecord(row=i, video_id=str(i), path=f"{i}.mp4") for i in range(23)], 2)

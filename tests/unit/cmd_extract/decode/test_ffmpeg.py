@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from cmd_extract.decode.ffmpeg import FfmpegBinary, FfmpegError, find_ffmpeg
+from cmd_extract.decode.ffmpeg import FfmpegBinary, find_ffmpeg
+from cmd_extract.errors import FfmpegError
 
 
 @pytest.fixture

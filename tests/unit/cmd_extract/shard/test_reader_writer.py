@@ -9,9 +9,10 @@ import pytest
 
 from cmd_extract import schema
 from cmd_extract.config import ExtractConfig
-from cmd_extract.decode.source import SourceFacts, VideoError
+from cmd_extract.decode.source import SourceFacts
 from cmd_extract.decode.video import ExtractedVideo
-from cmd_extract.schema import ShardError, VideoRecord
+from cmd_extract.errors import ShardError, VideoError
+from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.reader import ShardReader, ShardSet
 from cmd_extract.shard.writer import ShardWriter
 

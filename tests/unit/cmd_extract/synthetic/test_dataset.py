@@ -8,9 +8,10 @@ import pytest
 from av.codec.context import ThreadType
 from numpy.typing import NDArray
 
+from cmd_extract.errors import SynthesisError
 from cmd_extract.manifest.records import read_manifest, write_manifest
 from cmd_extract.schema import VideoRecord
-from cmd_extract.synthetic.dataset import SynthesisError, SyntheticConfig, plan, render_video, synthesize
+from cmd_extract.synthetic.dataset import SyntheticConfig, plan, render_video, synthesize
 from cmd_extract.synthetic.scenes import MOTIONS, ROTATIONS, TRANSLATIONS, ZOOMS, Scene, make_scene, video_rng
 from cmd_extract.synthetic.textures import CONTEXTS
 from tests.paths import ROOT

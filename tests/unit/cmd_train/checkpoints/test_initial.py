@@ -15,8 +15,8 @@ from cmd_train.checkpoints.initial import detect_network, load_initial, read_pub
 from cmd_train.checkpoints.published import published_name
 from cmd_train.cli.main import main
 from cmd_train.config import config_from_dict
-from cmd_train.engine.build import build_model
 from cmd_train.models.backbones import build_backbone
+from cmd_train.models.build import build_model
 from cmd_train.models.pretrain import PretrainModel
 from tests.unit.cmd_train.models.test_parity import (
     as_published,
@@ -38,7 +38,8 @@ def import_weights(*arguments: object) -> Result:
 
 def read_back(folder: Path) -> PretrainModel:
     checkpoint = load_checkpoint(folder)
-    model = build_model(config_from_dict(checkpoint.config["settings"]))
+    config = config_from_dict(checkpoint.config["settings"])
+    model = build_model(config.model, seed=config.run.seed)
     model.load_state_dict(checkpoint.weights)
     return model.eval()
 

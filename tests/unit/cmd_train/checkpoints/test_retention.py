@@ -11,7 +11,7 @@ import torch
 
 from cmd_train.checkpoints.files import list_checkpoints, load_checkpoint, save_checkpoint
 from cmd_train.checkpoints.retention import CheckpointPlan
-from cmd_train.engine.config import RunConfig
+from cmd_train.config import RunConfig
 from tests.paths import ROOT
 
 

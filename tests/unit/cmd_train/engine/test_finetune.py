@@ -15,20 +15,19 @@ from cmd_train.augment.apply import augment_clip, augment_motion, draw_parameter
 from cmd_train.augment.space import rotate
 from cmd_train.checkpoints.files import CheckpointError, save_checkpoint
 from cmd_train.checkpoints.published import published_name
-from cmd_train.cli.recipes import check_recipe
 from cmd_train.config import TrainConfig, build_config, changed_fields
 from cmd_train.data.batch import open_in_turn
 from cmd_train.data.dataset import PretrainDataset
 from cmd_train.data.sampling import SamplingConfig, plan_clip, plan_sample, sample_rng
-from cmd_train.engine.build import build_classifier, build_model
 from cmd_train.engine.damage import TolerantDataset
 from cmd_train.engine.finetune import select_classes
 from cmd_train.engine.finetune_start import load_start, recorded_start
 from cmd_train.engine.optim import build_optimizer, learning_rate
 from cmd_train.engine.supervised_objective import SupervisedObjective
 from cmd_train.models.backbones import build_backbone
+from cmd_train.models.build import build_classifier, build_model
 from cmd_train.models.supervised import SupervisedOutput, supervised_loss
-from cmd_train.recipes import AUXILIARY_MOTION, RECIPES
+from cmd_train.recipes import AUXILIARY_MOTION, RECIPES, check_recipe
 from tests.unit.cmd_train.data.test_dataset import SAMPLING, MemoryShards, entries
 from tests.unit.cmd_train.engine.test_step import HEADER, batch, configured
 from tests.unit.cmd_train.models.test_parity import published_state
@@ -199,10 +198,10 @@ def by_hand(config: TrainConfig, model: nn.Module) -> tuple[SupervisedOutput, Te
 @pytest.mark.parametrize("config", [PLAIN, MOTION], ids=["plain", "motion"])
 def test_the_objective_is_the_loss_of_the_augmented_batch_with_its_labels(config: TrainConfig) -> None:
     objective = SupervisedObjective(config, HEADER, CLASSES, 4)
-    model = build_classifier(config, 4)
+    model = build_classifier(config.model, 4, seed=config.run.seed)
     torch.manual_seed(9)
     found = objective(model, batch())
-    output, label_B = by_hand(config, build_classifier(config, 4))
+    output, label_B = by_hand(config, build_classifier(config.model, 4, seed=config.run.seed))
     expected = supervised_loss(output, label_B, batch().window_valid_BW, motion_weight=0.5)
     torch.testing.assert_close(found.loss, expected.total)
     torch.testing.assert_close(found.metrics["classification_loss"], expected.classification.detach())
@@ -213,13 +212,16 @@ def test_the_objective_is_the_loss_of_the_augmented_batch_with_its_labels(config
     # The labels are those of the videos, wherever they stand in the batch.
     order = torch.tensor([5, 4, 3, 2, 1, 0])
     turned = SupervisedObjective(config, HEADER, CLASSES[::-1], 4)
-    given, same_model = replace(batch(), video_B=order), build_classifier(config, 4)
+    given, same_model = replace(batch(), video_B=order), build_classifier(config.model, 4, seed=config.run.seed)
     torch.manual_seed(9)
     torch.testing.assert_close(turned(same_model, given).loss, expected.total)
 
 
 def test_with_and_without_motion_everything_else_starts_alike() -> None:
-    plain, motion = build_classifier(PLAIN, 4).state_dict(), build_classifier(MOTION, 4).state_dict()
+    plain, motion = (
+        build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed).state_dict(),
+        build_classifier(MOTION.model, 4, seed=MOTION.run.seed).state_dict(),
+    )
     assert all(torch.equal(value, motion[name]) for name, value in plain.items())
     assert any(name.startswith("motion.") for name in motion)
 
@@ -235,7 +237,7 @@ def test_what_the_objective_cannot_do_is_refused() -> None:
 
 
 def saved(folder: Path, config: TrainConfig, **record: object) -> dict[str, Tensor]:
-    weights = build_model(config).state_dict()
+    weights = build_model(config.model, seed=config.run.seed).state_dict()
     stored = {"settings": config.as_dict(), "data_hash": "abc", **record}
     save_checkpoint(folder, step=3, weights=weights, state={"step": 3}, config=stored)
     return weights
@@ -244,7 +246,7 @@ def saved(folder: Path, config: TrainConfig, **record: object) -> dict[str, Tens
 @pytest.mark.parametrize("config", [PLAIN, MOTION], ids=["plain", "motion"])
 def test_backbone_and_motion_head_are_taken_of_a_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
     theirs = saved(tmp_path, configured(run__seed=8, data__split_column="split1"))
-    model = build_classifier(config, 4)
+    model = build_classifier(config.model, 4, seed=config.run.seed)
     fresh = {name: value.clone() for name, value in model.classifier.state_dict().items()}
     record, lines = load_start(model, config, tmp_path)
     for name, value in model.state_dict().items():
@@ -259,7 +261,10 @@ def test_backbone_and_motion_head_are_taken_of_a_checkpoint(config: TrainConfig,
 
 def test_a_missing_motion_head_starts_new_and_that_is_said(tmp_path: Path) -> None:
     saved(tmp_path, configured(model__motion_head=False))
-    model, fresh = build_classifier(MOTION, 4), build_classifier(MOTION, 4)
+    model, fresh = (
+        build_classifier(MOTION.model, 4, seed=MOTION.run.seed),
+        build_classifier(MOTION.model, 4, seed=MOTION.run.seed),
+    )
     record, lines = load_start(model, MOTION, tmp_path)
     assert record["part"] == "backbone"
     assert "it has no motion head; that one starts new" in lines
@@ -268,7 +273,7 @@ def test_a_missing_motion_head_starts_new_and_that_is_said(tmp_path: Path) -> No
 
 def test_another_network_is_refused_by_its_fields(tmp_path: Path) -> None:
     saved(tmp_path, configured(model__width=16, model__predictor_width=64, sampling__stride=1))
-    model = build_classifier(MOTION, 4)
+    model = build_classifier(MOTION.model, 4, seed=MOTION.run.seed)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(
         ValueError, match=r"model.width 16 there, 8 here, model.predictor_width 64 there, 32 here"
@@ -277,16 +282,16 @@ def test_another_network_is_refused_by_its_fields(tmp_path: Path) -> None:
     assert "--set model.width=16 --set model.predictor_width=64" in str(told.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     with pytest.raises(ValueError, match=r"model.width 16 there, 8 here; choose"):
-        load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path)
+        load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path)
 
 
 def test_other_clips_are_noted(tmp_path: Path) -> None:
     saved(tmp_path, configured(sampling__stride=1))
-    _, lines = load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path)
+    _, lines = load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path)
     assert "note: it was trained on other input: sampling.stride 1 there, 2 here" in lines
     saved(tmp_path / "b", configured(augment__global_motion="median"))
-    assert len(load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path / "b")[1]) == 1
-    _, lines = load_start(build_classifier(MOTION, 4), MOTION, tmp_path / "b")
+    assert len(load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path / "b")[1]) == 1
+    _, lines = load_start(build_classifier(MOTION.model, 4, seed=MOTION.run.seed), MOTION, tmp_path / "b")
     assert lines[-1] == "note: it was trained on other input: augment.global_motion median there, keep here"
 
 
@@ -296,14 +301,14 @@ def test_the_backbone_of_a_published_file_is_taken(tmp_path: Path) -> None:
     save_file(state, tmp_path / "weights.safetensors")
     with torch.device("meta"):
         names = list(build_backbone("c3d").state_dict())
-    model = build_classifier(config, 4)
+    model = build_classifier(config.model, 4, seed=config.run.seed)
     record, _ = load_start(model, config, tmp_path / "weights.safetensors")
     assert record["part"] == "backbone"
     assert "trained_on" not in record
     for name in names:
         assert torch.equal(model.backbone.state_dict()[name], state[published_name(name)]), name
     with pytest.raises(ValueError, match=r"weights.safetensors: the checkpoint does not fit the model; missing"):
-        load_start(build_classifier(PLAIN, 4), PLAIN, tmp_path / "weights.safetensors")
+        load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path / "weights.safetensors")
 
 
 def test_a_training_continues_from_its_own_start_only(tmp_path: Path) -> None:

@@ -21,8 +21,8 @@ from cmd_train.checkpoints.files import (
 )
 from cmd_train.cli.main import main
 from cmd_train.cli.recipes import NOTES
-from cmd_train.config import TrainConfig, build_config, changed_fields, config_from_dict, parse_overrides
-from cmd_train.engine.optim import OptimConfig, build_optimizer, learning_rate
+from cmd_train.config import OptimConfig, TrainConfig, build_config, changed_fields, config_from_dict, parse_overrides
+from cmd_train.engine.optim import build_optimizer, learning_rate
 from cmd_train.monitoring.neighbours import nearest
 from cmd_train.recipes import RECIPES
 

@@ -11,10 +11,11 @@ from cmd_train.config import TrainConfig, build_config
 from cmd_train.data.batch import Batch
 from cmd_train.data.sampling_report import SamplingReport
 from cmd_train.distributed.process_group import Placement
-from cmd_train.engine.build import build_model
-from cmd_train.engine.objective import PretrainObjective, StepOutput
+from cmd_train.engine.objective import PretrainObjective
 from cmd_train.engine.optim import build_optimizer
 from cmd_train.engine.step import GradientStep
+from cmd_train.losses.pretrain import StepOutput
+from cmd_train.models.build import build_model
 
 HEADER = ShardHeader(
     config={}, config_hash="", canonical_width=96, canonical_height=80, frame_width=48, frame_height=40, cell_px=8
@@ -56,7 +57,7 @@ def batch() -> Batch:
 
 def gradients(config: TrainConfig, say: list[str] | None = None, steps: int = 1) -> tuple[dict[str, Tensor], float]:
     """Gradients of the last of some steps, the network's buffers, and the loss."""
-    model = build_model(config)
+    model = build_model(config.model, seed=config.run.seed)
     if config.run.channels_last:
         model.to(memory_format=torch.channels_last_3d)
     heard: list[str] = [] if say is None else say
@@ -81,7 +82,7 @@ def test_recomputed_activations_change_no_number(backbone: str) -> None:
 
 def test_recomputing_keeps_less() -> None:
     def kept(config: TrainConfig) -> int:
-        model = build_model(config)
+        model = build_model(config.model, seed=config.run.seed)
         objective = PretrainObjective(config, HEADER)
         total = 0
 
@@ -111,7 +112,7 @@ def test_channels_last_is_the_same_up_to_rounding() -> None:
 def test_parts_of_a_batch_add_up() -> None:
     """With parts, gradients are the mean of those of the parts alone, and contrast stays within a part."""
     config = configured(optim__accumulate=3, optim__clip_norm=0.0, model__dropout=0.0)
-    model = build_model(config)
+    model = build_model(config.model, seed=config.run.seed)
     objective = PretrainObjective(config, HEADER)
     output, _ = GradientStep(model, objective, config, ALONE, print)(batch(), 0)
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -120,7 +121,7 @@ def test_parts_of_a_batch_add_up() -> None:
     sums: dict[str, Tensor] = {}
     for part in batch().split(3):
         assert len(part) == 2
-        other = build_model(alone)
+        other = build_model(alone.model, seed=alone.run.seed)
         GradientStep(other, objective, alone, ALONE, print)(part, 0)
         for name, parameter in other.named_parameters():
             if parameter.grad is not None:
@@ -219,7 +220,7 @@ def test_an_error_of_the_training_is_no_failure_of_the_compiler(monkeypatch: pyt
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
-        GradientStep(build_model(config), broken, config, ALONE, print)(batch(), 0)
+        GradientStep(build_model(config.model, seed=config.run.seed), broken, config, ALONE, print)(batch(), 0)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])

@@ -10,8 +10,8 @@ import pytest
 import torch
 
 from cmd_train.distributed.errors import write_error
-from cmd_train.distributed.process_group import Placement
-from cmd_train.engine.stop import StopRequest, ignore_signals, stop_requests
+from cmd_train.distributed.process_group import Placement, ignore_signals
+from cmd_train.engine.stop import StopRequest, stop_requests
 
 ALONE = Placement(rank=0, world_size=1, device=torch.device("cpu"))
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmd_train.config import build_config
+from cmd_train.losses.model_output import ModelOutput
 from cmd_train.losses.pretrain import (
     InfoNCEOutput,
     alignment,
@@ -19,7 +20,6 @@ from cmd_train.losses.pretrain import (
     pretrain_loss,
     uniformity,
 )
-from cmd_train.models.pretrain import ModelOutput
 from tests.process_groups import one_of_two
 
 

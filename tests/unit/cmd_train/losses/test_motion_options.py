@@ -11,10 +11,11 @@ import torch
 
 from cmd_train.losses.contrast import alignment, uniformity
 from cmd_train.losses.feature_spread import MOST_EMBEDDINGS, describe_features
+from cmd_train.losses.model_output import ModelOutput
 from cmd_train.losses.pretrain import motion_loss
 from cmd_train.losses.static_positions import mean_speed_px
 from cmd_train.models.heads import replace_missing_windows
-from cmd_train.models.pretrain import ModelOutput, PretrainModel
+from cmd_train.models.pretrain import PretrainModel
 from tests.unit.cmd_train.losses.test_losses import output_of, reference_choice, unit
 from tests.unit.cmd_train.models.test_networks import SMALL, random_inputs
 

@@ -13,8 +13,9 @@ from torch.nn import functional as F
 
 from cmd_train.checkpoints.files import save_checkpoint
 from cmd_train.checkpoints.initial import load_initial
+from cmd_train.losses.model_output import QueuedKeys
 from cmd_train.losses.pretrain import context_loss
-from cmd_train.models.key_queue import KeyQueue, QueuedKeys
+from cmd_train.models.key_queue import KeyQueue
 from cmd_train.models.pretrain import ModelConfig, PretrainModel
 from tests.process_groups import one_of_two
 from tests.unit.cmd_train.losses.test_losses import output_of, reference_choice, unit

@@ -7,10 +7,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_train.config import TrainConfig
 from cmd_train.engine.objective import PretrainObjective
+from cmd_train.losses.model_output import ModelOutput
 from cmd_train.models.backbones import BACKBONE_NAMES, BackboneOutput, build_backbone, join_stages, token_grid
 from cmd_train.models.encoders import ContextEncoder, MotionEncoder, motion_input_shape
 from cmd_train.models.predictor import MotionPredictor
-from cmd_train.models.pretrain import ModelConfig, ModelOutput, MotionHead, PretrainModel
+from cmd_train.models.pretrain import ModelConfig, MotionHead, PretrainModel
 from cmd_train.models.resnet import FactorisedConvNorm, ResidualBlock
 
 SMALL = ModelConfig(

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor
 
+from cmd_train.losses.model_output import ModelOutput
 from cmd_train.losses.pretrain import motion_loss
-from cmd_train.models.pretrain import ModelOutput, PretrainModel
+from cmd_train.models.pretrain import PretrainModel
 from cmd_train.models.supervised import SupervisedModel, SupervisedOutput, supervised_loss
 from tests.unit.cmd_train.losses.test_losses import output_of
 from tests.unit.cmd_train.models.test_networks import SMALL, random_inputs

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from cmd_train.monitoring.batch_picture import color_motion, draw_batch
+from cmd_extract.shard.drawing import color_motion
+from cmd_train.monitoring.batch_picture import draw_batch
 from cmd_train.monitoring.live_line import LiveLine
 from cmd_train.monitoring.neighbours import leave_one_out_recall
 from tests.unit.cmd_train.engine.test_step import batch
