@@ -25,7 +25,7 @@ LAYERS = {
         {"decode", "synthetic"},
         {"manifest", "config"},
         {"schema"},
-        {"system", "errors"},
+        {"system", "errors", "console"},
     ],
     "cmd_train": [
         {"cli"},
@@ -44,6 +44,7 @@ ALLOWED = {
     "cmd_train": (
         "cmd_extract.schema",
         "cmd_extract.errors",
+        "cmd_extract.console",
         "cmd_extract.shard.reader",
         "cmd_extract.shard.drawing",
         "cmd_extract.system",
@@ -51,6 +52,7 @@ ALLOWED = {
     "cmd_eval": (
         "cmd_extract.schema",
         "cmd_extract.errors",
+        "cmd_extract.console",
         "cmd_extract.shard.reader",
         "cmd_extract.shard.drawing",
         "cmd_extract.system",

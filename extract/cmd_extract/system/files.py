@@ -66,22 +66,35 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes under a temporary name, syncs and renames, so that ``path`` is never seen half written.
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """Yields a temporary path beside ``path``; once the block succeeds, that file is synced and renamed to ``path``.
+
+    If the block fails, the temporary file is removed and what was at ``path`` stays. The temporary name keeps the
+    suffix, by which libraries choose a format. Other hosts see that the writer is alive by the file's time stamp.
 
     Args:
-        path: the file to make or replace.
-        write: writes a file at the path it is given.
+        path: the file to create or replace; missing parent folders are created.
+
+    Raises:
+        OSError: the file cannot be written.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = temporary_path(path)
     try:
         with Heartbeat(temporary):
-            write(temporary)
+            yield temporary
             _sync(temporary)
         temporary.replace(path)
         _sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
+    """Writes a file atomically with a function that writes to the path it is given."""
+    with atomic_write(path) as temporary:
+        write(temporary)
 
 
 def _sync(path: Path) -> None:
