@@ -1,4 +1,4 @@
-"""The real commands, called in this process."""
+"""Call the real commands in this process."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cmd_train.cli.main import main as train_main
 
 
 def call(command: click.Command, *arguments: object) -> Result:
-    """What a command does and says; an error that is no exit code, which a user would see as a traceback, is raised."""
+    """Invoke a command; raise exceptions that a user would see as a traceback."""
     result = CliRunner().invoke(command, [str(argument) for argument in arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
@@ -19,7 +19,7 @@ def call(command: click.Command, *arguments: object) -> Result:
 
 
 def train_here(arguments: Sequence[str]) -> None:
-    """In place of ``run_cmd_train``: the same command, without the seconds that a process of its own takes to start."""
+    """Replace ``run_cmd_train`` without the start-up time of a separate process."""
     result = call(train_main, *arguments)
     if result.exit_code:
-        raise RuntimeError(f"cmd-train ended with exit code {result.exit_code}: {result.output}")
+        raise RuntimeError(f"cmd-train exited with code {result.exit_code}: {result.output}")

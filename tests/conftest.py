@@ -17,8 +17,8 @@ REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    # Tests run side by side; more threads than cores only make them wait for one another. With another number of
-    # threads sums are made in another order, and what is compared bit for bit would differ.
+    # Tests run in parallel, and more threads than cores would only contend. Also, the number of threads determines the
+    # order of summation, so bit-for-bit comparisons require a fixed number.
     torch.set_num_threads(1)
 
 
@@ -29,7 +29,7 @@ def ffmpeg() -> FfmpegBinary:
 
 @pytest.fixture(scope="session")
 def make_video(ffmpeg: FfmpegBinary) -> Callable[..., Path]:
-    """Makes a small video: ``make_video(path, "-c:v", "libx264", source="testsrc2", frames=30, size="160x120")``."""
+    """Encode a small video: ``make_video(path, "-c:v", "libx264", source="testsrc2", frames=30, size="160x120")``."""
 
     def make(path: Path, *options: str, source: str = "testsrc2", frames: int = 30, size: str = "160x120") -> Path:
         pattern = f"{source}=size={size}:rate=30"
@@ -45,13 +45,13 @@ def make_video(ffmpeg: FfmpegBinary) -> Callable[..., Path]:
 @pytest.fixture(scope="session")
 def real_videos() -> Path:
     if not REAL_VIDEOS.is_dir():
-        pytest.skip("no real videos: the folder ../shared/videos is absent")
+        pytest.skip("no real videos: the folder ../shared/videos does not exist")
     return REAL_VIDEOS
 
 
 @pytest.fixture(scope="session")
 def few_shards(tmp_path_factory: pytest.TempPathFactory, ffmpeg: FfmpegBinary) -> Path:
-    """24 short synthetic videos in several shards."""
+    """Several shards of 24 short synthetic videos."""
     folder = tmp_path_factory.mktemp("few")
     config = SyntheticConfig(videos_per_combination=2, frames=24, motions=("left", "up"))
     manifest = synthesize(config, folder / "videos", ffmpeg_binary=ffmpeg.path, workers=2, progress=lambda *_: None)

@@ -1,4 +1,4 @@
-"""Process groups of tests, and what they leave behind."""
+"""Process groups in tests, with a check for leaked ones."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from cmd_train.distributed.process_group import leave_group
 
 
 @contextmanager
-def one_of_two(rank: int, folder: str) -> Iterator[None]:
-    """Joins the group of two processes that meet in this folder, and leaves it at the end."""
+def two_rank_group(rank: int, folder: str) -> Iterator[None]:
+    """Join a group of two processes with its rendezvous in this folder, and leave it at the end."""
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
     yield
-    leave_for_good()
+    leave_and_check()
 
 
-def leave_for_good() -> None:
-    """Leaves the process group; fails if it lives on: a thread of it can abort the interpreter at its end."""
+def leave_and_check() -> None:
+    """Leave the process group; fail if it stays alive, since its threads can abort the interpreter at exit."""
     group = weakref.ref(dist.distributed_c10d._get_default_group())
     leave_group()
-    assert group() is None, "something still holds the process group"
+    assert group() is None, "the process group is still referenced"

@@ -1,112 +1,106 @@
-"""Extraction configuration: validated once, hashed, stored in every shard."""
+"""Extraction configuration: validated, hashed and stored in every shard."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Literal, get_args
 
-from cmd_extract.schema import FORMAT_VERSION
+from cmd_extract.schema import EXTRACTOR_VERSION, FORMAT_VERSION
+from cmd_extract.system.validation import require, require_choice, require_range
 
-CODECS = ("mpeg4", "h264")
-TRANSCODE = ("auto", "always", "never")
-DEFAULT_QUALITY = {"mpeg4": 3, "h264": 23}
-_QUALITY_RANGE = {"mpeg4": (1, 31), "h264": (1, 51)}
-
-
-def _check_range(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"{name}: {value} is not between {low} and {high}")
+Codec = Literal["mpeg4", "h264"]
+Transcode = Literal["auto", "always", "never"]
+CODECS: tuple[Codec, ...] = get_args(Codec)
+TRANSCODE: tuple[Transcode, ...] = get_args(Transcode)
+DEFAULT_QUALITY: dict[Codec, int] = {"mpeg4": 3, "h264": 23}
+_QUALITY_RANGE: dict[Codec, tuple[int, int]] = {"mpeg4": (1, 31), "h264": (1, 51)}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractConfig:
-    """Everything that decides what a shard contains.
+    """Settings that determine the content of a shard.
 
     Attributes:
         width, height: size in pixels of the canonical stream and of the keyframes; even.
         codec: codec of the canonical stream, ``mpeg4`` (MPEG-4 Part 2, as in the paper) or ``h264``.
-        gop: distance of I-frames in frames. Scene cuts insert none, so it is exact, not a maximum.
-        quality: constant quantiser of the canonical stream (``mpeg4`` 1-31) or rate factor (``h264`` 1-51); lower is
-            better. None takes the codec's default.
+        gop: distance between I-frames in frames. It is exact, not a maximum: scene cuts insert no I-frames.
+        quality: constant quantizer (``mpeg4``, 1-31) or rate factor (``h264``, 1-51) of the canonical stream; lower is
+            better. None selects the codec's default.
         fps: constant frame rate to convert to, as a decimal or fraction (``30000/1001``); None keeps every frame.
         frame_short_side: short side in pixels of the small JPEG frames.
-        jpeg_quality: FFmpeg's quantiser for all JPEGs, 2 (best) to 31.
+        jpeg_quality: FFmpeg's quantizer for all JPEGs, 2 (best) to 31.
         cell_px: side of a motion grid cell, 8 (lossless) or 16 pixels.
-        transcode: ``always`` reads vectors of the canonical stream; ``never`` those of the source, which must be H.264
-            or MPEG-4 Part 2 of exactly ``width`` x ``height``; ``auto`` those of sources that are like a canonical
-            stream (no B-frames, one reference, I-frames at most ``gop`` apart, same size, not rotated).
-        store_frames: whether to store the small JPEG frames. Without them a shard serves analysis, not training.
-        segment_seconds: cut videos into samples of this length, at I-frames; None keeps them whole.
+        transcode: ``always`` reads the motion vectors of the canonical stream; ``never`` those of the source, which
+            must be H.264 or MPEG-4 Part 2 of exactly ``width`` x ``height``; ``auto`` those of the source where it is
+            equivalent to a canonical stream (no B-frames, one reference frame, I-frames at most ``gop`` apart, same
+            size, not rotated), and of the canonical stream otherwise.
+        store_frames: whether to store the small JPEG frames. Shards without them cannot be used for training.
+        segment_seconds: length of the samples that videos are cut into, at I-frames; None keeps videos whole.
     """
 
     width: int = 340
     height: int = 256
-    codec: str = "mpeg4"
+    codec: Codec = "mpeg4"
     gop: int = 12
     quality: int | None = None
     fps: str | None = None
     frame_short_side: int = 128
     jpeg_quality: int = 3
     cell_px: int = 8
-    transcode: str = "always"
+    transcode: Transcode = "always"
     store_frames: bool = True
     segment_seconds: float | None = None
 
     def __post_init__(self) -> None:
+        require_range(self, "width", "height", ge=32, le=4096)
         for name in ("width", "height"):
-            value = getattr(self, name)
-            _check_range(name, value, 32, 4096)
-            if value % 2:
-                raise ValueError(f"{name}: {value} is odd, need an even number of pixels")
-        if self.codec not in CODECS:
-            raise ValueError(f"codec: {self.codec!r} is not one of {', '.join(CODECS)}")
-        _check_range("gop", self.gop, 1, 600)
-        _check_range("quality", self.resolved_quality, *_QUALITY_RANGE[self.codec])
-        _check_range("frame_short_side", self.frame_short_side, 16, min(self.width, self.height))
-        _check_range("jpeg_quality", self.jpeg_quality, 2, 31)
-        if self.cell_px not in (8, 16):
-            raise ValueError(f"cell_px: {self.cell_px} is not 8 or 16")
-        if self.transcode not in TRANSCODE:
-            raise ValueError(f"transcode: {self.transcode!r} is not one of {', '.join(TRANSCODE)}")
-        if self.segment_seconds is not None and not self.segment_seconds > 0:
-            raise ValueError(f"segment_seconds: {self.segment_seconds} is not positive")
+            require(getattr(self, name) % 2 == 0, f"{name}: must be even, got {getattr(self, name)}")
+        require_choice(self, "codec", CODECS)
+        require_range(self, "gop", ge=1, le=600)
+        if self.quality is not None:
+            low, high = _QUALITY_RANGE[self.codec]
+            require_range(self, "quality", ge=low, le=high)
+        require_range(self, "frame_short_side", ge=16, le=min(self.width, self.height))
+        require_range(self, "jpeg_quality", ge=2, le=31)
+        require(self.cell_px in (8, 16), f"cell_px: must be 8 or 16, got {self.cell_px}")
+        require_choice(self, "transcode", TRANSCODE)
+        if self.segment_seconds is not None:
+            require_range(self, "segment_seconds", gt=0)
         if self.fps is not None:
             self._check_fps(self.fps)
-            if self.transcode != "always":
-                raise ValueError(f"fps: {self.fps} needs transcode always, not {self.transcode}")
+            require(self.transcode == "always", f"fps: {self.fps} requires transcode always, got {self.transcode}")
 
     @staticmethod
     def _check_fps(text: str) -> None:
         try:
             rate = Fraction(text)
         except (ValueError, ZeroDivisionError):
-            raise ValueError(f"fps: {text!r} is not a number or fraction such as 25 or 30000/1001") from None
-        if not Fraction(1, 10) <= rate <= 1000:
-            raise ValueError(f"fps: {text} is not between 0.1 and 1000")
+            raise ValueError(f"fps: must be a number or fraction such as 25 or 30000/1001, got {text!r}") from None
+        require(Fraction(1, 10) <= rate <= 1000, f"fps: must be at least 0.1 and at most 1000, got {text}")
 
     @property
     def resolved_quality(self) -> int:
-        """The quality in force, the codec's default if none was asked for."""
+        """Quality of the canonical stream: ``quality``, or the codec's default."""
         return DEFAULT_QUALITY[self.codec] if self.quality is None else self.quality
 
     @property
     def frame_size(self) -> tuple[int, int]:
-        """Width and height in pixels of the small frames: the canonical picture scaled, rounded to even numbers."""
+        """Width and height in pixels of the small frames: the canonical size scaled and rounded to even numbers."""
         scale = Fraction(self.frame_short_side, min(self.width, self.height))
         return _even(self.width * scale), _even(self.height * scale)
 
     def describe(self, ffmpeg_version: str) -> dict[str, Any]:
-        """The resolved configuration as stored; ``hash_json`` of it identifies what a shard holds.
+        """Return the resolved configuration as stored; its ``hash_json`` identifies an extraction.
 
         Args:
-            ffmpeg_version: first line that the FFmpeg binary prints of itself; encoders differ between versions.
+            ffmpeg_version: first line of ``ffmpeg -version``; encoders differ between versions.
         """
         resolved = asdict(self) | {"quality": self.resolved_quality}
-        resolved |= {"format_version": FORMAT_VERSION, "ffmpeg": ffmpeg_version}
+        resolved |= {"format_version": FORMAT_VERSION, "extractor_version": EXTRACTOR_VERSION, "ffmpeg": ffmpeg_version}
         if self.transcode != "always":
-            # Keyframes of sources with vectors of their own are not made by FFmpeg's program.
+            # Keyframes of sources that are not transcoded come from PyAV and simplejpeg, not from the FFmpeg binary.
             resolved["keyframes"] = f"PyAV {version('av')}, simplejpeg {version('simplejpeg')}"
         return resolved
 

@@ -1,25 +1,31 @@
-"""Exceptions of the extractor; every message says what is wrong and what to do."""
+"""Exceptions of the extractor. Every message names the cause and says what to do."""
 
 from __future__ import annotations
 
+from typing import Literal, get_args
+
+Stage = Literal["open", "probe", "transcode", "motion", "timeout", "memory", "crash", "error"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+"""Where or how the extraction of a video failed; ``error`` is an unexpected exception."""
+
 
 class ShardError(ValueError):
-    """A shard, or a folder of shards, that cannot be used as it is; the message says why and what to do."""
+    """A shard or a folder of shards cannot be used as it is."""
 
 
 class ManifestError(ValueError):
-    """A manifest, or what one is to be made of, that cannot be used; the message says where, why and what to do."""
+    """A manifest, or the source of one, cannot be used."""
 
 
 class VideoError(Exception):
-    """One video that cannot be extracted.
+    """One video cannot be extracted.
 
     Attributes:
-        stage: one of ``STAGES``: where it failed, or how; ``error`` is an exception that nobody foresaw.
-        reason: one line for the failure list.
+        stage: where or how the extraction failed.
+        reason: one line for ``failures.csv``.
     """
 
-    def __init__(self, stage: str, reason: str) -> None:
+    def __init__(self, stage: Stage, reason: str) -> None:
         super().__init__(stage, reason)
         self.stage = stage
         self.reason = " ".join(reason.split())
@@ -29,37 +35,55 @@ class VideoError(Exception):
 
 
 class FfmpegError(RuntimeError):
-    """No usable FFmpeg binary, or one that failed."""
+    """FFmpeg is missing, too old, or failed."""
 
 
 class BitstreamError(ValueError):
-    """A header that does not say what it should."""
+    """The header of a video stream is invalid or truncated."""
 
 
-class FailureLimitError(Exception):
-    """More videos failed than the user allows."""
+class FailureLimitError(RuntimeError):
+    """More videos failed than ``--max-failures`` allows.
+
+    Args:
+        failed: number of failed videos so far.
+        total: number of videos, if known.
+    """
+
+    exit_code = 4
+
+    def __init__(self, failed: int, total: int | None = None) -> None:
+        super().__init__(failed, total)
+        self.failed, self.total = failed, total
+
+    def __str__(self) -> str:
+        count = f"{self.failed} videos" if self.total is None else f"{self.failed} of {self.total} videos"
+        return (
+            f"Stopped: {count} failed, more than --max-failures allows. Finished shards are kept. Fix the videos or "
+            "raise the limit, then run the same command again to continue"
+        )
 
 
 class OutputError(RuntimeError):
-    """Files of the run itself cannot be written; no fault of any video.
+    """Output or scratch files cannot be written; no video is at fault.
 
     Args:
-        what: where, and why.
+        problem: the folder and the error.
     """
 
-    def __init__(self, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, problem: str) -> None:
+        super().__init__(problem)
 
     def __str__(self) -> str:
         return (
-            f"{super().__str__()}. Nothing that is finished is lost: make room or name another --scratch folder, then "
-            "run the same command again to continue"
+            f"{super().__str__()}. Finished shards are kept. Free some disk space or choose another --scratch folder, "
+            "then run the same command again to continue"
         )
 
 
 class SlurmError(RuntimeError):
-    """Slurm is not there, or refuses."""
+    """Slurm is not available or rejected a command."""
 
 
 class SynthesisError(RuntimeError):
-    """A synthetic video could not be encoded; the message ends with FFmpeg's own last lines."""
+    """A synthetic video could not be encoded; the message ends with the last lines of FFmpeg's log."""

@@ -1,7 +1,8 @@
-"""Compares cmd_train.augment.apply with kornia's operations, in speed and in rightness, and prints a table.
+"""Compare the speed and accuracy of cmd_train.augment with kornia; print a table.
 
-Needs kornia, which is no dependency of this project: ``pip install --no-deps kornia kornia_rs``; then, from the
-repository's root, ``python -m tests.benchmarks.augmentation``.
+    python -m tests.benchmarks.augmentation [--device cpu] [--rounds 10]
+
+Requires kornia, which is not a dependency of this project: ``pip install --no-deps kornia kornia_rs``.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from kornia.augmentation import (
 from PIL import Image, ImageEnhance
 from torch import Tensor
 
-from cmd_train.augment.apply import AugmentConfig, augment_clip, draw_parameters
+from cmd_train.augment.apply import augment_clip
 from cmd_train.augment.color import jitter, shift_hue
-from cmd_train.augment.parameters import CropParameters
+from cmd_train.augment.config import AugmentConfig
+from cmd_train.augment.parameters import CropParameters, draw_parameters
 from cmd_train.augment.space import crop_pictures
 
 CLIPS, FRAMES, HEIGHT, WIDTH, CROP = 8, 16, 128, 170, 112
@@ -78,7 +80,10 @@ def seconds(run: Callable[[int], Tensor], device: torch.device, rounds: int) -> 
 
 
 def crop_errors() -> tuple[float, float]:
-    """Greatest error of a shrunk crop (the whole picture, to half its size) against torch's antialiased resizing."""
+    """Maximum errors, ours and kornia's, of shrinking a whole frame to less than half its size.
+
+    The reference is torch's antialiased bilinear interpolation.
+    """
     picture = torch.randint(0, 256, (1, 1, HEIGHT, WIDTH, 3), dtype=torch.uint8)
     planar = picture[:, 0].permute(0, 3, 1, 2).float() / 255
     expected = F.interpolate(planar, (56, 56), mode="bilinear", antialias=True, align_corners=False)
@@ -91,7 +96,7 @@ def crop_errors() -> tuple[float, float]:
 
 
 def hue_errors() -> tuple[float, float]:
-    """Greatest error of a hue shift of 0.1 turns against the standard library's."""
+    """Maximum errors, ours and kornia's, of a hue shift of 0.1 turns; the reference is colorsys."""
     picture = torch.rand(1, 3, 1, 12, 12)
     pixels = picture[0, :, 0].flatten(1).T.tolist()
     hsv = [colorsys.rgb_to_hsv(*pixel) for pixel in pixels]
@@ -102,7 +107,10 @@ def hue_errors() -> tuple[float, float]:
 
 
 def contrast_errors() -> tuple[float, float]:
-    """Greatest error of a contrast of 0.6 against Pillow's, which torchvision follows and kornia's ColorJitter uses."""
+    """Maximum errors, ours and kornia's, of a contrast factor of 0.6.
+
+    The reference is Pillow, whose definition torchvision follows and kornia's ColorJitter uses.
+    """
     picture = torch.randint(100, 256, (24, 24, 3), dtype=torch.uint8)
     expected = np.asarray(ImageEnhance.Contrast(Image.fromarray(picture.numpy())).enhance(0.6), np.float32) / 255
     planar = picture.permute(2, 0, 1)[None].float() / 255
@@ -114,7 +122,7 @@ def contrast_errors() -> tuple[float, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--rounds", type=int, default=10)
     arguments = parser.parse_args()
@@ -124,15 +132,15 @@ def main() -> None:
     clip_u8 = torch.randint(0, 256, (CLIPS, FRAMES, HEIGHT, WIDTH, 3), dtype=torch.uint8)
     print(f"kornia {kornia.__version__}, torch {torch.__version__}, {device}, one thread")
     print(f"{CLIPS} clips of {FRAMES} frames, {WIDTH} x {HEIGHT} to {CROP} x {CROP}\n")
-    print("| | own | kornia |\n|---|---|---|")
+    print("| | cmd-train | kornia |\n|---|---|---|")
     rates = [CLIPS / seconds(make(clip_u8, device), device, arguments.rounds) for make in (ours, theirs)]
-    print(f"| clips a second, all of it | {rates[0]:.1f} | {rates[1]:.1f} |")
-    for what, errors in (
-        ("shrinking by more than 2, error against antialiased bilinear", crop_errors()),
-        ("hue, error against colorsys", hue_errors()),
-        ("contrast, error against Pillow", contrast_errors()),
+    print(f"| whole pipeline, clips/s | {rates[0]:.1f} | {rates[1]:.1f} |")
+    for operation, errors in (
+        ("shrinking by more than a factor of 2, maximum error against antialiased bilinear", crop_errors()),
+        ("hue, maximum error against colorsys", hue_errors()),
+        ("contrast, maximum error against Pillow", contrast_errors()),
     ):
-        print(f"| {what} | {errors[0]:.4f} | {errors[1]:.4f} |")
+        print(f"| {operation} | {errors[0]:.4f} | {errors[1]:.4f} |")
 
 
 if __name__ == "__main__":

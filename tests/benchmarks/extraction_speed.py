@@ -1,22 +1,22 @@
-"""Extraction with everything on, against the bare commands it cannot avoid; speed, scaling and memory.
+"""Extraction with all outputs, compared with the bare commands it consists of: speed, scaling and memory.
 
     python -m tests.benchmarks.extraction_speed [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
-extract_overhead  Processor time of ``cmd-extract run --workers 1`` over that of the bare commands: video by video, the
-                  same FFmpeg command with the same outputs written to the null device, then one Python with
-                  mvextractor's own loop over the canonical streams, discarding what it reads. Both on one core. The
-                  start of cmd-extract is in it; ``extract_overhead_running`` is without: what extracting one frame
-                  costs (``extract_startup``) is taken off.
-extract_fps       Frames a second by the clock, 2 workers, from start to end. ``extract_fps_core`` is what one core
-                  does, in processor time: what to plan with.
-extract_scaling   Speed by the clock of 2 workers on 2 cores over 1 worker that, with all its children, has 1 core.
-                  ``extract_scaling_running`` is without the start of either, as seen with a video of one frame for
-                  each worker: what holds for long runs.
-                  ``extract_scaling_ceiling`` is what the machine allows: FFmpeg's bare commands, half of them on
-                  each of 2 cores. One worker that is left both cores uses more than one: FFmpeg's program runs decoder,
-                  filters and encoders in threads of their own.
-extract_rss_mb    Resident memory of a worker with all its children and the command itself: the highest sum seen, looked
-                  at every 10 ms. Shared pages count in every process. Also of a video a fifth as long.
+extract_overhead  Processor time of ``cmd-extract run --workers 1`` divided by that of the bare commands: for each
+                  video, the same FFmpeg command with the same outputs written to the null device; then one Python
+                  process with mvextractor's own loop over the canonical streams, discarding its output. Both on one
+                  core. Includes the start-up of cmd-extract; ``extract_overhead_running`` excludes it by subtracting
+                  the cost of extracting one frame (``extract_startup``).
+extract_fps       Frames/s in wall-clock time with 2 workers, from start to end. ``extract_fps_core`` is the rate per
+                  core in processor time, for planning.
+extract_scaling   Wall-clock speed of 2 workers on 2 cores divided by that of 1 worker restricted, with all its child
+                  processes, to 1 core. ``extract_scaling_running`` excludes the start-up of both, measured with a
+                  one-frame video per worker; this applies to long runs.
+                  ``extract_scaling_ceiling`` is the limit of the machine: the bare FFmpeg commands, half of them on
+                  each of 2 cores. (One worker with both cores available would use more than one: FFmpeg runs decoder,
+                  filters and encoders in separate threads.)
+extract_rss_mb    Peak resident memory of the command, one worker and all its child processes, sampled every 10 ms.
+                  Shared pages count in every process. Also measured for a video a fifth as long.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import find_ffmpeg
 from cmd_extract.decode.source import probe
 from cmd_extract.decode.transcode import TranscodedFiles, build_command, transcode
-from tests.benchmarks.clips import describe, encode, take_videos, write_manifest
-from tests.benchmarks.measuring import PYTHON, Result, call, take_turns
-from tests.benchmarks.subject import Plan, run_subject
+from tests.benchmarks.clips import describe_videos, encode, input_videos, write_manifest
+from tests.benchmarks.harness import Settings, run_benchmark
+from tests.benchmarks.measuring import PYTHON, Cost, Result, interleave, run_command
 
 MVEXTRACTOR_LOOP = """
 import sys
@@ -51,12 +51,12 @@ for path in sys.argv[1:]:
     capture.release()
 """
 EXTRACT = (*PYTHON, "from cmd_extract.cli.main import main; main()", "run")
-LOOK_SECONDS = 0.01
+SAMPLING_INTERVAL_S = 0.01
 
 
 def run_extract(manifest: Path, out: Path, workers: int, *options: object, cores: set[int] | None = None) -> None:
     shutil.rmtree(out, ignore_errors=True)
-    call(*EXTRACT, manifest, out, "--workers", workers, *options, cores=cores)
+    run_command(*EXTRACT, manifest, out, "--workers", workers, *options, cores=cores)
 
 
 def count_frames(out: Path) -> int:
@@ -64,7 +64,7 @@ def count_frames(out: Path) -> int:
 
 
 def bare_commands(videos: list[Path], config: ExtractConfig) -> list[list[str]]:
-    """The FFmpeg command of each video, with its outputs sent to the null device."""
+    """Return the FFmpeg command of each video, with outputs sent to the null device."""
     null = TranscodedFiles(canonical=Path("/dev/null"), frames=Path("/dev/null/f"), keyframes=Path("/dev/null/k"))
     commands = [build_command(video, probe(video), config, null, find_ffmpeg()) for video in videos]
     return [["file:/dev/null" if part.startswith("file:/dev/null") else part for part in c] for c in commands]
@@ -72,136 +72,148 @@ def bare_commands(videos: list[Path], config: ExtractConfig) -> list[list[str]]:
 
 def run_all(commands: Sequence[Sequence[str]], cores: set[int]) -> None:
     for command in commands:
-        call(*command, cores=cores)
+        run_command(*command, cores=cores)
 
 
 def canonical_streams(videos: list[Path], config: ExtractConfig, folder: Path) -> list[Path]:
-    made = []
+    streams = []
     for number, video in enumerate(videos):
         work = folder / f"canonical-{number}"
         work.mkdir()
         stream = transcode(video, probe(video), config, work, find_ffmpeg()).canonical
         assert stream is not None
-        made.append(stream)
-    return made
+        streams.append(stream)
+    return streams
 
 
-def measure_speed(plan: Plan, videos: list[Path], source: str) -> list[Result]:
-    # Some 20 s for two workers: their start and the wait for the last shard, two seconds of a core, must count little.
-    copies = plan.size(12, 1)
-    source = f"{source}: {describe(videos, copies)} (FFmpeg alone: once each)"
-    manifest = write_manifest(plan.folder / "all.csv", videos, copies)
+def time_commands(settings: Settings, videos: list[Path], copies: int) -> tuple[int, list[dict[str, Cost]]]:
+    """Return the number of extracted frames, and the costs of the extraction and of the bare commands per round.
+
+    The bare FFmpeg commands run once per video; everything else processes ``copies`` copies of the videos.
+    """
+    manifest = write_manifest(settings.folder / "all.csv", videos, copies)
     commands = bare_commands(videos, ExtractConfig())
-    frame = encode(videos[0], plan.folder / "frame.mp4", "-frames:v", 1, "-c:v", "libx264")
-    single, pair = (write_manifest(plan.folder / f"{n}.csv", [frame] * n) for n in (1, 2))
-    canonical = canonical_streams(videos, ExtractConfig(), plan.folder)
+    frame = encode(videos[0], settings.folder / "frame.mp4", "-frames:v", 1, "-c:v", "libx264")
+    single, pair = (write_manifest(settings.folder / f"{n}.csv", [frame] * n) for n in (1, 2))
+    canonical = canonical_streams(videos, ExtractConfig(), settings.folder)
     cores = sorted(os.sched_getaffinity(0))
     one, two = {cores[0]}, set(cores[:2])
-    out = plan.folder / "out"
-
-    def bare() -> None:
-        run_all(commands, one)
+    out = settings.folder / "out"
 
     def bare_on_both() -> None:
         with ThreadPoolExecutor(len(two)) as pool:
-            halves = [commands[number :: len(two)] for number in range(len(two))]
-            done = [pool.submit(run_all, half, {core}) for half, core in zip(halves, sorted(two), strict=True)]
-            for half in done:
-                half.result()
+            parts = [commands[number :: len(two)] for number in range(len(two))]
+            futures = [pool.submit(run_all, part, {core}) for part, core in zip(parts, sorted(two), strict=True)]
+            for future in futures:
+                future.result()
 
-    def extract(workers: int, allowed: set[int]) -> None:
-        run_extract(manifest, out, workers, cores=allowed)
-
-    seen = take_turns(
+    costs = interleave(
         {
-            "bare": bare,
+            "bare": lambda: run_all(commands, one),
             "bare on both": bare_on_both,
-            "loop": lambda: call(*PYTHON, MVEXTRACTOR_LOOP, *(canonical * copies), cores=one),
-            "confined": lambda: extract(1, one),
-            "both": lambda: extract(2, two),
-            "start": lambda: run_extract(single, plan.folder / "single", 1, cores=one),
-            "start of both": lambda: run_extract(pair, plan.folder / "pair", 2, cores=two),
+            "loop": lambda: run_command(*PYTHON, MVEXTRACTOR_LOOP, *(canonical * copies), cores=one),
+            "one worker": lambda: run_extract(manifest, out, 1, cores=one),
+            "two workers": lambda: run_extract(manifest, out, 2, cores=two),
+            "one worker start": lambda: run_extract(single, settings.folder / "single", 1, cores=one),
+            "two workers start": lambda: run_extract(pair, settings.folder / "pair", 2, cores=two),
         },
-        plan.rounds,
+        settings.rounds,
     )
-    frames = count_frames(out)
+    return count_frames(out), costs
+
+
+def measure_speed(settings: Settings, videos: list[Path], source: str) -> list[Result]:
+    # About 20 s with two workers: start-up and the wait for the last shard, 2 s of one core, must have little weight.
+    copies = settings.size(12, 1)
+    source = f"{source}: {describe_videos(videos, copies)} (FFmpeg alone: once each)"
+    frames, costs = time_commands(settings, videos, copies)
 
     def result(name: str, values: list[float], unit: str, versus: str) -> Result:
         return Result(name=name, values=tuple(values), unit=unit, versus=versus, source=source)
 
-    bare_words = "processor time of FFmpeg with the same outputs to the null device, and mvextractor's loop; 1 core"
-    # FFmpeg starts anew for every video, so that some of them stand for all.
-    needed = [r["bare"].cpu * copies + r["loop"].cpu for r in seen]
-    overhead = [r["confined"].cpu / bare for r, bare in zip(seen, needed, strict=True)]
-    running = [(r["confined"].cpu - r["start"].cpu) / bare for r, bare in zip(seen, needed, strict=True)]
-    found = [
-        result("extract_overhead", overhead, "x", bare_words),
-        result("extract_overhead_running", running, "x", "the same, less extract_startup"),
-        result("extract_startup", [r["start"].cpu for r in seen], "s", "processor time for a video of one frame"),
-        result("extract_fps", [frames / r["both"].wall for r in seen], "frames/s", "by the clock, 2 workers"),
-        result("extract_fps_core", [frames / r["confined"].cpu for r in seen], "frames/s and core", "processor time"),
+    peers = "processor time of FFmpeg with the same outputs to the null device, plus mvextractor's own loop; 1 core"
+    # FFmpeg starts once per video, so one copy of each video represents all copies.
+    bare = [r["bare"].cpu * copies + r["loop"].cpu for r in costs]
+    overhead = [r["one worker"].cpu / peer for r, peer in zip(costs, bare, strict=True)]
+    running = [(r["one worker"].cpu - r["one worker start"].cpu) / peer for r, peer in zip(costs, bare, strict=True)]
+    rates = [frames / r["two workers"].wall for r in costs]
+    core_rates = [frames / r["one worker"].cpu for r in costs]
+    startup = [r["one worker start"].cpu for r in costs]
+    results = [
+        result("extract_overhead", overhead, "x", peers),
+        result("extract_overhead_running", running, "x", "the same, minus extract_startup"),
+        result("extract_startup", startup, "s", "processor time for a video of one frame"),
+        result("extract_fps", rates, "frames/s", "wall-clock time, 2 workers"),
+        result("extract_fps_core", core_rates, "frames/s per core", "processor time"),
     ]
-    if len(two) == 2:
-        speedup = [r["confined"].wall / r["both"].wall for r in seen]
-        steady = [(r["confined"].wall - r["start"].wall) / (r["both"].wall - r["start of both"].wall) for r in seen]
-        machine = [r["bare"].wall / r["bare on both"].wall for r in seen]
-        found.append(result("extract_scaling_ceiling", machine, "x", "FFmpeg's bare commands on 2 cores over 1 core"))
-        found.append(result("extract_scaling", speedup, "x", "2 workers on 2 cores over 1 worker on 1 core"))
-        found.append(result("extract_scaling_running", steady, "x", "the same, each less the time of its start"))
-    else:
-        print("extract_scaling: needs 2 cores", file=sys.stderr)
-    return found
+    if len(os.sched_getaffinity(0)) < 2:
+        print("extract_scaling: skipped, needs 2 cores", file=sys.stderr)
+        return results
+    ceiling = [r["bare"].wall / r["bare on both"].wall for r in costs]
+    speedup = [r["one worker"].wall / r["two workers"].wall for r in costs]
+    steady = [
+        (r["one worker"].wall - r["one worker start"].wall) / (r["two workers"].wall - r["two workers start"].wall)
+        for r in costs
+    ]
+    return [
+        *results,
+        result("extract_scaling_ceiling", ceiling, "x", "bare FFmpeg commands, 2 cores over 1 core"),
+        result("extract_scaling", speedup, "x", "2 workers on 2 cores over 1 worker on 1 core"),
+        result("extract_scaling_running", steady, "x", "the same, each minus its start-up time"),
+    ]
 
 
-def family_memory(pid: int) -> int:
-    """Resident bytes of a process and of all below it."""
-    waiting, total = [pid], 0
-    while waiting:
-        process = Path(f"/proc/{waiting.pop()}")
+def tree_memory(pid: int) -> int:
+    """Return the resident memory of a process and all its descendants, in bytes."""
+    pending, total = [pid], 0
+    while pending:
+        process = Path(f"/proc/{pending.pop()}")
         try:
             total += int((process / "statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
             for task in (process / "task").iterdir():
-                waiting += [int(child) for child in (task / "children").read_text().split()]
+                pending += [int(child) for child in (task / "children").read_text().split()]
         except (FileNotFoundError, ProcessLookupError):
-            continue  # it has ended
+            continue  # the process has ended
     return total
 
 
 def peak_memory(manifest: Path, out: Path) -> float:
-    """MiB at most while one worker extracts."""
+    """Return the peak memory of an extraction with one worker, in MiB."""
     shutil.rmtree(out, ignore_errors=True)
     command = [*EXTRACT, str(manifest), str(out), "--workers", "1"]
     peak = 0
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         while process.poll() is None:
-            peak = max(peak, family_memory(process.pid))
-            time.sleep(LOOK_SECONDS)
+            peak = max(peak, tree_memory(process.pid))
+            time.sleep(SAMPLING_INTERVAL_S)
     if process.returncode != 0:
-        raise RuntimeError(f"{' '.join(command)} ended with code {process.returncode}")
+        raise RuntimeError(f"{' '.join(command)} exited with code {process.returncode}")
     return peak / 2**20
 
 
-def measure_memory(plan: Plan, video: Path, source: str) -> list[Result]:
-    long = encode(video, plan.folder / "long.mp4", "-c", "copy", repeat=5)
-    manifests = {n: write_manifest(plan.folder / f"memory-{n}.csv", [v]) for n, v in (("short", video), ("long", long))}
-    seen = [{n: peak_memory(m, plan.folder / "out") for n, m in manifests.items()} for _ in range(plan.rounds)]
-    words = {"long": "extract_rss_mb", "short": "extract_rss_mb_short_video"}
+def measure_memory(settings: Settings, video: Path, source: str) -> list[Result]:
+    long = encode(video, settings.folder / "long.mp4", "-c", "copy", repeat=5)
+    manifests = {
+        n: write_manifest(settings.folder / f"memory-{n}.csv", [v]) for n, v in (("short", video), ("long", long))
+    }
+    peaks = [{n: peak_memory(m, settings.folder / "out") for n, m in manifests.items()} for _ in range(settings.rounds)]
+    names = {"long": "extract_rss_mb", "short": "extract_rss_mb_short_video"}
     return [
         Result(
             name=name,
-            values=tuple(row[length] for row in seen),
+            values=tuple(row[length] for row in peaks),
             unit="MiB",
-            versus="a worker with its children, highest sum",
-            source=f"{source}: {describe([long if length == 'long' else video])}",
+            versus="command, one worker and its child processes, peak",
+            source=f"{source}: {describe_videos([long if length == 'long' else video])}",
         )
-        for length, name in words.items()
+        for length, name in names.items()
     ]
 
 
-def benchmark(plan: Plan) -> list[Result]:
-    videos, source = take_videos(plan.videos, plan.folder / "made", frames=plan.size(300, 24))
-    return measure_speed(plan, videos, source) + measure_memory(plan, videos[0], source)
+def benchmark(settings: Settings) -> list[Result]:
+    videos, source = input_videos(settings.videos, settings.folder / "videos", frames=settings.size(300, 24))
+    return measure_speed(settings, videos, source) + measure_memory(settings, videos[0], source)
 
 
 if __name__ == "__main__":
-    run_subject(benchmark, __doc__, sys.argv[1:])
+    run_benchmark(benchmark, __doc__, sys.argv[1:])

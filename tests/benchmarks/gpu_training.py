@@ -1,12 +1,12 @@
-"""Pre-training on one GPU: samples a second by precision, TFLOP/s beside the card's measured peak, waiting for data.
+"""Pre-training on one GPU: samples per second by precision, TFLOP/s and the measured peak, time spent waiting for data.
 
     python -m tests.benchmarks.gpu_training [SHARDS] [--batch 64] [--workers 8] [--steps 20] [--rounds 5]
-    python -m tests.benchmarks.gpu_training --device cpu --tiny      # runs every line once, for its own sake
+    python -m tests.benchmarks.gpu_training --device cpu --tiny      # smoke test of the benchmark itself
 
-Without SHARDS, synthetic videos are made and extracted first. Samples a second are those of whole steps (augmentation,
-forward, backward, update) on one batch that lies on the device; TFLOP are those that torch counts in such a step, of
-matrices, convolutions and attention. Waiting is the share of the time in which steps that are fed by data workers wait
-for a batch; there each step ends with a look at its loss, as in a training.
+Without SHARDS, synthetic videos are generated and extracted first. Samples per second are measured over whole steps
+(augmentation, forward, backward, update) on a batch that is already on the device. TFLOP are counted by torch for
+matrix products, convolutions and attention. Waiting is the share of time that steps fed by data workers wait for a
+batch; each of these steps reads its loss at the end, as in training.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.config import TrainConfig, build_config
 from cmd_train.data.batch import Batch
-from cmd_train.distributed.process_group import Placement
+from cmd_train.distributed.process_group import RankContext
 from cmd_train.engine.objective import PretrainObjective
 from cmd_train.engine.optim import build_optimizer
 from cmd_train.engine.step import GradientStep
 from cmd_train.models.build import build_model
 from tests.benchmarks.clips import synthetic_videos
 from tests.benchmarks.loader import make_shards
-from tests.benchmarks.loader_workers import spread, stream
+from tests.benchmarks.loader_workers import batch_stream, format_spread
 
 FORMS = {
     "float32": ("float32", False),
@@ -54,14 +54,14 @@ TINY = {
 
 @dataclass(frozen=True, kw_only=True)
 class Plan:
-    """What is run.
+    """Parameters of the benchmark.
 
     Attributes:
-        device: where.
-        changes: fields of the recipe ucf101 that are other here.
-        batch, workers: samples a step, processes that read them.
-        steps, rounds: steps a measurement, measurements.
-        side: of the square matrices that the peak is measured with.
+        device: device to measure.
+        changes: overrides of the recipe ucf101.
+        batch, workers: batch size and number of data workers.
+        steps, rounds: steps per measurement and number of measurements.
+        side: side of the square matrices for the peak measurement.
     """
 
     device: torch.device
@@ -74,23 +74,23 @@ class Plan:
 
 
 class Step:
-    """A network with its optimiser."""
+    """A network with its optimizer."""
 
     def __init__(self, config: TrainConfig, shards: ShardSet, device: torch.device) -> None:
-        self.said: list[str] = []
+        self.log: list[str] = []
         layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
         model = build_model(config.model, seed=config.run.seed)
-        model.to(device, memory_format=layout)  # type: ignore[call-overload] # torch's overload knows 4D only
+        model.to(device, memory_format=layout)  # type: ignore[call-overload] # torch's overload covers 4D only
         self._optimizer = build_optimizer(model, config.optim)
         for group in self._optimizer.param_groups:
-            group["lr"] = 1e-6  # a rate so small that no loss runs away
-        placement = Placement(rank=0, world_size=1, device=device)
+            group["lr"] = 1e-6  # small enough to keep the loss finite
+        context = RankContext(rank=0, world_size=1, device=device)
         objective = PretrainObjective(config, shards.header)
-        self._gradients = GradientStep(model, objective, config, placement, self.said.append)
+        self._gradients = GradientStep(model, objective, config, context, self.log.append)
         self._done = 0
 
     def __call__(self, batch: Batch) -> Tensor:
-        """One step; returns its loss."""
+        """Take one step and return its loss."""
         output, _ = self._gradients(batch, self._done)
         self._optimizer.step()
         self._done += 1
@@ -111,7 +111,7 @@ def seconds_of(work: Callable[[], object], device: torch.device) -> float:
 
 
 def peak_tflops(precision: str, plan: Plan) -> float:
-    """Best of some products of square matrices, as fast as this precision gets."""
+    """Measure the peak throughput of this precision by products of square matrices."""
     torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     first, second = (torch.randn(plan.side, plan.side, device=plan.device, dtype=dtype) for _ in range(2))
@@ -126,7 +126,7 @@ def peak_tflops(precision: str, plan: Plan) -> float:
 
 
 def tflop_of_a_step(config: TrainConfig, shards: ShardSet, batch: Batch, device: torch.device) -> float:
-    """Forward and backward, as torch counts them."""
+    """Count the floating-point operations of a forward and backward pass."""
     step = Step(config, shards, device)
     with FlopCounterMode(display=False) as counter:
         step(batch)
@@ -134,25 +134,24 @@ def tflop_of_a_step(config: TrainConfig, shards: ShardSet, batch: Batch, device:
 
 
 def fed_by_workers(step: Step, shards: ShardSet, config: TrainConfig, plan: Plan) -> tuple[float, float]:
-    """Samples a second of steps that take their batches from data workers, and the share of time spent waiting."""
+    """Measure steps fed by data workers: samples per second and the share of time spent waiting."""
     pinned = plan.device.type == "cuda"
-    source = stream(shards, config.sampling, plan.workers, batch=plan.batch, pinned=pinned)
-    # Each worker is two batches ahead. What was read while nobody trained must be used up, or it hides that workers
-    # are too slow.
+    source = batch_stream(shards, config.sampling, plan.workers, batch=plan.batch, pinned=pinned)
+    # Each worker prefetches two batches. Use up what was read before the measurement, or it would hide slow workers.
     for _ in range(3 + 2 * plan.workers):
         float(step(next(source).to(plan.device, non_blocking=True)))
     waited, start = 0.0, time.perf_counter()
     for _ in range(plan.steps):
-        asked = time.perf_counter()
+        requested = time.perf_counter()
         batch = next(source)
-        waited += time.perf_counter() - asked
+        waited += time.perf_counter() - requested
         float(step(batch.to(plan.device, non_blocking=True)))
     elapsed = time.perf_counter() - start
     return plan.steps * plan.batch / elapsed, waited / elapsed
 
 
 def measure(name: str, shards: ShardSet, batch: Batch, tflop: float, plan: Plan) -> str:
-    """A row of the table."""
+    """Measure one row of the table."""
     precision, compiled = FORMS[name]
     config = configured(plan, precision, compiled)
     peak = peak_tflops(precision, plan)
@@ -169,12 +168,12 @@ def measure(name: str, shards: ShardSet, batch: Batch, tflop: float, plan: Plan)
     fed, waiting = fed_by_workers(step, shards, config, plan)
     reached = statistics.median(rates) / plan.batch * tflop
     memory = torch.cuda.max_memory_allocated(plan.device) / 2**30 if plan.device.type == "cuda" else 0.0
-    for line in step.said:
+    for line in step.log:
         print(f"{name}: {line}", file=sys.stderr)
-    told = f"{name}, not compiled" if compiled and step.said else name
+    label = f"{name}, not compiled" if compiled and step.log else name
     return (
-        f"| {told} | {spread(rates)} | {reached:.3g} | {peak:.3g} | {reached / peak:.1%} | {fed:.1f} | {waiting:.2%} "
-        f"| {memory:.1f} |"
+        f"| {label} | {format_spread(rates)} | {reached:.3g} | {peak:.3g} | {reached / peak:.1%} | {fed:.1f} "
+        f"| {waiting:.2%} | {memory:.1f} |"
     )
 
 
@@ -211,20 +210,20 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
-        sys.exit("no CUDA device here: this benchmark needs a GPU (--device cpu --tiny runs its lines without one)")
+        sys.exit("no CUDA device: this benchmark needs a GPU (--device cpu --tiny tests the benchmark itself)")
     plan = planned(arguments)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as made:
         shards = ShardSet(arguments.shards or make_shards(synthetic_videos(Path(made), frames=96), Path(made)))
         plain = configured(plan, "float32", False)
-        first = next(stream(shards, plain.sampling, 0, batch=plan.batch))
-        # A batch from the stream is good for one turn only.
+        first = next(batch_stream(shards, plain.sampling, 0, batch=plan.batch))
+        # A batch is valid only until the next one is requested.
         batch = first.to(plan.device) if plan.device.type == "cuda" else first
         tflop = tflop_of_a_step(plain, shards, batch, plan.device)
         card = torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else "CPU"
         print(f"{card}, torch {torch.__version__}, {arguments.backbone}, batch {plan.batch}, {plan.workers} workers")
-        print(f"{tflop / plan.batch * 1e3:.3g} GFLOP a sample, forward and backward\n")
-        print("| | samples a second | TFLOP/s | peak, matrices | share | fed by workers | waiting | memory, GiB |")
+        print(f"{tflop / plan.batch * 1e3:.3g} GFLOP per sample, forward and backward\n")
+        print("| | samples/s | TFLOP/s | peak TFLOP/s | share of peak | samples/s with workers | waiting | GiB |")
         print("|---|---|---|---|---|---|---|---|")
         for name in FORMS:
             print(measure(name, shards, batch, tflop, plan), flush=True)

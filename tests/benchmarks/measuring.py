@@ -1,8 +1,8 @@
-"""What all benchmarks share: measured commands, rounds in turn, results with their spread, the machine in words.
+"""Shared by all benchmarks: timed commands, interleaved rounds, results with their spread, machine description.
 
-Processor time of a command is its own and that of all its children, as the system counts them once they have ended.
-Where two things are compared they take turns, round by round, and each round gives one ratio, so that other work on
-the machine meets both sides alike.
+The processor time of a command includes all its child processes, which the system counts when they end. Alternatives
+that are compared run interleaved, and every round yields one ratio, so that other load on the machine affects both
+sides equally.
 """
 
 from __future__ import annotations
@@ -21,23 +21,24 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
-from cmd_eval.experiments.bench_file import TRIAL
+from cmd_eval.experiments.benchmark_results import TRIAL
+from cmd_extract.console.tables import format_table
 
 PYTHON = (sys.executable, "-c")
-COMMAND_SECONDS = 600
-"""How long one command may take; a benchmark that hangs ends."""
+COMMAND_TIMEOUT_S = 600
+"""Time limit for one command, so that a hanging benchmark ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Result:
-    """One figure of every round.
+    """Values of one figure, one per round.
 
     Attributes:
-        name: its name in the benchmark file.
-        values: one of each round.
-        unit: of them.
-        versus: what it is compared with, or how it is meant.
-        source: the input.
+        name: name in the benchmark file.
+        values: one value per round.
+        unit: unit of the values.
+        versus: what the figure is compared with, or how it is measured.
+        source: description of the input.
     """
 
     name: str
@@ -52,11 +53,11 @@ class Result:
 
     @property
     def value(self) -> float:
-        """The median of the rounds."""
+        """Median of the rounds."""
         return statistics.median(self.values)
 
     def entry(self, machine: str, load: float) -> dict[str, object]:
-        """As it stands in the benchmark file; ``load`` is the machine's before the script."""
+        """Return the entry of the benchmark file; ``load`` is the load of the machine before the script."""
         return {
             "name": self.name,
             "value": self.value,
@@ -79,8 +80,8 @@ class Cost:
     wall: float
 
 
-def measure(work: Callable[[], object]) -> Cost:
-    """What the child processes that ``work`` starts and waits for cost."""
+def measure_children(work: Callable[[], object]) -> Cost:
+    """Measure the child processes that ``work`` starts and waits for."""
     before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.monotonic()
     work()
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -88,32 +89,30 @@ def measure(work: Callable[[], object]) -> Cost:
     return Cost(cpu=cpu, wall=time.monotonic() - start)
 
 
-def measure_own(work: Callable[[], object]) -> Cost:
-    """What ``work`` costs in this process, all threads together."""
+def measure_self(work: Callable[[], object]) -> Cost:
+    """Measure ``work`` in this process, all threads together."""
     cpu, start = time.process_time(), time.monotonic()
     work()
     return Cost(cpu=time.process_time() - cpu, wall=time.monotonic() - start)
 
 
-def take_turns(
+def interleave(
     sides: Mapping[str, Callable[[], object]],
     rounds: int,
-    clock: Callable[[Callable[[], object]], Cost] = measure,
+    measure: Callable[[Callable[[], object]], Cost] = measure_children,
 ) -> list[dict[str, Cost]]:
-    """Every side once a round; the order is turned about from round to round."""
+    """Measure every side once per round, in reverse order in every second round."""
     names = list(sides)
-    seen = []
-    for number in range(rounds):
-        costs = {name: clock(sides[name]) for name in (names if number % 2 == 0 else names[::-1])}
-        seen.append(costs)
-    return seen
+    return [
+        {name: measure(sides[name]) for name in (names if number % 2 == 0 else names[::-1])} for number in range(rounds)
+    ]
 
 
-def call(*command: object, cores: set[int] | None = None) -> None:
-    """Runs a command; with ``cores`` it and all its children use these only.
+def run_command(*command: object, cores: set[int] | None = None) -> None:
+    """Run a command, restricted with all its child processes to ``cores`` if given.
 
     Raises:
-        RuntimeError: it failed; the message ends with its last lines.
+        RuntimeError: the command failed; the message ends with the last lines of its standard error.
     """
 
     def confine() -> None:
@@ -121,16 +120,18 @@ def call(*command: object, cores: set[int] | None = None) -> None:
             os.sched_setaffinity(0, cores)
 
     words = [str(word) for word in command]
-    # As for users, Python keeps what it has compiled.
+    # Let Python cache bytecode, as it does for users.
     env = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    done = subprocess.run(words, check=False, preexec_fn=confine, capture_output=True, timeout=COMMAND_SECONDS, env=env)
+    done = subprocess.run(
+        words, check=False, preexec_fn=confine, capture_output=True, timeout=COMMAND_TIMEOUT_S, env=env
+    )
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip().splitlines()[-5:]
-        raise RuntimeError(f"{' '.join(words)[:300]} ended with code {done.returncode}: {' | '.join(said)}")
+        last_lines = done.stderr.decode(errors="replace").strip().splitlines()[-5:]
+        raise RuntimeError(f"{' '.join(words)[:300]} exited with code {done.returncode}: {' | '.join(last_lines)}")
 
 
-def tell_machine(*, quick: bool) -> str:
-    """Processor, cores, date and versions, in words."""
+def describe_machine(*, quick: bool) -> str:
+    """Describe processor, number of cores, date and versions."""
     from cmd_extract.decode.ffmpeg import find_ffmpeg
 
     cores = len(os.sched_getaffinity(0))
@@ -146,38 +147,34 @@ def tell_machine(*, quick: bool) -> str:
 
 
 def processor_name() -> str:
-    """What the system calls the processor."""
-    facts = Path("/proc/cpuinfo")
-    lines = facts.read_text("utf-8").splitlines() if facts.is_file() else []
+    """Model name of the processor, as reported by the system."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text("utf-8").splitlines() if cpuinfo.is_file() else []
     names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def show_number(value: float) -> str:
-    """Three digits or more, no exponent."""
+def format_number(value: float) -> str:
+    """Format with at least three significant digits and no exponent."""
     digits = 0 if abs(value) >= 100 else 1 if abs(value) >= 10 else 2
     return f"{value:,.{digits}f}"
 
 
-def plain_table(entries: Sequence[Mapping[str, object]]) -> str:
-    """Entries of a benchmark file for a terminal."""
-    rows = [("name", "value", "lowest - highest", "unit", "compared with")]
-    rows += [(str(e["name"]), *_numbers(e), str(e["unit"]), str(e["versus"])) for e in entries]
-    widths = [max(len(row[column]) for row in rows) for column in range(4)]
-    lines = []
-    for name, value, spread, unit, versus in rows:
-        lines.append(
-            f"{name:<{widths[0]}}  {value:>{widths[1]}}  {spread:>{widths[2]}}  {unit:<{widths[3]}}  {versus}".rstrip()
-        )
-    return "\n".join(lines)
+def text_table(entries: Sequence[Mapping[str, object]]) -> str:
+    """Format entries of a benchmark file for the terminal."""
+    rows = []
+    for e in entries:
+        value, low, high = _numbers(e)
+        rows.append((str(e["name"]), value, f"{low} - {high}", str(e["unit"]), str(e["versus"])))
+    return format_table(("name", "median", "range", "unit", "compared with"), rows, left=5)
 
 
 def markdown_table(entries: Sequence[Mapping[str, object]]) -> str:
-    """Entries of a benchmark file for a README: a table, then the inputs and the machines."""
-    lines = ["| name | median | lowest to highest | unit | compared with |", "|---|---|---|---|---|"]
+    """Format entries of a benchmark file for a README: a table, then the inputs and the machines."""
+    lines = ["| name | median | range | unit | compared with |", "|---|---|---|---|---|"]
     for e in entries:
-        value, spread = _numbers(e)
-        lines.append(f"| `{e['name']}` | {value} | {spread.replace(' - ', ' to ')} | {e['unit']} | {e['versus']} |")
+        value, low, high = _numbers(e)
+        lines.append(f"| `{e['name']}` | {value} | {low} to {high} | {e['unit']} | {e['versus']} |")
     names_of: dict[str, list[str]] = {}
     for e in entries:
         names_of.setdefault(str(e["source"]), []).append(f"`{e['name']}`")
@@ -186,11 +183,11 @@ def markdown_table(entries: Sequence[Mapping[str, object]]) -> str:
     lines += ["", *dict.fromkeys(f"Machine: {e['machine']}." for e in entries)]
     rounds, loads = (sorted({float(str(e[field])) for e in entries}) for field in ("rounds", "load"))
     lines.append(
-        f"At least {rounds[0]:.0f} rounds; load of the machine before a script: {loads[0]:.1f} to {loads[-1]:.1f}."
+        f"At least {rounds[0]:.0f} rounds; load average before each script: {loads[0]:.1f} to {loads[-1]:.1f}."
     )
     return "\n".join(lines)
 
 
-def _numbers(entry: Mapping[str, object]) -> tuple[str, str]:
-    value, low, high = (float(str(entry[field])) for field in ("value", "low", "high"))
-    return show_number(value), f"{show_number(low)} - {show_number(high)}"
+def _numbers(entry: Mapping[str, object]) -> tuple[str, str, str]:
+    value, low, high = (format_number(float(str(entry[field]))) for field in ("value", "low", "high"))
+    return value, low, high

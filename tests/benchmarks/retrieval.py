@@ -1,10 +1,10 @@
-"""Exact nearest neighbours in a large gallery: queries a second.
+"""Throughput of exact nearest-neighbor search in a large gallery, in queries per second.
 
     python -m tests.benchmarks.retrieval [--rounds 5] [--quick] [--output build/bench.json]
 
-512 queries, the 50 most similar of 100,000 rows of 2,048 features each, as ``cmd-eval retrieval`` finds them
-(``cmd_train.monitoring.neighbours``), by the clock and with all cores; scaling the gallery's rows to length 1 is in it.
-Beside it: the bare product of the two matrices, already scaled, in blocks of the same size, result discarded.
+Measures the wall-clock time, on all cores, to find the 50 most similar of 100,000 rows with 2,048 features for each of
+512 queries, as in ``cmd-eval retrieval`` (``cmd_train.monitoring.neighbors``), including the normalization of the
+gallery. The reference is the bare product of the two normalized matrices in blocks of the same size.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Callable
 
 import torch
 
-from cmd_train.monitoring.neighbours import nearest
+from cmd_train.monitoring.neighbors import nearest
+from tests.benchmarks.harness import Settings, run_benchmark
 from tests.benchmarks.measuring import Result
-from tests.benchmarks.subject import Plan, run_subject
 
-NEIGHBOURS = 50
+NEIGHBORS = 50
 BLOCK_ROWS = 16_384
 
 
@@ -29,8 +29,8 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
-def benchmark(plan: Plan) -> list[Result]:
-    rows, features, queries = plan.size(100_000, 2_000), plan.size(2_048, 64), plan.size(512, 64)
+def benchmark(settings: Settings) -> list[Result]:
+    rows, features, queries = settings.size(100_000, 2_000), settings.size(2_048, 64), settings.size(512, 64)
     random = torch.Generator().manual_seed(0)
     gallery_GD = torch.randn(rows, features, generator=random)
     query_QD = torch.randn(queries, features, generator=random)
@@ -40,23 +40,23 @@ def benchmark(plan: Plan) -> list[Result]:
             query_QD @ gallery_GD[start : start + BLOCK_ROWS].T
 
     def search() -> None:
-        nearest(query_QD, gallery_GD, NEIGHBOURS)
+        nearest(query_QD, gallery_GD, NEIGHBORS)
 
     multiply()
     search()
-    seen = [(seconds(search), seconds(multiply)) for _ in range(plan.rounds)]
-    source = f"normal noise: {queries:,} queries, gallery {rows:,} x {features:,}, {torch.get_num_threads()} threads"
+    times = [(seconds(search), seconds(multiply)) for _ in range(settings.rounds)]
+    source = f"Gaussian noise: {queries:,} queries, gallery {rows:,} x {features:,}, {torch.get_num_threads()} threads"
     return [
         Result(
             name="retrieval_queries_per_s",
-            values=tuple(queries / own for own, _ in seen),
+            values=tuple(queries / own for own, _ in times),
             unit="queries/s",
-            versus="exact, by the clock",
+            versus="exact, wall-clock time",
             source=source,
         ),
         Result(
             name="retrieval_vs_product",
-            values=tuple(bare / own for own, bare in seen),
+            values=tuple(product / own for own, product in times),
             unit="x the speed",
             versus="the bare matrix product",
             source=source,
@@ -65,4 +65,4 @@ def benchmark(plan: Plan) -> list[Result]:
 
 
 if __name__ == "__main__":
-    run_subject(benchmark, __doc__, sys.argv[1:])
+    run_benchmark(benchmark, __doc__, sys.argv[1:])

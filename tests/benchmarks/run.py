@@ -1,12 +1,12 @@
-"""Runs the benchmarks one after the other, each in a process of its own; prints one table, keeps it in a file.
+"""Run the benchmarks one after the other, each in its own process; print one table and write the benchmark file.
 
     python -m tests.benchmarks.run [--only NAME...] [--rounds 5] [--quick] [--videos FILE...]
         [--output build/bench.json]
-    python -m tests.benchmarks.run --markdown          # the table of that file, for README.md; measures nothing
+    python -m tests.benchmarks.run --markdown          # print the table of that file for a README; measure nothing
 
-``--only`` takes names of figures or of scripts, and leaves the other entries of the file as they are. With ``--quick``
-the file is ``build/bench-quick.json``. A benchmark that fails does not keep the others from running; the exit code is
-then 1. Leave the machine alone meanwhile.
+``--only`` takes names of figures or scripts and keeps the other entries of the file. With ``--quick``, the file is
+``build/bench-quick.json``. If a benchmark fails, the others still run, and the exit code is 1. Do not use the machine
+for anything else meanwhile.
 """
 
 from __future__ import annotations
@@ -17,82 +17,81 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.benchmarks.measuring import markdown_table, plain_table
-from tests.benchmarks.subject import options, read_entries
+from tests.benchmarks.harness import make_parser, read_entries
+from tests.benchmarks.measuring import markdown_table, text_table
 from tests.paths import ROOT
 
-# The figures that are promised, by the script that measures them. Scripts may give more.
+# Main figures of each script; a script may report more.
 SCRIPTS = {
     "extraction_speed": ("extract_overhead", "extract_fps", "extract_scaling", "extract_rss_mb"),
-    "vectors": (
-        *("vectors_fps_core", "vectors_vs_mvextractor", "vectors_vs_mvextractor_running", "vectors_vs_decode"),
-    ),
+    "vectors": ("vectors_fps_core", "vectors_vs_mvextractor", "vectors_vs_mvextractor_running", "vectors_vs_decode"),
     "loader": ("loader_clips_core", "loader_vs_online", "loader_vs_jpeg"),
     "sample_cost": ("sample_gflop",),
     "step_native_vs_paper": ("step_native_vs_paper",),
     "retrieval": ("retrieval_queries_per_s",),
     "growth": ("growth_frame_size", "growth_video_length", "growth_videos"),
 }
-SCRIPT_SECONDS = 1800
-"""How long a script may take; one that hangs is ended."""
+SCRIPT_TIMEOUT_S = 1800
+"""Time limit for one script."""
 
 
 def choose(only: Sequence[str]) -> list[str]:
-    """The scripts that give the figures asked for.
+    """Return the scripts that measure the given figures, or all scripts if none are given.
 
     Raises:
-        ValueError: no such figure or script.
+        ValueError: unknown figure or script.
     """
     known = {name: script for script, names in SCRIPTS.items() for name in (script, *names)}
     unknown = [name for name in only if name not in known]
     if unknown:
         raise ValueError(f"--only: {', '.join(unknown)} is not one of {', '.join(known)}")
-    asked = {known[name] for name in only}
-    return [script for script in SCRIPTS if script in asked or not only]
+    wanted = {known[name] for name in only}
+    return [script for script in SCRIPTS if script in wanted or not only]
 
 
 def run_script(script: str, words: Sequence[str]) -> bool:
-    """Whether it went well."""
+    """Run a script and return whether it succeeded."""
     command = [sys.executable, "-m", f"tests.benchmarks.{script}", *words]
     try:
-        return subprocess.run(command, cwd=ROOT, check=False, timeout=SCRIPT_SECONDS).returncode == 0
+        return subprocess.run(command, cwd=ROOT, check=False, timeout=SCRIPT_TIMEOUT_S).returncode == 0
     except subprocess.TimeoutExpired:
-        print(f"{script}: ended after {SCRIPT_SECONDS} s", file=sys.stderr)
+        print(f"{script}: stopped after {SCRIPT_TIMEOUT_S} s", file=sys.stderr)
         return False
 
 
 def main() -> None:
-    parser = options(__doc__)
+    parser = make_parser(__doc__)
     parser.add_argument("--only", nargs="+", default=[], metavar="NAME", help="figures or scripts  [default: all]")
     parser.add_argument("--markdown", action="store_true", help="print the table of the benchmark file")
-    asked = parser.parse_args()
-    name = "bench-quick.json" if asked.quick else "bench.json"
-    output: Path = (asked.output or ROOT / "build" / name).absolute()
+    arguments = parser.parse_args()
+    name = "bench-quick.json" if arguments.quick else "bench.json"
+    output: Path = (arguments.output or ROOT / "build" / name).absolute()
     try:
-        scripts = choose(asked.only)
-        if asked.markdown:
+        scripts = choose(arguments.only)
+        if arguments.markdown:
             print(markdown_table(read_entries(output)))
             return
     except ValueError as error:
         parser.error(str(error))
-    # A run of all of them replaces the file, but not before it has ended.
-    written = output if asked.only else output.with_name(output.name + ".new")
-    if not asked.only:
+    # A run of all scripts replaces the file, but only at the end.
+    written = output if arguments.only else output.with_name(output.name + ".new")
+    if not arguments.only:
         written.unlink(missing_ok=True)
-    words = ["--output", str(written), *(["--quick"] if asked.quick else [])]
-    words += [] if asked.rounds is None else ["--rounds", str(asked.rounds)]
-    words += ["--videos", *(str(video.absolute()) for video in asked.videos)] if asked.videos else []
+    words = ["--output", str(written), *(["--quick"] if arguments.quick else [])]
+    words += [] if arguments.rounds is None else ["--rounds", str(arguments.rounds)]
+    words += ["--videos", *(str(video.absolute()) for video in arguments.videos)] if arguments.videos else []
     start, failed = time.monotonic(), []
     for script in scripts:
         print(f"== {script}", flush=True)
         if not run_script(script, words):
             failed.append(script)
-    told = "nothing measured"
+    outcome = "nothing measured"
     if written.is_file():
         written.replace(output)
-        print(f"\n{plain_table(read_entries(output))}")
-        told = "nothing measured" if len(failed) == len(scripts) else f"written to {output}"
-    print(f"\n{(time.monotonic() - start) / 60:.1f} min; {told}")
+        print(f"\n{text_table(read_entries(output))}")
+        if len(failed) < len(scripts):
+            outcome = f"written to {output}"
+    print(f"\n{(time.monotonic() - start) / 60:.1f} min; {outcome}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

@@ -1,8 +1,8 @@
-"""Forward cost of one pre-training sample: a clip, a keyframe, four motion windows; R(2+1)D-26.
+"""Cost of one pre-training sample (a clip, a keyframe, four motion windows) in the forward pass of R(2+1)D-26.
 
     python -m tests.benchmarks.sample_cost [--rounds 5] [--output build/bench.json]
 
-Counted, not timed, by torch's ``FlopCounterMode``: matrices, convolutions and attention.
+Operations are counted, not timed, by torch's ``FlopCounterMode``: matrix products, convolutions and attention.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cmd_train.models.config import ModelConfig
 from cmd_train.models.pretrain import PretrainModel
+from tests.benchmarks.harness import Settings, run_benchmark
 from tests.benchmarks.measuring import Result
-from tests.benchmarks.subject import Plan, run_subject
 
 MotionInput = Literal["native", "paper"]
 FORMS: tuple[MotionInput, ...] = get_args(MotionInput)
 SAMPLES, WINDOWS = 2, 4
 
 
-def gflop_a_sample(motion_input: MotionInput) -> float:
+def gflop_per_sample(motion_input: MotionInput) -> float:
     config = ModelConfig(motion_input=motion_input)
     size = config.crop_size
     with torch.device("meta"):
@@ -38,15 +38,15 @@ def gflop_a_sample(motion_input: MotionInput) -> float:
     return float(counter.get_total_flops()) / SAMPLES / 1e9
 
 
-def benchmark(plan: Plan) -> list[Result]:
-    counts = {form: tuple(gflop_a_sample(form) for _ in range(plan.rounds)) for form in FORMS}
-    words = {"native": "native motion encoder; a count", "paper": "the paper's motion encoder; a count"}
+def benchmark(settings: Settings) -> list[Result]:
+    counts = {form: tuple(gflop_per_sample(form) for _ in range(settings.rounds)) for form in FORMS}
+    versus = {"native": "native motion encoder; counted", "paper": "the paper's motion encoder; counted"}
     return [
         Result(
             name="sample_gflop" if form == "native" else "sample_gflop_paper",
             values=values,
             unit="GFLOP",
-            versus=words[form],
+            versus=versus[form],
             source="no input: R(2+1)D-26, 16 x 112 x 112, one sample forward",
         )
         for form, values in counts.items()
@@ -54,4 +54,4 @@ def benchmark(plan: Plan) -> list[Result]:
 
 
 if __name__ == "__main__":
-    run_subject(benchmark, __doc__, sys.argv[1:])
+    run_benchmark(benchmark, __doc__, sys.argv[1:])

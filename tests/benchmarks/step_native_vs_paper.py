@@ -1,10 +1,10 @@
-"""Samples a second of a pre-training step: native motion encoder, the paper's, and a free one (the ceiling).
+"""Samples per second of a pre-training step with the native motion encoder, the paper's, and none (upper bound).
 
     python -m tests.benchmarks.step_native_vs_paper [--rounds 5] [--quick] [--output build/bench.json]
         [--backbone r2plus1d_26] [--batch 4] [--threads 2] [--device cpu] [--precision float32] [--channels-last]
 
-By the clock, since that is what a training waits for; the three take turns. ``--videos`` is of no use: the batches are
-noise, in the shapes of 340 x 256 video.
+Measures wall-clock time in interleaved rounds. ``--videos`` is not used: the batches are noise in the shapes of
+340 x 256 video.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from cmd_extract.schema import ShardHeader
 from cmd_train.config import TrainConfig, build_config
 from cmd_train.data.batch import Batch
 from cmd_train.data.sampling_report import SamplingReport
-from cmd_train.distributed.process_group import Placement
+from cmd_train.distributed.process_group import RankContext
 from cmd_train.engine.objective import PretrainObjective
 from cmd_train.engine.optim import build_optimizer
 from cmd_train.engine.step import GradientStep
 from cmd_train.models.build import build_model
+from tests.benchmarks.harness import Settings, run_benchmark
 from tests.benchmarks.measuring import Result
-from tests.benchmarks.subject import Plan, run_subject
 
 HEADER = ShardHeader(
     config={}, config_hash="", canonical_width=340, canonical_height=256, frame_width=170, frame_height=128, cell_px=8
@@ -36,7 +36,7 @@ HEADER = ShardHeader(
 
 
 class FreeEncoder(nn.Module):
-    """Gives features of the right shape for nothing."""
+    """Returns features of the right shape without computation."""
 
     def __init__(self, channels: int, side: int) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def some_batch(size: int, frames: int) -> Batch:
 
 
 class Step:
-    """One network with its optimiser."""
+    """A network with its optimizer."""
 
     def __init__(self, config: TrainConfig, device: torch.device, *, free: bool) -> None:
         model = build_model(config.model, seed=config.run.seed)
@@ -70,13 +70,13 @@ class Step:
         layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
         model.to(device, memory_format=layout)
         self.optimizer = build_optimizer(model, config.optim)
-        placement = Placement(rank=0, world_size=1, device=device)
-        self.gradients = GradientStep(model, PretrainObjective(config, HEADER), config, placement, print)
+        context = RankContext(rank=0, world_size=1, device=device)
+        self.gradients = GradientStep(model, PretrainObjective(config, HEADER), config, context, print)
         self.batch = some_batch(config.optim.batch_size, config.model.clip_frames).to(device)
         self.done = 0
 
     def rate(self) -> float:
-        """Samples a second of one step."""
+        """Take one step and return the samples per second."""
         if self.batch.video_B.is_cuda:
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -92,24 +92,24 @@ TINY = {"model.width": 8, "model.encoder_width": 4, "model.crop_size": 32, "mode
 FORMS = {"paper": ("paper", False), "native": ("native", False), "free": ("native", True)}
 
 
-def benchmark(plan: Plan, asked: argparse.Namespace) -> list[Result]:
-    torch.set_num_threads(asked.threads)
+def benchmark(settings: Settings, options: argparse.Namespace) -> list[Result]:
+    torch.set_num_threads(options.threads)
     torch.manual_seed(0)
 
     def configured(motion_input: str) -> TrainConfig:
-        changes = {"model.backbone": asked.backbone, "model.motion_input": motion_input}
-        changes |= {"optim.batch_size": asked.batch, "run.precision": asked.precision}
-        changes |= {"run.channels_last": asked.channels_last}
-        return build_config("ucf101", changes | (TINY if plan.quick else {}))
+        changes = {"model.backbone": options.backbone, "model.motion_input": motion_input}
+        changes |= {"optim.batch_size": options.batch, "run.precision": options.precision}
+        changes |= {"run.channels_last": options.channels_last}
+        return build_config("ucf101", changes | (TINY if settings.quick else {}))
 
-    device = torch.device(asked.device)
+    device = torch.device(options.device)
     steps = {name: Step(configured(form), device, free=free) for name, (form, free) in FORMS.items()}
     for step in steps.values():
         step.rate()
-    # In turn, so that other work on the machine meets all alike.
-    rates = [{name: step.rate() for name, step in steps.items()} for _ in range(plan.rounds)]
-    on = f"{asked.threads} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
-    source = f"noise: {asked.backbone}, batch {asked.batch}, {asked.precision}, {on}"
+    # Interleave the measurements, so that other load affects all of them equally.
+    rates = [{name: step.rate() for name, step in steps.items()} for _ in range(settings.rounds)]
+    on = f"{options.threads} threads" if device.type == "cpu" else torch.cuda.get_device_name(device)
+    source = f"noise: {options.backbone}, batch {options.batch}, {options.precision}, {on}"
 
     def result(name: str, form: str, over: str | None, versus: str) -> Result:
         values = tuple(row[form] / (row[over] if over else 1) for row in rates)
@@ -117,22 +117,22 @@ def benchmark(plan: Plan, asked: argparse.Namespace) -> list[Result]:
         return Result(name=name, values=values, unit=unit, versus=versus, source=source)
 
     return [
-        result("step_native_vs_paper", "native", "paper", "the paper's motion encoder, by the clock"),
-        result("step_free_vs_paper", "free", "paper", "the paper's; no motion encoder at all: the ceiling"),
-        result("step_samples_per_s", "native", None, "native motion encoder, by the clock"),
+        result("step_native_vs_paper", "native", "paper", "the paper's motion encoder, wall-clock time"),
+        result("step_free_vs_paper", "free", "paper", "the paper's; upper bound, without a motion encoder"),
+        result("step_samples_per_s", "native", None, "native motion encoder, wall-clock time"),
     ]
 
 
 def main() -> None:
-    own = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    own.add_argument("--backbone", default="r2plus1d_26")
-    own.add_argument("--batch", type=int, default=4)
-    own.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
-    own.add_argument("--device", default="cpu")
-    own.add_argument("--precision", default="float32")
-    own.add_argument("--channels-last", action="store_true")
-    asked, rest = own.parse_known_args(sys.argv[1:])
-    run_subject(partial(benchmark, asked=asked), __doc__, rest)
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--backbone", default="r2plus1d_26")
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--precision", default="float32")
+    parser.add_argument("--channels-last", action="store_true")
+    options, rest = parser.parse_known_args(sys.argv[1:])
+    run_benchmark(partial(benchmark, options=options), __doc__, rest)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ from cmd_extract.cli.main import main
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from tests.cluster.extraction import (
     SHARD_OPTIONS,
+    SOME_FAILED,
     VIDEOS,
-    WITH_FAILURES,
     SmallExtraction,
     write_gated_ffmpeg,
     write_manifest,
@@ -24,20 +24,20 @@ from tests.cluster.slurm import SlurmCluster, missing_programs
 
 @pytest.fixture(scope="session")
 def slurm() -> Iterator[SlurmCluster]:
-    """A real Slurm of 4 virtual nodes with 2 cores each, for the whole session.
+    """A real Slurm cluster of 4 virtual nodes with 2 cores each.
 
-    ``make test-cluster`` installs what it needs. Where it could have done so, its absence is a failure.
+    If Slurm is missing, the tests fail where ``make test-cluster`` could have installed it, and are skipped elsewhere.
     """
     missing, root = missing_programs(), os.geteuid() == 0
     if missing and root and shutil.which("apt-get"):
         pytest.fail(f"Slurm is not installed ({', '.join(missing)}); `make test-cluster` installs it")
     if missing:
-        pytest.skip(f"no Slurm here ({', '.join(missing)}), and it cannot be installed: that takes root and apt-get")
+        pytest.skip(f"Slurm is not installed ({', '.join(missing)}), and installing it needs root and apt-get")
     if not root:
-        pytest.skip("Slurm's virtual nodes need root (a mount namespace each)")
-    # Not pytest's own folder: sockets may have a path of 107 bytes at most.
+        pytest.skip("virtual Slurm nodes need root, for a mount namespace each")
+    # pytest's own folder would be too deep: socket paths are limited to 107 bytes.
     folder = Path(tempfile.mkdtemp(prefix="slurm-"))
-    folder.chmod(0o755)  # munged insists
+    folder.chmod(0o755)  # required by munged
     try:
         with SlurmCluster(folder, nodes=4, cpus=2) as cluster:
             yield cluster
@@ -56,7 +56,7 @@ def small_extraction(
     damaged = folder / "v03.mp4"
     damaged.write_bytes(damaged.read_bytes()[: damaged.stat().st_size * 2 // 3])
     manifest, gated = write_manifest(folder), write_gated_ffmpeg(folder, ffmpeg)
-    done = CliRunner().invoke(main, ["run", str(manifest), str(folder / "one"), *SHARD_OPTIONS])
-    assert done.exit_code == WITH_FAILURES, done.output
-    assert "damaged   1" in done.output
-    return SmallExtraction(manifest=manifest, reference=folder / "one", ffmpeg=gated, gates=folder / "gates")
+    result = CliRunner().invoke(main, ["run", str(manifest), str(folder / "single"), *SHARD_OPTIONS])
+    assert result.exit_code == SOME_FAILED, result.output
+    assert "damaged   1" in result.output
+    return SmallExtraction(manifest=manifest, reference=folder / "single", ffmpeg=gated, gates=folder / "gates")

@@ -1,4 +1,4 @@
-"""A small extraction that goes wrong where it is told to, and what one machine makes of it."""
+"""A small extraction that can be paused at chosen videos, and its output on a single machine."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from cmd_extract.decode.ffmpeg import FfmpegBinary
 VIDEOS = 13
 SHARD_OPTIONS = ("--videos-per-shard", "2", "--workers", "1")
 SHARDS = 7
-WITH_FAILURES = 3  # exit code; the last row of the manifest has no file
+SOME_FAILED = 3  # exit code; the last manifest row has no file
 
 
 @dataclass(frozen=True, kw_only=True)
 class SmallExtraction:
-    """What the tests start from.
+    """Input and expected output.
 
     Attributes:
-        manifest: ``VIDEOS`` rows, the last without a file.
-        reference: what one machine makes of it.
-        ffmpeg: like the one at work, but it waits before a video for which there is a file in ``gates``.
-        gates: see there.
+        manifest: ``VIDEOS`` rows; the last one has no file.
+        reference: output folder of a run on a single machine.
+        ffmpeg: wrapper of FFmpeg that waits before a video as long as there is a file for it in ``gates``.
+        gates: folder of the gate files.
     """
 
     manifest: Path
@@ -34,7 +34,7 @@ class SmallExtraction:
     gates: Path
 
     def close_gate(self, video: int) -> Path:
-        """Holds up the extraction of a video until the file that is returned is removed."""
+        """Pause the extraction of a video until the returned file is removed."""
         gate = self.gates / f"v{video:02d}"
         gate.touch()
         return gate
@@ -66,20 +66,20 @@ def write_gated_ffmpeg(folder: Path, binary: FfmpegBinary) -> Path:
 
 
 def results(out: Path) -> dict[str, str]:
-    """Checksums of all that an extraction is to be judged by."""
+    """Return the checksums of all output files that must be reproducible."""
     paths = [*out.glob("shard-*.h5"), *(out / f for f in ("index.json", "failures.csv", "damaged.csv"))]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
 def attempts(out: Path, task: int) -> list[list[dict[str, Any]]]:
-    """The lines of the logs of each attempt at a task, oldest first."""
+    """Return the parsed log of each attempt at a task, oldest first."""
     logs = [
         [json.loads(line) for line in path.read_text().splitlines()] for path in (out / "tasks").glob(f"{task:05d}-*")
     ]
     return sorted(logs, key=lambda lines: lines[0]["time"])
 
 
-def made(out: Path) -> list[str]:
-    """Names of all shards that were made, as often as they were made."""
+def built(out: Path) -> list[str]:
+    """Return the names of all shards that were built, once per build."""
     lines = [line for path in (out / "tasks").iterdir() for line in path.read_text().splitlines()]
     return sorted(event["name"] for event in map(json.loads, lines) if event["event"] == "shard")

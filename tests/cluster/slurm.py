@@ -1,8 +1,8 @@
-"""A real Slurm with several virtual nodes on this machine, for tests: munge, slurmctld and one slurmd a node.
+"""A real Slurm cluster with several virtual nodes on this machine, for tests: munge, slurmctld and one slurmd per node.
 
-Everything lies under one folder and listens on loopback only; nothing in /etc is read or written, no systemd, no
-cgroups. It needs Debian's ``slurm-wlm`` and ``munge`` and root (each slurmd gets a mount namespace, so that node names
-resolve inside jobs). Every daemon is started in a session of its own and stopped by its process id.
+All files are in one folder and all daemons listen on loopback only; /etc, systemd and cgroups are not used. Requires
+Debian's ``slurm-wlm`` and ``munge``, and root: each slurmd has its own mount namespace, so that node names resolve
+inside jobs. Every daemon runs in its own session and is stopped by its process ID.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo", "unshare")
-_SBIN = "/usr/sbin:/sbin"  # not on every user's path; Debian's daemons lie there
+_SBIN = "/usr/sbin:/sbin"  # location of Debian's daemons, not on every user's PATH
 _UP_SECONDS = 60.0
 _DOWN_SECONDS = 20.0
 _COMMAND_SECONDS = 30.0
@@ -66,7 +66,7 @@ _NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs
 
 
 def search_path() -> str:
-    """Where programs are looked for: first beside this Python, where the project's commands are."""
+    """Return the PATH for programs, starting with the folder of this Python and the project's commands."""
     return f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}:{_SBIN}"
 
 
@@ -75,21 +75,25 @@ def missing_programs() -> list[str]:
 
 
 def wait_until(condition: Callable[[], object], seconds: float, what: str, every: float = 0.1) -> None:
-    """Waits for ``condition`` to hold, at most ``seconds``."""
+    """Wait until ``condition`` holds.
+
+    Raises:
+        TimeoutError: it does not hold within ``seconds``.
+    """
     end = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > end:
-            raise TimeoutError(f"{what}: not within {seconds:g} s")
+            raise TimeoutError(f"{what}: timed out after {seconds:g} s")
         time.sleep(every)
 
 
 class SlurmCluster:
-    """Slurm on loopback; use as a context manager.
+    """Slurm cluster on loopback, a context manager.
 
     Args:
-        root: an existing empty folder with a short path (sockets lie in it).
-        nodes: virtual nodes, named n1, n2, ...
-        cpus: cores that each node claims to have.
+        root: existing empty folder with a short path, since it contains sockets.
+        nodes: number of virtual nodes, named n1, n2, ...
+        cpus: number of cores per node.
     """
 
     def __init__(self, root: Path, *, nodes: int = 2, cpus: int = 2) -> None:
@@ -97,7 +101,7 @@ class SlurmCluster:
         self.node_names = [f"n{i}" for i in range(1, nodes + 1)]
         self._cpus = cpus
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
-        # Of this cluster alone: whatever carries it in its environment belongs to the test.
+        # Unique to this cluster: processes with it in their environment belong to the test.
         self.mark = f"SLURM_CONF={root / 'slurm.conf'}"
         outer = {k: v for k, v in os.environ.items() if not k.startswith(("SLURM_", "SBATCH_"))}
         self.environ = outer | {"SLURM_CONF": str(root / "slurm.conf"), "PATH": search_path()}
@@ -114,10 +118,10 @@ class SlurmCluster:
         self.stop()
 
     def command(self, *arguments: object) -> str:
-        """Runs a command of Slurm, or any other one that is to see this Slurm, and returns what it prints.
+        """Run a command in the environment of this cluster and return its standard output.
 
         Raises:
-            RuntimeError: it failed; with what it said.
+            RuntimeError: the command failed; the message contains its output.
         """
         done = subprocess.run(
             [str(a) for a in arguments],
@@ -132,33 +136,33 @@ class SlurmCluster:
         return done.stdout
 
     def sbatch(self, *arguments: object) -> str:
-        """Submits a job and returns its id."""
+        """Submit a job and return its ID."""
         return self.command("sbatch", "--parsable", *arguments).strip().partition(";")[0]
 
     def queued(self, job: str | None = None) -> list[str]:
-        """Ids (``7`` or ``7_0``) of jobs and array tasks that have not ended."""
+        """Return the IDs (``7`` or ``7_0``) of jobs and array tasks that have not ended."""
         lines = self.command("squeue", "--noheader", "--array", "--format", "%i %F").splitlines()
         return [name for name, number in map(str.split, lines) if job in (None, name, number)]
 
     def wait(self, job: str, seconds: float) -> None:
-        """Waits until a job, or all tasks of an array, have left the queue."""
+        """Wait until a job, or all tasks of an array, have left the queue."""
         try:
             wait_until(lambda: not self.queued(job), seconds, f"job {job}", every=0.2)
         except TimeoutError as error:
             raise TimeoutError(f"{error}\n{self.command('squeue', '--array')}{self.logs()}") from None
 
     def job(self, job: str) -> dict[str, str]:
-        """What ``scontrol show job`` says: ``JobState``, ``Restarts``, ``ExitCode``, ..."""
+        """Return the fields of ``scontrol show job``: ``JobState``, ``Restarts``, ``ExitCode``, ..."""
         text = self.command("scontrol", "--oneliner", "show", "job", job)
         return dict(word.partition("=")[::2] for word in text.split())
 
     def processes(self, *marks: str) -> dict[int, str]:
-        """Number and command line of live processes that carry this cluster, and ``marks``, in their environment."""
+        """Return ID and command line of the processes that have this cluster and ``marks`` in their environment."""
         found = {}
         for folder in Path("/proc").iterdir():
             if not folder.name.isdecimal():
                 continue
-            # It may end while it is looked at.
+            # The process may end at any time.
             with contextlib.suppress(OSError):
                 variables = set((folder / "environ").read_bytes().split(b"\0"))
                 if {m.encode() for m in (self.mark, *marks)} <= variables:
@@ -166,28 +170,28 @@ class SlurmCluster:
         return found
 
     def stop(self) -> None:
-        """Cancels all jobs and ends the daemons.
+        """Cancel all jobs and stop the daemons.
 
         Raises:
-            RuntimeError: processes were left, which have now been killed.
+            RuntimeError: processes were still running and had to be killed.
         """
         if "slurmctld" in self._daemons:
             with contextlib.suppress(RuntimeError, TimeoutError, subprocess.TimeoutExpired):
                 self.command("scancel", "--user", pwd.getpwuid(os.geteuid()).pw_name)
                 wait_until(lambda: not self.queued(), _DOWN_SECONDS, "scancel")
         for name in [n for n in (*self.node_names, "slurmctld", "munged") if n in self._daemons]:
-            self._end(self._daemons.pop(name))
+            self._terminate(self._daemons.pop(name))
         with contextlib.suppress(TimeoutError):
-            wait_until(lambda: not self.processes(), 5.0, "the end of all processes")
+            wait_until(lambda: not self.processes(), 5.0, "exit of all processes")
         left = self.processes()
-        for number in left:
+        for pid in left:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(number, signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
         if left:
-            raise RuntimeError(f"processes of the test survived: {left}")
+            raise RuntimeError(f"processes of the test were still running: {left}")
 
     def logs(self) -> str:
-        """The ends of the daemons' logs."""
+        """Return the last part of each daemon's log."""
         files = sorted((self.root / "log").iterdir())
         return "".join(f"--- {f.name}\n{f.read_text(errors='replace')[-2000:]}\n" for f in files)
 
@@ -227,13 +231,13 @@ class SlurmCluster:
         return False
 
     def _wait_until(self, condition: Callable[[], bool], what: str) -> None:
-        def settled() -> bool:
+        def up_or_dead() -> bool:
             return condition() or any(d.poll() is not None for d in self._daemons.values())
 
         with contextlib.suppress(TimeoutError):
-            wait_until(settled, _UP_SECONDS, what)
+            wait_until(up_or_dead, _UP_SECONDS, what)
         if not condition():
-            raise RuntimeError(f"{what} did not come up\n{self.logs()}")
+            raise RuntimeError(f"{what} did not start\n{self.logs()}")
 
     def _spawn(self, name: str, *command: str) -> None:
         with (self.root / "log" / f"{name}.out").open("wb") as log:
@@ -248,7 +252,7 @@ class SlurmCluster:
             )
 
     @staticmethod
-    def _end(daemon: subprocess.Popen[bytes]) -> None:
+    def _terminate(daemon: subprocess.Popen[bytes]) -> None:
         daemon.terminate()
         try:
             daemon.wait(_DOWN_SECONDS)
@@ -260,6 +264,6 @@ class SlurmCluster:
 def _free_ports(count: int) -> list[int]:
     with contextlib.ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        return [one.getsockname()[1] for one in sockets]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

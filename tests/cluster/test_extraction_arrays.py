@@ -1,4 +1,4 @@
-"""Extraction by array jobs on a real Slurm: whatever happens to the tasks, the result is that of one machine."""
+"""Extraction with Slurm job arrays: whatever happens to the tasks, the output equals that of a single machine."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import signal
 import subprocess
 from pathlib import Path
 
-from cmd_extract.cli.cluster import __file__ as extract_file
-from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, WITH_FAILURES, SmallExtraction, attempts, made, results
+import cmd_extract.cluster
+from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, SOME_FAILED, SmallExtraction, attempts, built, results
 from tests.cluster.slurm import SlurmCluster, wait_until
 
-SCRIPT = Path(extract_file).parent / "cluster" / "slurm" / "extract.sbatch"
+SCRIPT = Path(cmd_extract.cluster.__file__).parent / "slurm" / "extract.sbatch"
 SMALL = ("--cpus-per-task=1", "--mem=500M", "--time=5")
 LIMIT = 180.0
 
 
 def start(slurm: SlurmCluster, small: SmallExtraction, out: Path, array: str, tasks: int) -> str:
-    """Submits the script that comes with the package; the number of tasks is said, as for single tasks."""
+    """Submit the script of the package with an explicit number of tasks, as for resubmitted single tasks."""
     return submit(slurm, small, out, array, SCRIPT, "--num-tasks", str(tasks))
 
 
@@ -31,16 +31,16 @@ def merge(slurm: SlurmCluster, out: Path) -> None:
     done = subprocess.run(
         ["cmd-extract", "merge", out], env=slurm.environ, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == WITH_FAILURES, done.stdout + done.stderr
+    assert done.returncode == SOME_FAILED, done.stdout + done.stderr
 
 
-def test_four_tasks_make_what_one_machine_makes(
+def test_four_tasks_produce_the_same_output_as_one_machine(
     slurm: SlurmCluster, small_extraction: SmallExtraction, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     script = tmp_path / "job.sh"
     script.write_text('#!/bin/bash\nexec cmd-extract run "$@"\n')
-    job = submit(slurm, small_extraction, out, "1-7:2%3", script)  # starts at 1, in steps, three at once
+    job = submit(slurm, small_extraction, out, "1-7:2%3", script)  # starts at 1, in steps of 2, at most three at once
     slurm.wait(job, LIMIT)
     for task in range(4):
         assert slurm.job(f"{job}_{2 * task + 1}")["JobState"] == "COMPLETED"
@@ -54,7 +54,7 @@ def test_four_tasks_make_what_one_machine_makes(
     assert results(out) == results(small_extraction.reference)
 
 
-def test_a_task_that_is_killed_and_requeued_continues(
+def test_killed_and_requeued_task_continues(
     slurm: SlurmCluster, small_extraction: SmallExtraction, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -64,30 +64,30 @@ def test_a_task_that_is_killed_and_requeued_continues(
     wait_until(lambda: first.exists() and second.exists(), LIMIT, "task 1 at its second shard")
     before = first.stat()
     tasks = slurm.processes("SLURM_ARRAY_TASK_ID=1")
-    # Its child, which extracts, may have been forked by now, under the same name.
-    main = min(number for number, command in tasks.items() if "cmd-extract run" in command)
+    # The extracting child may already exist, with the same command line.
+    main = min(pid for pid, command in tasks.items() if "cmd-extract run" in command)
     os.kill(main, signal.SIGKILL)
-    wait_until(lambda: f"{job}_1" not in slurm.queued(job), LIMIT, "the end of the killed task")
+    wait_until(lambda: f"{job}_1" not in slurm.queued(job), LIMIT, "exit of the killed task")
     gate.unlink()
     assert not (out / "shard-00005.h5").exists()
     slurm.command("scontrol", "requeue", f"{job}_1")
     slurm.wait(job, LIMIT)
     assert slurm.job(f"{job}_1")["Restarts"] == "1"
-    killed, again = attempts(out, 1)
-    assert [killed[0]["owner"]["restart"], again[0]["owner"]["restart"]] == [0, 1]
+    killed, requeued = attempts(out, 1)
+    assert [killed[0]["owner"]["restart"], requeued[0]["owner"]["restart"]] == [0, 1]
     assert killed[-1]["event"] != "end"
-    assert [event["name"] for event in again[1:-1]] == ["shard-00005.h5"], "what was finished is not made again"
+    assert [event["name"] for event in requeued[1:-1]] == ["shard-00005.h5"], "finished shards are not rebuilt"
     assert first.stat().st_mtime_ns == before.st_mtime_ns
     merge(slurm, out)
     assert results(out) == results(small_extraction.reference)
 
 
-def test_tasks_that_run_twice_at_once_do_the_work_once(
+def test_overlapping_tasks_build_each_shard_once(
     slurm: SlurmCluster, small_extraction: SmallExtraction, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     gate = small_extraction.close_gate(0)
-    # The same tasks twice, and others that share the manifest differently.
+    # The same array twice, and one with a different number of tasks.
     jobs = [start(slurm, small_extraction, out, f"0-{tasks - 1}", tasks) for tasks in (2, 2, 3)]
     wait_until(
         lambda: len(list((out / "tasks").glob("*.jsonl"))) == 7 if out.exists() else False, LIMIT, "7 tasks at once"
@@ -97,7 +97,7 @@ def test_tasks_that_run_twice_at_once_do_the_work_once(
     for job in jobs:
         slurm.wait(job, LIMIT)
     assert all(attempt[-1]["state"] == "done" for task in range(3) for attempt in attempts(out, task))
-    assert made(out) == [f"shard-{n:05d}.h5" for n in range(SHARDS)]
+    assert built(out) == [f"shard-{n:05d}.h5" for n in range(SHARDS)]
     merge(slurm, out)
     assert results(out) == results(small_extraction.reference)
 
@@ -116,7 +116,7 @@ def test_submit_waits_for_array_and_merge(
         timeout=LIMIT,
         check=False,
     )
-    assert done.returncode == WITH_FAILURES, done.stdout + done.stderr
+    assert done.returncode == SOME_FAILED, done.stdout + done.stderr
     assert f"{SHARDS} shards" in done.stdout
     assert results(out) == results(small_extraction.reference)
     logs = sorted(path.name.partition("-")[0] for path in (out / "jobs" / "logs").glob("*.log"))
@@ -124,4 +124,4 @@ def test_submit_waits_for_array_and_merge(
     status = subprocess.run(
         ["cmd-extract", "status", out], env=slurm.environ, capture_output=True, text=True, timeout=60
     )
-    assert f"{SHARDS} done, 0 running, 0 stale, 0 failed, 0 waiting; {SHARDS} in all; merged" in status.stdout
+    assert f"{SHARDS} shards: {SHARDS} done, 0 running, 0 stale, 0 failed, 0 waiting; merged" in status.stdout

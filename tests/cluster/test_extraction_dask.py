@@ -1,4 +1,4 @@
-"""Extraction by real dask processes on loopback."""
+"""Extraction with real Dask processes on loopback."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from pathlib import Path
 
 import pytest
 
-from cmd_extract.cluster.dask import DaskCluster, make_with_dask
+from cmd_extract.cluster.dask import DaskCluster, build_with_dask
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo, extract_video
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.pipeline import run_extraction
 from cmd_extract.schema import VideoRecord
-from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, WITH_FAILURES, SmallExtraction, results
+from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, SOME_FAILED, SmallExtraction, results
 from tests.cluster.slurm import wait_until
 from tests.paths import ROOT
 
 BIN = Path(sys.executable).parent
 LIMIT = 180.0
-# Workers must be allowed children, also under a nanny, and must find the functions of these tests. Two deaths show what
-# dask's usual four would.
+# Workers must be allowed to start processes, also under a nanny, and must be able to import these tests. Two deaths are
+# enough for these tests, instead of Dask's default of four.
 ENVIRON = os.environ | {
     "DASK_DISTRIBUTED__WORKER__DAEMON": "False",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
@@ -38,7 +38,7 @@ ENVIRON = os.environ | {
 
 
 class DaskProcesses:
-    """A scheduler and its workers, stopped by process id; what they print is in ``folder``."""
+    """A scheduler and its workers, stopped by process ID; their logs are in ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self.scheduler_file = folder / "scheduler.json"
@@ -47,12 +47,12 @@ class DaskProcesses:
         self._all: list[subprocess.Popen[bytes]] = []
 
     def start(self, workers: int, *options: str) -> None:
-        place = ("--host", "127.0.0.1", "--no-dashboard")
-        self._spawn("scheduler", *place, "--port", "0", "--scheduler-file", str(self.scheduler_file))
-        wait_until(lambda: self.scheduler_file.exists() and self.scheduler_file.read_text(), LIMIT, "dask's scheduler")
+        network = ("--host", "127.0.0.1", "--no-dashboard")
+        self._spawn("scheduler", *network, "--port", "0", "--scheduler-file", str(self.scheduler_file))
+        wait_until(lambda: self.scheduler_file.exists() and self.scheduler_file.read_text(), LIMIT, "Dask scheduler")
         rest = ("--scheduler-file", str(self.scheduler_file), "--nthreads", "1", "--death-timeout", "60", *options)
         local = ("--local-directory", str(self._folder / "local"))
-        self.workers = [self._spawn("worker", *place, *rest, *local) for _ in range(workers)]
+        self.workers = [self._spawn("worker", *network, *rest, *local) for _ in range(workers)]
 
     def stop(self) -> None:
         for process in reversed(self._all):
@@ -81,7 +81,7 @@ def dask_processes(folder: Path, workers: int, *options: str) -> Iterator[DaskPr
         processes.stop()
 
 
-def test_a_worker_killed_in_the_middle_loses_nothing(small_extraction: SmallExtraction, tmp_path: Path) -> None:
+def test_shard_of_a_killed_worker_is_rebuilt(small_extraction: SmallExtraction, tmp_path: Path) -> None:
     out = tmp_path / "out"
     gates = [small_extraction.close_gate(video) for video in (4, 6)]
     command = [BIN / "cmd-extract", "run", small_extraction.manifest, out, "--ffmpeg", small_extraction.ffmpeg]
@@ -89,26 +89,26 @@ def test_a_worker_killed_in_the_middle_loses_nothing(small_extraction: SmallExtr
         dask_options = ["--backend", "dask", "--scheduler-file", dask.scheduler_file]
         run = subprocess.Popen([*command, *SHARD_OPTIONS, *dask_options], env=ENVIRON)
         try:
-            # Both workers now stand before a gate, each in the middle of a shard.
+            # Both workers are now waiting at a gate, each in the middle of a shard.
             wait_until(lambda: len(list(out.glob("shard-*.h5"))) == 2, LIMIT, "two shards")
-            wait_until(lambda: len(list(out.glob(".extract-*/shard-*.videos/*"))) == 2, LIMIT, "two more begun")
+            wait_until(lambda: len(list(out.glob(".extract-*/shard-*.videos/*"))) == 2, LIMIT, "two more started")
             dask.workers[0].kill()
             dask.workers[0].wait(20)
             for gate in gates:
                 gate.unlink()
-            assert run.wait(LIMIT) == WITH_FAILURES
+            assert run.wait(LIMIT) == SOME_FAILED
         finally:
             run.kill()
             run.wait(20)
     assert results(out) == results(small_extraction.reference)
     assert {p.name for p in out.iterdir()} == {*results(out), "run.json"} | {
         p.name
-        for p in out.glob(".extract-*")  # of the worker that was killed; the next run removes them
+        for p in out.glob(".extract-*")  # left by the killed worker; the next run removes them
     }
 
 
 def hostile_extract(source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary) -> ExtractedVideo:
-    """Kills its own process for one video, and the dask worker above it for another."""
+    """Kill the own process at one video, and the parent Dask worker at another."""
     if source.stem == "v02":
         os.kill(os.getpid(), signal.SIGKILL)
     if source.stem == "v05":
@@ -116,15 +116,15 @@ def hostile_extract(source: Path, config: ExtractConfig, workdir: Path, binary: 
     return extract_video(source, config, workdir, binary)
 
 
-def test_what_kills_workers_is_a_failure_and_its_neighbours_are_not_blamed(
+def test_video_that_kills_workers_fails_without_affecting_other_videos(
     small_extraction: SmallExtraction, ffmpeg: FfmpegBinary, tmp_path: Path
 ) -> None:
     out, videos = tmp_path / "out", small_extraction.manifest.parent
     rows = [VideoRecord(row=i, video_id=f"v{i:02d}", path=f"v{i:02d}.mp4") for i in range(8)]
     job = RunJob(root=videos, out=out, scratch=out, config=ExtractConfig(), binary=ffmpeg)
-    with dask_processes(tmp_path, 2) as dask:  # with nannies, which start new workers
-        spread = partial(make_with_dask, DaskCluster(scheduler_file=dask.scheduler_file))
-        summary = run_extraction(rows, job, workers=1, videos_per_shard=4, extract=hostile_extract, spread=spread)
+    with dask_processes(tmp_path, 2) as dask:  # with nannies, which restart workers
+        backend = partial(build_with_dask, DaskCluster(scheduler_file=dask.scheduler_file))
+        summary = run_extraction(rows, job, workers=1, videos_per_shard=4, extract=hostile_extract, backend=backend)
     assert (summary.videos, summary.failures, summary.shards) == (6, 2, 2)
     with (out / "failures.csv").open() as stream:
         assert [(row["row"], row["stage"]) for row in csv.DictReader(stream)] == [("2", "crash"), ("5", "crash")]
@@ -132,7 +132,7 @@ def test_what_kills_workers_is_a_failure_and_its_neighbours_are_not_blamed(
 
 
 def deadly_extract(source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary) -> ExtractedVideo:
-    """Kills the worker whatever the video is, and lets every second turn come to its second video."""
+    """Kill the worker at any video; every second attempt gets as far as its second video."""
     begun = workdir.parent.parent.parent / "begun"
     with begun.open("a") as stream:
         stream.write(f"{source.stem}\n")
@@ -142,33 +142,33 @@ def deadly_extract(source: Path, config: ExtractConfig, workdir: Path, binary: F
     return extract_video(source, config, workdir, binary)
 
 
-def test_workers_that_die_of_no_single_video_are_an_error(
+def test_worker_deaths_without_a_single_culprit_are_an_error(
     small_extraction: SmallExtraction, ffmpeg: FfmpegBinary, tmp_path: Path
 ) -> None:
     out, videos = tmp_path / "out", small_extraction.manifest.parent
     rows = [VideoRecord(row=i, video_id=f"v{i:02d}", path=f"v{i:02d}.mp4") for i in range(2)]
     job = RunJob(root=videos, out=out, scratch=out, config=ExtractConfig(), binary=ffmpeg)
     with dask_processes(tmp_path, 1) as dask:
-        spread = partial(make_with_dask, DaskCluster(scheduler_file=dask.scheduler_file))
-        with pytest.raises(RuntimeError, match=r"workers died while they made 1 shard \(shard-00000\.h5\)"):
-            run_extraction(rows, job, workers=1, videos_per_shard=2, extract=deadly_extract, spread=spread)
+        backend = partial(build_with_dask, DaskCluster(scheduler_file=dask.scheduler_file))
+        with pytest.raises(RuntimeError, match=r"workers died repeatedly while building 1 shard \(shard-00000\.h5\)"):
+            run_extraction(rows, job, workers=1, videos_per_shard=2, extract=deadly_extract, backend=backend)
     assert not list(out.glob("shard-*.h5"))
 
 
-def test_without_a_scheduler_dask_starts_workers_here(small_extraction: SmallExtraction, tmp_path: Path) -> None:
+def test_local_workers_start_without_a_scheduler(small_extraction: SmallExtraction, tmp_path: Path) -> None:
     command = [BIN / "cmd-extract", "run", small_extraction.manifest, tmp_path / "out", "--videos-per-shard", "2"]
     command += ["--workers", "2", "--backend", "dask", "--scratch", tmp_path / "scratch"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT, check=False)
-    assert done.returncode == WITH_FAILURES, done.stderr
+    assert done.returncode == SOME_FAILED, done.stderr
     assert f"shards    {SHARDS}" in done.stdout
     assert results(tmp_path / "out") == results(small_extraction.reference)
     assert not list((tmp_path / "scratch").iterdir())
 
 
-def test_an_absent_scheduler_is_an_error_of_one_line(small_extraction: SmallExtraction, tmp_path: Path) -> None:
+def test_missing_scheduler_is_reported_in_one_line(small_extraction: SmallExtraction, tmp_path: Path) -> None:
     command = [BIN / "cmd-extract", "run", small_extraction.manifest, tmp_path / "out", "--backend", "dask"]
     command += ["--scheduler", "tcp://127.0.0.1:9"]
     environ = os.environ | {"DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT": "1s"}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, timeout=LIMIT, check=False)
     assert done.returncode == 1
-    assert "no dask scheduler answers at tcp://127.0.0.1:9" in done.stderr.splitlines()[-1]
+    assert "cannot connect to the Dask scheduler at tcp://127.0.0.1:9" in done.stderr.splitlines()[-1]

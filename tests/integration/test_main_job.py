@@ -49,7 +49,7 @@ def test_training_writes_metrics_and_a_checkpoint(trained: Path) -> None:
     assert state["step"] == steps[-1]
 
 
-def test_metrics_tell_how_features_are_spread(trained: Path) -> None:
+def test_metrics_describe_the_spread_of_features(trained: Path) -> None:
     (*_, last) = (json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines())
     for head in ("context", "motion"):
         assert 0 <= last[f"{head}_alignment"] <= 4
@@ -86,8 +86,8 @@ def test_options_beyond_the_paper_train_and_resume_exactly(few_shards: Path, tmp
     assert losses(whole) == losses(stopped)
 
 
-def test_only_the_train_rows_are_trained_on(trained: Path) -> None:
-    # 12 of the 24 videos are in the part, 4 make a batch: three steps an epoch; all of them would make six.
+def test_only_the_train_part_is_used(trained: Path) -> None:
+    # 12 of the 24 videos are in the part, in batches of 4: three steps per epoch; all videos would make six.
     assert load_checkpoint(trained).step == 6
 
 
@@ -100,17 +100,17 @@ def test_retrieval_prints_and_writes_a_table(trained: Path, few_shards: Path, tm
         2,
         "--workers",
         0,
-        "--label",
+        "--target",
         "label",
-        "--label",
+        "--target",
         "group",
     )
     result = call(eval_main, "retrieval", trained, *common, "--output", tmp_path / "trained.json")
     assert result.exit_code == 0, result.output
     assert "R@50" in result.output
-    assert "embed " in result.output  # the line of progress
+    assert "embed " in result.output  # the progress line
     record = json.loads((tmp_path / "trained.json").read_text())
-    assert [r["label"] for r in record["splits"]] == ["label", "group"]
+    assert [r["target"] for r in record["splits"]] == ["label", "group"]
     assert (record["splits"][0]["queries"], record["splits"][0]["gallery"]) == (12, 12)
     assert not any("trained on" in note for note in record["notes"])
     assert set(record["splits"][0]["recall"]) == {"R@1", "R@5", "R@10", "R@20", "R@50"}
@@ -136,7 +136,7 @@ def test_retrieval_prints_and_writes_a_table(trained: Path, few_shards: Path, tm
     assert "last training batches" in both.output
 
 
-def test_untrained_means_the_weights_before_the_first_step(trained: Path) -> None:
+def test_untrained_uses_the_weights_before_the_first_step(trained: Path) -> None:
     checkpoint = load_checkpoint(trained)
     config = config_from_dict(checkpoint.config["settings"])
     before = load_backbone(checkpoint, config, untrained=True).state_dict()
@@ -146,14 +146,14 @@ def test_untrained_means_the_weights_before_the_first_step(trained: Path) -> Non
     assert not same(before, own)
 
 
-def test_queries_that_were_trained_on_are_told(trained: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_queries_seen_in_training_are_reported(trained: Path, few_shards: Path, tmp_path: Path) -> None:
     common = (few_shards, "--split-column", "split", "--clips", 2, "--workers", 0, "--output", tmp_path / "r.json")
-    result = call(eval_main, "retrieval", trained, *common, "--query", "train", "--gallery", "test")
+    result = call(eval_main, "retrieval", trained, *common, "--test-part", "train", "--train-part", "test")
     assert result.exit_code == 0, result.output
     assert "trained on 12 of the 12 queries" in result.output
 
 
-def test_the_same_again_gives_the_same_weights(trained: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_training_is_reproducible(trained: Path, few_shards: Path, tmp_path: Path) -> None:
     result = call(train_main, "pretrain", few_shards, tmp_path / "run", *SMALL, "--epochs", 2, "--workers", 2)
     assert result.exit_code == 0, result.output
     assert same(weights(trained), weights(tmp_path / "run"))
@@ -173,7 +173,7 @@ def start(arguments: Sequence[object]) -> subprocess.Popen[str]:
 
 
 @pytest.mark.slow
-def test_a_stopped_training_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
+def test_stopped_run_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
     arguments = (
         "pretrain",
         few_shards,
@@ -193,16 +193,16 @@ def test_a_stopped_training_continues_bit_for_bit(few_shards: Path, tmp_path: Pa
         assert time.monotonic() < deadline
         if line.startswith("step 3/"):
             break
-    # To the whole group, as batch systems do: the decoding workers get it too. Two are no more than one.
+    # Signal the whole process group including the data workers, as batch systems do. A second signal has no effect.
     os.killpg(process.pid, signal.SIGUSR1)
     os.killpg(process.pid, signal.SIGTERM)
     process.communicate(timeout=60)
     assert process.returncode == 130
     stopped_at = load_checkpoint(tmp_path / "stopped").step
     assert 3 <= stopped_at < 30
-    told = json.loads((tmp_path / "stopped" / "stopped").read_text())
-    assert told["step"] == stopped_at
-    assert told["reason"] in ("SIGUSR1", "SIGTERM")
+    outcome = json.loads((tmp_path / "stopped" / "stopped").read_text())
+    assert outcome["step"] == stopped_at
+    assert outcome["reason"] in ("SIGUSR1", "SIGTERM")
     assert call(train_main, *arguments).exit_code == 0
     assert call(train_main, "pretrain", few_shards, tmp_path / "whole", *arguments[3:]).exit_code == 0
     assert [step for step, _ in losses(tmp_path / "stopped")] == list(range(1, 31))
@@ -210,18 +210,18 @@ def test_a_stopped_training_continues_bit_for_bit(few_shards: Path, tmp_path: Pa
     assert same(weights(tmp_path / "stopped"), weights(tmp_path / "whole"))
 
 
-def test_time_and_a_file_stop_a_training_that_then_continues(trained: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_run_stopped_by_time_limit_or_file_continues(trained: Path, few_shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
     arguments = ("pretrain", few_shards, run_dir, *SMALL, "--epochs", 2)
     result = call(train_main, *arguments, "--max-hours", 1e-9)
     assert result.exit_code == 130, result.output
-    assert "stopped after step 1 (the time is up);" in result.output
-    assert json.loads((run_dir / "stopped").read_text()) == {"step": 1, "reason": "the time is up"}
-    assert load_checkpoint(run_dir).config == load_checkpoint(trained).config, "no part of the configuration"
+    assert "Stopped after step 1 (time limit reached)." in result.output
+    assert json.loads((run_dir / "stopped").read_text()) == {"step": 1, "reason": "time limit reached"}
+    assert load_checkpoint(run_dir).config == load_checkpoint(trained).config, "the time limit is not recorded"
     (run_dir / "stop").touch()
     result = call(train_main, *arguments, "--max-hours", 1000)
     assert result.exit_code == 130, result.output
-    assert f"stopped after step 2 ({run_dir / 'stop'} was there);" in result.output
+    assert f"Stopped after step 2 (found {run_dir / 'stop'})." in result.output
     assert json.loads((run_dir / "stopped").read_text())["step"] == 2
     assert not (run_dir / "stop").exists()
     result = call(train_main, *arguments)
@@ -232,7 +232,7 @@ def test_time_and_a_file_stop_a_training_that_then_continues(trained: Path, few_
     assert same(weights(run_dir), weights(trained))
 
 
-def test_a_training_starts_from_given_weights(trained: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_run_starts_from_initial_weights(trained: Path, few_shards: Path, tmp_path: Path) -> None:
     start = tmp_path / "start"
     shutil.copytree(trained, start)
     arguments = ("pretrain", few_shards, tmp_path / "run", *SMALL, "--epochs", 1)
@@ -249,12 +249,37 @@ def test_a_training_starts_from_given_weights(trained: Path, few_shards: Path, t
         assert result.exit_code == 0, result.output
     result = call(train_main, *arguments, *rates, "--init", trained)
     assert result.exit_code == 1
-    assert f"began from {start}" in result.output
+    assert f"started from {start}" in result.output
     result = call(train_main, "pretrain", few_shards, trained, *SMALL, "--epochs", 2, "--init", start)
-    assert "began without --init" in result.output
+    assert "started from scratch" in result.output
 
 
-def test_another_configuration_does_not_continue_a_training(trained: Path, few_shards: Path) -> None:
+def test_video_selection_is_reported_recorded_and_continued(trained: Path, few_shards: Path, tmp_path: Path) -> None:
+    words = [word for word in SMALL if word not in ("--split-column", "split")]
+    # The only split column is the default, so a run that was started with --split-column continues without it.
+    result = call(train_main, "pretrain", few_shards, trained, *words, "--epochs", 2)
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[0] == "Training on part 'train' of split column 'split': 12 of 24 videos"
+    data = load_checkpoint(trained).config["settings"]["data"]
+    assert (data["split_column"], data["train_part"], data["all_videos"]) == ("split", "train", False)
+    result = call(train_main, "pretrain", few_shards, trained, *words, "--epochs", 2, "--all-videos")
+    assert result.exit_code == 1
+    assert "data.all_videos: False is now True" in result.output
+    result = call(train_main, "pretrain", few_shards, tmp_path / "run", *words, "--epochs", 1, "--all-videos")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[0] == "Training on all 24 videos (--all-videos)"
+    data = load_checkpoint(tmp_path / "run").config["settings"]["data"]
+    assert (data["split_column"], data["all_videos"]) == (None, True)
+
+
+@pytest.mark.parametrize("option", [("--split-column", "split"), ("--train-part", "train")])
+def test_all_videos_contradicts_a_split(option: tuple[str, str], few_shards: Path, tmp_path: Path) -> None:
+    result = call(train_main, "pretrain", few_shards, tmp_path / "run", "--all-videos", *option)
+    assert result.exit_code == 2
+    assert f"--all-videos cannot be combined with {option[0]}." in result.output
+
+
+def test_run_does_not_continue_with_different_settings(trained: Path, few_shards: Path) -> None:
     before = {p: p.read_bytes() for p in trained.rglob("*") if p.is_file()}
     result = call(train_main, "pretrain", few_shards, trained, *SMALL, "--epochs", 3)
     assert result.exit_code == 1
@@ -266,15 +291,15 @@ def test_another_configuration_does_not_continue_a_training(trained: Path, few_s
     ("arguments", "words"),
     [
         (("--split-column", "split7"), "split7"),
-        (("--part", "val"), "'val'"),
+        (("--train-part", "val"), "'val'"),
         (("--batch-size", "500"), "500"),
         (("--recipe", "imagenet"), "imagenet"),
         (("--set", "model.depth=3"), "model.depth"),
-        (("--set", "model.context_head=false", "--set", "model.motion_head=false"), "must not both be False"),
+        (("--set", "model.context_head=false", "--set", "model.motion_head=false"), "at least one must be True"),
         (("--init", "/nowhere/weights.pth"), "/nowhere/weights.pth"),
     ],
 )
-def test_bad_input_is_named_before_the_first_step(
+def test_errors_name_invalid_input_before_the_first_step(
     few_shards: Path, tmp_path: Path, arguments: tuple[str, ...], words: str
 ) -> None:
     result = call(train_main, "pretrain", few_shards, tmp_path / "run", *SMALL, "--epochs", 1, *arguments)
@@ -283,13 +308,13 @@ def test_bad_input_is_named_before_the_first_step(
     assert not list_checkpoints(tmp_path / "run")
 
 
-def test_a_loss_that_is_not_finite_stops_the_training(few_shards: Path, tmp_path: Path) -> None:
+def test_loss_that_is_not_finite_stops_the_run(few_shards: Path, tmp_path: Path) -> None:
     options = ("--epochs", 4, "--set", "optim.lr_per_sample=1e30", "--set", "optim.clip_norm=0")
     result = call(train_main, "pretrain", few_shards, tmp_path / "run", *SMALL, *options)
     assert result.exit_code == 1
     assert "the loss is nan" in result.output
-    assert "left-" in result.output, "the videos of the step are named"
-    # What the failed step started from is saved, and which samples it took.
+    assert "left-" in result.output, "the videos of the step are listed"
+    # The weights from before the failed step are saved with the samples of its batch.
     failed = load_checkpoint(tmp_path / "run" / "failed")
     assert f"step {failed.step + 1}: the loss is nan" in result.output
     parameters = {name: value for name, value in failed.weights.items() if "running" not in name}
@@ -297,4 +322,4 @@ def test_a_loss_that_is_not_finite_stops_the_training(few_shards: Path, tmp_path
     state = failed.load_state()
     assert state["samples"].count("left-") + state["samples"].count("up-") == 4
     assert "(0, " in state["samples"]
-    assert not list_checkpoints(tmp_path / "run"), "a training does not continue from there by itself"
+    assert not list_checkpoints(tmp_path / "run"), "a run does not continue from there"

@@ -1,4 +1,4 @@
-"""The wheel and the sdist: what they hold, and that the installed commands run outside the tree."""
+"""Contents of the wheel and the sdist; the installed commands work outside the checkout."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ DATA = {
     "cmd_eval/report/template/page.html.j2",
     "cmd_eval/report/template/style.css",
 }
-# Of a checkout they may lie about; of a clone none of them does.
+# Untracked files of a checkout; a clone has none of them.
 NOT_CLONED = (".*", "build", "dist", "shared", "*.egg-info", "__pycache__")
 SECONDS = 300
 
 
 def run(*command: object, cwd: Path, **environment: str) -> str:
     words = [str(word) for word in command]
-    # PYTHONPATH may name the tree, which must not stand in for what is installed.
+    # PYTHONPATH may name the checkout, which must not shadow the installed packages.
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | environment
     done = subprocess.run(words, cwd=cwd, env=variables, capture_output=True, text=True, check=False, timeout=SECONDS)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -49,10 +49,10 @@ def run(*command: object, cwd: Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Both archives, the wheel made from the sdist, so that what the sdist lacks is missed."""
+    """Both archives. The wheel is built from the sdist, so that files missing from the sdist are noticed."""
     tree = tmp_path_factory.mktemp("clone") / "tree"
     shutil.copytree(ROOT, tree, ignore=shutil.ignore_patterns(*NOT_CLONED))
-    # What lies about in a tree that was worked in must not be packed.
+    # Stray files of a working tree must not be packed.
     for stray in ("build/demo/run.json", "extract/notes.txt", "eval/picture.png", "docs/picture.png"):
         path = tree / stray
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -68,7 +68,7 @@ def modules() -> set[str]:
     return found
 
 
-def test_the_wheel_holds_the_packages_and_nothing_else(dist: Path) -> None:
+def test_wheel_holds_the_packages_and_nothing_else(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     assert wheel.name == f"context_motion_decoupling-{PROJECT['version']}-py3-none-any.whl"
     with zipfile.ZipFile(wheel) as archive:
@@ -80,16 +80,17 @@ def test_the_wheel_holds_the_packages_and_nothing_else(dist: Path) -> None:
     assert empty == {f"{package}/py.typed" for package in PACKAGES}
 
 
-def test_the_sdist_holds_what_the_wheel_is_made_of(dist: Path) -> None:
+def test_sdist_holds_the_sources_of_the_wheel(dist: Path) -> None:
     (sdist,) = dist.glob("*.tar.gz")
     with tarfile.open(sdist) as archive:
         paths = [Path(item.name) for item in archive.getmembers() if item.isfile()]
     names = {Path(*path.parts[1:]).as_posix() for path in paths}
     assert {path.parts[0] for path in paths} == {sdist.name.removesuffix(".tar.gz")}
-    documents = {"README.md", "LICENSE", "CHANGELOG.md", "CITATION.cff", "data_manifests/demo.csv"}
+    documents = {"README.md", "LICENSE", "LICENSES.md", "CHANGELOG.md", "CITATION.cff", "data_manifests/demo.csv"}
+    documents |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
     documents |= {"extract/PLANNING.md", *(f"{folder}/README.md" for folder in (*FOLDERS, "data_manifests"))}
     packages = {f"{name.partition('/')[0].removeprefix('cmd_')}/{name}" for name in modules() | DATA}
-    assert names == packages | documents | {"pyproject.toml", "PKG-INFO", ".gitignore"}
+    assert names == packages | documents | {"pyproject.toml", "PKG-INFO"}
 
 
 def test_installed_commands_run_outside_the_tree(dist: Path, tmp_path: Path) -> None:
@@ -110,17 +111,16 @@ def test_installed_commands_run_outside_the_tree(dist: Path, tmp_path: Path) -> 
     )
     assert {path.name for path in (target / "bin").iterdir()} == set(PROJECT["scripts"])
     outside = tmp_path / "outside"
-    # A user's own folders of these names must not be imported instead.
-    outside.mkdir()
-    for name in FOLDERS:
-        (outside / f"{name}.py").write_text("raise ImportError('not this one')\n")
+    # A user's own modules of these names must not be imported instead.
+    (outside / "extract").mkdir(parents=True)
+    for path in (outside / "extract" / "__init__.py", outside / "train.py", outside / "eval.py"):
+        path.write_text("raise ImportError('not this one')\n")
     for name, place in PROJECT["scripts"].items():
-        command = target / "bin" / name
-        assert run(command, "--version", cwd=outside, PYTHONPATH=str(target)).split()[-1] == PROJECT["version"]
-        assert run(command, "--help", cwd=outside, PYTHONPATH=str(target)).startswith(f"Usage: {name} ")
-        package = place.partition(".")[0]
-        program = f"import {package}.cli.main; print({package}.cli.main.__file__)"
+        command, package = target / "bin" / name, place.partition(".")[0]
+        program = f"import cmd_extract, cmd_train, cmd_eval, {package}.cli.main as main; print(main.__file__)"
         for path in (str(target), f".{os.pathsep}{target}"):
+            assert run(command, "--version", cwd=outside, PYTHONPATH=path).split()[-1] == PROJECT["version"]
+            assert run(command, "--help", cwd=outside, PYTHONPATH=path).startswith(f"Usage: {name} ")
             loaded = Path(run(sys.executable, "-c", program, cwd=outside, PYTHONPATH=path).strip())
             assert loaded == target / package / "cli" / "main.py"
     batch_script = run(target / "bin" / "cmd-train", "sbatch", cwd=outside, PYTHONPATH=str(target))
@@ -129,27 +129,31 @@ def test_installed_commands_run_outside_the_tree(dist: Path, tmp_path: Path) -> 
     assert "ucf101" in recipes
 
 
-def test_extras_name_what_the_code_asks_for() -> None:
+def test_extras_match_the_optional_imports() -> None:
     extras = PROJECT["optional-dependencies"]
-    asked_for = {"cluster": ("distributed", "extract"), "report": ("jinja2", "eval"), "gpu": ("pynvml", "train")}
-    assert set(extras) == {*asked_for, "dev"}
-    for extra, (module, package) in asked_for.items():
+    modules_of = {
+        "cluster": ("distributed", "extract"),
+        "gpu": ("pynvml", "train"),
+        "tensorboard": ("torch.utils.tensorboard", "train"),
+    }
+    assert set(extras) == {*modules_of, "dev"}
+    for extra, (module, package) in modules_of.items():
         texts = [path.read_text("utf-8") for path in (ROOT / package).rglob("*.py")]
         assert any(re.search(rf"(import|from) {module}\b", text) for text in texts), (
             f"nothing in {package} uses {module}"
         )
         documents = [*texts, (ROOT / package / "README.md").read_text("utf-8")]
-        assert any(f"pip install '.[{extra}]'" in text for text in documents), f"nobody is told of {extra}"
+        assert any(f"pip install '.[{extra}]'" in text for text in documents), f"{extra} is not documented"
 
 
-def test_the_oldest_libraries_that_are_tried_are_those_that_are_allowed() -> None:
+def test_oldest_constraints_match_the_lower_bounds() -> None:
     runtime = [Requirement(text) for text in PROJECT["dependencies"]]
     tests = [Requirement(text) for text in PROJECT["optional-dependencies"]["dev"]]
 
     def oldest(name: str) -> Version:
-        """Tests may need a newer one than the packages do."""
-        asked = [r for r in runtime + tests if r.name == name]
-        return max(Version(part.version) for r in asked for part in r.specifier if part.operator == ">=")
+        """Lower bound; tests may need a newer version than the packages."""
+        bounds = [r for r in runtime + tests if r.name == name]
+        return max(Version(part.version) for r in bounds for part in r.specifier if part.operator == ">=")
 
     wanted = {f"{r.name}=={oldest(r.name)}.*" for r in runtime if r.name != "torch"}
     lines = (ROOT / ".ci" / "constraints-oldest.txt").read_text("utf-8").splitlines()

@@ -63,7 +63,7 @@ ALLOWED = {
         "cmd_train.models",
         "cmd_train.checkpoints",
         "cmd_train.distributed.process_group",
-        "cmd_train.monitoring.neighbours",
+        "cmd_train.monitoring.neighbors",
     ),
 }
 LOOP = {"cmd_train.engine.loop", "cmd_train.engine.objective", "av", "mvextractor"}

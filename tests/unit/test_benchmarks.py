@@ -1,4 +1,4 @@
-"""That the benchmarks run and what they write; never how fast anything is."""
+"""The benchmarks run and write complete files; no test asserts a speed."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 
 from tests.benchmarks.growth import slope
-from tests.benchmarks.measuring import Cost, Result, markdown_table, measure, plain_table, take_turns
+from tests.benchmarks.harness import read_entries, update_entries
+from tests.benchmarks.measuring import Cost, Result, interleave, markdown_table, measure_children, text_table
 from tests.benchmarks.plan_cluster import read_rates
 from tests.benchmarks.run import SCRIPTS, choose
-from tests.benchmarks.subject import keep_entries, read_entries
-from tests.benchmarks.vectors import OWN_STREAMS, REPEATS, SHARE, lengthened, results_of, worse_of
+from tests.benchmarks.vectors import OWN_STREAMS, REPEATS, SHARE, codec_results, scale_cost, worse_codec
 from tests.paths import ROOT
 
-PROMISED = """extract_overhead extract_fps vectors_fps_core vectors_vs_mvextractor vectors_vs_decode extract_scaling
+MAIN_FIGURES = """extract_overhead extract_fps vectors_fps_core vectors_vs_mvextractor vectors_vs_decode extract_scaling
 extract_rss_mb loader_clips_core loader_vs_online loader_vs_jpeg sample_gflop step_native_vs_paper
 retrieval_queries_per_s"""
 
@@ -26,9 +26,9 @@ def entry(name: str, *values: float) -> dict[str, object]:
     return Result(name=name, values=values, unit="x", versus="a peer", source="noise").entry("a machine", 0.5)
 
 
-def test_a_quick_run_writes_a_whole_benchmark_file(tmp_path: Path) -> None:
+def test_quick_run_writes_a_complete_benchmark_file(tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
-    keep_entries(output, [entry("other", 1.0)])
+    update_entries(output, [entry("other", 1.0)])
     command = [sys.executable, "-m", "tests.benchmarks.run", "--quick", "--only", "retrieval_queries_per_s"]
     done = subprocess.run(
         [*command, "--output", str(output)], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
@@ -48,11 +48,11 @@ def test_a_quick_run_writes_a_whole_benchmark_file(tmp_path: Path) -> None:
     assert "retrieval_queries_per_s" in done.stdout
 
 
-def test_every_promised_figure_has_a_script() -> None:
+def test_every_main_figure_has_a_script() -> None:
     scripts = {name: script for script, names in SCRIPTS.items() for name in names}
-    assert set(PROMISED.split()) <= set(scripts)
+    assert set(MAIN_FIGURES.split()) <= set(scripts)
     for name, script in scripts.items():
-        if script == "vectors":  # these names are put together: see below
+        if script == "vectors":  # its names are composed; tested below
             continue
         text = (ROOT / "tests" / "benchmarks" / f"{script}.py").read_text("utf-8")
         assert f'"{name}"' in text
@@ -61,67 +61,69 @@ def test_every_promised_figure_has_a_script() -> None:
         choose(["nothing"])
 
 
-def test_results_are_medians_with_their_spread() -> None:
+def test_result_is_the_median_with_its_range() -> None:
     found = entry("figure", 3.0, 1.0, 1000.0)
     assert (found["value"], found["low"], found["high"], found["rounds"]) == (3.0, 1.0, 1000.0, 3)
-    assert "3.00" in plain_table([found])
+    assert "3.00" in text_table([found])
     assert "| `figure` | 3.00 | 1.00 to 1,000 | x | a peer |" in markdown_table([found])
     with pytest.raises(ValueError, match="figure"):
         entry("figure", float("nan"))
 
 
-def test_processor_time_is_that_of_children_and_sides_take_turns() -> None:
+def test_processor_time_counts_child_processes_and_sides_are_interleaved() -> None:
     busy = "import time\nwhile time.process_time() < 0.3: pass"
-    cost = measure(lambda: subprocess.run([sys.executable, "-c", busy], check=True, timeout=60))
-    idle = measure(lambda: None)
+    cost = measure_children(lambda: subprocess.run([sys.executable, "-c", busy], check=True, timeout=60))
+    idle = measure_children(lambda: None)
     assert cost.cpu >= 0.25
     assert idle.cpu < 0.05
     order: list[str] = []
-    seen = take_turns({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
+    costs = interleave({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, 3)
     assert order == ["a", "b", "b", "a", "a", "b"]
-    assert [set(row) for row in seen] == [{"a", "b"}] * 3
+    assert [set(row) for row in costs] == [{"a", "b"}] * 3
 
 
-def test_entries_replace_those_of_their_names(tmp_path: Path) -> None:
+def test_entries_replace_entries_of_the_same_name(tmp_path: Path) -> None:
     path = tmp_path / "folder" / "bench.json"
-    keep_entries(path, [entry("extract_fps_core", 1.0), entry("extract_fps", 2.0)])
-    keep_entries(path, [entry("extract_fps_core", 300.0)])
+    update_entries(path, [entry("extract_fps_core", 1.0), entry("extract_fps", 2.0)])
+    update_entries(path, [entry("extract_fps_core", 300.0)])
     assert [(e["name"], e["value"]) for e in read_entries(path)] == [("extract_fps_core", 300.0), ("extract_fps", 2.0)]
-    # What a cluster is planned with is the rate of one core, not that of the machine.
+    # Clusters are planned with the rate per core, not with that of the machine.
     assert read_rates(path) == {"extract_fps_core": 300.0}
     with pytest.raises(ValueError, match="cannot be read"):
         read_entries(tmp_path / "absent.json")
-    keep_entries(path, [entry("extract_fps", 2.0) | {"machine": "two cores; --quick: no measurement"}])
+    update_entries(path, [entry("extract_fps", 2.0) | {"machine": "two cores; --quick: no measurement"}])
     with pytest.raises(ValueError, match="--quick"):
         read_rates(path)
 
 
 @pytest.mark.parametrize("field", ["name", "value", "machine"])
-def test_a_plan_names_the_file_whose_entries_lack_a_field(field: str, tmp_path: Path) -> None:
+def test_missing_field_is_an_error_that_names_the_file(field: str, tmp_path: Path) -> None:
     path = tmp_path / "bench.json"
-    whole = entry("extract_fps_core", 1.0)
-    path.write_text(json.dumps([whole, {key: value for key, value in whole.items() if key != field}]))
-    with pytest.raises(ValueError, match=f"bench.json: an entry without '{field}'; make it anew with python"):
+    complete = entry("extract_fps_core", 1.0)
+    path.write_text(json.dumps([complete, {key: value for key, value in complete.items() if key != field}]))
+    with pytest.raises(
+        ValueError, match=f"bench.json: an entry lacks the field '{field}'; create the file again with python"
+    ):
         read_rates(path)
 
 
-def test_slope_of_a_power() -> None:
+def test_slope_of_a_power_law() -> None:
     assert slope((1, 2, 4, 8), [5 * size**1.07 for size in (1, 2, 4, 8)]) == pytest.approx(1.07)
     with pytest.raises(RuntimeError, match="noisy"):
         slope((1, 2, 4, 8), [1.0, 0.0, 1.0, 2.0])
 
 
-def round_of(own: float, mvextractor: float, pyav: float, decode: float) -> dict[str, Cost]:
-    """Processor times of a round; a start of ours costs 0.5 s, one of mvextractor's loop 0.1 s."""
-    cpu = {"own": own, "mvextractor": mvextractor, "pyav": pyav, "decode": decode}
-    cpu |= {"own start": 0.5, "mvextractor start": 0.1}
+def round_costs(extract: float, mvextractor: float, pyav: float, decode: float) -> dict[str, Cost]:
+    """Processor times of one round; start-up takes 0.5 s for cmd-extract and 0.1 s for mvextractor's loop."""
+    cpu = {"cmd-extract": extract, "mvextractor": mvextractor, "pyav": pyav, "decode": decode}
+    cpu |= {"cmd-extract start": 0.5, "mvextractor start": 0.1}
     return {name: Cost(cpu=seconds, wall=0.0) for name, seconds in cpu.items()}
 
 
-def test_vectors_are_compared_with_and_without_the_start_and_by_the_worse_codec() -> None:
-    slow, quick = [round_of(2.5, 2.1, 5.0, 7.5)] * 3, [round_of(1.5, 2.1, 1.2, 3.0)] * 3
-    found = [*results_of("h264", 1000, slow, "noise"), *results_of("mpeg4", 3000, quick, "noise")]
-    figures = {result.name: result for result in (*worse_of(found), *found)}
+def test_vectors_are_compared_with_and_without_start_up_and_by_the_worse_codec() -> None:
+    slow, fast = [round_costs(2.5, 2.1, 5.0, 7.5)] * 3, [round_costs(1.5, 2.1, 1.2, 3.0)] * 3
+    results = [*codec_results("h264", 1000, slow, "noise"), *codec_results("mpeg4", 3000, fast, "noise")]
+    figures = {result.name: result for result in (*worse_codec(results), *results)}
     assert set(SCRIPTS["vectors"]) <= set(figures)
     values = {name: result.value for name, result in figures.items()}
     assert values["vectors_fps_core_h264"] == values["vectors_fps_core"] == pytest.approx(1000 / 2.5)
@@ -133,9 +135,9 @@ def test_vectors_are_compared_with_and_without_the_start_and_by_the_worse_codec(
     assert figures["vectors_vs_pyav"].versus.endswith("the worse codec (mpeg4)")
 
 
-def test_what_reads_shorter_files_is_reckoned_for_the_same_frames_with_one_start() -> None:
+def test_costs_of_shorter_files_are_scaled_without_start_up() -> None:
     assert set(REPEATS) == set(OWN_STREAMS)
     for codec, times in REPEATS.items():
-        assert times // SHARE * SHARE == times, codec
-    cost = lengthened(Cost(cpu=2.3, wall=1.1), Cost(cpu=0.3, wall=0.1), 4)
+        assert times % SHARE == 0, codec
+    cost = scale_cost(Cost(cpu=2.3, wall=1.1), Cost(cpu=0.3, wall=0.1), 4)
     assert (cost.cpu, cost.wall) == (pytest.approx(0.3 + 4 * 2.0), pytest.approx(0.1 + 4 * 1.0))

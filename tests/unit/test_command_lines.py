@@ -1,6 +1,6 @@
-"""Every command of the three groups: what it says when asked for help, and when it is given what it cannot use.
+"""Help texts and error messages of every command.
 
-That each does its work is tested where its work is; of ``manifest`` and ``synthesize`` that is here.
+What the commands do is tested elsewhere, except for ``manifest`` and ``synthesize``, which are tested here.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from cmd_train.cli.main import main as train_main
 GROUPS = {"cmd-extract": extract_main, "cmd-train": train_main, "cmd-eval": eval_main}
 COMMANDS = [(group, name) for group, command in GROUPS.items() for name in command.commands]
 
-# EMPTY is a folder with nothing in it, NOTES a text, LIST a manifest, OUT is not there yet.
-NO_USE = [
-    ("cmd-extract", 2, "run LIST OUT --size banana", "size: 'banana' is not a size such as 340x256"),
+# EMPTY is an empty folder, NOTES a text file, LIST a manifest; OUT does not exist.
+BAD_INPUT = [
+    ("cmd-extract", 2, "run LIST OUT --size banana", "size: must be WxH such as 340x256, got 'banana'"),
     ("cmd-extract", 1, "run NOTES OUT", "notes.txt"),
-    ("cmd-extract", 2, "submit LIST OUT --dry-run -- --task 0", "--task: not among the options of the tasks"),
+    ("cmd-extract", 2, "submit LIST OUT --dry-run -- --task 0", "--task: cannot be passed to the tasks"),
     ("cmd-extract", 1, "status EMPTY", "EMPTY"),
     ("cmd-extract", 1, "merge EMPTY", "EMPTY"),
     ("cmd-extract", 1, "verify EMPTY", "EMPTY"),
@@ -60,7 +60,7 @@ NO_USE = [
 
 
 @pytest.mark.parametrize(("group", "name"), COMMANDS)
-def test_every_command_explains_itself(group: str, name: str) -> None:
+def test_every_command_has_help(group: str, name: str) -> None:
     result = CliRunner().invoke(GROUPS[group], [name, "--help"])
     assert result.exit_code == 0, result.output
     assert "Error" not in result.output
@@ -68,27 +68,27 @@ def test_every_command_explains_itself(group: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_every_group_tells_its_version_and_its_commands(group: str) -> None:
-    told = CliRunner().invoke(GROUPS[group], ["--version"], prog_name=group)
-    assert (told.exit_code, told.output.startswith(f"{group}, version ")) == (0, True)
-    listed = CliRunner().invoke(GROUPS[group], ["--help"]).output
-    assert all(f"\n  {name} " in listed for name in GROUPS[group].commands)
+def test_every_group_shows_its_version_and_commands(group: str) -> None:
+    version = CliRunner().invoke(GROUPS[group], ["--version"], prog_name=group)
+    assert (version.exit_code, version.output.startswith(f"{group}, version ")) == (0, True)
+    help_text = CliRunner().invoke(GROUPS[group], ["--help"]).output
+    assert all(f"\n  {name} " in help_text for name in GROUPS[group].commands)
 
 
 def completions(shell: str, line: str) -> list[str]:
-    """What the script of that shell is answered when Tab is pressed at the end of the line."""
+    """Return the completions offered to a shell when Tab is pressed at the end of the line."""
     group, *words = line.split(" ")
-    # fish tells the begun word itself, the others its number; zsh and bash tell it among the words.
-    asked = {"COMP_WORDS": line, "COMP_CWORD": words[-1] if shell == "fish" else str(len(words))}
+    # fish passes the incomplete word, bash and zsh its index.
+    request = {"COMP_WORDS": line, "COMP_CWORD": words[-1] if shell == "fish" else str(len(words))}
     instruction = {f"_{group.upper().replace('-', '_')}_COMPLETE": f"{shell}_complete"}
-    result = CliRunner().invoke(GROUPS[group], prog_name=group, env=asked | instruction)
+    result = CliRunner().invoke(GROUPS[group], prog_name=group, env=request | instruction)
     assert result.exit_code == 0, result.output
-    return re.split(r"[\n\t,]", result.output)  # each shell has its own way between kind, value and help
+    return re.split(r"[\n\t,]", result.output)  # separators between kind, value and help differ between shells
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 @pytest.mark.parametrize(
-    ("line", "there", "absent"),
+    ("line", "offered", "not_offered"),
     [
         ("cmd-extract ru", "run", "merge"),
         ("cmd-extract run --wor", "--workers", "--root"),
@@ -100,15 +100,15 @@ def completions(shell: str, line: str) -> list[str]:
         ("cmd-eval evidence --auxiliary-recipe ", "finetune-demo", "demo"),
     ],
 )
-def test_the_tab_key_offers_what_fits(shell: str, line: str, there: str, absent: str) -> None:
-    offered = completions(shell, line)
-    assert there in offered
-    assert absent not in offered
+def test_completion_offers_matching_words(shell: str, line: str, offered: str, not_offered: str) -> None:
+    found = completions(shell, line)
+    assert offered in found
+    assert not_offered not in found
 
 
-@pytest.mark.parametrize("shell", ["zsh", "fish"])  # the one for bash would look for bash
+@pytest.mark.parametrize("shell", ["zsh", "fish"])  # bash_source runs bash to check its version
 @pytest.mark.parametrize("group", GROUPS)
-def test_the_scripts_of_the_shells_ask_as_is_answered(group: str, shell: str) -> None:
+def test_completion_scripts_use_the_expected_variables(group: str, shell: str) -> None:
     variable = f"_{group.upper().replace('-', '_')}_COMPLETE"
     result = CliRunner().invoke(GROUPS[group], prog_name=group, env={variable: f"{shell}_source"})
     assert result.exit_code == 0, result.output
@@ -117,7 +117,7 @@ def test_the_scripts_of_the_shells_ask_as_is_answered(group: str, shell: str) ->
 
 
 @pytest.mark.parametrize(("group", "name"), COMMANDS)
-def test_an_unknown_option_is_named_with_a_hint(group: str, name: str) -> None:
+def test_unknown_option_is_named_with_a_hint(group: str, name: str) -> None:
     result = CliRunner().invoke(GROUPS[group], [name, "--no-such-option"], prog_name=group)
     assert result.exit_code == 2
     assert "Error: No such option" in result.output
@@ -125,49 +125,46 @@ def test_an_unknown_option_is_named_with_a_hint(group: str, name: str) -> None:
     assert f"Try '{group} {name} --help' for help." in result.output
 
 
-def words(line: str, folder: Path) -> list[str]:
+def prepare(line: str, folder: Path) -> list[str]:
+    """Create the input files and return the arguments with their paths filled in."""
     (folder / "EMPTY").mkdir()
     (folder / "notes.txt").write_text("milk, eggs\n")
     (folder / "list.csv").write_text("id,path\nv0,v0.mp4\n")
-    places = {"EMPTY": folder / "EMPTY", "NOTES": folder / "notes.txt", "LIST": folder / "list.csv"}
-    return [str(places.get(word, folder / "OUT" if word == "OUT" else word)) for word in line.split()]
+    paths = {"EMPTY": folder / "EMPTY", "NOTES": folder / "notes.txt", "LIST": folder / "list.csv"}
+    return [str(paths.get(word, folder / "OUT" if word == "OUT" else word)) for word in line.split()]
 
 
-def all_below(folder: Path) -> set[Path]:
-    return set(folder.rglob("*"))
-
-
-@pytest.mark.parametrize(("group", "code", "line", "told"), NO_USE)
-def test_what_is_of_no_use_is_told_in_one_sentence(
-    group: str, code: int, line: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("group", "code", "line", "message"), BAD_INPUT)
+def test_bad_input_is_reported_in_one_line(
+    group: str, code: int, line: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    arguments = words(line, tmp_path)
-    before = all_below(tmp_path)
+    arguments = prepare(line, tmp_path)
+    before = set(tmp_path.rglob("*"))
     result = CliRunner().invoke(GROUPS[group], arguments, prog_name=group)
     assert result.exit_code == code, result.output
     assert isinstance(result.exception, SystemExit)
     assert "Traceback" not in result.output
     errors = [text for text in result.output.splitlines() if text.startswith("Error: ")]
     assert len(errors) == 1, result.output
-    assert result.output.rstrip().endswith(errors[0]), "nothing after it"
-    assert told in errors[0]
-    assert all_below(tmp_path) == before, "nothing is written"
+    assert result.output.rstrip().endswith(errors[0]), "the error is the last line"
+    assert message in errors[0]
+    assert set(tmp_path.rglob("*")) == before, "no files are written"
 
 
-def test_each_command_is_given_something_of_no_use() -> None:
-    assert {(group, line.split()[0]) for group, _, line, _ in NO_USE} == set(COMMANDS)
+def test_every_command_is_tested_with_bad_input() -> None:
+    assert {(group, line.split()[0]) for group, _, line, _ in BAD_INPUT} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_debug_shows_where_an_error_comes_from(group: str, tmp_path: Path) -> None:
-    line = next(line for other, code, line, _ in NO_USE if (other, code) == (group, 1))
-    result = CliRunner().invoke(GROUPS[group], ["--debug", *words(line, tmp_path)])
+def test_debug_raises_the_original_error(group: str, tmp_path: Path) -> None:
+    line = next(line for other, code, line, _ in BAD_INPUT if (other, code) == (group, 1))
+    result = CliRunner().invoke(GROUPS[group], ["--debug", *prepare(line, tmp_path)])
     assert isinstance(result.exception, ValueError | OSError | RuntimeError), result.output
     assert not isinstance(result.exception, click.exceptions.Exit)
 
 
-def test_a_folder_becomes_a_manifest(tmp_path: Path) -> None:
+def test_manifest_of_a_folder(tmp_path: Path) -> None:
     for name in ("jump/a.mp4", "jump/b.avi", "walk/c.mp4"):
         path = tmp_path / "videos" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -178,8 +175,8 @@ def test_a_folder_becomes_a_manifest(tmp_path: Path) -> None:
     assert (tmp_path / "all.csv").read_text("utf-8").count("videos/jump/") == 2
 
 
-def test_synthesize_makes_videos_and_their_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # One class of each kind instead of six: the command has no option for it, and the others take their time.
+def test_synthesize_writes_videos_and_manifest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # One class of each kind, to save time; the command has no option for this.
     small = functools.partial(SyntheticConfig, motions=("left",), contexts=("bricks",))
     monkeypatch.setattr("cmd_extract.synthetic.dataset.SyntheticConfig", small)
     arguments = [
@@ -194,7 +191,7 @@ def test_synthesize_makes_videos_and_their_manifest(tmp_path: Path, monkeypatch:
     ]
     result = CliRunner().invoke(extract_main, arguments)
     assert result.exit_code == 0, result.output
-    assert "a manifest of synthetic videos" in result.output
+    assert "manifest of the synthetic videos" in result.output
     rows = (tmp_path / "out" / "manifest.csv").read_text("utf-8").splitlines()[1:]
     assert [row.split(",")[0] for row in rows] == ["left-bricks-00", "left-bricks-01"]
     assert len(list((tmp_path / "out" / "videos").glob("*.mp4"))) == 2

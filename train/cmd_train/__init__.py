@@ -1,1 +1,1 @@
-"""Self-supervised training from shards: backbone, context head, motion head."""
+"""Training of video backbones on shards: self-supervised pre-training and fine-tuning."""

@@ -1,1 +1,1 @@
-"""The command line of ``cmd-eval``."""
+"""The commands of ``cmd-eval``."""

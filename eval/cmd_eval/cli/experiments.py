@@ -1,70 +1,223 @@
-"""``cmd-eval evidence``. Heavy imports wait until the command needs them."""
+"""The commands ``decoupling``, ``auxiliary`` and ``evidence``."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmd_eval.cli.options import EXIT_INTERRUPTED, command_words, seed_option, show_progress
-from cmd_eval.experiments.evidence_sizes import SIZES, EvidenceSize
+from cmd_eval.cli.options import (
+    FILE,
+    FILE_OR_FOLDER,
+    FOLDER,
+    ONLY_COLUMN,
+    OUTPUT_FOLDER,
+    TRAINED_COLUMN,
+    clips_option,
+    device_option,
+    fresh_option,
+    open_selected_features,
+    output_option,
+    part_options,
+    recorded_settings,
+    resolve_columns,
+    seed_option,
+    set_option,
+    split_columns_option,
+    workers_option,
+)
+from cmd_extract.console.commands import command_line
+from cmd_extract.console.progress import ProgressDisplay
 from cmd_train.recipes import complete_recipe
 
-_SIZE = "[default: the size's]"
-_PAIRS = "SECTION.FIELD=VALUE"
+if TYPE_CHECKING:
+    from cmd_eval.experiments.plan import EvidenceSize
+
+_SIZE_DEFAULT = "[default: from --size]"
 
 
-@click.command(short_help="Try the paper's claims on your own videos.")
-@click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option("--size", type=click.Choice(list(SIZES)), default="small", help="small: two cores; full: a GPU.")
-@click.option("--split-column", "columns", multiple=True, help="Split; repeatable.  [default: all of the shards]")
-@click.option("--steps", type=click.IntRange(1), help=f"Steps of each pre-training.  {_SIZE}")
-@click.option("--seeds", type=click.IntRange(1), help=f"Pre-trainings with both heads on each split.  {_SIZE}")
-@click.option("--single-seeds", type=click.IntRange(1), help=f"Pre-trainings with each single head.  {_SIZE}")
-@click.option("--auxiliary-steps", type=click.IntRange(1), help=f"Steps of each supervised training.  {_SIZE}")
+@click.command(short_help="Compare networks with one pretext head and with both.")
+@click.argument("shards", type=FOLDER)
+@click.option("--both", type=FILE_OR_FOLDER, help="Checkpoint or run folder of a network with both heads.")
+@click.option("--context", type=FILE_OR_FOLDER, help="The same with the context head only.")
+@click.option("--motion", type=FILE_OR_FOLDER, help="The same with the motion head only.")
+@click.option("--with-untrained", is_flag=True, help="Add the first network with randomly initialized weights.")
+@click.option("--with-grids", is_flag=True, help="Add the hand-crafted descriptor of the motion grids.")
+@split_columns_option(TRAINED_COLUMN)
+@part_options("Query and test split, by label.", "Gallery and training split, by label.")
+@clips_option
+@seed_option
+@workers_option
+@device_option
+@fresh_option
+@output_option("eval/ in the first run folder")
+def decoupling(
+    shards: Path,
+    both: Path | None,
+    context: Path | None,
+    motion: Path | None,
+    with_untrained: bool,
+    with_grids: bool,
+    split_columns: tuple[str, ...],
+    test_part: str,
+    train_part: str,
+    seed: int,
+    output: Path | None,
+    **embedding: Any,
+) -> None:
+    """Do the two pretext tasks separate? Retrieval and linear probe by motion label and by context, in one table.
+
+    By label over splits that keep scenes apart; by context (the group) leave-one-out retrieval, and the probe on folds
+    of all videos. The features of each network are kept in its run folder.
+    """
+    from cmd_eval.data.table import VideoTable
+    from cmd_eval.experiments.decoupling import (
+        HEADS,
+        DecouplingSpec,
+        check_heads,
+        decoupling_splits,
+        decoupling_table,
+        measure_decoupling,
+    )
+    from cmd_eval.features.handcrafted import motion_grid_features
+    from cmd_eval.features.source import name_suffixes, run_folder
+    from cmd_eval.features.store import MOTION_GRIDS
+    from cmd_eval.results.schema import EVAL_FOLDER, result_name, write_result
+    from cmd_extract.shard.reader import ShardSet
+
+    given = {name: path for name, path in zip(HEADS, (both, context, motion), strict=True) if path is not None}
+    if not given:
+        raise click.UsageError("Give at least one of --both, --context and --motion.")
+    first = next(iter(given.values()))
+    shard_set = ShardSet(shards)
+    videos = VideoTable.of(shard_set.videos)
+    columns = resolve_columns(videos, split_columns, None if split_columns else recorded_settings(first))
+    spec = DecouplingSpec(split_columns=columns, test_part=test_part, train_part=train_part, seed=seed)
+    # Check the splits now, not after hours of embedding.
+    decoupling_splits(videos, spec)
+    for name, path in given.items():
+        check_heads(name, path)
+    networks = {name: open_selected_features(source=path, shards=shards, **embedding) for name, path in given.items()}
+    if with_untrained:
+        networks["untrained"] = open_selected_features(source=first, shards=shards, untrained=True, **embedding)
+    if with_grids:
+        with ProgressDisplay("describe") as display:
+            networks[MOTION_GRIDS] = motion_grid_features(shard_set, command_line(), display.update)
+    record = measure_decoupling(networks, spec, command_line())
+    for note in record["notes"]:
+        click.echo(note, err=True)
+    click.echo(decoupling_table(record))
+    suffixes = name_suffixes(networks[next(iter(given))].provenance)
+    path = output or run_folder(first) / EVAL_FOLDER / result_name("decoupling", spec.name, *suffixes)
+    write_result(path, record)
+    click.echo(f"Result written to {path}")
+
+
+@click.command(short_help="Measure the effect of motion prediction as an auxiliary loss.")
+@click.argument("shards", type=FOLDER)
+@click.argument("out", type=OUTPUT_FOLDER)
 @click.option(
-    "--auxiliary-seeds", type=click.IntRange(0), help=f"Pairs of supervised trainings on each split; 0: none.  {_SIZE}"
+    "--recipe",
+    default="finetune-ucf101",
+    shell_complete=complete_recipe(finetune=True),
+    help="Config preset; `cmd-train recipes` lists them.",
+)
+@split_columns_option(ONLY_COLUMN)
+@click.option("--test-part", default="test", help="Part to test on.")
+@click.option("--seeds", type=click.IntRange(1), default=3, help="Number of random seeds, starting at 0.")
+@clips_option
+@set_option
+@device_option
+def auxiliary(shards: Path, split_columns: tuple[str, ...], **options: Any) -> None:
+    """Measure the effect of motion prediction as an auxiliary loss of supervised training from scratch.
+
+    Runs cmd-train finetune --from scratch with and without --auxiliary motion for every seed and split, all else being
+    equal, and tests all networks. Prints the difference in top-1 with its interval and writes OUT/eval/auxiliary.json.
+    The runs are in OUT. Run again, the command keeps finished runs and continues an interrupted one.
+    """
+    from cmd_eval.data.table import VideoTable
+    from cmd_eval.experiments.auxiliary import Comparison, auxiliary_table, compare_auxiliary
+    from cmd_extract.shard.reader import ShardSet
+
+    columns = resolve_columns(VideoTable.of(ShardSet(shards).videos), split_columns)
+    comparison = Comparison(shards=shards, split_columns=columns, **options)
+    run = compare_auxiliary(comparison, command=command_line(), log=_log)
+    click.echo(auxiliary_table(run.pairs))
+    difference = run.difference
+    click.echo(
+        f"Motion prediction changes top-1 by {100 * difference.value:+.1f} points "
+        f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {difference.pairs} pairs of runs)"
+    )
+    for note in run.record["notes"]:
+        click.echo(note)
+    click.echo(f"Result written to {run.result_path}")
+
+
+@click.command(short_help="Test the paper's claims on your own videos.")
+@click.argument("shards", type=FOLDER)
+@click.argument("out", type=OUTPUT_FOLDER)
+@click.option(
+    "--size", type=click.Choice(["small", "full"]), default="small", help="Sizes of the runs; full needs a GPU."
+)
+@split_columns_option("all in the shards")
+@click.option("--steps", type=click.IntRange(1), help=f"Steps per pre-training run.  {_SIZE_DEFAULT}")
+@click.option("--seeds", type=click.IntRange(1), help=f"Pre-training runs per split with both heads.  {_SIZE_DEFAULT}")
+@click.option(
+    "--single-seeds",
+    type=click.IntRange(1),
+    help=f"Pre-training runs per split with a single head, for each head.  {_SIZE_DEFAULT}",
+)
+@click.option("--auxiliary-steps", type=click.IntRange(1), help=f"Steps per supervised run.  {_SIZE_DEFAULT}")
+@click.option(
+    "--auxiliary-seeds",
+    type=click.IntRange(0),
+    help=f"Pairs of supervised runs per split; 0 skips them.  {_SIZE_DEFAULT}",
 )
 @click.option(
     "--recipe",
     shell_complete=complete_recipe(finetune=False),
-    help=f"Recipe of the pre-trainings, without the size's changes.  {_SIZE}",
+    help=f"Config preset of the pre-training runs; disables the changes made by --size.  {_SIZE_DEFAULT}",
 )
 @click.option(
     "--auxiliary-recipe",
     shell_complete=complete_recipe(finetune=True),
-    help=f"Recipe of the supervised trainings, likewise.  {_SIZE}",
+    help=f"Config preset of the supervised runs; disables the changes made by --size.  {_SIZE_DEFAULT}",
 )
-@click.option("--clips", type=click.IntRange(1), help=f"Clips a video where networks are tested.  {_SIZE}")
-@click.option("--set", "overrides", multiple=True, metavar=_PAIRS, help="Change any field of all pre-trainings.")
+@click.option("--clips", type=click.IntRange(1), help=f"Evenly spaced clips per video in evaluation.  {_SIZE_DEFAULT}")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="SECTION.FIELD=VALUE",
+    help="Override any setting of the pre-training runs; repeatable.",
+)
 @click.option(
     "--auxiliary-set",
     "auxiliary_overrides",
     multiple=True,
-    metavar=_PAIRS,
-    help="Change any field of all supervised trainings.",
+    metavar="SECTION.FIELD=VALUE",
+    help="Override any setting of the supervised runs; repeatable.",
 )
 @click.option(
     "--bench",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="File of the benchmarks, for the speed of extraction.  [default: that of an earlier start, else none]",
+    type=FILE,
+    help="Result file of the benchmarks, for the extraction speed.  [default: as in an earlier result, if any]",
 )
 @click.option(
     "--at-once",
     type=click.IntRange(1),
     default=1,
-    help="Pre-trainings at the same time, each with its share of the cores.",
+    help="Parallel pre-training runs, each with its share of the cores.",
 )
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute.")
 @seed_option
+@device_option
 def evidence(
     shards: Path,
     out: Path,
     size: str,
-    columns: tuple[str, ...],
+    split_columns: tuple[str, ...],
     overrides: tuple[str, ...],
     auxiliary_overrides: tuple[str, ...],
     bench: Path | None,
@@ -73,17 +226,17 @@ def evidence(
     seed: int,
     **changes: Any,
 ) -> None:
-    """Try the paper's claims on your own labelled videos, in one table.
+    """Test the paper's claims on your own labeled videos, in one table.
 
-    Pre-trains on the train part of each split with both heads and with either one; retrieves by label (over splits) and
-    by group (each video among all others); sets untrained networks, the motion grids and colours beside them; trains
-    with labels, with and without motion prediction. Runs lie in OUT; the table is written to OUT/eval/evidence.json.
-    Started again, it keeps finished runs and continues an interrupted one.
+    Pre-trains networks with both heads and with either one on the train part of each split; evaluates retrieval by
+    label (over splits) and by group (leave-one-out); compares with untrained networks, the motion grids and colors;
+    trains with labels, with and without motion prediction. The runs are in OUT, the result is written to
+    OUT/eval/evidence.json. Run again, the command keeps finished runs and continues an interrupted one.
     """
-    from cmd_eval.experiments.bench_file import read_extraction_speed
-    from cmd_eval.experiments.plan import make_plan
-    from cmd_eval.experiments.run import Surroundings, run_evidence
-    from cmd_eval.results.evidence_table import evidence_table
+    from cmd_eval.experiments.benchmark_results import read_extraction_speed
+    from cmd_eval.experiments.plan import SIZES, make_plan
+    from cmd_eval.experiments.run import RunOptions, run_evidence
+    from cmd_eval.results.tables import evidence_table
     from cmd_extract.shard.reader import ShardSet
 
     speed = read_extraction_speed(bench) if bench else None
@@ -92,25 +245,20 @@ def evidence(
         out,
         size,
         _changed(SIZES[size], **changes),
-        split_columns=columns,
+        split_columns=split_columns,
         overrides=overrides,
         auxiliary_overrides=auxiliary_overrides,
         device=device,
     )
-    around = Surroundings(command=command_words(), say=_say, progress=show_progress, at_once=at_once)
-    try:
-        run = run_evidence(plan, around, speed=speed, seed=seed)
-    except KeyboardInterrupt:
-        _say("interrupted; run the same command again to continue")
-        raise SystemExit(EXIT_INTERRUPTED) from None
+    run = run_evidence(plan, RunOptions(command=command_line(), log=_log, at_once=at_once, seed=seed), speed=speed)
     for note in run.record["notes"]:
-        _say(note)
+        _log(note)
     click.echo(evidence_table(run.record))
-    click.echo(f"written to {run.target}; `cmd-eval report {out}` makes a page of it")
+    click.echo(f"Result written to {run.result_path}; create a report with `cmd-eval report {out}`")
 
 
 def _changed(size: EvidenceSize, **changes: Any) -> EvidenceSize:
-    """A size with some numbers changed. Fewer headline seeds leave the other rows no more than these."""
+    """Change some values of a size. Fewer seeds for both heads also limit the seeds of the other runs."""
     given = {name: value for name, value in changes.items() if value is not None}
     if "recipe" in given:
         given["changes"] = ()
@@ -122,5 +270,5 @@ def _changed(size: EvidenceSize, **changes: Any) -> EvidenceSize:
     return replace(size, **given)
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     click.echo(text, err=True)

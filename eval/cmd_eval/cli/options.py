@@ -1,186 +1,208 @@
-"""What the commands of cmd-eval share: options, progress, the words of the command. Loads nothing heavy."""
+"""Options shared by the commands of ``cmd-eval``, and how they select features and splits; imports nothing slow."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-import time
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-if TYPE_CHECKING:
-    from cmd_eval.features.store import Features
-    from cmd_eval.tasks.run_retrieval import Question
+from cmd_extract.console.commands import command_line
+from cmd_extract.console.progress import ProgressDisplay
 
-EXIT_INTERRUPTED = 130
-_PROGRESS_SECONDS = 10.0
-_WORDS = "eval.command_words"
-WITH_TRAINING = "eval/ in the training's folder; where that is gone, beside FEATURES.h5"
-"""Where results of features go."""
+if TYPE_CHECKING:
+    from cmd_eval.data.splits import EvalSplitSpec
+    from cmd_eval.data.table import VideoTable
+    from cmd_eval.features.store import Features
 
 Command = Callable[..., None]
 
+FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+FILE_OR_FOLDER = click.Path(exists=True, path_type=Path)
+OUTPUT_FILE = click.Path(dir_okay=False, path_type=Path)
+OUTPUT_FOLDER = click.Path(file_okay=False, path_type=Path)
+ONLY_COLUMN = "the only one in the shards"
+TRAINED_COLUMN = f"the one of the training run, or {ONLY_COLUMN}"
+"""Default split columns without and with a network."""
+RUN_RESULTS = "eval/ in the run folder, or next to FEATURES.h5 if the run folder no longer exists"
+"""Default location of results."""
 
-class EvalGroup(click.Group):
-    """Turns the errors that users can mend into one line and an exit code, and leaves bugs their traceback."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """In the order of the work, not of the alphabet."""
-        return list(self.commands)
-
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Keeps the words of the command line, for the record."""
-        ctx.meta[_WORDS] = shlex.join(["cmd-eval", *args])
-        return super().parse_args(ctx, args)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command."""
-        try:
-            return super().invoke(ctx)
-        except (click.exceptions.Exit, click.Abort):
-            # How --help ends; they are RuntimeErrors.
-            raise
-        except KeyboardInterrupt:
-            click.echo("interrupted; run the same command again, what is done of features is kept", err=True)
-            ctx.exit(EXIT_INTERRUPTED)
-        except (ValueError, OSError, RuntimeError) as error:
-            if ctx.params.get("debug"):
-                raise
-            raise click.ClickException(str(error)) from error
+device_option = click.option(
+    "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Compute device."
+)
+workers_option = click.option(
+    "--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in the main process."
+)
+clips_option = click.option("--clips", type=click.IntRange(1), default=10, help="Evenly spaced clips per video.")
+untrained_option = click.option("--untrained", is_flag=True, help="Use randomly initialized weights.")
+fresh_option = click.option("--fresh", is_flag=True, help="Recompute features.")
+seed_option = click.option("--seed", type=click.IntRange(0), default=0, help="Random seed.")
+set_option = click.option(
+    "--set", "overrides", multiple=True, metavar="SECTION.FIELD=VALUE", help="Override any setting; repeatable."
+)
+target_option = click.option(
+    "--target",
+    "targets",
+    type=click.Choice(["label", "group"]),
+    multiple=True,
+    default=["label"],
+    help="Evaluate by label or by group; repeat for both.",
+)
 
 
-def command_words() -> str:
-    """The command line as it was given."""
-    return str(click.get_current_context().meta[_WORDS])
+def split_columns_option(default: str) -> Callable[[Command], Command]:
+    """Add the repeatable ``--split-column``; ``default`` describes what happens without it."""
+    text = f"Split column of the manifest; repeat for the mean over several.  [default: {default}]"
+    return click.option("--split-column", "split_columns", multiple=True, help=text)
+
+
+def part_options(test_help: str, train_help: str) -> Callable[[Command], Command]:
+    """Add ``--test-part`` and ``--train-part``."""
+
+    def add(command: Command) -> Command:
+        command = click.option("--train-part", default="train", help=train_help)(command)
+        return click.option("--test-part", default="test", help=test_help)(command)
+
+    return add
+
+
+def output_option(default: str) -> Callable[[Command], Command]:
+    """Add ``--output`` for the result file; ``default`` describes what happens without it."""
+    return click.option("--output", type=OUTPUT_FILE, help=f"Result file (JSON).  [default: {default}]")
 
 
 def source_options(command: Command) -> Command:
-    """Arguments and options that name features: a features file, or CHECKPOINT and SHARDS."""
-    for decorate in (
-        click.argument("source", metavar="FEATURES.h5|CHECKPOINT", type=click.Path(exists=True, path_type=Path)),
-        click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)),
-    )[::-1]:
-        command = decorate(command)
-    command = fresh_option(command)
-    text = "Clips a video, at equal spacing.  [default: 10, or those of FEATURES.h5]"
-    return click.option("--clips", type=click.IntRange(1), help=text)(computing_options(command))
-
-
-def model_options(command: Command) -> Command:
-    """Options that say how a checkpoint embeds videos."""
-    text = "Clips a video, at equal spacing."
-    return click.option("--clips", type=click.IntRange(1), default=10, help=text)(
-        fresh_option(computing_options(command))
-    )
-
-
-def fresh_option(command: Command) -> Command:
-    """Whether features that are there are made again."""
-    text = "Make the features anew; the old file stays until the new one is whole."
-    return click.option("--fresh", is_flag=True, help=text)(command)
-
-
-def computing_options(command: Command) -> Command:
-    """Options that say which network embeds videos, and where."""
-    devices = click.Choice(["auto", "cpu", "cuda"])
+    """Add arguments and options that select features: a features file, or a checkpoint and shards."""
     for option in (
-        click.option("--device", type=devices, default="auto", help="Where to compute."),
-        click.option("--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in this one."),
-        click.option("--untrained", is_flag=True, help="Take the network as it was before training."),
+        fresh_option,
+        device_option,
+        workers_option,
+        untrained_option,
+        click.option(
+            "--clips",
+            type=click.IntRange(1),
+            help="Evenly spaced clips per video.  [default: 10, or as in FEATURES.h5]",
+        ),
+        click.argument("shards", required=False, type=FOLDER),
+        click.argument("source", metavar="FEATURES.h5|CHECKPOINT", type=FILE_OR_FOLDER),
     ):
         command = option(command)
     return command
 
 
-def question_options(command: Command) -> Command:
-    """The options that say which videos look for which, and what is printed of it."""
-    everyone = "Every video asks all others; splits are not looked at."
-    for option in (
-        click.option("--per-class", is_flag=True, help="Print R@1 and R@5 of each class, too."),
-        seed_option,
-        click.option("--leave-one-out", is_flag=True, help=everyone),
-        kind_option,
-        click.option("--gallery", "gallery_part", default="train", help="Part whose videos are found."),
-        click.option("--query", "query_part", default="test", help="Part whose videos ask."),
-        split_option,
-    ):
-        command = option(command)
-    return command
+def retrieval_options(default_column: str) -> Callable[[Command], Command]:
+    """Add options that select queries and gallery, and what to print."""
+
+    def add(command: Command) -> Command:
+        for option in (
+            click.option("--per-class", is_flag=True, help="Also print R@1 and R@5 per class."),
+            seed_option,
+            click.option("--leave-one-out", is_flag=True, help="Leave-one-out over all videos; ignores splits."),
+            target_option,
+            part_options("Query split.", "Gallery split."),
+            split_columns_option(default_column),
+        ):
+            command = option(command)
+        return command
+
+    return add
 
 
-def split_option(command: Command) -> Command:
-    """Split columns of the manifest."""
-    text = "Split column of the manifest; repeat it for the mean over several."
-    return click.option("--split-column", "split_columns", multiple=True, default=["split1"], help=text)(command)
-
-
-def kind_option(command: Command) -> Command:
-    """Labels or groups, or both."""
-    kinds = click.Choice(["label", "group"])
-    text = "What is looked for: the label or the group; give it twice for both."
-    return click.option("--label", "kinds", type=kinds, multiple=True, default=["label"], help=text)(command)
-
-
-def seed_option(command: Command) -> Command:
-    """The evaluation's seed."""
-    text = "Decides every draw: of the intervals, of validation parts."
-    return click.option("--seed", type=click.IntRange(0), default=0, help=text)(command)
-
-
-def output_option(otherwise: str) -> Callable[[Command], Command]:
-    """Where the result goes; ``otherwise`` tells where it goes without the option."""
-    text = f"JSON file for the result.  [default: {otherwise}]"
-    return click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help=text)
-
-
-def open_named(**named: Any) -> Features:
-    """The features that ``source_options`` name; embeds them first if need be."""
+def open_selected_features(**selected: Any) -> Features:
+    """Open the features selected by ``source_options``; they are computed first if necessary."""
     from cmd_eval.features.source import FeatureSource, open_features
 
-    return open_features(FeatureSource(**named), command_words(), show_progress("embed"))
+    with ProgressDisplay("embed") as display:
+        return open_features(FeatureSource(**selected), command_line(), display.update)
 
 
-def check_question(shards: Path | None, question: Question) -> None:
-    """Refuses a question that the videos of shards cannot answer, before hours are spent on their features.
+def open_features_and_splits(
+    split_options: Mapping[str, Any], *, source: Path, shards: Path | None, **selected: Any
+) -> tuple[Features, EvalSplitSpec]:
+    """Open the selected features and resolve the splits, which are checked before features are computed.
 
     Args:
-        shards: their folder; None where there are features already.
-        question: about splits, parts and labels.
+        split_options: values of the options that select splits.
+        source, shards, selected: values of ``source_options``.
 
     Raises:
-        ValueError: one of them does not exist.
+        ValueError: the features or the splits are invalid.
     """
-    if shards is not None:
-        from cmd_eval.data.table import VideoTable
-        from cmd_eval.tasks.run_retrieval import pairings
-        from cmd_extract.shard.reader import ShardSet
+    from cmd_eval.data.splits import eval_splits
+    from cmd_eval.data.table import VideoTable
+    from cmd_extract.shard.reader import ShardSet
 
-        pairings(VideoTable.of(ShardSet(shards).videos), question)
+    if shards is None or source.is_file():
+        features = open_selected_features(source=source, shards=shards, **selected)
+        return features, split_spec(features.videos, features.provenance.settings, **split_options)
+    videos = VideoTable.of(ShardSet(shards).videos)
+    spec = split_spec(videos, None if split_options["split_columns"] else recorded_settings(source), **split_options)
+    eval_splits(videos, spec)
+    return open_selected_features(source=source, shards=shards, **selected), spec
 
 
-def show_progress(what: str) -> Callable[[int, int], None]:
-    """A line every ten seconds, and one at the end; counts from the beginning whenever the number of videos falls.
+def recorded_settings(checkpoint: Path) -> Mapping[str, Any] | None:
+    """Return the training configuration of a checkpoint or of the last checkpoint in a run folder.
 
-    The speed is that since the first video that it is told of: neither what an earlier run has done nor what came
-    before, such as a training, says anything of it.
+    Raises:
+        ValueError: there is no checkpoint.
     """
-    first = done_before = 0
-    start = last = time.monotonic()
+    from cmd_train.checkpoints.files import CONFIG_NAME, find_checkpoint
 
-    def show(done: int, total: int) -> None:
-        nonlocal first, done_before, start, last
-        now = time.monotonic()
-        if done <= done_before or not first:
-            first, start, last = done, now, now
-        done_before = done
-        if now - last < _PROGRESS_SECONDS and done != total:
-            return
-        last = now
-        rate = (done - first) / (now - start) if now > start else 0.0
-        told = f", {rate:.1f} a second, about {(total - done) / rate:.0f} s left" if rate else ""
-        print(f"{what} {done}/{total} videos{told}", file=sys.stderr, flush=True)
+    settings: Mapping[str, Any] | None = json.loads((find_checkpoint(checkpoint) / CONFIG_NAME).read_text("utf-8")).get(
+        "settings"
+    )
+    return settings
 
-    return show
+
+def split_spec(
+    videos: VideoTable, settings: Mapping[str, Any] | None, *, split_columns: Sequence[str], **options: Any
+) -> EvalSplitSpec:
+    """Return the splits to evaluate.
+
+    Args:
+        videos: the videos to evaluate.
+        settings: training configuration of the network; None if there is none.
+        split_columns: values of ``--split-column``.
+        options: values of the other options.
+
+    Raises:
+        ValueError: see ``resolve_columns``.
+    """
+    from cmd_eval.data.splits import EvalSplitSpec
+
+    options["targets"] = tuple(dict.fromkeys(options["targets"]))
+    if options.get("leave_one_out"):
+        return EvalSplitSpec(**options)
+    return EvalSplitSpec(split_columns=resolve_columns(videos, split_columns, settings), **options)
+
+
+def resolve_columns(
+    videos: VideoTable, split_columns: Sequence[str], settings: Mapping[str, Any] | None = None
+) -> tuple[str, ...]:
+    """Return the split columns to evaluate; a default is reported on standard error.
+
+    The default is the split column that the network was trained on, if the videos have it, so that it is not tested on
+    its own training videos; otherwise it is the only split column of the videos.
+
+    Args:
+        videos: the videos to evaluate.
+        split_columns: values of ``--split-column``; empty for the default.
+        settings: training configuration of the network; None if there is none.
+
+    Raises:
+        ValueError: a column does not exist, or there is no default because the videos have several columns or none.
+    """
+    from cmd_eval.data.splits import choose_split_columns
+
+    trained_on = (settings or {}).get("data", {}).get("split_column")
+    if not split_columns and trained_on in videos.splits:
+        click.echo(f"Split column: {trained_on}, as in the training run", err=True)
+        return (trained_on,)
+    columns = choose_split_columns(videos, split_columns)
+    if not split_columns:
+        click.echo(f"Split column: {columns[0]}, {ONLY_COLUMN}", err=True)
+    return columns

@@ -1,152 +1,124 @@
-"""``cmd-eval recognition`` and ``cmd-eval auxiliary``. Heavy imports wait until a command needs them."""
+"""The commands ``probe`` and ``recognition``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from cmd_eval.cli.options import EXIT_INTERRUPTED, command_words, show_progress
-from cmd_train.recipes import complete_recipe
+from cmd_eval.cli.options import (
+    FOLDER,
+    RUN_RESULTS,
+    TRAINED_COLUMN,
+    clips_option,
+    device_option,
+    open_features_and_splits,
+    output_option,
+    part_options,
+    seed_option,
+    source_options,
+    split_columns_option,
+    target_option,
+    workers_option,
+)
+from cmd_extract.console.commands import command_line
+from cmd_extract.console.progress import ProgressDisplay
+from cmd_extract.console.tables import format_table
 
 if TYPE_CHECKING:
     from cmd_eval.tasks.recognition import RecognitionRun
 
-_DEVICES = click.Choice(["auto", "cpu", "cuda"])
+_SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "seed")
 
 
-@click.command(short_help="Top-1 and top-5 of fine-tuned networks.")
-@click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--split-column", help="Split column of the manifest.  [default: what each checkpoint was trained on]")
-@click.option("--test", "--part", "part", default="test", help="Part that is tested.")
-@click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video, at equal spacing.")
-@click.option(
-    "--output", type=click.Path(dir_okay=False, path_type=Path), help="JSON file for all.  [default: one each]"
-)
-@click.option("--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in this one.")
-@click.option("--device", type=_DEVICES, default="auto", help="Where to compute.")
-def recognition(
-    checkpoints: tuple[Path, ...],
-    shards: Path,
-    split_column: str | None,
-    part: str,
-    clips: int,
-    output: Path | None,
-    workers: int,
-    device: str,
-) -> None:
-    """Test what cmd-train finetune has trained: top-1 and top-5 with the softmax averaged over clips.
+@click.command(short_help="Train a simple classifier on frozen features.")
+@source_options
+@click.option("--method", type=click.Choice(["linear", "knn"]), default="linear", help="Classifier.")
+@split_columns_option(TRAINED_COLUMN)
+@part_options("Part to test on.", "Part to train on.")
+@target_option
+@seed_option
+@click.option("--confusion", is_flag=True, help="Also print accuracy and confusion per class.")
+@output_option(RUN_RESULTS)
+def probe(method: str, confusion: bool, output: Path | None, **options: Any) -> None:
+    """Train and test a simple classifier on frozen features: linear, or k nearest neighbors.
 
-    CHECKPOINT is a checkpoint, or a training's folder for its last one; SHARDS a folder of cmd-extract. Of several
-    checkpoints, say one for each split, the mean and the spread are printed, too. Without --output each result is
-    written to RUN_DIR/eval/recognition-SPLIT.json; part, clips and step are in the name if they are not the usual.
+    Give a features file, or a checkpoint and a folder of shards, as for cmd-eval retrieval. The hyperparameter
+    (regularization C, or k) is selected by cross-validation on the training videos, with groups kept together.
     """
-    from cmd_eval.metrics.classification import TOP
-    from cmd_eval.results.schema import write_result
-    from cmd_eval.tasks.recognition import RecognitionTest, recognise, recognition_record
+    from cmd_eval.features.source import name_suffixes, result_folder
+    from cmd_eval.results.schema import result_name, write_result
+    from cmd_eval.results.tables import confusion_table, probe_table
+    from cmd_eval.tasks.run_probe import run_probe
 
-    test = RecognitionTest(
-        shards=shards, split_column=split_column, part=part, clips=clips, device=device, workers=workers
-    )
+    split_options = {name: options.pop(name) for name in _SPLIT_OPTIONS}
+    features, spec = open_features_and_splits(split_options, **options)
+    record = run_probe(features, spec, method, command_line())
+    for note in record["notes"]:
+        click.echo(note, err=True)
+    click.echo(probe_table(record))
+    if confusion:
+        click.echo(confusion_table(record))
+    folder = result_folder(features)
+    name = result_name("probe", method, spec.name, *name_suffixes(features.provenance))
+    path = output or (folder and folder / name)
+    if path is not None:
+        write_result(path, record)
+        click.echo(f"Result written to {path}")
+
+
+@click.command(short_help="Test fine-tuned networks: top-1 and top-5.")
+@click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("shards", type=FOLDER)
+@click.option("--split-column", help="Split column of the manifest.  [default: the one of each training run]")
+@click.option("--test-part", default="test", help="Part to test on.")
+@clips_option
+@workers_option
+@device_option
+@output_option("one file per checkpoint, in eval/ of its run folder")
+def recognition(checkpoints: tuple[Path, ...], output: Path | None, **options: Any) -> None:
+    """Test networks fine-tuned by cmd-train finetune: top-1 and top-5, with the softmax averaged over clips.
+
+    CHECKPOINT is a checkpoint, or a run folder for its last one. For several checkpoints, for example one per split,
+    mean and spread are printed as well.
+    """
+    from cmd_eval.results.schema import write_result
+    from cmd_eval.tasks.recognition import RecognitionSpec, evaluate_recognition, recognition_record
+
+    spec = RecognitionSpec(**options)
     runs: list[RecognitionRun] = []
     for checkpoint in checkpoints:
-        run = recognise(checkpoint, test, command=command_words(), progress=show_progress("classify"))
+        with ProgressDisplay("classify") as display:
+            run = evaluate_recognition(checkpoint, spec, command=command_line(), progress=display.update)
         runs.append(run)
         for note in run.notes:
             click.echo(note, err=True)
-        click.echo(_described(run))
+        click.echo(_summary(run))
         if output is None:
-            write_result(run.target, recognition_record([run]))
-            click.echo(f"written to {run.target}")
+            write_result(run.result_path, recognition_record([run]))
+            click.echo(f"Result written to {run.result_path}")
     record = recognition_record(runs)
     if len(runs) > 1:
-        for name, label in (("top1", "top-1"), ("top5", f"top-{TOP}")):
-            mean = record["mean"][0][name]
-            click.echo(f"{label}: mean {mean['value']:.1%}, spread {mean['spread']:.1%} over {mean['splits']} results")
+        for measure, name in (("top1", "top-1"), ("top5", "top-5")):
+            mean = record["mean"][0][measure]
+            click.echo(f"{name}: mean {mean['value']:.1%}, spread {mean['spread']:.1%} over {mean['splits']} results")
     if output is not None:
         write_result(output, record)
-        click.echo(f"written to {output}")
+        click.echo(f"Result written to {output}")
 
 
-def _described(run: RecognitionRun) -> str:
+def _summary(run: RecognitionRun) -> str:
     split = run.split
-    figures = [
-        f"{label} {split[name]['value']:.1%} ({split[name]['low']:.1%} to {split[name]['high']:.1%})"
-        for name, label in (("top1", "top-1"), ("top5", "top-5"))
+    values = [
+        f"{name} {split[measure]['value']:.1%} ({split[measure]['low']:.1%} to {split[measure]['high']:.1%})"
+        for measure, name in (("top1", "top-1"), ("top5", "top-5"))
     ]
-    chance = "not known" if split["chance"] is None else f"{split['chance']:.1%}"
-    lines = [f"{split['split_column']}: {', '.join(figures)}, chance {chance}; {split['test']} videos"]
-    width = max(len(row["class"]) for row in split["per_class"]) + 2
-    lines += [
-        f"  {row['class']:{width}}{row['accuracy']:7.1%} of {row['test']:4} ({row['low']:.0%} to {row['high']:.0%})"
+    chance = "unknown" if split["chance"] is None else f"{split['chance']:.1%}"
+    rows = [
+        [row["class"], f"{row['accuracy']:.1%}", f"{row['low']:.0%} to {row['high']:.0%}", str(row["test"])]
         for row in split["per_class"]
         if row["test"]
     ]
-    return "\n".join([*lines, "in brackets: 95 % intervals, from resampling the test videos"])
-
-
-@click.command(short_help="Measure what motion prediction adds.")
-@click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.option(
-    "--recipe",
-    default="finetune-ucf101",
-    shell_complete=complete_recipe(finetune=True),
-    help="Named settings; `cmd-train recipes` lists them.",
-)
-@click.option("--split-column", "columns", multiple=True, default=["split1"], help="Split to run on; repeatable.")
-@click.option("--test", "--part", "part", default="test", help="Part that is tested.")
-@click.option("--seeds", type=click.IntRange(1), default=3, help="Trainings of each kind and split, with seeds from 0.")
-@click.option("--clips", type=click.IntRange(1), default=10, help="Clips a video at test.")
-@click.option("--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field, for both sides.")
-@click.option("--device", type=_DEVICES, default="auto", help="Where to compute.")
-def auxiliary(
-    shards: Path,
-    out: Path,
-    recipe: str,
-    columns: tuple[str, ...],
-    part: str,
-    seeds: int,
-    clips: int,
-    pairs: tuple[str, ...],
-    device: str,
-) -> None:
-    """Measure what motion prediction adds to supervised training from scratch.
-
-    Runs cmd-train finetune --from scratch with and without --auxiliary motion, for every seed and split, all else
-    equal; tests all of them; prints the difference of top-1 with its interval; writes OUT/eval/auxiliary.json. The
-    runs lie in OUT. Started again, it keeps finished runs and continues an interrupted one.
-    """
-    from cmd_eval.experiments.auxiliary import Comparison, compare_auxiliary, table
-
-    comparison = Comparison(
-        shards=shards,
-        out=out,
-        recipe=recipe,
-        split_columns=tuple(dict.fromkeys(columns)),
-        test_part=part,
-        seeds=seeds,
-        overrides=pairs,
-        clips=clips,
-        device=device,
-    )
-    try:
-        run = compare_auxiliary(comparison, command=command_words(), say=_say, progress=show_progress("classify"))
-    except KeyboardInterrupt:
-        _say("interrupted; run the same command again to continue")
-        raise SystemExit(EXIT_INTERRUPTED) from None
-    click.echo(table(run.pairs))
-    difference = run.difference
-    click.echo(
-        f"motion prediction changes top-1 by {100 * difference.value:+.1f} points "
-        f"(95 % interval {100 * difference.low:+.1f} to {100 * difference.high:+.1f}, {difference.pairs} pairs of runs)"
-    )
-    for note in run.record["notes"]:
-        click.echo(note)
-    click.echo(f"written to {run.target}")
-
-
-def _say(text: str) -> None:
-    click.echo(text, err=True)
+    head = f"{split['split_column']}: {', '.join(values)}, chance {chance}; {split['test']} test videos"
+    return f"{head}\n{format_table(['class', 'accuracy', '95 % interval', 'test videos'], rows)}"

@@ -8,135 +8,113 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmd_eval.cli.options import (
-    WITH_TRAINING,
-    check_question,
-    command_words,
-    open_named,
+    FILE,
+    FOLDER,
+    ONLY_COLUMN,
+    OUTPUT_FILE,
+    RUN_RESULTS,
+    TRAINED_COLUMN,
+    open_features_and_splits,
     output_option,
-    question_options,
-    show_progress,
+    retrieval_options,
     source_options,
+    split_spec,
 )
+from cmd_extract.console.commands import command_line
+from cmd_extract.console.progress import ProgressDisplay
 
 if TYPE_CHECKING:
+    from cmd_eval.data.splits import EvalSplitSpec
     from cmd_eval.features.store import Features
-    from cmd_eval.tasks.run_retrieval import Question
+
+_SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "leave_one_out", "seed")
 
 
-@click.command(short_help="Recall of videos by nearest neighbours.")
+@click.command(short_help="Retrieval by nearest neighbors: R@k.")
 @source_options
-@question_options
-@output_option(WITH_TRAINING)
-def retrieval(
-    source: Path,
-    shards: Path | None,
-    clips: int | None,
-    untrained: bool,
-    workers: int,
-    device: str,
-    fresh: bool,
-    output: Path | None,
-    per_class: bool,
-    **asked: Any,
-) -> None:
-    """Retrieve videos by nearest neighbours: R@1, 5, 10, 20 and 50, by cosine similarity.
+@retrieval_options(TRAINED_COLUMN)
+@output_option(RUN_RESULTS)
+def retrieval(output: Path | None, per_class: bool, **options: Any) -> None:
+    """Retrieve videos by nearest neighbors: R@1, 5, 10, 20 and 50, by cosine similarity.
 
-    Give a features file of cmd-eval embed; or a checkpoint (or a training's folder, for its last one) and a folder of
-    shards: then the features are kept in the training's folder, eval/, and used again. The result is written there
-    unless --output says otherwise.
+    Give a features file of cmd-eval embed, or a checkpoint (or a run folder, for its last checkpoint) and a folder of
+    shards. In the latter case the features are kept in the run folder and reused.
     """
-    from cmd_eval.features.source import name_words, result_folder
+    from cmd_eval.features.source import name_suffixes, result_folder
     from cmd_eval.results.schema import result_name
 
-    question = _question(**asked)
-    check_question(shards, question)
-    features = open_named(
-        source=source, shards=shards, untrained=untrained, clips=clips, device=device, workers=workers, fresh=fresh
-    )
-    name = result_name("retrieval", question.name, *name_words(features.provenance))
+    split_options = {name: options.pop(name) for name in _SPLIT_OPTIONS}
+    features, spec = open_features_and_splits(split_options, **options)
+    name = result_name("retrieval", spec.name, *name_suffixes(features.provenance))
     folder = result_folder(features)
-    target = output or (folder and folder / name)
-    _run(features, question, target, per_class)
+    _retrieve(features, spec, output or (folder and folder / name), per_class)
 
 
-@click.command(short_help="Retrieval without any training.")
-@click.argument("shards", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.command(short_help="Hand-crafted baseline: retrieval without training.")
+@click.argument("shards", type=FOLDER)
 @click.option(
     "--features",
     "descriptor",
     type=click.Choice(["motion", "color"]),
     default="motion",
-    help="A hand-made descriptor of the motion grids, or a colour histogram of the frames.",
+    help="Descriptor of the motion grids, or color histogram of the frames.",
 )
 @click.option(
-    "--write-features",
-    "features_path",
-    type=click.Path(dir_okay=False, path_type=Path),
-    help="Write the descriptors to this features file, for cmd-eval probe.",
+    "--write-features", "features_path", type=OUTPUT_FILE, help="Also write a features file, for cmd-eval probe."
 )
-@question_options
-@output_option("printed only")
+@retrieval_options(ONLY_COLUMN)
+@output_option("not written")
 def baseline(
-    shards: Path, descriptor: str, features_path: Path | None, output: Path | None, per_class: bool, **asked: Any
+    shards: Path,
+    descriptor: str,
+    features_path: Path | None,
+    output: Path | None,
+    per_class: bool,
+    **split_options: Any,
 ) -> None:
-    """Retrieve without any training: by a descriptor of the motion grids, the mark to beat; or by colours alone.
+    """Retrieve videos without any training, by a hand-crafted descriptor of the motion grids or by colors.
 
-    The result is printed, and written where --output says.
+    The result is printed; with --output it is also written to a file.
     """
-    from cmd_eval.features import color_descriptor, motion_descriptor
+    from cmd_eval.data.splits import eval_splits
+    from cmd_eval.data.table import VideoTable
+    from cmd_eval.features.handcrafted import color_histogram_features, motion_grid_features
     from cmd_eval.features.store import write_features
     from cmd_extract.shard.reader import ShardSet
 
-    question = _question(**asked)
-    describe = {"motion": motion_descriptor.describe_videos, "color": color_descriptor.describe_videos}[descriptor]
-    features = describe(ShardSet(shards), command_words(), show_progress("describe"))
+    shard_set = ShardSet(shards)
+    videos = VideoTable.of(shard_set.videos)
+    spec = split_spec(videos, None, **split_options)
+    eval_splits(videos, spec)
+    describe = {"motion": motion_grid_features, "color": color_histogram_features}[descriptor]
+    with ProgressDisplay("describe") as display:
+        features = describe(shard_set, command_line(), display.update)
     if features_path is not None:
-        clips = features.mean_VF[:, None]
-        write_features(features_path, features.videos, features.provenance, [clips], *clips.shape[1:])
-        click.echo(f"features written to {features_path}")
-    _run(features, question, output, per_class)
+        write_features(features_path, features)
+        click.echo(f"Features written to {features_path}")
+    _retrieve(features, spec, output, per_class)
 
 
-def _question(
-    split_columns: tuple[str, ...],
-    query_part: str,
-    gallery_part: str,
-    kinds: tuple[str, ...],
-    leave_one_out: bool,
-    seed: int,
-) -> Question:
-    from cmd_eval.tasks.run_retrieval import Question
-
-    return Question(
-        split_columns=tuple(dict.fromkeys(split_columns)),
-        query_part=query_part,
-        gallery_part=gallery_part,
-        kinds=tuple(dict.fromkeys(kinds)),
-        leave_one_out=leave_one_out,
-        seed=seed,
-    )
-
-
-def _run(features: Features, question: Question, target: Path | None, per_class: bool) -> None:
+def _retrieve(features: Features, spec: EvalSplitSpec, output: Path | None, per_class: bool) -> None:
     from cmd_eval.results.schema import write_result
     from cmd_eval.results.tables import class_table, retrieval_table
     from cmd_eval.tasks.run_retrieval import run_retrieval
 
-    run = run_retrieval(features, question, command_words())
+    run = run_retrieval(features, spec, command_line())
     for note in run.notes:
         click.echo(note, err=True)
     click.echo(retrieval_table(run.record))
     if per_class:
         click.echo(class_table(run.record))
-    if target is not None:
-        write_result(target, run.record)
-        click.echo(f"written to {target}")
+    if output is not None:
+        write_result(output, run.record)
+        click.echo(f"Result written to {output}")
 
 
-@click.command(short_help="Several retrieval results in one table.")
-@click.argument("results", nargs=-1, required=True, type=click.Path(exists=True, dir_okay=False, path_type=Path))
+@click.command(short_help="Retrieval results side by side.")
+@click.argument("results", nargs=-1, required=True, type=FILE)
 def compare(results: tuple[Path, ...]) -> None:
-    """Show the JSON files of several retrieval runs in one table, beside chance."""
+    """Show several result files of retrieval and baseline side by side, with chance."""
     from cmd_eval.results.comparison import comparison_table
 
     click.echo(comparison_table(results))

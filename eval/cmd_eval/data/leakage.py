@@ -1,9 +1,7 @@
-"""What must not be on both sides of an evaluation, and what a network has seen of the videos that it is tested on.
+"""Leakage checks: videos on both sides of an evaluation, and test videos that a network was trained on.
 
-A file counts as seen under whatever name it was trained on: copies are told by their bytes. What the network began from
-counts, too, as far as it is on record.
-
-Shape legend: V videos.
+Copies of a file are recognized by their content, whatever their ids. The training data of a network's initial weights
+is checked as well, as far as it is recorded.
 """
 
 from __future__ import annotations
@@ -21,16 +19,16 @@ from cmd_eval.results.schema import Provenance
 from cmd_train.config import config_from_dict
 
 Rows = NDArray[np.int64]
-"""Numbers of videos."""
+"""Row numbers of videos."""
 
-_SHOWN = 5
+_MAX_LISTED = 5
 
 
 def check_leakage(videos: VideoTable, query: Rows, gallery: Rows) -> None:
-    """Refuses a gallery that holds a query: the same id, or the same source file, told by its bytes.
+    """Check that no query is in the gallery, by id or as a copy of the same file.
 
     Raises:
-        ValueError: names the first such video.
+        ValueError: A query is in the gallery; the message names the first one.
     """
     pairs = shared_videos(videos, query, gallery)
     if not pairs:
@@ -38,20 +36,20 @@ def check_leakage(videos: VideoTable, query: Rows, gallery: Rows) -> None:
     row, other = pairs[0]
     if videos.ids[row] == videos.ids[other]:
         raise ValueError(
-            f"video {videos.ids[row]} is in the query part and in the gallery part; a hit would mean nothing: "
-            "name two different parts"
+            f"video {videos.ids[row]} is both a query and in the gallery, which would invalidate the result; "
+            "choose different parts with --test-part and --train-part"
         )
     raise ValueError(
-        f"query {videos.ids[row]} and gallery video {videos.ids[other]} are the same file; "
-        "a hit would mean nothing: remove one of them from its part"
+        f"query {videos.ids[row]} and gallery video {videos.ids[other]} are the same file, which would invalidate the "
+        "result; remove one of them from its part"
     )
 
 
-def refuse_trained(videos: VideoTable, tested: Rows, trained: Rows) -> None:
-    """Refuses to test a classifier on videos that it was trained on, or on copies of them.
+def check_not_trained_on(videos: VideoTable, tested: Rows, trained: Rows) -> None:
+    """Check that a classifier was not trained on any of its test videos, or on copies of them.
 
     Raises:
-        ValueError: says how many there are and names the first.
+        ValueError: it was; the message names the first such video and their number.
     """
     pairs = shared_videos(videos, tested, trained)
     if not pairs:
@@ -59,73 +57,73 @@ def refuse_trained(videos: VideoTable, tested: Rows, trained: Rows) -> None:
     row, other = pairs[0]
     if videos.ids[row] == videos.ids[other]:
         raise ValueError(
-            f"the checkpoint was trained on {len(pairs)} of the {len(tested)} test videos, {videos.ids[row]} for one; "
-            "the figure would mean nothing: test on a part that it was not trained on"
+            f"the checkpoint was trained on {len(pairs)} of the {len(tested)} test videos, for example "
+            f"{videos.ids[row]}; choose a part that it was not trained on with --test-part"
         )
     raise ValueError(
-        f"test video {videos.ids[row]} and training video {videos.ids[other]} are the same file; "
-        "the figure would mean nothing: remove one of them from its part"
+        f"test video {videos.ids[row]} and training video {videos.ids[other]} are the same file, which would "
+        "invalidate the result; remove one of them from its part"
     )
 
 
-def refuse_copies(videos: VideoTable, rows: Rows) -> None:
-    """Refuses two videos of one file where every video asks all others.
+def check_no_copies(videos: VideoTable, rows: Rows) -> None:
+    """Check that no two videos come from the same file, for leave-one-out.
 
     Raises:
-        ValueError: names the first two.
+        ValueError: two do; the message names them.
     """
     seen: dict[str, int] = {}
     for row in rows:
         first = seen.setdefault(videos.fingerprints[row], int(row))
         if first != row:
             raise ValueError(
-                f"videos {videos.ids[first]} and {videos.ids[row]} are the same file, and each would find the other; "
-                "a hit would mean nothing: keep one of them"
+                f"videos {videos.ids[first]} and {videos.ids[row]} are the same file, so each would find the other; "
+                "remove one of them from the manifest"
             )
 
 
 def shared_videos(videos: VideoTable, rows: Rows, others: Rows) -> list[tuple[int, int]]:
-    """Those of some videos that are among others, too, or a copy of them: the numbers of both, the same ids first."""
+    """Return pairs of a row and its match among ``others``: those with the same id first, then copies of a file."""
     by_id = {videos.ids[row]: int(row) for row in others}
-    by_print = {videos.fingerprints[row]: int(row) for row in others}
+    by_fingerprint = {videos.fingerprints[row]: int(row) for row in others}
     same = [(int(row), by_id[videos.ids[row]]) for row in rows if videos.ids[row] in by_id]
     copies = [
-        (int(row), by_print[videos.fingerprints[row]])
+        (int(row), by_fingerprint[videos.fingerprints[row]])
         for row in rows
-        if videos.ids[row] not in by_id and videos.fingerprints[row] in by_print
+        if videos.ids[row] not in by_id and videos.fingerprints[row] in by_fingerprint
     ]
     return same + copies
 
 
 def group_notes(videos: VideoTable, tested: Rows, others: Rows, where: str, what: str) -> list[str]:
-    """A warning if groups are on both sides.
+    """Return a warning if groups are on both sides.
 
     Args:
-        videos: all of them.
-        tested, others: the two sides.
-        where: the split.
-        what: what the tested ones are called, in the plural.
+        videos: all videos.
+        tested, others: rows of the two sides.
+        where: name of the split.
+        what: plural noun for the tested videos, such as ``queries``.
     """
-    asked = Counter(videos.groups[row] for row in tested)
-    both = sorted((set(asked) & {videos.groups[row] for row in others}) - {""})
-    if not both:
+    tested_groups = Counter(videos.groups[row] for row in tested)
+    shared = sorted((set(tested_groups) & {videos.groups[row] for row in others}) - {""})
+    if not shared:
         return []
-    shown = ", ".join(both[:_SHOWN]) + (", ..." if len(both) > _SHOWN else "")
-    count = sum(asked[name] for name in both)
+    listed = ", ".join(shared[:_MAX_LISTED]) + (", ..." if len(shared) > _MAX_LISTED else "")
+    count = sum(tested_groups[name] for name in shared)
     return [
-        f"warning: {where}: {len(both)} groups are in both parts ({shown}), with {count} of {len(tested)} {what}; "
-        "what is alike within a group may make hits"
+        f"warning: {where}: {len(shared)} groups are in both parts ({listed}), with {count} of {len(tested)} {what}; "
+        "near-duplicates within a group may inflate the result"
     ]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSet:
-    """What a network was trained on, as its checkpoint says.
+    """Training data of a network, as recorded in its checkpoint.
 
     Attributes:
-        data_hash: of the shards; None if they are not known.
-        split_column: None for all videos.
-        part: the part of that split.
+        data_hash: hash of the shards; None if unknown.
+        split_column: split column; None for all videos.
+        part: part of that split.
     """
 
     data_hash: str | None
@@ -133,7 +131,7 @@ class TrainingSet:
     part: str
 
     def rows(self, videos: VideoTable, data_hash: str) -> Rows | None:
-        """Which videos of a shard set were trained on; None if it was another set, where nobody knows."""
+        """Return the rows of a shard set that were trained on; None if the network was trained on other shards."""
         if self.data_hash != data_hash:
             return None
         if self.split_column is None:
@@ -142,48 +140,50 @@ class TrainingSet:
 
 
 def training_sets(provenance: Provenance) -> list[TrainingSet]:
-    """What a network was trained on: by its own training first, then by what that began from, and so on.
+    """Return the training data of a network's own run, then of its initial weights, and so on.
 
-    Empty for what is no network, and for one as it was before training.
+    The list is empty for hand-crafted features and for untrained networks.
     """
     if provenance.settings is None or provenance.untrained:
         return []
     data = config_from_dict(provenance.settings).data
-    found = [TrainingSet(data_hash=provenance.trained_on, split_column=data.split_column, part=data.part)]
+    sets = [TrainingSet(data_hash=provenance.trained_on, split_column=data.split_column, part=data.train_part)]
     before = _trained_on(provenance.began_from)
     while before is not None:
-        found.append(
+        sets.append(
             TrainingSet(
-                data_hash=before.get("data_hash"), split_column=before.get("split_column"), part=before.get("part", "")
+                data_hash=before.get("data_hash"),
+                split_column=before.get("split_column"),
+                part=before.get("train_part", ""),
             )
         )
         before = _trained_on(before.get("began_from"))
-    return found
+    return sets
 
 
-def _trained_on(start: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """Of a start that says nothing of its training: one on data that are not known."""
-    return None if start is None else start.get("trained_on") or {}
+def _trained_on(initial: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """Return the training record of initial weights: empty if unknown, None without initial weights."""
+    return None if initial is None else initial.get("trained_on") or {}
 
 
 def training_notes(provenance: Provenance, videos: VideoTable, tested: Rows, where: str, what: str) -> list[str]:
-    """Whether the network has seen the videos that it is asked about.
+    """Return notes on test videos that the network, or its initial weights, were trained on.
 
     Args:
-        provenance: of its features or probabilities.
+        provenance: provenance of the features or probabilities.
         videos: all videos of the shards.
-        tested: the ones that it is asked about.
-        where: the split.
-        what: what they are called, in the plural.
+        tested: rows of the test videos.
+        where: name of the split.
+        what: plural noun for the test videos, such as ``queries``.
     """
     notes = []
     for number, training in enumerate(training_sets(provenance)):
-        who = "what the checkpoint began from" if number else "the checkpoint"
+        who, verb = ("the checkpoint's initial weights", "were") if number else ("the checkpoint", "was")
         trained = training.rows(videos, provenance.data_hash)
         if trained is None:
-            notes.append(f"{who} was trained on other shards; whether they held {what} is not known")
+            notes.append(f"{who} {verb} trained on other shards; whether these contain {what} is unknown")
             continue
         seen = len(shared_videos(videos, tested, trained))
         if seen:
-            notes.append(f"warning: {where}: {who} was trained on {seen} of the {len(tested)} {what}")
+            notes.append(f"warning: {where}: {who} {verb} trained on {seen} of the {len(tested)} {what}")
     return list(dict.fromkeys(notes))

@@ -1,110 +1,172 @@
-"""Which videos ask and which are found.
-
-Shape legend: V videos.
-"""
+"""Evaluation splits: which videos are queries (test videos), and which are the gallery (training videos)."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmd_eval.data.leakage import check_leakage, group_notes, refuse_copies
-from cmd_eval.data.table import VideoTable
-from cmd_eval.results.schema import LEAVE_ONE_OUT
+from cmd_eval.data.leakage import check_leakage, check_no_copies, group_notes
+from cmd_eval.data.table import TARGETS, VideoTable
+from cmd_eval.results.schema import LEAVE_ONE_OUT, part_suffixes
+from cmd_train.data.selection import resolve_split_columns
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pairing:
-    """Which videos ask, or are tested, and which are found, or trained on.
+class EvalSplitSpec:
+    """Selection of the splits to evaluate.
 
     Attributes:
-        split_column: the split; ``leave-one-out`` where every video asks all others.
-        query_part, gallery_part: its two parts.
-        kind: ``label`` or ``group``.
-        query, gallery: rows of the videos; equal in leave-one-out.
-        unlabelled: videos of both parts that lack the label and were left out.
+        split_columns: split columns of the manifest; empty for the only one. Ignored for leave-one-out.
+        test_part: part whose videos are queries or tested.
+        train_part: part whose videos are the gallery or trained on.
+        targets: ``label``, ``group`` or both.
+        leave_one_out: whether to compare each video with all others instead.
+        seed: random seed of validation folds and confidence intervals.
+    """
+
+    split_columns: Sequence[str] = ()
+    test_part: str = "test"
+    train_part: str = "train"
+    targets: Sequence[str] = ("label",)
+    leave_one_out: bool = False
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, values in (("split_columns", self.split_columns), ("targets", self.targets)):
+            if len(set(values)) < len(values):
+                raise ValueError(f"{name}: {', '.join(values)} contains duplicates")
+        if not self.targets or set(self.targets) - set(TARGETS):
+            raise ValueError(f"targets: {', '.join(self.targets) or 'empty'}; choose from {', '.join(TARGETS)}")
+
+    @property
+    def name(self) -> str:
+        """Words for the name of the result file; ``split_columns`` must not be empty, unless for leave-one-out."""
+        if self.leave_one_out:
+            return "-".join([LEAVE_ONE_OUT, *self.targets])
+        return "-".join([*self.split_columns, *part_suffixes(self.test_part, self.train_part), *self.targets])
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalSplit:
+    """Queries and gallery of retrieval, or test and training videos of a probe.
+
+    Attributes:
+        split_column: split column of the manifest, or ``leave-one-out``.
+        test_part, train_part: its two parts.
+        target: ``label`` or ``group``.
+        query, gallery: rows of the queries (test videos) and the gallery (training videos); equal for leave-one-out.
+        unlabeled: number of videos of both parts that were left out because they have no label (or group).
     """
 
     split_column: str
-    query_part: str
-    gallery_part: str
-    kind: str
+    test_part: str
+    train_part: str
+    target: str
     query: NDArray[np.int64]
     gallery: NDArray[np.int64]
-    unlabelled: int
+    unlabeled: int
 
     @property
     def leave_one_out(self) -> bool:
-        """Whether every video asks all others."""
+        """Whether each video is compared with all others."""
         return self.split_column == LEAVE_ONE_OUT
 
 
-def pair_parts(videos: VideoTable, split_column: str, query_part: str, gallery_part: str, kind: str) -> Pairing:
-    """The labelled videos of two parts of a split, after a check that no video or file is in both.
+def choose_split_columns(videos: VideoTable, given: Sequence[str]) -> tuple[str, ...]:
+    """Return the given split columns, or the only one of the videos.
 
     Raises:
-        ValueError: the split or a part does not exist, no video has the label, or a video or its file is in both.
+        ValueError: A given column does not exist, or none is given and the videos do not have exactly one.
     """
-    asked, found = videos.part(split_column, query_part), videos.part(split_column, gallery_part)
-    query = videos.labelled(asked, kind, f"{split_column}'s part {query_part!r}")
-    gallery = videos.labelled(found, kind, f"{split_column}'s part {gallery_part!r}")
+    remedy = "use all videos with `cmd-eval retrieval --leave-one-out`"
+    columns = resolve_split_columns(tuple(videos.splits), given, alternative=remedy)
+    if not columns:
+        raise ValueError(f"the shards have no split columns; {remedy}, or add a split column to the manifest")
+    return columns
+
+
+def eval_splits(videos: VideoTable, spec: EvalSplitSpec) -> list[EvalSplit]:
+    """Return the splits of a spec, ordered by target and split column, after checking all of them.
+
+    Raises:
+        ValueError: A split, a part or a label does not exist, or a query is in the gallery.
+    """
+    if spec.leave_one_out:
+        return [leave_one_out_split(videos, target) for target in spec.targets]
+    columns = choose_split_columns(videos, spec.split_columns)
+    return [
+        part_split(videos, column, spec.test_part, spec.train_part, target)
+        for target in spec.targets
+        for column in columns
+    ]
+
+
+def part_split(videos: VideoTable, split_column: str, test_part: str, train_part: str, target: str) -> EvalSplit:
+    """Return the labeled videos of two parts of a split, after checking that no video or file is in both.
+
+    Raises:
+        ValueError: the split or a part does not exist, no video has a label, or a video or its file is in both parts.
+    """
+    test, train = videos.part(split_column, test_part), videos.part(split_column, train_part)
+    query = videos.labeled(test, target, f"part {test_part!r} of {split_column}")
+    gallery = videos.labeled(train, target, f"part {train_part!r} of {split_column}")
     check_leakage(videos, query, gallery)
-    return Pairing(
+    return EvalSplit(
         split_column=split_column,
-        query_part=query_part,
-        gallery_part=gallery_part,
-        kind=kind,
+        test_part=test_part,
+        train_part=train_part,
+        target=target,
         query=query,
         gallery=gallery,
-        unlabelled=len(asked) + len(found) - len(query) - len(gallery),
+        unlabeled=len(test) + len(train) - len(query) - len(gallery),
     )
 
 
-def pair_all(videos: VideoTable, kind: str) -> Pairing:
-    """Every labelled video against all others, after a check that no file is there twice.
+def leave_one_out_split(videos: VideoTable, target: str) -> EvalSplit:
+    """Return the split in which each labeled video is compared with all others, after checking for duplicate files.
 
     Raises:
-        ValueError: no video has the label, or two videos are of one file.
+        ValueError: no video has a label, or two videos come from the same file.
     """
-    rows = videos.labelled(np.arange(len(videos)), kind, "the shards")
-    refuse_copies(videos, rows)
-    return Pairing(
+    rows = videos.labeled(np.arange(len(videos)), target, "the shards")
+    check_no_copies(videos, rows)
+    return EvalSplit(
         split_column=LEAVE_ONE_OUT,
-        query_part="all",
-        gallery_part="all others",
-        kind=kind,
+        test_part="all",
+        train_part="all others",
+        target=target,
         query=rows,
         gallery=rows,
-        unlabelled=len(videos) - len(rows),
+        unlabeled=len(videos) - len(rows),
     )
 
 
-def pairing_notes(videos: VideoTable, pairing: Pairing) -> list[str]:
-    """What to know of the two sides: videos left out, groups that are on both, queries that no video could answer.
+def split_notes(videos: VideoTable, split: EvalSplit) -> list[str]:
+    """Return notes on videos left out, groups on both sides, and queries that cannot have a hit.
 
-    By group, and in leave-one-out, groups are on both sides by intention.
+    With the group as target, and for leave-one-out, groups are on both sides by design.
     """
     notes = []
-    if pairing.unlabelled:
-        notes.append(
-            f"{pairing.split_column}: {pairing.unlabelled} videos of the two parts have no {pairing.kind} "
-            "and were left out"
-        )
-    if pairing.kind == "label" and not pairing.leave_one_out:
-        notes += group_notes(videos, pairing.query, pairing.gallery, pairing.split_column, "queries")
-    names = videos.names(pairing.kind)
-    if pairing.leave_one_out:
-        members = Counter(names[row] for row in pairing.query)
+    if split.unlabeled:
+        notes.append(f"{split.split_column}: {split.unlabeled} videos without a {split.target} were left out")
+    if split.target == "label" and not split.leave_one_out:
+        notes += group_notes(videos, split.query, split.gallery, split.split_column, "queries")
+    names = videos.names(split.target)
+    if split.leave_one_out:
+        members = Counter(names[row] for row in split.query)
         if alone := sum(count == 1 for count in members.values()):
-            notes.append(f"{LEAVE_ONE_OUT}: {alone} videos share their {pairing.kind} with no other and do not ask")
-    offered = {names[row] for row in pairing.gallery}
-    lost = sum(names[row] not in offered for row in pairing.query)
-    if lost:
+            notes.append(
+                f"{LEAVE_ONE_OUT}: {alone} videos share their {split.target} with no other and are not queries"
+            )
+    available = {names[row] for row in split.gallery}
+    hopeless = sum(names[row] not in available for row in split.query)
+    if hopeless:
         notes.append(
-            f"{pairing.split_column}: {lost} of {len(pairing.query)} queries have a {pairing.kind} that is not in part "
-            f"{pairing.gallery_part!r}, so nothing can be right; `cmd-eval retrieval --leave-one-out` asks all videos"
+            f"{split.split_column}: the {split.target} of {hopeless} of {len(split.query)} queries is not in part "
+            f"{split.train_part!r}, so they cannot have a hit; `cmd-eval retrieval --leave-one-out` uses all videos"
         )
     return notes

@@ -1,4 +1,4 @@
-"""The videos that features belong to, column by column.
+"""Metadata of the videos that features belong to, in columns.
 
 Shape legend: V videos.
 """
@@ -13,17 +13,18 @@ from numpy.typing import NDArray
 
 from cmd_extract.schema import VideoEntry
 
-LABEL_KINDS = ("label", "group")
+TARGETS = ("label", "group")
+"""What retrieval and probes can be evaluated for."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoTable:
-    """V videos, column by column, in the order of their features.
+    """Metadata of V videos in columns, in the order of their features.
 
     Attributes:
         ids, labels, groups, fingerprints: as in the shards.
-        splits: split column to the part of each video; an empty part means neither.
-        frame_counts: frames of each video.
+        splits: part of each video for each split column; empty if the video is in no part.
+        frame_counts: number of frames of each video.
     """
 
     ids: tuple[str, ...]
@@ -39,11 +40,11 @@ class VideoTable:
                 raise ValueError(f"{name}: {len(getattr(self, name))} values for {len(self.ids)} videos")
         for name, parts in self.splits.items():
             if len(parts) != len(self.ids):
-                raise ValueError(f"splits: {len(parts)} parts of {name} for {len(self.ids)} videos")
+                raise ValueError(f"splits: {len(parts)} values of {name} for {len(self.ids)} videos")
 
     @classmethod
     def of(cls, entries: Sequence[VideoEntry]) -> VideoTable:
-        """The videos of shards."""
+        """Create the table of the videos of a shard set."""
         columns = list(dict.fromkeys(name for entry in entries for name in entry.splits))
         return cls(
             ids=tuple(entry.video_id for entry in entries),
@@ -57,47 +58,46 @@ class VideoTable:
     def __len__(self) -> int:
         return len(self.ids)
 
-    def names(self, kind: str) -> tuple[str, ...]:
-        """The label or the group of each video; empty where it has none.
+    def names(self, target: str) -> tuple[str, ...]:
+        """Return the label or the group of each video; empty strings where it is missing.
 
         Raises:
-            ValueError: ``kind`` is neither ``label`` nor ``group``.
+            ValueError: ``target`` is neither ``label`` nor ``group``.
         """
-        if kind not in LABEL_KINDS:
-            raise ValueError(f"kind: {kind!r} is not one of {', '.join(LABEL_KINDS)}")
-        return self.labels if kind == "label" else self.groups
+        if target not in TARGETS:
+            raise ValueError(f"target: {target!r} is not one of {', '.join(TARGETS)}")
+        return self.labels if target == "label" else self.groups
 
     def part(self, split_column: str, part: str) -> NDArray[np.int64]:
-        """Numbers of the videos in one part of a split, (any,) int64, ascending.
+        """Return the row numbers of the videos in one part of a split, ascending.
 
         Raises:
-            ValueError: the split column does not exist, or no video is in the part.
+            ValueError: the split column does not exist, or the part contains no videos.
         """
         if split_column not in self.splits:
             raise ValueError(
-                f"split_column: {split_column!r} is not among the videos' columns; "
-                f"they have {', '.join(self.splits) or 'none'}"
+                f"split_column: {split_column!r} is not in the shards; available: {', '.join(self.splits) or 'none'}"
             )
         parts = self.splits[split_column]
         rows = np.array([row for row, own in enumerate(parts) if own == part and part], np.int64)
         if not len(rows):
-            present = ", ".join(sorted(set(parts) - {""}))
-            raise ValueError(f"part: no video of {split_column} is in {part!r}; its parts are {present or 'all empty'}")
+            available = ", ".join(sorted(set(parts) - {""})) or "none"
+            raise ValueError(f"part: {part!r} of {split_column} contains no videos; parts with videos: {available}")
         return rows
 
-    def labelled(self, rows: NDArray[np.int64], kind: str, where: str) -> NDArray[np.int64]:
-        """Those of some rows that have a label (or group).
+    def labeled(self, rows: NDArray[np.int64], target: str, where: str) -> NDArray[np.int64]:
+        """Return the rows of the videos that have a label (or group).
 
         Args:
-            rows: numbers of videos.
-            kind: ``label`` or ``group``.
-            where: what the rows are, for the message.
+            rows: row numbers.
+            target: ``label`` or ``group``.
+            where: description of the rows, for the error message.
 
         Raises:
-            ValueError: none has.
+            ValueError: no video has a label (or group).
         """
-        names = self.names(kind)
+        names = self.names(target)
         kept = np.array([row for row in rows if names[row]], np.int64)
         if not len(kept):
-            raise ValueError(f"{kind}: no video of {where} has one")
+            raise ValueError(f"{target}: no video in {where} has one; add a {target} column to the manifest")
         return kept

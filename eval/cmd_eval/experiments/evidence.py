@@ -1,6 +1,6 @@
-"""What features get right, video by video, and what several trainings of a kind come to: pure functions.
+"""Measurements of ``cmd-eval evidence`` per video, and their means over splits and seeds; pure functions.
 
-Shape legend: N videos that ask or are tested.
+Shape legend: N query or test videos.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmd_eval.data.splits import Pairing
+from cmd_eval.data.splits import EvalSplit
 from cmd_eval.features.store import Features
 from cmd_eval.metrics.intervals import Interval, bootstrap_interval, paired_bootstrap
 from cmd_eval.tasks.retrieval import retrieve
@@ -25,109 +25,106 @@ MEASURES: Mapping[str, tuple[str, ...]] = {
     "label": (*(f"R@{k}" for k in RANKS), PROBE),
     "group": tuple(f"R@{k}" for k in RANKS),
 }
-"""What is measured by label (over splits), and by group (each video among all others)."""
+"""Measures by label (over splits) and by group (leave-one-out)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Answer:
-    """What one set of features got right on one question.
+class Measurement:
+    """Hits and misses of one set of features on one split.
 
     Attributes:
-        by: ``label`` or ``group``.
-        split_column: the split whose test videos asked; by group, the split whose train part the network has seen.
-        seed: of the network's training; 0 where there is none.
-        rows: (N,) numbers of the videos that asked.
-        right: measure to (N,), 1 where the video was right.
-        chance: measure to what chance would reach.
+        target: ``label`` or ``group``.
+        split_column: the split; by group, the split that the network was trained on.
+        seed: seed of the training run; 0 if there is none.
+        rows: (N,) indices of the query videos.
+        hits: (N,) by measure, 1 for a hit and 0 for a miss.
+        chance: chance level by measure.
     """
 
-    by: str
+    target: str
     split_column: str
     seed: int
     rows: NDArray[np.int64]
-    right: Mapping[str, NDArray[np.float64]]
+    hits: Mapping[str, NDArray[np.float64]]
     chance: Mapping[str, float]
 
 
-def ask(features: Features, pairing: Pairing, *, split_column: str, seed: int, probe_seed: int = 0) -> Answer:
-    """R@1, 5 and 10 of a pairing, and by label the linear probe.
+def measure(features: Features, split: EvalSplit, *, split_column: str, seed: int, probe_seed: int = 0) -> Measurement:
+    """Measure R@1, 5 and 10 on a split, and by label the accuracy of the linear probe.
 
     Args:
-        features: of all videos.
-        pairing: which videos ask, and which are found or trained on.
+        features: features of all videos.
+        split: query and gallery, or test and training videos.
         split_column, seed: recorded.
-        probe_seed: decides on which parts the probe's setting is chosen.
+        probe_seed: seed of the folds on which the regularization of the probe is selected.
 
     Raises:
-        ValueError: nothing can be found, or there are too few training videos for a probe.
+        ValueError: no query can have a hit, or there are too few training videos for the probe.
     """
-    found = retrieve(features, pairing, ranks=RANKS)
-    right = {f"R@{k}": found.hits[k].astype(np.float64) for k in RANKS}
-    chance = {f"R@{k}": found.chance[k] for k in RANKS}
-    if PROBE in MEASURES[pairing.kind]:
-        told = probe(features, pairing, "linear", seed=probe_seed)
-        right[PROBE], chance[PROBE] = told.hits(1), told.chance
-    rows = found.pairing.query
-    return Answer(by=pairing.kind, split_column=split_column, seed=seed, rows=rows, right=right, chance=chance)
+    retrieval = retrieve(features, split, ranks=RANKS)
+    hits = {f"R@{k}": retrieval.hits[k].astype(np.float64) for k in RANKS}
+    chance = {f"R@{k}": retrieval.chance[k] for k in RANKS}
+    if PROBE in MEASURES[split.target]:
+        result = probe(features, split, "linear", seed=probe_seed)
+        hits[PROBE], chance[PROBE] = result.hits(1), result.chance
+    rows = retrieval.split.query
+    return Measurement(target=split.target, split_column=split_column, seed=seed, rows=rows, hits=hits, chance=chance)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A kind of features: all its answers, over splits and seeds.
+    """A row of the table: all measurements of one kind of features, over splits and seeds.
 
     Attributes:
-        name: what the table calls it.
-        answers: at least one by label and one by group.
+        name: name in the table.
+        measurements: at least one by label and one by group.
     """
 
     name: str
-    answers: Sequence[Answer]
+    measurements: Sequence[Measurement]
 
     def per_video(
-        self, by: str, measure: str, *, split_column: str | None = None, seed: int | None = None
+        self, target: str, measure: str, *, split_column: str | None = None, seed: int | None = None
     ) -> dict[int, float]:
-        """Number of each video to the share of its answers that were right.
-
-        A video that several trainings answered for counts once, with their mean.
+        """Return the mean hit rate of each video over splits and seeds, by video index.
 
         Args:
-            by: ``label`` or ``group``.
-            measure: one of ``MEASURES[by]``.
-            split_column, seed: answers of these alone.
+            target: ``label`` or ``group``.
+            measure: one of ``MEASURES[target]``.
+            split_column, seed: use measurements of this split or seed only.
         """
         found: dict[int, list[float]] = defaultdict(list)
-        for answer in self.answers:
-            wanted = answer.by == by and split_column in (None, answer.split_column) and seed in (None, answer.seed)
-            if wanted:
-                for row, right in zip(answer.rows.tolist(), answer.right[measure].tolist(), strict=True):
-                    found[row].append(right)
+        for one in self.measurements:
+            if one.target == target and split_column in (None, one.split_column) and seed in (None, one.seed):
+                for row, hit in zip(one.rows.tolist(), one.hits[measure].tolist(), strict=True):
+                    found[row].append(hit)
         return {row: float(np.mean(found[row])) for row in sorted(found)}
 
-    def figure(self, by: str, measure: str, *, split_column: str | None = None, seed: int = 0) -> Interval:
-        """Mean over videos with its bootstrap interval; ``seed`` decides the draws."""
-        values = self.per_video(by, measure, split_column=split_column)
+    def value(self, target: str, measure: str, *, split_column: str | None = None, seed: int = 0) -> Interval:
+        """Return the mean over videos with its bootstrap interval; ``seed`` is the seed of the resampling."""
+        values = self.per_video(target, measure, split_column=split_column)
         return bootstrap_interval(np.array(list(values.values())), seed=seed)
 
     @property
     def seeds(self) -> list[int]:
-        """Seeds of the trainings."""
-        return sorted({answer.seed for answer in self.answers})
+        """Seeds of the training runs."""
+        return sorted({one.seed for one in self.measurements})
 
     def as_json(self, seed: int = 0) -> dict[str, Any]:
-        """For the result file: pooled over splits and seeds, of each split, and of each seed."""
-        columns = dict.fromkeys(answer.split_column for answer in self.answers if answer.by == "label")
+        """Return the values for the result file: over all splits and seeds, per split, and per seed."""
+        columns = dict.fromkeys(one.split_column for one in self.measurements if one.target == "label")
         return {
             "model": self.name,
             "seeds": self.seeds,
             **{
-                f"by_{by}": {measure: self.figure(by, measure, seed=seed).as_json() for measure in measures}
-                for by, measures in MEASURES.items()
+                f"by_{target}": {measure: self.value(target, measure, seed=seed).as_json() for measure in measures}
+                for target, measures in MEASURES.items()
             },
             "by_split": [
                 {
                     "split_column": column,
                     "by_label": {
-                        measure: self.figure("label", measure, split_column=column, seed=seed).as_json()
+                        measure: self.value("label", measure, split_column=column, seed=seed).as_json()
                         for measure in MEASURES["label"]
                     },
                 }
@@ -135,56 +132,55 @@ class Row:
             ],
             "by_seed": [
                 {
-                    "seed": one,
+                    "seed": own,
                     **{
-                        f"by_{by}": {
-                            measure: float(np.mean(list(self.per_video(by, measure, seed=one).values())))
+                        f"by_{target}": {
+                            measure: float(np.mean(list(self.per_video(target, measure, seed=own).values())))
                             for measure in measures
                         }
-                        for by, measures in MEASURES.items()
+                        for target, measures in MEASURES.items()
                     },
                 }
-                for one in self.seeds
+                for own in self.seeds
             ],
         }
 
 
-def difference(first: Row, second: Row, by: str, measure: str, *, seed: int = 0) -> Interval:
-    """Mean of what ``first`` gets right less what ``second`` does, with the paired bootstrap interval over videos.
+def difference(first: Row, second: Row, target: str, measure: str, *, seed: int = 0) -> Interval:
+    """Return the mean difference in hit rate, first minus second, with its paired bootstrap interval over videos.
 
     Raises:
-        ValueError: they have not answered for the same videos.
+        ValueError: the rows were measured on different videos.
     """
-    a, b = first.per_video(by, measure), second.per_video(by, measure)
+    a, b = first.per_video(target, measure), second.per_video(target, measure)
     if a.keys() != b.keys():
-        raise ValueError(f"{first.name} and {second.name}: answered by {by} for different videos")
+        raise ValueError(f"{first.name} and {second.name}: measured by {target} on different videos")
     return paired_bootstrap(np.array(list(a.values())), np.array(list(b.values())), seed=seed)
 
 
 def differences(first: Row, others: Sequence[Row], *, seed: int = 0) -> list[dict[str, Any]]:
-    """Of one row against each other one, by label and by group: R@1, and by label the probe; for the result file."""
+    """Compare a row with each other row in R@1 by label and by group and in the probe; for the result file."""
     return [
         {
             "first": first.name,
             "second": other.name,
-            "by": by,
+            "target": target,
             "measure": measure,
-            "difference": difference(first, other, by, measure, seed=seed).as_json(),
+            "difference": difference(first, other, target, measure, seed=seed).as_json(),
         }
         for other in others
-        for by, measures in (("label", ("R@1", PROBE)), ("group", ("R@1",)))
+        for target, measures in (("label", ("R@1", PROBE)), ("group", ("R@1",)))
         for measure in measures
     ]
 
 
 def chance(row: Row) -> dict[str, dict[str, float]]:
-    """What chance would reach by label and by group, each answer weighted by its videos; the same for every row."""
+    """Return the chance level by label and by group, weighted by the number of queries; it is the same for all rows."""
     found = {}
-    for by, measures in MEASURES.items():
-        own = [answer for answer in row.answers if answer.by == by]
-        weights = [len(answer.rows) for answer in own]
-        found[f"by_{by}"] = {
-            measure: float(np.average([answer.chance[measure] for answer in own], weights=weights))
-            for measure in measures
+    for target, measures in MEASURES.items():
+        own = [one for one in row.measurements if one.target == target]
+        weights = [len(one.rows) for one in own]
+        found[f"by_{target}"] = {
+            measure: float(np.average([one.chance[measure] for one in own], weights=weights)) for measure in measures
         }
     return found

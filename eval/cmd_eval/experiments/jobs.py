@@ -1,60 +1,81 @@
-"""Starts ``cmd-train`` as a user would: evaluation knows its command line only, never its loop."""
+"""Run ``cmd-train`` in processes of its own. Evaluation uses its command line only, never its training loop."""
 
 from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Thread
+from threading import Lock
 from types import FrameType
 from typing import Any
 
 import joblib
 
-import cmd_train
+from cmd_extract.console.commands import EXIT_INTERRUPTED
 from cmd_train.checkpoints.files import CONFIG_NAME, list_checkpoints
-from cmd_train.config import FREE, TrainConfig, changed_fields
+from cmd_train.config import MUTABLE_FIELDS, TrainConfig, changed_fields
 
-EXIT_INTERRUPTED = 130
 _SECONDS_TO_SAVE = 60.0
-_LOOK_SECONDS = 0.2
-# For the last lines; a training that was killed may leave processes that hold the pipe for a while.
-_SECONDS_TO_TELL = 5.0
 _PROGRAM = "from cmd_train.cli.main import main; main(prog_name='cmd-train')"
 
 
+class Eta:
+    """Estimate of the remaining time of several jobs, from the finished ones.
+
+    Args:
+        jobs: number of jobs to do, without those finished earlier.
+    """
+
+    def __init__(self, jobs: int) -> None:
+        self._jobs, self._finished = jobs, 0
+        self._start = time.monotonic()
+
+    def job_finished(self) -> None:
+        """Count a finished job."""
+        self._finished += 1
+
+    def __str__(self) -> str:
+        """Return ``, about 12 min left``; empty before the first job is finished."""
+        if not self._finished:
+            return ""
+        seconds = (time.monotonic() - self._start) / self._finished * (self._jobs - self._finished)
+        return f", about {seconds / 60:.0f} min left" if seconds >= 90 else f", about {seconds:.0f} s left"
+
+
 def check_run_dir(run_dir: Path, config: TrainConfig, data_hash: str) -> bool:
-    """Whether a training of these settings and shards lies in a folder, finished or not.
+    """Return whether a folder contains a run, finished or not, with these settings and shards.
 
     Raises:
-        ValueError: there is one of other settings or other shards, which ``cmd-train`` would refuse to continue.
+        ValueError: it contains a run with other settings or shards, which ``cmd-train`` would refuse to continue.
     """
     if not list_checkpoints(run_dir):
         return False
     stored: dict[str, Any] = json.loads((run_dir / CONFIG_NAME).read_text("utf-8"))
     changed = changed_fields(stored["settings"], config.as_dict())
-    changed = [change for change in changed if not change.startswith(FREE)]
+    changed = [change for change in changed if not change.startswith(MUTABLE_FIELDS)]
     if stored.get("data_hash") != data_hash:
         changed.insert(0, "other shards")
     if changed:
-        raise ValueError(f"{run_dir}: holds a training of something else ({'; '.join(changed)}); give another OUT")
+        raise ValueError(f"{run_dir}: contains a run with different settings ({'; '.join(changed)}); use another OUT")
     return True
 
 
 def run_cmd_train(arguments: Sequence[str]) -> None:
-    """Runs ``cmd-train`` with this interpreter and this installation, and waits for it; what it says is shown.
+    """Run ``cmd-train`` with this interpreter and wait for it; its output is shown.
 
-    Ctrl-C and SIGTERM are handed on as SIGTERM: the training saves and stops, and then this raises.
+    Ctrl-C and SIGTERM are passed on as SIGTERM: the run saves a checkpoint and stops.
 
     Raises:
-        KeyboardInterrupt: the training was interrupted; the same command continues it.
-        RuntimeError: it failed.
+        KeyboardInterrupt: the run was interrupted; the same command continues it.
+        RuntimeError: the run failed.
     """
     with _sigterm_as_interrupt():
         process = _start(arguments, os.environ)
@@ -63,84 +84,89 @@ def run_cmd_train(arguments: Sequence[str]) -> None:
         except KeyboardInterrupt:
             _stop([process])
             raise
-    _check(code, arguments)
+    _check_exit_code(code, arguments)
 
 
-def run_side_by_side(
-    trainings: Mapping[str, Sequence[str]],
+def run_in_parallel(
+    jobs: Mapping[str, Sequence[str]],
     at_once: int,
     *,
-    say: Callable[[str], None],
-    begun: Callable[[str], None],
-    made: Callable[[str], None],
+    log: Callable[[str], None],
+    on_start: Callable[[str], None],
+    on_finish: Callable[[str], None],
 ) -> None:
-    """Runs ``cmd-train`` several times, some of these at the same time, in order; each has its share of the cores.
+    """Run ``cmd-train`` several times, some runs in parallel, each with its share of the cores.
 
-    Small networks do not keep several cores busy (eval/README.md). A signal is handed on as by ``run_cmd_train``; if
-    one training fails, the others save and stop.
+    Small networks do not keep several cores busy (eval/README.md). Signals are passed on as in ``run_cmd_train``. If
+    one run fails, no other is started, and those in progress save a checkpoint and stop.
 
     Args:
-        trainings: arguments by a name for the training.
-        at_once: trainings at the same time.
-        say: gets what the trainings say, line by line, each line behind the name.
-        begun, made: called with the name when a training begins, and when it has ended well.
+        jobs: arguments of each run by name, in the order in which to start them.
+        at_once: maximum number of runs at the same time.
+        log: called with every line of output, prefixed with the name of the run.
+        on_start, on_finish: called with the name when a run starts and when it has succeeded.
 
     Raises:
-        KeyboardInterrupt: interrupted; the same trainings continue.
-        RuntimeError: one failed.
+        KeyboardInterrupt: interrupted; the same jobs continue.
+        RuntimeError: a run failed.
     """
-    # What the user has set holds.
+    # A value set by the user takes precedence.
     environment = {"OMP_NUM_THREADS": str(max(1, joblib.cpu_count() // at_once))} | os.environ
-    waiting, readers = list(trainings), dict[str, Thread]()
-    running: dict[str, subprocess.Popen[bytes]] = {}
-    with _sigterm_as_interrupt():
+    running: list[subprocess.Popen[bytes]] = []
+    lock, stopping = Lock(), False
+
+    def run(name: str) -> int | None:
+        """Return the exit code, or None if the job was not started because another one failed."""
+        nonlocal stopping
+        with lock:
+            if stopping:
+                return None
+            on_start(name)
+            process = _start(jobs[name], environment, stdout=subprocess.PIPE)
+            running.append(process)
+        assert process.stdout is not None, "started with a pipe"
+        with process.stdout as stream:
+            for line in stream:
+                log(f"{name}: {line.decode(errors='replace').rstrip()}")
+        code = process.wait()
+        with lock:
+            stopping |= code != 0
+        return code
+
+    with _sigterm_as_interrupt(), ThreadPoolExecutor(at_once) as pool:
+        names = {pool.submit(run, name): name for name in jobs}
         try:
-            while waiting or running:
-                while waiting and len(running) < at_once:
-                    name = waiting.pop(0)
-                    begun(name)
-                    running[name] = _start(trainings[name], environment, stdout=subprocess.PIPE)
-                    readers[name] = Thread(target=_hand_on, args=(running[name], name, say), daemon=True)
-                    readers[name].start()
-                for name in [name for name, process in running.items() if process.poll() is not None]:
-                    readers.pop(name).join(_SECONDS_TO_TELL)
-                    _check(running.pop(name).returncode, trainings[name])
-                    made(name)
-                time.sleep(_LOOK_SECONDS)
+            for future in as_completed(names):
+                code, name = future.result(), names[future]
+                if code is not None:
+                    _check_exit_code(code, jobs[name])
+                    on_finish(name)
         finally:
-            _stop(list(running.values()))
+            with lock:
+                stopping = True
+            _stop(running)
 
 
 def _start(
     arguments: Sequence[str], environment: Mapping[str, str], stdout: int | None = None
 ) -> subprocess.Popen[bytes]:
-    """Starts a training; what it says is shown, or goes to ``stdout``, errors as well."""
-    # -P: a folder `train` in the working directory must not be taken for ours.
-    command = [sys.executable, "-P", "-c", _PROGRAM, *arguments]
-    home = str(Path(cmd_train.__path__[0]).parent)
-    path = os.pathsep.join(filter(None, [home, environment.get("PYTHONPATH")]))
+    """Start ``cmd-train``; its output is shown, or goes to ``stdout`` with the errors."""
     return subprocess.Popen(
-        command,
-        env={**environment, "PYTHONPATH": path},
-        # In a session of its own, so that Ctrl-C reaches it once, by way of this process.
+        [sys.executable, "-c", _PROGRAM, *arguments],
+        env=environment,
+        # In its own session, so that Ctrl-C reaches it only once, through this process.
         start_new_session=True,
         stdout=stdout,
         stderr=None if stdout is None else subprocess.STDOUT,
     )
 
 
-def _hand_on(process: subprocess.Popen[bytes], name: str, say: Callable[[str], None]) -> None:
-    assert process.stdout is not None, "it was started with a pipe"
-    with process.stdout as stream:
-        for line in stream:
-            say(f"{name}: {line.decode(errors='replace').rstrip()}")
-
-
-def _check(code: int, arguments: Sequence[str]) -> None:
+def _check_exit_code(code: int, arguments: Sequence[str]) -> None:
     if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     if code:
-        raise RuntimeError(f"cmd-train ended with exit code {code}; it says why above. It was: {_told(arguments)}")
+        command = shlex.join(["cmd-train", *arguments])
+        raise RuntimeError(f"cmd-train failed with exit code {code}, see its output above; the command was: {command}")
 
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
@@ -151,13 +177,9 @@ def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
         try:
             process.wait(max(0.0, deadline - time.monotonic()))
         except (KeyboardInterrupt, subprocess.TimeoutExpired):
-            # It does not save in time, or the user does not want to wait for that.
+            # It takes too long to save, or the user does not want to wait.
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
-
-
-def _told(arguments: Sequence[str]) -> str:
-    return " ".join(["cmd-train", *arguments])
 
 
 @contextmanager

@@ -1,18 +1,17 @@
-"""Which trainings the evidence is made of, with which settings, and where each one lies."""
+"""Plan of ``cmd-eval evidence``: its sizes, its training runs with their settings and folders."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmd_eval.data.splits import Pairing, pair_all, pair_parts
+from cmd_eval.data.splits import EvalSplit, leave_one_out_split, part_split
 from cmd_eval.data.table import VideoTable
 from cmd_eval.experiments.auxiliary import Comparison
 from cmd_eval.experiments.decoupling import HEADS
-from cmd_eval.experiments.evidence_sizes import EvidenceSize
 from cmd_eval.experiments.jobs import check_run_dir
-from cmd_eval.features.source import kept_features
+from cmd_eval.features.source import cached_features_path
 from cmd_eval.features.store import read_features
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import FINISHED_NAME, load_checkpoint
@@ -26,20 +25,102 @@ TRAIN_PART, TEST_PART = "train", "test"
 
 _FOLDERS = {"both heads": "both", "context head only": "context", "motion head only": "motion"}
 _OWN_FIELDS = (
-    *("data.split_column", "data.part", "run.seed", "model.context_head", "model.motion_head"),
-    *("optim.epochs",),
+    *("data.split_column", "data.train_part", "data.all_videos", "run.seed", "optim.epochs"),
+    *("model.context_head", "model.motion_head"),
 )
-"""What the command sets for each training; nobody else may."""
+"""Fields that the command sets for each run; the user cannot change them."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining:
-    """One pre-training.
+class EvidenceSize:
+    """Number, length and recipes of the runs.
+
+    Attributes:
+        recipe: recipe of the pre-training runs.
+        changes: ``SECTION.FIELD=VALUE`` changes to that recipe.
+        steps: optimizer steps of each pre-training run, rounded to whole epochs.
+        seeds: pre-training runs with both heads per split, with seeds from 0; also the number of untrained networks.
+        single_seeds: pre-training runs with each single head per split.
+        auxiliary_recipe: recipe of the supervised runs.
+        auxiliary_changes: changes to that recipe.
+        auxiliary_steps: optimizer steps of each supervised run.
+        auxiliary_seeds: pairs of supervised runs per split; 0 leaves the auxiliary loss out.
+        clips: clips per video in evaluation.
+    """
+
+    recipe: str
+    changes: tuple[str, ...] = ()
+    steps: int
+    seeds: int
+    single_seeds: int
+    auxiliary_recipe: str
+    auxiliary_changes: tuple[str, ...] = ()
+    auxiliary_steps: int
+    auxiliary_seeds: int
+    clips: int = 10
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "seeds", "single_seeds", "auxiliary_steps", "clips"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}: {getattr(self, name)} is not at least 1")
+        if self.auxiliary_seeds < 0:
+            raise ValueError(f"auxiliary_seeds: {self.auxiliary_seeds} is negative")
+        if self.single_seeds > self.seeds:
+            raise ValueError(
+                f"single_seeds: {self.single_seeds} is more than seeds = {self.seeds}; each network with one head is "
+                "compared with one that has both"
+            )
+
+
+_ON_A_GPU = ("data.workers=8", "run.precision=bf16", "run.checkpoint_epochs=50")
+
+SIZES: Mapping[str, EvidenceSize] = {
+    # About 90 minutes on two cores with two parallel pre-training runs; measurements in eval/README.md.
+    "small": EvidenceSize(
+        recipe="gestures",
+        steps=400,
+        seeds=3,
+        single_seeds=1,
+        auxiliary_recipe="finetune-gestures",
+        auxiliary_steps=500,
+        auxiliary_seeds=1,
+    ),
+    # For a GPU: the paper's network and batch size at 112 pixels, a stride for short clips, three seeds per row.
+    "full": EvidenceSize(
+        recipe="ucf101",
+        changes=("sampling.stride=2", "data.samples_per_video=4", *_ON_A_GPU),
+        steps=4000,
+        seeds=3,
+        single_seeds=3,
+        auxiliary_recipe="finetune-gestures",
+        auxiliary_changes=(
+            "model.backbone=r2plus1d_26",
+            "model.width=64",
+            "model.encoder_width=64",
+            "model.crop_size=112",
+            "model.embedding_dim=512",
+            "model.head_hidden=2048",
+            "model.predictor_width=512",
+            "model.predictor_heads=8",
+            "model.predictor_ff=512",
+            "model.encoder_layers=2",
+            "model.decoder_layers=4",
+            *_ON_A_GPU,
+        ),
+        auxiliary_steps=4000,
+        auxiliary_seeds=3,
+    ),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class PretrainingRun:
+    """A pre-training run.
 
     Attributes:
         heads: one of ``cmd_eval.experiments.decoupling.HEADS``.
-        split_column: trains on its part ``train``.
-        seed: of the training.
+        split_column: split whose part ``train`` it is trained on.
+        seed: random seed of the run.
     """
 
     heads: str
@@ -49,17 +130,17 @@ class Pretraining:
 
 @dataclass(frozen=True, kw_only=True)
 class EvidencePlan:
-    """Everything that is to be trained.
+    """All runs of the command.
 
     Attributes:
-        shards: folder of shards.
-        out: folder for everything.
-        size_name: what the size is called.
-        size: how much is trained.
+        shards: folder of the shards.
+        out: output folder.
+        size_name: name of the size.
+        size: number, length and recipes of the runs.
         split_columns: splits with parts ``train`` and ``test``; scenes should not be in both.
-        epochs, auxiliary_epochs: length of each pre-training and each supervised training.
-        overrides: ``SECTION.FIELD=VALUE`` of the pre-trainings, beyond those of the size.
-        auxiliary_overrides: the same of the supervised trainings.
+        epochs, auxiliary_epochs: length of each pre-training run and of each supervised run.
+        overrides: ``SECTION.FIELD=VALUE`` changes to the pre-training runs, on top of those of the size.
+        auxiliary_overrides: the same for the supervised runs.
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
@@ -75,10 +156,10 @@ class EvidencePlan:
     device: str = "auto"
 
     @property
-    def pretrainings(self) -> list[Pretraining]:
-        """All pre-trainings: of each seed all splits, so that an early end leaves whole tables."""
+    def pretraining_runs(self) -> list[PretrainingRun]:
+        """All pre-training runs, seed by seed, so that an early stop leaves complete tables."""
         return [
-            Pretraining(heads=heads, split_column=column, seed=seed)
+            PretrainingRun(heads=heads, split_column=column, seed=seed)
             for seed in range(self.size.seeds)
             for column in self.split_columns
             for heads in HEADS
@@ -86,38 +167,38 @@ class EvidencePlan:
         ]
 
     def seeds_of(self, heads: str) -> int:
-        """How many seeds a row has."""
+        """Return the number of seeds of a row."""
         return self.size.seeds if heads == HEADLINE else self.size.single_seeds
 
-    def run_dir(self, run: Pretraining) -> Path:
-        """Where a pre-training lies."""
+    def run_dir(self, run: PretrainingRun) -> Path:
+        """Return the folder of a pre-training run."""
         return self.out / "pretrain" / f"{run.split_column}-seed{run.seed}-{_FOLDERS[run.heads]}"
 
-    def words(self, run: Pretraining) -> tuple[str, ...]:
-        """``SECTION.FIELD=VALUE`` in which a pre-training differs from its recipe."""
+    def changes_of(self, run: PretrainingRun) -> tuple[str, ...]:
+        """Return the ``SECTION.FIELD=VALUE`` changes of a pre-training run to its recipe."""
         context, motion = (str(on).lower() for on in HEADS[run.heads])
         own = (f"model.context_head={context}", f"model.motion_head={motion}", f"optim.epochs={self.epochs}")
-        return (*_length_words(self.size.recipe, self.epochs), *self.size.changes, *self.overrides, *own)
+        return (*_length_changes(self.size.recipe, self.epochs), *self.size.changes, *self.overrides, *own)
 
-    def config(self, run: Pretraining) -> TrainConfig:
-        """The settings of a pre-training, as ``cmd-train`` resolves them."""
-        own = {"data.split_column": run.split_column, "data.part": TRAIN_PART, "run.seed": run.seed}
-        return build_config(self.size.recipe, {**own, **parse_overrides(self.words(run))})
+    def config(self, run: PretrainingRun) -> TrainConfig:
+        """Return the configuration of a pre-training run, as ``cmd-train`` resolves it."""
+        own = {"data.split_column": run.split_column, "data.train_part": TRAIN_PART, "run.seed": run.seed}
+        return build_config(self.size.recipe, {**own, **parse_overrides(self.changes_of(run))})
 
-    def arguments(self, run: Pretraining) -> list[str]:
-        """The words of a pre-training for ``cmd-train``."""
-        words = ["pretrain", str(self.shards), str(self.run_dir(run)), "--recipe", self.size.recipe]
-        words += ["--split-column", run.split_column, "--part", TRAIN_PART, "--seed", str(run.seed)]
-        words += ["--device", self.device]
-        return words + [word for pair in self.words(run) for word in ("--set", pair)]
+    def arguments(self, run: PretrainingRun) -> list[str]:
+        """Return the arguments of ``cmd-train`` for a pre-training run."""
+        arguments = ["pretrain", str(self.shards), str(self.run_dir(run)), "--recipe", self.size.recipe]
+        arguments += ["--split-column", run.split_column, "--train-part", TRAIN_PART, "--seed", str(run.seed)]
+        arguments += ["--device", self.device]
+        return arguments + [argument for change in self.changes_of(run) for argument in ("--set", change)]
 
     @property
     def comparison(self) -> Comparison | None:
-        """The supervised trainings; None if there are to be none."""
+        """The supervised runs; None if there are none."""
         if not self.size.auxiliary_seeds:
             return None
         epochs = self.auxiliary_epochs
-        length = (*_length_words(self.size.auxiliary_recipe, epochs), f"optim.epochs={epochs}")
+        length = (*_length_changes(self.size.auxiliary_recipe, epochs), f"optim.epochs={epochs}")
         return Comparison(
             shards=self.shards,
             out=self.out / "auxiliary",
@@ -142,23 +223,23 @@ def make_plan(
     auxiliary_overrides: tuple[str, ...] = (),
     device: str = "auto",
 ) -> EvidencePlan:
-    """Reckons the lengths in epochs, and refuses what no training could do.
+    """Compute the lengths in epochs and check everything that can be checked before training.
 
     Args:
-        shards: the videos.
-        out: folder for everything.
-        size_name, size: how much is trained.
-        split_columns: splits; none stands for all that the shards have.
+        shards: the shards.
+        out: output folder.
+        size_name, size: number, length and recipes of the runs.
+        split_columns: split columns to use; empty for all split columns of the shards.
         overrides, auxiliary_overrides, device: see ``EvidencePlan``.
 
     Raises:
-        ValueError: settings, splits or recipes that do not fit, or videos without labels or groups.
+        ValueError: invalid settings, splits or recipes, or videos without labels or groups.
     """
     found = tuple(dict.fromkeys(name for entry in shards.videos for name in entry.splits))
     columns = tuple(dict.fromkeys(split_columns)) or found
     if not columns:
-        raise ValueError("split_column: the shards have no split column; name one in the manifest, such as split1")
-    pairings(VideoTable.of(shards.videos), columns)
+        raise ValueError("the shards have no split column; add one to the manifest, such as split1")
+    evidence_splits(VideoTable.of(shards.videos), columns)
     for name, pairs in (("--set", overrides), ("--auxiliary-set", auxiliary_overrides)):
         _refuse_own_fields(name, pairs)
     check_recipe(size.recipe, finetune=False)
@@ -173,77 +254,76 @@ def make_plan(
         size=size,
         split_columns=columns,
         epochs=epochs,
-        auxiliary_epochs=_epochs(shards, columns, supervised, size.auxiliary_steps, labelled=True),
+        auxiliary_epochs=_epochs(shards, columns, supervised, size.auxiliary_steps, labeled=True),
         overrides=overrides,
         auxiliary_overrides=auxiliary_overrides,
         device=device,
     )
 
 
-def pairings(videos: VideoTable, columns: Sequence[str]) -> tuple[list[Pairing], Pairing]:
-    """What is asked: by label a pairing of each split, by group each video against all others.
+def evidence_splits(videos: VideoTable, columns: Sequence[str]) -> tuple[list[EvalSplit], EvalSplit]:
+    """Return the evaluation by label, one entry per split, and by group (leave-one-out).
 
     Raises:
         ValueError: a split or a part does not exist, no video has a label, no two videos share a group, or a file is on
             both sides.
     """
-    by_label = [pair_parts(videos, column, TEST_PART, TRAIN_PART, "label") for column in columns]
-    by_group = pair_all(videos, "group")
+    by_label = [part_split(videos, column, TEST_PART, TRAIN_PART, "label") for column in columns]
+    by_group = leave_one_out_split(videos, "group")
     if len({videos.groups[row] for row in by_group.query}) == len(by_group.query):
-        raise ValueError("group: no two videos share one, so nothing can be found by group")
+        raise ValueError("group: no two videos share a group, so retrieval by group is impossible")
     return by_label, by_group
 
 
 def _refuse_own_fields(option: str, pairs: Sequence[str]) -> None:
     for field in parse_overrides(pairs):
         if field in _OWN_FIELDS:
-            how = "; --steps and --auxiliary-steps change the length" if field == "optim.epochs" else ""
-            raise ValueError(f"{option} {field}: this command sets it for each training{how}")
+            hint = "; use --steps and --auxiliary-steps to change the length" if field == "optim.epochs" else ""
+            raise ValueError(f"{option} {field}: this command sets it for each run{hint}")
 
 
-def _length_words(recipe: str, epochs: int) -> tuple[str, ...]:
-    """The warm-up takes the same share of a training as in its recipe, however long the training is."""
+def _length_changes(recipe: str, epochs: int) -> tuple[str, ...]:
+    """Scale the warm-up, so that it takes the same share of the run as in the recipe."""
     optim = build_config(recipe).optim
     return (f"optim.warmup_epochs={optim.warmup_epochs * epochs / optim.epochs:.6g}",)
 
 
-def _epochs(
-    shards: ShardSet, columns: Sequence[str], config: TrainConfig, steps: int, *, labelled: bool = False
-) -> int:
-    """Whole epochs nearest to so many steps, on the split with the fewest steps an epoch; at least one."""
-    per_epoch = []
+def _epochs(shards: ShardSet, columns: Sequence[str], config: TrainConfig, steps: int, *, labeled: bool = False) -> int:
+    """Return the whole number of epochs nearest to ``steps`` on the split with the shortest epochs, at least 1."""
+    steps_per_epoch = []
     for column in columns:
         videos = select_videos(shards.videos, column, TRAIN_PART)
         sampler = EpochSampler(
-            video_count=sum(bool(entry.label) or not labelled for entry in videos),
+            video_count=sum(bool(entry.label) or not labeled for entry in videos),
             global_batch=config.optim.batch_size,
             epochs=1,
             seed=0,
             samples_per_video=config.data.samples_per_video,
         )
-        per_epoch.append(sampler.steps_per_epoch)
-    return max(1, round(steps / min(per_epoch)))
+        steps_per_epoch.append(sampler.steps_per_epoch)
+    return max(1, round(steps / min(steps_per_epoch)))
 
 
-def is_finished(plan: EvidencePlan, run: Pretraining, data_hash: str) -> bool:
-    """Whether a pre-training has been done; one under way is not.
+def is_finished(plan: EvidencePlan, run: PretrainingRun, data_hash: str) -> bool:
+    """Return whether a pre-training run is finished.
 
     Raises:
-        ValueError: its folder holds a training of other shards or other settings, or features of another number of
-            clips.
+        ValueError: its folder contains a run with other shards or settings, or features with another number of clips.
     """
     folder = plan.run_dir(run)
     if not check_run_dir(folder, plan.config(run), data_hash):
         return False
     for untrained in (False, True):
-        path = kept_features(folder, data_hash, untrained=untrained)
+        path = cached_features_path(folder, data_hash, untrained=untrained)
         clips = read_features(path).provenance.clips if path.is_file() else plan.size.clips
         if clips != plan.size.clips:
-            raise ValueError(f"{path}: of {clips} clips a video, not {plan.size.clips}; give another OUT or --clips")
+            raise ValueError(
+                f"{path}: computed with {clips} clips per video, not {plan.size.clips}; use another OUT or --clips"
+            )
     return (folder / FINISHED_NAME).is_file()
 
 
-def weights_hash(plan: EvidencePlan, run: Pretraining) -> tuple[str, int]:
-    """SHA-256 of the weights of a finished pre-training, and its steps."""
+def weights_hash(plan: EvidencePlan, run: PretrainingRun) -> tuple[str, int]:
+    """Return the SHA-256 of the weights of a finished pre-training run, and its steps."""
     checkpoint = load_checkpoint(plan.run_dir(run))
     return checkpoint.weights_hash, checkpoint.step

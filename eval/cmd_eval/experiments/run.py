@@ -1,4 +1,4 @@
-"""Tries the paper's claims on labelled videos: trains what is missing, evaluates all of it, writes one result."""
+"""Run ``cmd-eval evidence``: train what is missing, evaluate everything, write one result file."""
 
 from __future__ import annotations
 
@@ -7,174 +7,166 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from cmd_eval.data.splits import Pairing, pairing_notes
+from cmd_eval.data.splits import EvalSplit, split_notes
 from cmd_eval.data.table import VideoTable
 from cmd_eval.experiments.auxiliary import check_comparison, compare_auxiliary
 from cmd_eval.experiments.decoupling import HEADS
-from cmd_eval.experiments.eta import RunClock
-from cmd_eval.experiments.evidence import Answer, Row, ask, chance, differences
-from cmd_eval.experiments.jobs import run_cmd_train, run_side_by_side
-from cmd_eval.experiments.plan import HEADLINE, EvidencePlan, Pretraining, is_finished, pairings, weights_hash
-from cmd_eval.features import color_descriptor, motion_descriptor
+from cmd_eval.experiments.evidence import Measurement, Row, chance, differences, measure
+from cmd_eval.experiments.jobs import Eta, run_cmd_train, run_in_parallel
+from cmd_eval.experiments.plan import HEADLINE, EvidencePlan, PretrainingRun, evidence_splits, is_finished, weights_hash
+from cmd_eval.features.handcrafted import color_histogram_features, motion_grid_features
 from cmd_eval.features.source import FeatureSource, length_notes, open_features, unique
 from cmd_eval.features.store import COLOR_HISTOGRAM, MOTION_GRIDS, Features
 from cmd_eval.results.schema import EVAL_FOLDER, Provenance, read_result, result_record, write_result
+from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.shard.reader import ShardSet
 
 UNTRAINED = "untrained"
-BASELINES = {MOTION_GRIDS: motion_descriptor.describe_videos, COLOR_HISTOGRAM: color_descriptor.describe_videos}
+BASELINES = {MOTION_GRIDS: motion_grid_features, COLOR_HISTOGRAM: color_histogram_features}
 
-_SEEN = "by group all videos ask, also those that a network was pre-trained on (without labels)"
-
-Progress = Callable[[int, int], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a run says, and to whom.
-
-    Attributes:
-        command: the command line; recorded.
-        say: prints a line for the user.
-        progress: makes a function that is called with (videos done, all videos) of the work so named.
-        at_once: pre-trainings at the same time.
-    """
-
-    command: str
-    say: Callable[[str], None]
-    progress: Callable[[str], Progress]
-    at_once: int = 1
+_SEEN_NOTE = "by group, queries include videos that a network was pre-trained on (without labels)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EvidenceRun:
-    """What the command gives.
+    """Result of the command.
 
     Attributes:
-        record: everything for the result file.
-        target: the result file.
+        record: content of the result file.
+        result_path: the result file.
     """
 
     record: dict[str, Any]
-    target: Path
+    result_path: Path
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run a plan.
+
+    Attributes:
+        command: command line, recorded.
+        log: prints a line.
+        at_once: number of pre-training runs in parallel.
+        seed: seed of probes and intervals.
+    """
+
+    command: str
+    log: Callable[[str], None]
+    at_once: int = 1
+    seed: int = 0
 
 
 def run_evidence(
-    plan: EvidencePlan, around: Surroundings, *, speed: Sequence[Mapping[str, Any]] | None = None, seed: int = 0
+    plan: EvidencePlan, options: RunOptions, *, speed: Sequence[Mapping[str, Any]] | None = None
 ) -> EvidenceRun:
-    """Trains what has not been trained, evaluates, and writes ``eval/evidence.json`` below the plan's folder.
+    """Train what is missing, evaluate, and write ``eval/evidence.json`` in the output folder.
 
-    Run again, finished trainings are kept and an interrupted one continues. The result is first written when the first
-    claim is measured, and again when the supervised trainings are done.
+    Finished runs are kept and interrupted ones continue. The result file is first written when the first claim has been
+    measured, and again after the supervised runs.
 
     Args:
-        plan: what is to be trained.
-        around: what is said and recorded.
-        speed: entries of the benchmarks, for the third claim; None keeps what an earlier start was given.
-        seed: decides the draws of the intervals.
+        plan: the training runs.
+        options: how to run them.
+        speed: benchmark entries for the third claim; None keeps those of an earlier result file.
 
     Raises:
-        ValueError: videos without labels or groups, splits or settings that do not fit, a folder of other runs, or a
-            result of an earlier start that cannot be read.
-        RuntimeError: a training failed.
-        KeyboardInterrupt: interrupted; what is under way has been saved.
+        ValueError: videos without labels or groups, invalid splits or settings, a folder that contains other runs, or
+            an unreadable earlier result file.
+        RuntimeError: a training run failed.
+        KeyboardInterrupt: interrupted; unfinished runs have been saved.
     """
     shards = ShardSet(plan.shards)
     videos = VideoTable.of(shards.videos)
-    by_label, by_group = pairings(videos, plan.split_columns)
+    by_label, by_group = evidence_splits(videos, plan.split_columns)
     comparison = plan.comparison
     if comparison is not None:
         check_comparison(comparison)
-    target = plan.out / EVAL_FOLDER / "evidence.json"
-    if speed is None and target.is_file():  # before hours of training: the file may not be readable
-        speed = read_result(target, "evidence")["speed"]
-    _train(plan, shards.data_hash, around)
-    rows, notes = _rows(plan, shards, by_label, by_group, around, seed)
-    record = _record(plan, shards.data_hash, rows, around.command, seed)
-    told = [note for pairing in (*by_label, by_group) for note in pairing_notes(videos, pairing)]
-    record |= {"notes": unique([*told, *notes, _SEEN]), "speed": speed, "auxiliary": None}
-    write_result(target, record)
+    path = plan.out / EVAL_FOLDER / "evidence.json"
+    if speed is None and path.is_file():  # read it before hours of training: it may be unreadable
+        speed = read_result(path, "evidence")["speed"]
+    _train(plan, shards.data_hash, options)
+    rows, notes = _rows(plan, shards, by_label, by_group, options)
+    record = _record(plan, shards.data_hash, rows, options)
+    all_notes = [note for split in (*by_label, by_group) for note in split_notes(videos, split)]
+    record |= {"notes": unique([*all_notes, *notes, _SEEN_NOTE]), "speed": speed, "auxiliary": None}
+    write_result(path, record)
     if comparison is not None:
-        around.say(f"retrieval is measured, see {target}; now the supervised trainings")
-        found = compare_auxiliary(
-            comparison,
-            command=around.command,
-            say=lambda text: around.say(f"supervised {text}"),
-            progress=around.progress("classify"),
+        options.log(f"retrieval results written to {path}; starting the supervised runs")
+        auxiliary = compare_auxiliary(
+            comparison, command=options.command, log=lambda text: options.log(f"supervised {text}")
         )
-        write_result(target.with_name("auxiliary.json"), found.record)
-        record["auxiliary"] = {name: found.record[name] for name in ("difference", "mean", "pairs", "notes")}
-        write_result(target, record)
-    return EvidenceRun(record=record, target=target)
+        write_result(path.with_name("auxiliary.json"), auxiliary.record)
+        record["auxiliary"] = {name: auxiliary.record[name] for name in ("difference", "mean", "pairs", "notes")}
+        write_result(path, record)
+    return EvidenceRun(record=record, result_path=path)
 
 
-def _train(plan: EvidencePlan, data_hash: str, around: Surroundings) -> None:
-    runs = plan.pretrainings
+def _train(plan: EvidencePlan, data_hash: str, options: RunOptions) -> None:
+    runs = plan.pretraining_runs
     for run in runs:
         plan.config(run)
-    # All are looked at before the first is started, so that a folder of something else is told at once.
-    done = {run: is_finished(plan, run, data_hash) for run in runs}
-    clock = RunClock(len(runs) - sum(done.values()))
-    words = {}
+    # Check all folders before the first run starts, so that one with other contents is reported at once.
+    finished = {run: is_finished(plan, run, data_hash) for run in runs}
+    eta = Eta(len(runs) - sum(finished.values()))
+    titles = {}
     for number, run in enumerate(runs, 1):
-        what = f"pre-training run {number} of {len(runs)}: {run.split_column}, seed {run.seed}, {run.heads}"
-        words[plan.run_dir(run).name] = what
-        if done[run]:
-            around.say(f"{what} (done before)")
-    waiting = {plan.run_dir(run).name: plan.arguments(run) for run in runs if not done[run]}
+        title = f"pre-training run {number} of {len(runs)}: {run.split_column}, seed {run.seed}, {run.heads}"
+        titles[plan.run_dir(run).name] = title
+        if finished[run]:
+            options.log(f"{title} (already done)")
+    jobs = {plan.run_dir(run).name: plan.arguments(run) for run in runs if not finished[run]}
 
-    def begun(name: str) -> None:
-        around.say(f"{words[name]}{clock.words()}")
+    def on_start(name: str) -> None:
+        options.log(f"{titles[name]}{eta}")
 
-    if around.at_once > 1:
-        run_side_by_side(waiting, around.at_once, say=around.say, begun=begun, made=lambda _: clock.made())
+    if options.at_once > 1:
+        run_in_parallel(
+            jobs, options.at_once, log=options.log, on_start=on_start, on_finish=lambda _: eta.job_finished()
+        )
         return
-    for name, arguments in waiting.items():
-        begun(name)
+    for name, arguments in jobs.items():
+        on_start(name)
         run_cmd_train(arguments)
-        clock.made()
+        eta.job_finished()
 
 
 def _rows(
-    plan: EvidencePlan,
-    shards: ShardSet,
-    by_label: Sequence[Pairing],
-    by_group: Pairing,
-    around: Surroundings,
-    seed: int,
+    plan: EvidencePlan, shards: ShardSet, by_label: Sequence[EvalSplit], by_group: EvalSplit, options: RunOptions
 ) -> tuple[list[Row], list[str]]:
-    """All rows of the table, and what to know of them."""
+    """Return all rows of the table, and notes."""
 
-    def answers(features: Features, columns: Sequence[str], of_seed: int) -> list[Answer]:
-        asked = [(pairing, pairing.split_column) for pairing in by_label if pairing.split_column in columns]
+    def measurements(features: Features, columns: Sequence[str], seed: int) -> list[Measurement]:
+        splits = [(split, split.split_column) for split in by_label if split.split_column in columns]
         return [
-            ask(features, pairing, split_column=column, seed=of_seed, probe_seed=seed)
-            for pairing, column in (*asked, (by_group, columns[0]))
+            measure(features, split, split_column=column, seed=seed, probe_seed=options.seed)
+            for split, column in (*splits, (by_group, columns[0]))
         ]
 
     rows, notes = [], []
     for heads in HEADS:
-        found: list[Answer] = []
-        for run in plan.pretrainings:
+        found: list[Measurement] = []
+        for run in plan.pretraining_runs:
             if run.heads == heads:
-                features = _embedded(plan, run, around)
+                features = _embed(plan, run, options.command)
                 notes += length_notes(features)
-                found += answers(features, [run.split_column], run.seed)
-        rows.append(Row(name=heads, answers=found))
+                found += measurements(features, [run.split_column], run.seed)
+        rows.append(Row(name=heads, measurements=found))
     found = []
-    for of_seed in range(plan.size.seeds):
-        # The weights before training follow from the seed alone: one network serves all splits.
-        first = Pretraining(heads=HEADLINE, split_column=plan.split_columns[0], seed=of_seed)
-        found += answers(_embedded(plan, first, around, untrained=True), plan.split_columns, of_seed)
-    rows.append(Row(name=UNTRAINED, answers=found))
+    for seed in range(plan.size.seeds):
+        # Initial weights depend on the seed only: one network serves all splits.
+        first = PretrainingRun(heads=HEADLINE, split_column=plan.split_columns[0], seed=seed)
+        found += measurements(_embed(plan, first, options.command, untrained=True), plan.split_columns, seed)
+    rows.append(Row(name=UNTRAINED, measurements=found))
     for name, describe in BASELINES.items():
-        features = describe(shards, around.command, around.progress(f"describe {name}:"))
-        rows.append(Row(name=name, answers=answers(features, plan.split_columns, 0)))
+        with ProgressDisplay(f"describe {name}") as display:
+            features = describe(shards, options.command, display.update)
+        rows.append(Row(name=name, measurements=measurements(features, plan.split_columns, 0)))
     return rows, notes
 
 
-def _embedded(plan: EvidencePlan, run: Pretraining, around: Surroundings, *, untrained: bool = False) -> Features:
-    """The features of a pre-training, kept in its folder."""
+def _embed(plan: EvidencePlan, run: PretrainingRun, command: str, *, untrained: bool = False) -> Features:
+    """Return the features of a pre-training run, which are kept in its folder."""
     source = FeatureSource(
         source=plan.run_dir(run),
         shards=plan.shards,
@@ -184,25 +176,26 @@ def _embedded(plan: EvidencePlan, run: Pretraining, around: Surroundings, *, unt
         workers=plan.config(run).data.workers,
     )
     name = f"{run.split_column}, seed {run.seed}, {UNTRAINED if untrained else run.heads}"
-    return open_features(source, around.command, around.progress(f"embed {name}:"))
+    with ProgressDisplay(f"embed {name}") as display:
+        return open_features(source, command, display.update)
 
 
-def _record(plan: EvidencePlan, data_hash: str, rows: Sequence[Row], command: str, seed: int) -> dict[str, Any]:
+def _record(plan: EvidencePlan, data_hash: str, rows: Sequence[Row], options: RunOptions) -> dict[str, Any]:
     headline, others = rows[0], rows[1:]
     runs = []
-    for run in plan.pretrainings:
+    for run in plan.pretraining_runs:
         digest, step = weights_hash(plan, run)
         runs.append(
             {**asdict(run), "run_dir": str(plan.run_dir(run).relative_to(plan.out)), "step": step, "sha256": digest}
         )
     provenance = Provenance(
-        command=command,
+        command=options.command,
         shards=str(plan.shards),
         data_hash=data_hash,
         trained_on=data_hash,
         features="backbones, pooled; descriptors",
-        settings=plan.config(plan.pretrainings[0]).as_dict(),
-        seed=seed,
+        settings=plan.config(plan.pretraining_runs[0]).as_dict(),
+        seed=options.seed,
         clips=plan.size.clips,
     )
     return result_record(
@@ -218,8 +211,8 @@ def _record(plan: EvidencePlan, data_hash: str, rows: Sequence[Row], command: st
         },
         split_columns=list(plan.split_columns),
         runs=runs,
-        rows=[row.as_json(seed) for row in rows],
+        rows=[row.as_json(options.seed) for row in rows],
         chance=chance(headline),
-        comparisons=differences(headline, others, seed=seed),
-        videos={f"by_{by}": len(headline.per_video(by, "R@1")) for by in ("label", "group")},
+        comparisons=differences(headline, others, seed=options.seed),
+        videos={f"by_{target}": len(headline.per_video(target, "R@1")) for target in ("label", "group")},
     )

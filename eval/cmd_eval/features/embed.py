@@ -1,6 +1,6 @@
-"""Embeds videos: evenly spaced clips, centre crop, the backbone's pooled feature of each clip.
+"""Embed videos with a backbone: the pooled feature of each clip, written to a features file.
 
-Shape legend: V videos, N clips of each, F features.
+Shape legend: N clips of a video, F features.
 """
 
 from __future__ import annotations
@@ -10,46 +10,37 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader
 
 from cmd_eval.data.table import VideoTable
-from cmd_eval.features.spool import EmbeddingSpool
-from cmd_eval.features.store import BACKBONE_FEATURES, FeatureError, Features, identity, read_features, write_features
+from cmd_eval.features.clips import ClipProtocol, run_on_clips
+from cmd_eval.features.spool import PartialFeatures, writing
+from cmd_eval.features.store import BACKBONE_FEATURES, Features, check_identity, read_features
 from cmd_eval.results.schema import DEFAULT_CLIPS, Provenance
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
-from cmd_train.augment.apply import center_crop
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
 from cmd_train.checkpoints.published import load_named
 from cmd_train.config import TrainConfig, config_from_dict
-from cmd_train.data.batch import collate_eval
-from cmd_train.data.dataset import EvalDataset
-from cmd_train.data.sampling import SamplingConfig
 from cmd_train.distributed.process_group import process_group
 from cmd_train.models.backbones import Backbone
 from cmd_train.models.build import build_model
 
 Progress = Callable[[int, int], None]
 
-PARTIAL_ENDING = ".partial"
-"""Added to the name of a features file that is not complete yet."""
-
-_CLIPS_AT_ONCE = 16
 _BACKBONE = "backbone."
 
 
 @dataclass(frozen=True, kw_only=True)
-class ModelChoice:
-    """Whose features to take, and how to compute them.
+class EmbeddingConfig:
+    """The network to embed videos with, and how.
 
     Attributes:
-        checkpoint: a checkpoint, or a training's folder for its last one.
-        untrained: the network as it was before training instead, from the same seed.
-        clips: clips a video.
+        checkpoint: a checkpoint, or a run's folder for its last checkpoint.
+        untrained: use the randomly initialized weights of the same seed instead of the trained ones.
+        clips: clips per video.
         device: ``auto``, ``cpu`` or ``cuda``.
-        workers: decoding processes; 0 decodes in this one.
+        workers: number of decoding processes; 0 decodes in this process.
     """
 
     checkpoint: Path
@@ -66,68 +57,46 @@ class ModelChoice:
 
 
 def load_backbone(checkpoint: Checkpoint, config: TrainConfig, *, untrained: bool = False) -> Backbone:
-    """The backbone of a checkpoint, with its weights or with those that its seed gives.
+    """Return the backbone of a checkpoint, with its weights or with the initial weights of the same seed.
 
     Raises:
-        ValueError: the checkpoint's names or shapes are not those of the configured backbone.
+        ValueError: the names or shapes of the weights do not match the configured backbone.
     """
     backbone = build_model(config.model, seed=config.run.seed).backbone
     if not untrained:
         weights = checkpoint.weights
-        own = {name.removeprefix(_BACKBONE): t for name, t in weights.items() if name.startswith(_BACKBONE)}
-        load_named(backbone, own)
+        load_named(backbone, {n.removeprefix(_BACKBONE): t for n, t in weights.items() if n.startswith(_BACKBONE)})
     return backbone
 
 
-@torch.inference_mode()
 def embed_videos(
-    backbone: Backbone,
-    shards: ShardSet,
-    entries: Sequence[VideoEntry],
-    *,
-    sampling: SamplingConfig,
-    crop_size: int,
-    clips: int,
-    device: torch.device,
-    workers: int,
+    backbone: Backbone, shards: ShardSet, entries: Sequence[VideoEntry], protocol: ClipProtocol
 ) -> Iterator[NDArray[np.float32]]:
-    """Features of whole videos, one after the other.
+    """Yield the pooled features of the clips of each video, (N, F) float32.
 
     Args:
-        backbone: in whatever mode; evaluation mode is set.
-        shards: where the frames lie.
+        backbone: the network.
+        shards: the shards that contain the videos.
         entries: the videos.
-        sampling: clip length and stride.
-        crop_size: side of the input in pixels.
-        clips: clips N a video, at equal spacing.
-        device: where to compute.
-        workers: decoding processes; 0 decodes in this one.
-
-    Yields:
-        (N, F) float32 of each video: the pooled feature of each clip. No video's depend on which others there are.
+        protocol: clips, crop and device.
 
     Raises:
-        ValueError: the network gives a video features that are not finite.
+        ValueError: the features of a video are not finite.
     """
-    backbone.to(device).eval()
-    dataset = EvalDataset(shards, entries, sampling, clips)
-    loader = DataLoader(dataset, batch_size=1, num_workers=workers, collate_fn=collate_eval)
-    for entry, batch in zip(entries, loader, strict=True):
-        clips_u8 = batch.clips_u8_BNTHWC.to(device).flatten(0, 1)
-        parts = [backbone(center_crop(part, crop_size)).pooled_BC for part in torch.split(clips_u8, _CLIPS_AT_ONCE)]
-        feature_NF = torch.cat(parts).float().cpu().numpy()
+    for entry, output_NF in run_on_clips(backbone, lambda clips: backbone(clips).pooled_BC, shards, entries, protocol):
+        feature_NF = output_NF.float().cpu().numpy()
         if not np.isfinite(feature_NF).all():
             raise ValueError(
-                f"{entry.video_id}: the network's features are not finite; its training has diverged or its weights "
-                "are damaged, take another checkpoint"
+                f"{entry.video_id}: the network's features are not finite; its training run has diverged or its "
+                "weights are damaged: use another checkpoint"
             )
         yield feature_NF
 
 
 def describe_model(
-    checkpoint: Checkpoint, shards: ShardSet, choice: ModelChoice, command: str, seed: int = 0
+    checkpoint: Checkpoint, shards: ShardSet, config: EmbeddingConfig, command: str, seed: int = 0
 ) -> Provenance:
-    """What features of a checkpoint are made of and by."""
+    """Return the provenance of features of a checkpoint."""
     return Provenance(
         command=command,
         shards=str(shards.folder.resolve()),
@@ -138,94 +107,52 @@ def describe_model(
         trained_on=checkpoint.config.get("data_hash"),
         step=checkpoint.step,
         began_from=checkpoint.config.get("init"),
-        untrained=choice.untrained,
+        untrained=config.untrained,
         settings=checkpoint.config["settings"],
         seed=seed,
-        clips=choice.clips,
+        clips=config.clips,
         pretext=checkpoint.load_state().get("recent_metrics", {}),
     )
 
 
 def embed_to_file(
-    path: Path, choice: ModelChoice, shards: ShardSet, command: str, progress: Progress, *, fresh: bool = False
+    path: Path, config: EmbeddingConfig, shards: ShardSet, command: str, progress: Progress, *, fresh: bool = False
 ) -> Features:
-    """The features of all videos of a shard set, in a file: read if they are there, made or continued if not.
+    """Return the features of all videos of a shard set from a file, which is computed or completed if necessary.
 
     Args:
-        path: the features file. Beside it, while it is being made, lies what is done so far.
-        choice: whose features.
+        path: the features file. While it is incomplete, its content is in a file with the suffix ``.partial``.
+        config: the network and how to embed with it.
         shards: the videos.
-        command: recorded as what made the file.
-        progress: called with (videos done, all videos).
-        fresh: make them anew even if they, or others, are there. The file that is there stays until the new one is
-            whole.
+        command: command line, recorded as provenance.
+        progress: called with (videos done, total videos).
+        fresh: recompute features that exist. The existing file is replaced once the new one is complete.
 
     Raises:
-        FeatureError: the file holds something else, or another process is making it.
+        FeatureError: the file contains other features, or another process is writing it.
         ValueError: there is no such checkpoint, or it does not fit the network.
-        RuntimeError: a video is damaged; what is done so far is kept.
+        RuntimeError: a video is damaged; the features computed so far are kept.
     """
-    checkpoint = load_checkpoint(choice.checkpoint)
-    provenance = describe_model(checkpoint, shards, choice, command)
+    checkpoint = load_checkpoint(config.checkpoint)
+    provenance = describe_model(checkpoint, shards, config, command)
     if path.exists() and not fresh:
-        return _read_same(path, provenance)
-    config = config_from_dict(checkpoint.config["settings"])
-    backbone = load_backbone(checkpoint, config, untrained=choice.untrained)
-    partial = path.with_name(path.name + PARTIAL_ENDING)
-    entries = shards.videos
-    with (
-        process_group(choice.device) as placement,
-        EmbeddingSpool(partial, identity(provenance), choice.clips, backbone.feature_channels, fresh=fresh) as spool,
-    ):
-        # Of this name as long as the spool is locked: what a killed run has left is overwritten.
-        temporary = path.with_name(f".tmp-{path.name}")
-        temporary.unlink(missing_ok=True)
-        if path.exists() and not fresh:
-            # Another process has made it in the meantime.
-            spool.remove()
-            return _read_same(path, provenance)
-        if spool.done < len(entries):
-            features = embed_videos(
-                backbone,
-                shards,
-                entries[spool.done :],
-                sampling=config.sampling,
-                crop_size=config.model.crop_size,
-                clips=choice.clips,
-                device=placement.device,
-                workers=choice.workers,
-            )
-            for feature_NF in features:
-                spool.append(feature_NF)
-                progress(spool.done, len(entries))
-        videos = VideoTable.of(entries)
-        width = backbone.feature_channels
-        write_features(path, videos, provenance, spool.blocks(), choice.clips, width, temporary=temporary)
-        spool.remove()
+        return _read_matching(path, provenance)
+    settings = config_from_dict(checkpoint.config["settings"])
+    backbone = load_backbone(checkpoint, settings, untrained=config.untrained)
+    with process_group(config.device) as context, writing(path):
+        if path.exists() and not fresh:  # another process has completed it in the meantime
+            return _read_matching(path, provenance)
+        videos, width = VideoTable.of(shards.videos), backbone.feature_channels
+        with PartialFeatures(path, videos, provenance, config.clips, width, fresh=fresh) as partial:
+            protocol = ClipProtocol.of(settings, clips=config.clips, device=context.device, workers=config.workers)
+            for feature_NF in embed_videos(backbone, shards, shards.videos[partial.done :], protocol):
+                partial.append(feature_NF)
+                progress(partial.done, len(videos))
+            partial.finish()
     return read_features(path)
 
 
-def _read_same(path: Path, wanted: Provenance) -> Features:
-    found = read_features(path)
-    check_same(found, wanted)
-    return found
-
-
-def check_same(found: Features, wanted: Provenance) -> None:
-    """Refuses a features file that was made of other data, by other weights, or of another number of clips.
-
-    Raises:
-        FeatureError: names what differs.
-    """
-    have, need = identity(found.provenance), identity(wanted)
-    unequal = [f"{name} {_short(have[name])}, need {_short(need[name])}" for name in need if have[name] != need[name]]
-    if unequal:
-        raise FeatureError(
-            f"{found.path}: holds other features ({'; '.join(unequal)}); "
-            "remove it or give --fresh to make them anew, or give another file"
-        )
-
-
-def _short(value: object) -> str:
-    text = str(value)
-    return text[:8] if len(text) == 64 else text
+def _read_matching(path: Path, expected: Provenance) -> Features:
+    features = read_features(path)
+    check_identity(features, expected)
+    return features

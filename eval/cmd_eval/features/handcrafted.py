@@ -1,39 +1,136 @@
-"""Features of whole videos that nothing was trained for: a descriptor of each, put together.
+"""Hand-crafted features of whole videos: motion-grid descriptors and color histograms. Nothing is trained.
 
-Shape legend: V videos, F values of a descriptor.
+Shape legend: V videos, F values of a descriptor, T frames, N sampled frames, H x W pixels, gh x gw grid cells.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmd_eval.data.table import VideoTable
-from cmd_eval.features.store import Features
+from cmd_eval.features.store import COLOR_HISTOGRAM, MOTION_DESCRIPTOR, Features
 from cmd_eval.results.schema import Provenance
+from cmd_extract.schema import QUARTER_PX, MotionGrid
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.data.dataset import EvalDataset
+from cmd_train.data.sampling import SamplingConfig
+
+TIME_BINS = 12
+MOVING_PX = 2.0
+"""Minimum length of the camera-compensated vector of a moving cell, in pixels of the canonical stream per frame."""
+COLOR_FRAMES = 16
+"""Evenly spaced frames per video for the color histogram; shorter videos repeat frames."""
+COLOR_BITS = 3
+"""Red, green and blue are each quantized to 2 ** COLOR_BITS equal ranges."""
+
+Progress = Callable[[int, int], None]
 
 
-def hand_made_features(
-    name: str,
-    described: Iterable[NDArray[np.float64]],
-    shards: ShardSet,
-    command: str,
-    progress: Callable[[int, int], None],
-) -> Features:
-    """Features of all videos of a shard set, of one clip each, which is the whole video.
+def motion_grid_features(shards: ShardSet, command: str, progress: Progress) -> Features:
+    """Compute the motion-grid descriptors of all videos in a shard set, (V, 48), not standardized.
 
     Args:
-        name: what the features are; recorded.
-        described: (F,) values of each video, in the order of ``shards.videos``; taken one by one.
         shards: the videos.
-        command: recorded as what made them.
-        progress: called with (videos done, all videos).
+        command: command line, recorded as provenance.
+        progress: called with (videos done, total videos).
     """
+    descriptors = (describe_motion(shards.motion(entry, 0, entry.frame_count)) for entry in shards.videos)
+    return _collect(MOTION_DESCRIPTOR, descriptors, shards, command, progress)
+
+
+def color_histogram_features(shards: ShardSet, command: str, progress: Progress) -> Features:
+    """Compute the color histograms of all videos in a shard set, (V, 512).
+
+    Args:
+        shards: the videos.
+        command: command line, recorded as provenance.
+        progress: called with (videos done, total videos).
+
+    Raises:
+        RuntimeError: A frame is damaged.
+    """
+    frames = EvalDataset(shards, shards.videos, SamplingConfig(clip_frames=1, stride=1), COLOR_FRAMES)
+    histograms = (describe_colors(frames[number].clips_u8[:, 0]) for number in range(len(frames)))
+    return _collect(COLOR_HISTOGRAM, histograms, shards, command, progress)
+
+
+def describe_motion(motion: MotionGrid) -> NDArray[np.float64]:
+    """Describe the direction and the position of a video's motion over time.
+
+    Camera motion, estimated as the median vector of each frame, is subtracted. The video is divided into 12 equal
+    time bins. Each bin holds the mean vector (dx, dy, in pixels) of its moving cells and their center (x, y, as
+    fractions of the picture) relative to the mean center over all bins, which makes the descriptor invariant to where
+    in the picture the motion takes place. Bins without moving cells are zero.
+
+    The threshold, the camera compensation and the centering were chosen by leave-one-scene-out validation on the
+    training parts of a gesture dataset, never on its test parts.
+
+    Args:
+        motion: grids of all frames, (T, 2, gh, gw).
+
+    Returns:
+        (12 * 4,) values, time first.
+    """
+    vectors = subtract_camera_motion(motion)
+    moving = motion.valid & (np.hypot(vectors[:, 0], vectors[:, 1]) >= MOVING_PX)
+    rows, columns = moving.shape[1:]
+    center_y, center_x = np.meshgrid(
+        (np.arange(rows) + 0.5) / rows, (np.arange(columns) + 0.5) / columns, indexing="ij"
+    )
+    edges = np.linspace(0, len(motion), TIME_BINS + 1).round().astype(int)
+    descriptor = np.zeros((TIME_BINS, 4))
+    has_motion = np.zeros(TIME_BINS, bool)
+    for number, (start, stop) in enumerate(itertools.pairwise(edges)):
+        where = moving[start:stop]
+        if where.any():
+            has_motion[number] = True
+            dx, dy = vectors[start:stop, 0][where], vectors[start:stop, 1][where]
+            x, y = np.broadcast_to(center_x, where.shape)[where], np.broadcast_to(center_y, where.shape)[where]
+            descriptor[number] = [dx.mean(), dy.mean(), x.mean(), y.mean()]
+    if has_motion.any():
+        descriptor[has_motion, 2:] -= descriptor[has_motion, 2:].mean(axis=0)
+    return descriptor.ravel()
+
+
+def subtract_camera_motion(motion: MotionGrid) -> NDArray[np.float64]:
+    """Return the vectors in pixels minus the median vector of each frame's valid cells, (T, 2, gh, gw)."""
+    vectors = motion.grid_quarter_px.astype(np.float64) / QUARTER_PX
+    for vectors_2HW, valid_HW in zip(vectors, motion.valid, strict=True):
+        if valid_HW.any():
+            vectors_2HW -= np.median(vectors_2HW[:, valid_HW], axis=1)[:, None, None]
+    return vectors
+
+
+def describe_colors(frames_u8_NHWC: NDArray[np.uint8]) -> NDArray[np.float64]:
+    """Return the element-wise square root of the joint RGB histogram, averaged over frames.
+
+    The cosine similarity of two such vectors is the Bhattacharyya coefficient of the histograms, the usual measure of
+    their similarity (Swain and Ballard 1991 introduced joint color histograms, with another measure).
+
+    Args:
+        frames_u8_NHWC: RGB, (N, H, W, 3), at least one pixel.
+
+    Returns:
+        (512,) values with unit L2 norm; red varies slowest.
+    """
+    level = frames_u8_NHWC.reshape(-1, 3).astype(np.int64) >> (8 - COLOR_BITS)
+    number = (level[:, 0] << 2 * COLOR_BITS) | (level[:, 1] << COLOR_BITS) | level[:, 2]
+    # All frames have the same size, so the mean of their histograms is the histogram of all pixels.
+    count = np.bincount(number, minlength=1 << 3 * COLOR_BITS)
+    root: NDArray[np.float64] = np.sqrt(count / count.sum())
+    return root
+
+
+def _collect(
+    name: str, descriptors: Iterable[NDArray[np.float64]], shards: ShardSet, command: str, progress: Progress
+) -> Features:
+    """Stack the descriptors of all videos, given in the order of ``shards.videos``, as features of one clip each."""
     rows = []
-    for values in described:
+    for values in descriptors:
         rows.append(values)
         progress(len(rows), len(shards.videos))
     mean_VF = np.stack(rows).astype(np.float32)

@@ -1,4 +1,4 @@
-"""A video file that is not in the shards: extracted by ``cmd-extract`` as the shards were, then embedded."""
+"""Extract and embed a query video that is not in the shards, with the settings of the shards."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_eval.features.clips import ClipProtocol
 from cmd_eval.features.embed import embed_videos, load_backbone
-from cmd_eval.features.store import BACKBONE_FEATURES, FeatureError, Features, spoken_name
+from cmd_eval.features.store import BACKBONE_FEATURES, FeatureError, Features, display_name
 from cmd_extract.schema import FAILURES_NAME, ShardHeader
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import load_checkpoint
@@ -22,19 +23,19 @@ from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.distributed.process_group import process_group
 from cmd_train.models.backbones import Backbone
 
-# As a user would start it, by this very interpreter, and deaf to an extract/ in the working directory (-P).
+# The command of this interpreter's environment; -P keeps modules in the working directory from being imported.
 _CMD_EXTRACT = (sys.executable, "-P", "-c", "from cmd_extract.cli.main import main; main(prog_name='cmd-extract')")
 _EXIT_WITH_FAILURES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class Embedder:
-    """A network and how it looks at videos.
+    """A network with the settings it embeds videos with.
 
     Attributes:
         backbone: the network.
-        config: its training's.
-        clips: clips a video.
+        config: its training configuration.
+        clips: clips per video.
     """
 
     backbone: Backbone
@@ -43,20 +44,20 @@ class Embedder:
 
 
 def extract_query(video: Path, header: ShardHeader, folder: Path) -> ShardSet:
-    """Extracts one video file as the videos of some shards were.
+    """Extract a video file with the settings of existing shards.
 
-    The video is not cut into segments, even if those were.
+    The video is not divided into segments, even if those of the shards are.
 
     Args:
         video: the file.
-        header: of the shards it will be compared with.
-        folder: an empty folder for everything that is made.
+        header: header of the shards that it will be compared with.
+        folder: an empty folder for the output.
 
     Returns:
         A shard set of one video.
 
     Raises:
-        ValueError: the video cannot be extracted; the message says why.
+        ValueError: the video cannot be extracted.
         RuntimeError: ``cmd-extract`` failed for another reason.
     """
     manifest, out = folder / "query.csv", folder / "shards"
@@ -67,7 +68,7 @@ def extract_query(video: Path, header: ShardHeader, folder: Path) -> ShardSet:
     if done.returncode == _EXIT_WITH_FAILURES:
         with (out / FAILURES_NAME).open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
             failure = next(csv.DictReader(stream))
-        raise ValueError(f"{video}: cannot be extracted ({failure['stage']}: {failure['reason']}); give another file")
+        raise ValueError(f"{video}: cannot be extracted ({failure['stage']}: {failure['reason']}); use another file")
     if done.returncode:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         why = lines[-1].removeprefix("Error: ") if lines else f"exit code {done.returncode}"
@@ -76,7 +77,7 @@ def extract_query(video: Path, header: ShardHeader, folder: Path) -> ShardSet:
 
 
 def extract_options(config: Mapping[str, Any]) -> list[str]:
-    """The options of ``cmd-extract run`` that give a shard's configuration again."""
+    """Return the options of ``cmd-extract run`` that reproduce the configuration of shards."""
     options: dict[str, Any] = {
         "--size": f"{config['width']}x{config['height']}",
         "--codec": config["codec"],
@@ -93,30 +94,33 @@ def extract_options(config: Mapping[str, Any]) -> list[str]:
 
 
 def load_embedder(features: Features, checkpoint: Path | None) -> Embedder:
-    """The network that some features were made by.
+    """Load the network that computed features.
 
     Args:
         features: the features.
-        checkpoint: where the checkpoint lies now; None for where it lay when the features were made.
+        checkpoint: current path of the checkpoint; None for the recorded one.
 
     Raises:
-        FeatureError: the features are not of a checkpoint, or of another one.
+        FeatureError: the features were not computed by a checkpoint, or by another one.
         ValueError: there is no such checkpoint.
     """
     provenance = features.provenance
     if provenance.features != BACKBONE_FEATURES or provenance.checkpoint is None:
         raise FeatureError(
-            f"{features.path}: holds features of the {spoken_name(provenance.features)}, not of a checkpoint; "
-            "make some with `cmd-eval embed CHECKPOINT SHARDS OUT.h5`"
+            f"{features.path}: contains {display_name(provenance.features)} features, not those of a checkpoint; "
+            "create them with `cmd-eval embed CHECKPOINT SHARDS OUT.h5`"
         )
     place = checkpoint or Path(provenance.checkpoint)
     if not place.exists():
-        raise FeatureError(f"{place}: the checkpoint of {features.path} is not there any more; give --checkpoint")
+        raise FeatureError(
+            f"{place}: the checkpoint of {features.path} no longer exists; pass its new path with --checkpoint"
+        )
     loaded = load_checkpoint(place)
     if loaded.weights_hash != provenance.checkpoint_sha256:
         raise FeatureError(
-            f"{loaded.path}: not the checkpoint that {features.path} was made by (its weights' SHA-256 begins with "
-            f"{loaded.weights_hash[:8]}, not {str(provenance.checkpoint_sha256)[:8]}); give the right --checkpoint"
+            f"{loaded.path}: not the checkpoint of {features.path} (SHA-256 of the weights "
+            f"{loaded.weights_hash[:8]}, expected {str(provenance.checkpoint_sha256)[:8]}); "
+            "pass the right one with --checkpoint"
         )
     config = config_from_dict(loaded.config["settings"])
     backbone = load_backbone(loaded, config, untrained=provenance.untrained)
@@ -124,7 +128,7 @@ def load_embedder(features: Features, checkpoint: Path | None) -> Embedder:
 
 
 def embed_query(embedder: Embedder, query: ShardSet, device: str) -> NDArray[np.float32]:
-    """The feature of a query video, made as other features were: the mean over clips.
+    """Embed a query video: the mean over its clips, as in a features file.
 
     Args:
         embedder: the network.
@@ -134,16 +138,8 @@ def embed_query(embedder: Embedder, query: ShardSet, device: str) -> NDArray[np.
     Returns:
         (1, F) float32.
     """
-    with process_group(device) as placement:
-        (clips_NF,) = embed_videos(
-            embedder.backbone,
-            query,
-            query.videos,
-            sampling=embedder.config.sampling,
-            crop_size=embedder.config.model.crop_size,
-            clips=embedder.clips,
-            device=placement.device,
-            workers=0,
-        )
+    with process_group(device) as context:
+        protocol = ClipProtocol.of(embedder.config, clips=embedder.clips, device=context.device)
+        (clips_NF,) = embed_videos(embedder.backbone, query, query.videos, protocol)
     feature_1F: NDArray[np.float32] = clips_NF.mean(axis=0, dtype=np.float64).astype(np.float32)[None]
     return feature_1F

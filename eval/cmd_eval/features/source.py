@@ -1,4 +1,4 @@
-"""Where the features of an evaluation come from: a features file, or a checkpoint, whose features its run keeps."""
+"""Open features for an evaluation: a features file, or a checkpoint whose features are cached in its run's folder."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cmd_eval.features.embed import ModelChoice, embed_to_file
+from cmd_eval.features.embed import EmbeddingConfig, embed_to_file
 from cmd_eval.features.store import FeatureError, Features, read_features
-from cmd_eval.results.schema import DEFAULT_CLIPS, EVAL_FOLDER, Provenance
+from cmd_eval.results.schema import DEFAULT_CLIPS, EVAL_FOLDER, Provenance, clip_suffixes
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import FOLDER_NAME, find_checkpoint, list_checkpoints
 from cmd_train.config import config_from_dict
@@ -20,14 +20,14 @@ FEATURES_SUFFIX = ".h5"
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureSource:
-    """What the user names as features.
+    """Features chosen by the user.
 
     Attributes:
-        source: a features file, or a checkpoint or a training's folder.
+        source: a features file, a checkpoint or a run's folder.
         shards: folder of shards, for a checkpoint.
-        untrained, clips, device, workers: as in ``ModelChoice``; for a checkpoint. None clips are the usual 10, or
-            those of the features file.
-        fresh: make the features of a checkpoint anew, even if they are there.
+        untrained, clips, device, workers: as in ``EmbeddingConfig``, for a checkpoint. ``clips`` of None means 10, or
+            the number in the features file.
+        fresh: recompute cached features of a checkpoint.
     """
 
     source: Path
@@ -39,9 +39,9 @@ class FeatureSource:
     fresh: bool = False
 
     @property
-    def choice(self) -> ModelChoice:
+    def embedding(self) -> EmbeddingConfig:
         """The checkpoint and how to embed with it."""
-        return ModelChoice(
+        return EmbeddingConfig(
             checkpoint=self.source,
             untrained=self.untrained,
             clips=DEFAULT_CLIPS if self.clips is None else self.clips,
@@ -51,103 +51,98 @@ class FeatureSource:
 
 
 def run_folder(checkpoint: Path) -> Path:
-    """The training's folder that a checkpoint belongs to; a checkpoint that lies alone is its own."""
+    """Return the run's folder of a checkpoint, or the checkpoint's own folder if it is not part of a run."""
     folder = find_checkpoint(checkpoint).resolve()
     return folder.parent.parent if folder.parent.name == FOLDER_NAME else folder
 
 
 def open_features(source: FeatureSource, command: str, progress: Callable[[int, int], None]) -> Features:
-    """The features that the user names: read, or made and kept in the training's folder.
+    """Read the chosen features, or compute them and cache them in the run's folder.
 
     Args:
-        source: what is named.
-        command: recorded as what made them, if they are made.
-        progress: called with (videos done, all videos) while they are made.
+        source: the user's choice.
+        command: command line, recorded as provenance if features are computed.
+        progress: called with (videos done, total videos) while features are computed.
 
     Raises:
-        FeatureError: the file is none, or holds something else.
-        ValueError: shards or checkpoint are missing or unfit.
+        FeatureError: the file is not a features file, or contains other features.
+        ValueError: shards or checkpoint are missing or do not fit.
     """
     if source.source.is_file():
         if source.shards is not None:
-            raise FeatureError(f"{source.source}: a features file knows its videos; leave SHARDS away")
+            raise FeatureError(f"{source.source}: a features file already includes its videos; remove SHARDS")
         if source.untrained or source.fresh:
             raise FeatureError(
-                f"{source.source}: --untrained and --fresh go with a checkpoint, not with a features file"
+                f"{source.source}: --untrained and --fresh need a checkpoint, but this is a features file"
             )
-        found = read_features(source.source)
-        if source.clips not in (None, found.provenance.clips):
-            raise FeatureError(f"{source.source}: holds {found.provenance.clips} clips a video, not {source.clips}")
-        return found
+        features = read_features(source.source)
+        if source.clips not in (None, features.provenance.clips):
+            raise FeatureError(
+                f"{source.source}: contains {features.provenance.clips} clips per video, not {source.clips}; "
+                "remove --clips"
+            )
+        return features
     if source.shards is None:
-        raise FeatureError(f"{source.source}: with a checkpoint, SHARDS must be given, too")
+        raise FeatureError(f"{source.source}: SHARDS is required with a checkpoint")
     shards = ShardSet(source.shards)
-    path = kept_features(source.source, shards.data_hash, untrained=source.untrained)
-    return embed_to_file(path, source.choice, shards, command, progress, fresh=source.fresh)
+    path = cached_features_path(source.source, shards.data_hash, untrained=source.untrained)
+    return embed_to_file(path, source.embedding, shards, command, progress, fresh=source.fresh)
 
 
-def kept_features(checkpoint: Path, data_hash: str, *, untrained: bool) -> Path:
-    """Where the features of a checkpoint are kept."""
+def cached_features_path(checkpoint: Path, data_hash: str, *, untrained: bool) -> Path:
+    """Return where the features of a checkpoint are cached."""
     folder = find_checkpoint(checkpoint)
-    words = ["untrained"] if untrained else _step_words(folder)
-    return run_folder(folder) / EVAL_FOLDER / ("-".join(["embeddings", data_hash[:8], *words]) + FEATURES_SUFFIX)
+    suffixes = ["untrained"] if untrained else _step_suffixes(folder)
+    return run_folder(folder) / EVAL_FOLDER / ("-".join(["embeddings", data_hash[:8], *suffixes]) + FEATURES_SUFFIX)
 
 
 def result_folder(features: Features) -> Path | None:
-    """Where results of features belong: the folder of their training's results, else the one of their file."""
+    """Return the folder for results: ``eval`` in the run's folder if that exists, else that of the features file."""
     checkpoint = features.provenance.checkpoint
     if checkpoint is not None and Path(checkpoint).is_dir():
         return run_folder(Path(checkpoint)) / EVAL_FOLDER
     return features.path.parent if features.path is not None else None
 
 
-def short_notes(frame_counts: Iterable[int], sampling: SamplingConfig) -> list[str]:
-    """Which videos are too short for the clips that the network was trained with."""
-    report = SamplingReport.of_evaluation(frame_counts, sampling)
+def short_video_notes(frame_counts: Iterable[int], sampling: SamplingConfig) -> list[str]:
+    """Return a note if videos are too short for the clips that the network was trained with."""
+    report = SamplingReport.from_evaluation(frame_counts, sampling)
     if not report.stride_shrunk:
         return []
     return [
-        f"{report.stride_shrunk} of {report.samples} videos are short: their clips' stride was lowered, "
-        f"{report.clip_padded} also repeat the last frame"
+        f"{report.stride_shrunk} of {report.samples} videos are short: the stride of their clips was reduced, "
+        f"and {report.clip_padded} also repeat the last frame"
     ]
 
 
 def length_notes(features: Features) -> list[str]:
-    """The same of features; empty for those of no network."""
+    """Return ``short_video_notes`` for the videos of learned features; no notes for hand-crafted ones."""
     settings = features.provenance.settings
-    return [] if settings is None else short_notes(features.videos.frame_counts, config_from_dict(settings).sampling)
+    if settings is None:
+        return []
+    return short_video_notes(features.videos.frame_counts, config_from_dict(settings).sampling)
 
 
-def name_words(provenance: Provenance) -> list[str]:
-    """What tells a result's file from that of the trained network's last checkpoint with the usual clips."""
+def name_suffixes(provenance: Provenance) -> list[str]:
+    """Return the words for the features in a result's file name; none for the last checkpoint with default clips."""
     if provenance.checkpoint is None:
         return [provenance.features.replace(" ", "-")]
-    words = ["untrained"] if provenance.untrained else _step_words(Path(provenance.checkpoint))
-    return [*words, *clip_words(provenance.clips)]
+    suffixes = ["untrained"] if provenance.untrained else _step_suffixes(Path(provenance.checkpoint))
+    return [*suffixes, *clip_suffixes(provenance.clips)]
 
 
-def clip_words(clips: int | None) -> list[str]:
-    """The same for the number of clips a video."""
-    return [] if clips in (None, DEFAULT_CLIPS) else [f"{clips}-clips"]
-
-
-def part_words(query_part: str, gallery_part: str) -> list[str]:
-    """The same for the parts that ask and are found, or are tested and trained on."""
-    return [] if (query_part, gallery_part) == ("test", "train") else [query_part, "in", gallery_part]
-
-
-def _step_words(checkpoint: Path) -> list[str]:
-    """The name of a checkpoint that is not its training's last one; nothing where that cannot be seen any more."""
+def _step_suffixes(checkpoint: Path) -> list[str]:
+    """Return the name of a checkpoint that is not the last one of its run; empty if that is no longer known."""
     folder = checkpoint.resolve()
     saved = list_checkpoints(folder.parent.parent) if folder.parent.name == FOLDER_NAME else []
     return [] if not saved or saved[-1].resolve() == folder else [folder.name]
 
 
-def provenance_of(features: Features, command: str, seed: int) -> Provenance:
-    """Where the figures of a command on features come from."""
+def result_provenance(features: Features, command: str, seed: int) -> Provenance:
+    """Return the provenance of figures that a command computed from features."""
     return replace(features.provenance, command=command, seed=seed)
 
 
 def unique(notes: Sequence[str]) -> list[str]:
-    """Notes without repetitions, in order."""
+    """Return the notes without repetitions, in order."""
     return list(dict.fromkeys(notes))

@@ -1,77 +1,116 @@
-"""What an embedding has done so far: a file that grows video by video and survives being killed at any byte.
+"""Features files under construction: they grow video by video and survive SIGKILL at any point.
 
-A first line of JSON says what is being embedded; then, for each video in order, a checksum and its features.
+``OUT.h5.partial`` has the layout of a features file from the start. The rows of a video are written in place, together
+with their checksum, so that the number of leading rows with a valid checksum is the number of finished videos. When
+all are done, the file is renamed.
 
-Shape legend: N clips of a video, F features.
+Shape legend: V videos, N clips of each, F features.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import json
+import os
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO, Self
+from typing import Self
 
+import h5py
 import numpy as np
+from filelock import FileLock, Timeout
 from numpy.typing import NDArray
 
-from cmd_eval.features.store import FeatureError
+from cmd_eval.data.table import VideoTable
+from cmd_eval.features.store import (
+    CHECKSUM_DATASET,
+    CLIPS_DATASET,
+    MEAN_DATASET,
+    FeatureError,
+    Features,
+    create_features_file,
+    identity,
+    read_features,
+)
+from cmd_eval.results.schema import Provenance
+from cmd_extract.system.files import atomic_write
 
-_CHECKSUM_BYTES = 4
-_VIDEOS_AT_ONCE = 256
+PARTIAL_SUFFIX = ".partial"
+"""Appended to the name of a features file that is not complete yet."""
+
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOLCK)
-"""What file systems without locks say, such as some of clusters."""
+"""Errors of file systems without locks, as on some clusters."""
 
 
-def _lock(stream: BinaryIO) -> None:
-    """Locks a file against other processes, where the file system can.
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Make sure that only one process writes a features file, where the file system supports locks.
 
     Raises:
-        BlockingIOError: another process has locked it.
+        FeatureError: another process is writing the file.
+        OSError: the folder cannot be written to.
     """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock_path = path.with_name(f".{path.name}.lock")
+    lock = FileLock(lock_path)
     try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise FeatureError(
+            f"{path}: another process is writing this file (lock {lock_path}); wait until it has finished"
+        ) from None
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
+    try:
+        yield
+    finally:
+        if lock.is_locked:
+            # Safe while the lock is held: whoever acquires the lock of a deleted file tries again.
+            lock_path.unlink(missing_ok=True)
+            lock.release()
 
 
-class EmbeddingSpool:
-    """Features that are still being made; use it in a ``with`` block.
+class PartialFeatures:
+    """A features file under construction, to be used as a context manager inside ``writing``.
 
     Args:
-        path: the file; what an earlier run of the same embedding has left in it is kept.
-        identity: what is being embedded.
+        path: the features file. The finished videos of an interrupted run are kept.
+        videos: V videos.
+        provenance: recorded; with the provenance of an interrupted run it must agree in what determines the features.
         clips, width: N and F.
-        fresh: forget what is in the file, of whatever embedding.
+        fresh: discard the videos of an interrupted run.
+
+    Attributes:
+        done: number of finished videos.
 
     Raises:
-        FeatureError: the file is of another embedding, or another process is writing it.
-        OSError: it cannot be written.
+        FeatureError: the interrupted run embedded something else.
+        OSError: the file cannot be written.
     """
 
-    def __init__(self, path: Path, identity: Mapping[str, Any], clips: int, width: int, *, fresh: bool = False) -> None:
-        self.path = path
-        self._shape = (clips, width)
-        self._record_bytes = _CHECKSUM_BYTES + 4 * clips * width
-        self._header = json.dumps({**identity, "width": width}, sort_keys=True).encode() + b"\n"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self._stream: BinaryIO = path.open("a+b")
-        try:
-            _lock(self._stream)
-            if fresh:
-                self._stream.truncate(0)
-            self.done = self._recover()
-        except BlockingIOError:
-            self._stream.close()
-            raise FeatureError(f"{path}: another process is embedding to this file; wait until it has ended") from None
-        except BaseException:
-            self._stream.close()
-            raise
+    def __init__(
+        self, path: Path, videos: VideoTable, provenance: Provenance, clips: int, width: int, *, fresh: bool = False
+    ) -> None:
+        self._path, self._partial = path, path.with_name(path.name + PARTIAL_SUFFIX)
+        self._videos, self._shape = len(videos), (clips, width)
+        if fresh or not self._partial.exists():
+            with atomic_write(self._partial) as temporary:
+                create_features_file(temporary, videos, provenance, clips, width)
+        found = read_features(self._partial)
+        if identity(found.provenance) != identity(provenance) or found.mean_VF.shape[1] != width:
+            raise FeatureError(
+                f"{self._partial}: contains unfinished features of other weights, other shards or another number of "
+                "clips; recompute them with --fresh, delete the file, or choose another file"
+            )
+        with h5py.File(self._partial, "r", locking=False) as file:
+            self._offsets = [file[name].id.get_offset() for name in (CLIPS_DATASET, MEAN_DATASET, CHECKSUM_DATASET)]
+            checksums = file[CHECKSUM_DATASET][:].tolist()
+        self.done = _count_finished(found, checksums)
+        self._file = self._partial.open("r+b")
 
     def __enter__(self) -> Self:
         return self
@@ -79,59 +118,41 @@ class EmbeddingSpool:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._stream.close()
+        self._file.close()
 
     def append(self, feature_NF: NDArray[np.float32]) -> None:
-        """Adds the next video's features.
+        """Write the features of the next video.
 
         Raises:
-            ValueError: they have another shape.
+            ValueError: the shape is wrong.
+            OSError: the file cannot be written.
         """
         if feature_NF.shape != self._shape:
-            raise ValueError(f"feature_NF: shape {feature_NF.shape}, need {self._shape}")
-        data = np.ascontiguousarray(feature_NF, np.float32).tobytes()
-        self._stream.write(zlib.crc32(data).to_bytes(_CHECKSUM_BYTES, "little") + data)
-        self._stream.flush()
+            raise ValueError(f"feature_NF: shape {feature_NF.shape}, expected {self._shape}")
+        clips = np.ascontiguousarray(feature_NF, "<f4").tobytes()
+        mean = feature_NF.mean(axis=0, dtype=np.float64).astype("<f4").tobytes()
+        checksum = zlib.crc32(clips + mean).to_bytes(4, "little")
+        for offset, data in zip(self._offsets, (clips, mean, checksum), strict=True):
+            self._file.seek(offset + self.done * len(data))
+            self._file.write(data)
+        self._file.flush()
         self.done += 1
 
-    def blocks(self) -> Iterator[NDArray[np.float32]]:
-        """The features of all videos so far, some hundred videos at a time, (any, N, F)."""
-        self._stream.seek(len(self._header))
-        left = self.done
-        while left:
-            count = min(left, _VIDEOS_AT_ONCE)
-            data = np.frombuffer(self._stream.read(count * self._record_bytes), np.uint8).reshape(count, -1)
-            floats = np.ascontiguousarray(data[:, _CHECKSUM_BYTES:]).view(np.float32)
-            yield floats.reshape(count, *self._shape)
-            left -= count
+    def finish(self) -> None:
+        """Turn the partial file into the features file.
 
-    def remove(self) -> None:
-        """Deletes the file, once its features are safe elsewhere."""
-        self.path.unlink(missing_ok=True)
+        Raises:
+            ValueError: videos are missing.
+        """
+        if self.done != self._videos:
+            raise ValueError(f"{self._partial}: features of {self.done} videos, expected {self._videos}")
+        os.fsync(self._file.fileno())
+        self._partial.replace(self._path)
 
-    def _recover(self) -> int:
-        """Number of whole videos in the file; what follows them, which a killed run has left, is cut off."""
-        self._stream.seek(0)
-        found = self._stream.readline()
-        if not self._header.startswith(found):  # the beginning of a header is what a very early kill leaves
-            raise FeatureError(
-                f"{self.path}: holds unfinished features of other weights, other shards or another number of clips; "
-                "remove it or give --fresh to make them anew, or give another file"
-            )
-        if found != self._header:
-            self._stream.truncate(0)
-            self._stream.write(self._header)
-            self._stream.flush()
-            return 0
-        videos = 0
-        while True:
-            record = self._stream.read(self._record_bytes)
-            data = record[_CHECKSUM_BYTES:]
-            if len(record) < self._record_bytes or zlib.crc32(data) != int.from_bytes(
-                record[:_CHECKSUM_BYTES], "little"
-            ):
-                break
-            videos += 1
-        self._stream.truncate(len(self._header) + videos * self._record_bytes)
-        self._stream.seek(0, 2)
-        return videos
+
+def _count_finished(features: Features, checksums: Sequence[int]) -> int:
+    """Return the number of leading videos whose rows match their checksum."""
+    assert features.clips_VNF is not None
+    rows = zip(features.clips_VNF, features.mean_VF, checksums, strict=True)
+    matching = (zlib.crc32(clips.tobytes() + mean.tobytes()) == checksum for clips, mean, checksum in rows)
+    return sum(1 for _ in takewhile(bool, matching))

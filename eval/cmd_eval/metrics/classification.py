@@ -1,7 +1,7 @@
-"""Recognition: what a classifier's probabilities are worth, by the videos' labels. Pure functions of arrays.
+"""Classification metrics: top-k accuracy, per-class accuracy and confusion matrix, with confidence intervals.
 
-Shape legend: N test videos, K classes of the classifier, L all classes: these and, behind them, labels of test videos
-that the classifier does not know.
+Shape legend: N test videos, K classes of the classifier, L all classes: the classifier's, then the labels of test
+videos that it does not have.
 """
 
 # ruff: noqa: N815 (carriers name the shapes of their arrays)
@@ -14,24 +14,94 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import confusion_matrix, recall_score
 
-from cmd_eval.metrics.intervals import bootstrap_interval, confusion_matrix, per_class_accuracy, top_k_hits
+from cmd_eval.metrics.intervals import bootstrap_interval
 
 TOP = 5
-"""The k of the second figure that papers report."""
+"""The k of the second accuracy that papers report."""
+
+
+def top_k_hits(score_NK: NDArray[np.floating], truth_N: NDArray[np.integer], k: int) -> NDArray[np.bool_]:
+    """Return for each item whether its true class is among the k classes with the highest scores.
+
+    Ties are broken in favor of the class with the higher number, as in scikit-learn's ``top_k_accuracy_score``.
+    A class with a score of minus infinity, which the classifier cannot predict, is never a hit.
+
+    Args:
+        score_NK: one score per item and class; higher means more likely.
+        truth_N: class number of each item.
+        k: number of classes to consider; with k >= K, every class with a finite score is a hit.
+
+    Returns:
+        (N,) bool.
+
+    Raises:
+        ValueError: shapes disagree, k is not positive, a class number is out of range, or a score is NaN.
+    """
+    if score_NK.ndim != 2 or not score_NK.size or len(truth_N) != len(score_NK):
+        raise ValueError(f"score_NK: shape {score_NK.shape} for {len(truth_N)} true classes")
+    items, classes = score_NK.shape
+    if np.isnan(score_NK).any():
+        raise ValueError("score_NK: contains NaN")
+    for number in np.unique(truth_N):
+        if not 0 <= number < classes:
+            raise ValueError(f"truth_N: class {number} is not between 0 and {classes - 1}")
+    if k < 1:
+        raise ValueError(f"k: {k} is not at least 1")
+    own_N1 = score_NK[np.arange(items), truth_N][:, None]
+    later_NK = np.arange(classes) > np.asarray(truth_N)[:, None]
+    better_N = ((score_NK > own_N1) | ((score_NK == own_N1) & later_NK)).sum(axis=1)
+    hits: NDArray[np.bool_] = (better_N < k) & (own_N1[:, 0] > -np.inf)
+    return hits
+
+
+def accuracy_record(
+    classes: Sequence[str],
+    truth_N: NDArray[np.int64],
+    predicted_N: NDArray[np.int64],
+    top1_N: NDArray[np.bool_],
+    top5_N: NDArray[np.bool_],
+    *,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Return ``top1``, ``top5``, ``per_class`` and ``confusion`` for a result file.
+
+    Args:
+        classes: names of all classes.
+        truth_N, predicted_N: class numbers.
+        top1_N, top5_N: whether the true class is the most likely one, and among the five most likely ones.
+        seed: random seed of the bootstrap intervals.
+    """
+    numbers = np.arange(len(classes))
+    accuracy = recall_score(truth_N, predicted_N, labels=numbers, average=None, zero_division=np.nan)
+    per_class: list[dict[str, Any]] = []
+    for number, name in enumerate(classes):
+        own = top1_N[truth_N == number].astype(np.float64)
+        row: dict[str, Any] = {"class": name, "test": len(own), "accuracy": None, "low": None, "high": None}
+        if len(own):
+            interval = bootstrap_interval(own, seed=seed)
+            row |= {"accuracy": float(accuracy[number]), "low": interval.low, "high": interval.high}
+        per_class.append(row)
+    return {
+        "top1": bootstrap_interval(top1_N.astype(np.float64), seed=seed).as_json(),
+        "top5": bootstrap_interval(top5_N.astype(np.float64), seed=seed).as_json(),
+        "per_class": per_class,
+        "confusion": confusion_matrix(truth_N, predicted_N, labels=numbers).tolist(),
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Recognition:
-    """What a classifier made of test videos.
+class RecognitionResult:
+    """Predictions of a classifier for test videos.
 
     Attributes:
-        classes: L names; those that the classifier does not know come last.
-        known: K, how many it knows.
-        truth_N, predicted_N: numbers of classes.
+        classes: L class names; those unknown to the classifier come last.
+        known: K, the number of classes of the classifier.
+        truth_N, predicted_N: class numbers.
         confidence_N: probability of the predicted class.
-        trained_K: how many videos of each class it was trained on; None if that is not known.
-        top1_N, top5_N: bool, whether the true class is the likeliest, and among the five likeliest.
+        trained_K: number of training videos per class; None if unknown.
+        top1_N, top5_N: whether the true class is the most likely one, and among the five most likely ones.
     """
 
     classes: tuple[str, ...]
@@ -45,82 +115,63 @@ class Recognition:
 
     @property
     def unknown(self) -> int:
-        """Test videos of classes that the classifier does not know; they count as wrong."""
+        """Number of test videos whose class the classifier does not have; they count as wrong."""
         return int((self.truth_N >= self.known).sum())
 
     @property
     def chance(self) -> float | None:
-        """Top-1 of naming the class of a training video drawn at random; None if the training videos are not known."""
+        """Top-1 accuracy of predicting the class of a random training video; None if the training set is unknown."""
         if self.trained_K is None:
             return None
         share_K = self.trained_K / self.trained_K.sum()
         return float(share_K[self.truth_N[self.truth_N < self.known]].sum() / len(self.truth_N))
 
     def as_json(self) -> dict[str, Any]:
-        """Figures with their bootstrap intervals, per-class accuracy and confusion matrix, for a result file."""
-        confusion_LL = confusion_matrix(self.truth_N, self.predicted_N, len(self.classes))
+        """Return the figures with their bootstrap intervals, per-class accuracy and confusion matrix."""
         return {
             "classes": list(self.classes),
             "classes_unknown": list(self.classes[self.known :]),
             "test": len(self.truth_N),
-            "top1": bootstrap_interval(self.top1_N.astype(np.float64)).as_json(),
-            "top5": bootstrap_interval(self.top5_N.astype(np.float64)).as_json(),
             "chance": self.chance,
-            "per_class": self._per_class(per_class_accuracy(confusion_LL)),
-            "confusion": confusion_LL.tolist(),
+            **accuracy_record(self.classes, self.truth_N, self.predicted_N, self.top1_N, self.top5_N),
         }
 
-    def _per_class(self, accuracy_L: NDArray[np.float64]) -> list[dict[str, Any]]:
-        rows: list[dict[str, Any]] = []
-        for number, name in enumerate(self.classes):
-            own = self.top1_N[self.truth_N == number].astype(np.float64)
-            row = {"class": name, "test": len(own)}
-            if len(own):
-                interval = bootstrap_interval(own)
-                row |= {"accuracy": float(accuracy_L[number]), "low": interval.low, "high": interval.high}
-            else:
-                row |= {"accuracy": None, "low": None, "high": None}
-            rows.append(row)
-        return rows
 
-
-def judge(
+def score_predictions(
     probability_NK: NDArray[np.float64],
     labels: Sequence[str],
     classes: Sequence[str],
     trained: Sequence[int] | None = None,
-) -> Recognition:
-    """Compares probabilities with labels.
+) -> RecognitionResult:
+    """Compare predicted probabilities with labels.
 
     Args:
-        probability_NK: of the classifier's classes.
-        labels: N names of classes.
-        classes: K names, in the order of the classifier's outputs.
-        trained: on how many videos of each the classifier was trained, if that is known.
+        probability_NK: probabilities of the classifier's classes.
+        labels: N class names.
+        classes: K class names, in the order of the classifier's outputs.
+        trained: number of training videos of each class, if known.
 
     Raises:
-        ValueError: there is no video, or numbers disagree.
+        ValueError: there are no videos, or the sizes disagree.
     """
     if not len(labels) or probability_NK.shape != (len(labels), len(classes)):
         raise ValueError(
             f"probability_NK: shape {probability_NK.shape} for {len(labels)} videos and {len(classes)} classes"
         )
-    everything = (*classes, *sorted(set(labels) - set(classes)))
-    number_of = {name: number for number, name in enumerate(everything)}
+    all_classes = (*classes, *sorted(set(labels) - set(classes)))
+    number_of = {name: number for number, name in enumerate(all_classes)}
     truth_N = np.array([number_of[label] for label in labels], np.int64)
-    # What the classifier does not know it cannot predict.
-    score_NL = np.full((len(labels), len(everything)), -np.inf)
+    score_NL = np.full((len(labels), len(all_classes)), -np.inf)  # unknown classes cannot be predicted
     score_NL[:, : len(classes)] = probability_NK
-    top1_N = top_k_hits(score_NL, truth_N, 1)
-    # Of equals the last one counts as the better one, as in `top_k_hits`.
+    # Ties go to the last class, as in `top_k_hits`.
     predicted_N = len(classes) - 1 - probability_NK[:, ::-1].argmax(axis=1)
-    return Recognition(
-        classes=everything,
+    return RecognitionResult(
+        classes=all_classes,
         known=len(classes),
         truth_N=truth_N,
         predicted_N=predicted_N,
         confidence_N=probability_NK.max(axis=1),
-        top1_N=top1_N,
-        trained_K=None if trained is None else np.array(trained, np.int64),
+        top1_N=top_k_hits(score_NL, truth_N, 1),
         top5_N=top_k_hits(score_NL, truth_N, TOP),
+        trained_K=None if trained is None else np.array(trained, np.int64),
     )

@@ -1,4 +1,4 @@
-"""Does motion prediction as an auxiliary loss help? The difference of top-1 over pairs of runs, and how sure it is.
+"""Effect of motion prediction as an auxiliary loss: difference in top-1 accuracy over pairs of runs, with its interval.
 
 Shape legend: N test videos of a pair.
 """
@@ -21,12 +21,12 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two trainings of one seed and split, without and with motion prediction, tested on the same videos.
+    """Two runs with the same seed and split, without and with motion prediction, tested on the same videos.
 
     Attributes:
-        split_column, seed: what both share.
-        videos: N ids.
-        plain_N, motion_N: bool, whether each video was recognised, by either.
+        split_column, seed: shared by both runs.
+        videos: N video ids.
+        plain_N, motion_N: whether each video was classified correctly by the run without and with motion prediction.
     """
 
     split_column: str
@@ -38,24 +38,24 @@ class Pair:
     def __post_init__(self) -> None:
         sizes = (len(self.videos), len(self.plain_N), len(self.motion_N))
         if not sizes[0] or len(set(sizes)) > 1:
-            raise ValueError(f"videos, plain_N, motion_N: {sizes} values, need equally many, at least one")
+            raise ValueError(f"videos, plain_N, motion_N: lengths {sizes}, must be equal and at least 1")
 
     @property
     def difference_per_video(self) -> NDArray[np.float64]:
-        """1 where only the run with motion is right, -1 where only the other one is."""
+        """1 where only the run with motion prediction is right, -1 where only the other run is, else 0."""
         return self.motion_N.astype(np.float64) - self.plain_N.astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Mean difference of top-1, with motion less without, as a share.
+    """Mean difference in top-1 accuracy, with minus without motion prediction, as a fraction.
 
     Attributes:
-        value: the mean over pairs.
-        low, high: its 95 % interval.
-        pairs: how many.
-        splits: on how many splits.
-        error_of_runs: standard error from split to split; from seed to seed of one split; None of a single pair.
+        value: mean over pairs.
+        low, high: limits of the 95 % interval.
+        pairs: number of pairs.
+        splits: number of splits.
+        error_of_runs: standard error between splits, or between seeds if there is one split; None for a single pair.
         error_of_videos: standard error from the choice of test videos.
     """
 
@@ -69,48 +69,46 @@ class Difference:
 
 
 def mean_difference(pairs: Sequence[Pair]) -> Difference:
-    """The mean over pairs, and an interval that holds for other seeds, other splits and other test videos alike.
+    """Compute the mean difference with an interval that covers other seeds, other splits and other test videos.
 
-    The figure varies for two reasons, and their standard errors are added in squares:
+    Two sources of variation are combined by adding the squares of their standard errors:
 
-    - runs: the pairs of one split share its training and test part, so that they are not independent. Of several
-      splits the error is that of their means: the standard deviation of the splits' mean differences, divided by the
-      root of the number of splits (a one-way random-effects analysis, seeds nested in splits). Of one split it is the
-      same of its pairs: then it holds for other seeds, of this split;
-    - videos: a test video counts once however many pairs tested it. Its contribution to the mean is the sum over its
-      pairs of (difference / videos of the pair) / pairs; the error is that of a sum of V independent contributions,
-      sqrt(V / (V - 1) * sum of squared deviations from their mean).
+    - Runs: pairs of the same split share its training and test parts, so they are not independent. With several
+      splits, the standard error is the standard deviation of the splits' mean differences divided by the square root
+      of the number of splits (one-way random effects, seeds nested in splits). With one split, the same is computed
+      over its pairs; the interval then covers other seeds of this split only.
+    - Videos: a test video counts once, however many pairs tested it. Its contribution to the mean is the sum over its
+      pairs of (difference / number of videos in the pair) / number of pairs. The standard error is that of a sum of V
+      independent contributions, sqrt(V / (V - 1) * sum of squared deviations from their mean).
 
-    Half the interval's width is this error times Student's t at 97.5 % for splits - 1 degrees of freedom, of one split
-    for pairs - 1. A bootstrap over three runs would be far too narrow; this is rather too wide: different splits differ
-    by their videos as well, so that part is counted twice, and few degrees of freedom are assumed for both. Of a single
-    pair nothing is known of the runs; its interval covers the videos alone, by the normal distribution, and is too
-    narrow.
+    The half-width of the interval is this error times the 97.5 % quantile of Student's t with (splits - 1) degrees of
+    freedom, or (pairs - 1) with one split. A bootstrap over three runs would be far too narrow. This interval is
+    conservative: the variation between splits includes that of their videos, which is counted twice, and the small
+    number of degrees of freedom applies to both sources. A single pair gives no information about the variation
+    between runs; its interval covers the videos only, uses the normal distribution, and is too narrow.
 
     Args:
-        pairs: at least one; equally many of each split.
+        pairs: at least one; the same number for each split.
 
     Raises:
-        ValueError: there is none, or splits have unequally many.
+        ValueError: there are no pairs, or the splits have different numbers of pairs.
     """
     if not pairs:
-        raise ValueError("pairs: none, need at least one")
-    count = len(pairs)
+        raise ValueError("pairs: empty, need at least one")
     by_split: dict[str, list[float]] = defaultdict(list)
     contributions: dict[str, float] = defaultdict(float)
     for pair in pairs:
         by_split[pair.split_column].append(float(pair.difference_per_video.mean()))
         for video, difference in zip(pair.videos, pair.difference_per_video, strict=True):
-            contributions[video] += float(difference) / (len(pair.videos) * count)
+            contributions[video] += float(difference) / (len(pair.videos) * len(pairs))
     if len({len(differences) for differences in by_split.values()}) > 1:
-        raise ValueError(
-            f"pairs: {', '.join(f'{len(d)} of {name}' for name, d in by_split.items())}; need equally many"
-        )
+        counts = ", ".join(f"{len(differences)} of {name}" for name, differences in by_split.items())
+        raise ValueError(f"pairs: {counts}; need the same number for each split")
     videos = len(contributions)
     spread = np.array(list(contributions.values())).var() * videos
     error_of_videos = math.sqrt(spread * videos / (videos - 1)) if videos > 1 else math.inf
-    own = [float(np.mean(split)) for split in by_split.values()]
-    means = np.array(own if len(own) > 1 else next(iter(by_split.values())))
+    split_means = [float(np.mean(differences)) for differences in by_split.values()]
+    means = np.array(split_means if len(split_means) > 1 else next(iter(by_split.values())))
     units = len(means)
     error_of_runs = float(means.std(ddof=1) / math.sqrt(units)) if units > 1 else None
     quantile = (1 + LEVEL) / 2
@@ -121,7 +119,7 @@ def mean_difference(pairs: Sequence[Pair]) -> Difference:
         value=value,
         low=max(value - half, -1.0),
         high=min(value + half, 1.0),
-        pairs=count,
+        pairs=len(pairs),
         splits=len(by_split),
         error_of_runs=error_of_runs,
         error_of_videos=error_of_videos,

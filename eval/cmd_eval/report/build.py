@@ -1,8 +1,7 @@
-"""Writes the report of a training: one HTML page that holds everything it shows and asks the network for nothing."""
+"""Write the report of a run: one self-contained HTML page."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
@@ -11,37 +10,37 @@ from typing import Any
 
 from cmd_eval.report.confusion import ConfusionView, view_confusion
 from cmd_eval.report.curves import training_charts
+from cmd_eval.report.embedding_map import MappedFeatures, read_maps
+from cmd_eval.report.evidence import evidence_blocks, evidence_charts
 from cmd_eval.report.inputs import RunInputs, open_shards, read_run
-from cmd_eval.report.pictures import MotionView, choose_videos, color_key, draw_motion
-from cmd_eval.report.render import check_template_engine, render_page
-from cmd_eval.report.report_evidence import evidence_blocks, evidence_charts
-from cmd_eval.report.report_examples import Example, read_examples
-from cmd_eval.report.report_figures import Table, features_name
-from cmd_eval.report.report_maps import MappedFeatures, read_maps
-from cmd_eval.report.summary import summarise
+from cmd_eval.report.pictures import COLOR_KEY, Example, MotionView, choose_videos, draw_motion, read_examples
+from cmd_eval.report.render import render_page
+from cmd_eval.report.summary import summarize
 from cmd_eval.report.tables import (
     Block,
+    Record,
+    Table,
     accuracy_block,
     auxiliary_block,
     decoupling_block,
+    features_name,
     method_name,
     newest_splits,
     published_table,
     retrieval_blocks,
 )
-from cmd_eval.results.published import recognise_dataset
+from cmd_eval.results.published import identify_dataset
 from cmd_eval.results.tables import split_name
 from cmd_extract.shard.reader import ShardSet
+from cmd_extract.system.files import atomic_write
 
-_MOST_MOTION_PICTURES = 6
-_PROBE_CAPTION = (
-    "Classifiers on frozen features. Per cent of the test videos; below, the 95 % interval. Chance is what naming "
-    "the class of a training video drawn at random reaches."
+_MAX_MOTION_PICTURES = 6
+_ACCURACY_CAPTION = (
+    "Percent of the test videos, with 95 % interval. Chance is the accuracy of predicting the class of a random "
+    "training video."
 )
-_RECOGNITION_CAPTION = (
-    "Networks fine-tuned with labels. Per cent of the test videos; below, the 95 % interval. Chance is what naming "
-    "the class of a training video drawn at random reaches."
-)
+_PROBE_CAPTION = f"Classifiers on frozen features. {_ACCURACY_CAPTION}"
+_RECOGNITION_CAPTION = f"Networks fine-tuned with labels. {_ACCURACY_CAPTION}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +55,12 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenReport:
-    """What was written.
+    """A written report.
 
     Attributes:
         path: the page.
         bytes: its size.
-        left_out: what is not in it, a line each.
+        left_out: what is missing in the report and why, one line each.
     """
 
     path: Path
@@ -70,52 +69,46 @@ class WrittenReport:
 
 
 def write_report(run_dir: Path, output: Path, shards_dir: Path | None = None) -> WrittenReport:
-    """Writes the page of a training.
+    """Write the report of a run.
 
     Args:
-        run_dir: the training's folder.
-        output: the file to write.
-        shards_dir: folder of the shards; None looks where the results say they were.
+        run_dir: run folder.
+        output: file to write.
+        shards_dir: folder of the shards; None uses the paths recorded in the results.
 
     Raises:
-        ValueError: it is no training's folder, the shards are others, or jinja2 is missing.
+        ValueError: not a run folder, or not its shards.
     """
-    check_template_engine()
     content = gather(read_run(run_dir), shards_dir)
-    page = render_page(content)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
-    try:
-        # Names of files need not be UTF-8.
-        temporary.write_text(page, "utf-8", errors="backslashreplace")
-        temporary.replace(output)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return WrittenReport(path=output, bytes=output.stat().st_size, left_out=content["left_out"])
+    # File names need not be UTF-8.
+    page = render_page(content).encode("utf-8", errors="backslashreplace")
+    with atomic_write(output) as temporary:
+        temporary.write_bytes(page)
+    return WrittenReport(path=output, bytes=len(page), left_out=content["left_out"])
 
 
 def gather(inputs: RunInputs, shards_dir: Path | None) -> dict[str, Any]:
-    """All that the template shows."""
+    """Collect the content of the template."""
     left_out = list(inputs.unread)
     usable = _usable(inputs, left_out)
     shards, reason = open_shards(shards_dir, usable)
     labels = _labels(usable, shards)
     charts = training_charts(usable.metrics) + evidence_charts(_evidence(usable), inputs.run_dir, left_out)
     if not charts:
-        left_out.append("training curves: no metrics.jsonl; weights that were imported have none")
+        left_out.append("training curves: no metrics.jsonl; imported weights have none")
     examples, confusions, maps = _examples(usable, shards, left_out), _confusions(usable), _maps(usable, left_out)
     left_out += _missing_results(usable)
     motion = _motion(shards, left_out) if shards else []
     if shards is None:
-        left_out.append(f"pictures of retrieval and of motion vectors: {reason}; `cmd-eval report` --shards says where")
+        left_out.append(f"retrieval examples and motion vectors: {reason}; give the shards with `--shards`")
     return {
-        "summary": summarise(usable, shards),
+        "summary": summarize(usable, shards),
         "version": version("context-motion-decoupling"),
-        "sections": result_sections(usable.results, recognise_dataset(labels)),
+        "sections": result_sections(usable.results, identify_dataset(labels)),
         "charts": charts,
         "examples": examples,
         "motion": motion,
-        "color_key": color_key(),
+        "color_key": COLOR_KEY,
         "confusions": confusions,
         "maps": maps,
         "left_out": left_out,
@@ -123,47 +116,47 @@ def gather(inputs: RunInputs, shards_dir: Path | None) -> dict[str, Any]:
 
 
 def _usable(inputs: RunInputs, left_out: list[str]) -> RunInputs:
-    """The same without results that lack what the report shows of their kind; each is named in ``left_out``."""
-    kept: dict[str, list[Mapping[str, Any]]] = {}
+    """Drop results that lack required fields, with a line in ``left_out`` for each."""
+    kept: dict[str, list[Record]] = {}
     for kind, records in inputs.results.items():
         for record in records:
             try:
                 result_sections({kind: [record]}, None)
                 _confusion_views(kind, [record])
-                summarise(replace(inputs, results={kind: [record]}), None)
+                summarize(replace(inputs, results={kind: [record]}), None)
             except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
                 left_out.append(
-                    f"{inputs.eval_dir / record['file']}: not a whole result of kind {kind} "
-                    f"({type(error).__name__}: {error}); make it again"
+                    f"{inputs.eval_dir / record['file']}: incomplete result of kind {kind} "
+                    f"({type(error).__name__}: {error}); run the command that created it again"
                 )
             else:
                 kept.setdefault(kind, []).append(record)
     return replace(inputs, results=kept)
 
 
-def _evidence(inputs: RunInputs) -> Sequence[Mapping[str, Any]]:
+def _evidence(inputs: RunInputs) -> Sequence[Record]:
     return inputs.results.get("evidence", ())
 
 
 def _labels(inputs: RunInputs, shards: ShardSet | None) -> set[str]:
-    """Names of all classes, as the shards or else the results have them."""
+    """Return the names of all classes, from the shards or else from the results."""
     if shards is not None:
         return {entry.label for entry in shards.videos}
     splits = [split for record in inputs.all_results for split in record.get("splits", ())]
-    named = {name for split in splits if split["label"] == "label" for name in split.get("classes", ())}
-    return named | {row["class"] for split in splits if split["label"] == "label" for row in split["per_class"]}
+    listed = {name for split in splits if split["target"] == "label" for name in split.get("classes", ())}
+    return listed | {row["class"] for split in splits if split["target"] == "label" for row in split["per_class"]}
 
 
-def result_sections(results: Mapping[str, Sequence[Mapping[str, Any]]], dataset: str | None) -> list[Section]:
-    """The tables of all results, published figures beside those they belong to.
+def result_sections(results: Mapping[str, Sequence[Record]], dataset: str | None) -> list[Section]:
+    """Return the tables of all results, with published results where they apply.
 
     Args:
-        results: by kind.
-        dataset: the published data set that was evaluated, if it is one.
+        results: results by kind.
+        dataset: the evaluated dataset if it is a published one, else None.
     """
     sections = []
     if results.get("evidence"):
-        # Of the same folder: the newest holds all that older ones did.
+        # All are of this folder, so the newest contains everything in older ones.
         sections.append(Section(anchor="evidence", title="Evidence", blocks=evidence_blocks(results["evidence"][-1])))
     if results.get("retrieval"):
         published = published_table(dataset, ("retrieval R@10", "retrieval R@1"))
@@ -178,7 +171,7 @@ def result_sections(results: Mapping[str, Sequence[Mapping[str, Any]]], dataset:
         sections.append(Section(anchor="probe", title="Probes", blocks=blocks))
     if results.get("auxiliary"):
         blocks = [auxiliary_block(record) for record in results["auxiliary"]]
-        sections.append(Section(anchor="auxiliary", title="Motion prediction as auxiliary task", blocks=blocks))
+        sections.append(Section(anchor="auxiliary", title="Motion prediction as auxiliary loss", blocks=blocks))
     if results.get("decoupling"):
         blocks = [decoupling_block(record) for record in results["decoupling"]]
         sections.append(Section(anchor="decoupling", title="Decoupling", blocks=blocks))
@@ -189,31 +182,31 @@ def _examples(inputs: RunInputs, shards: ShardSet | None, left_out: list[str]) -
     if shards is None:
         return []
     newest_first = list(inputs.results.get("retrieval", ()))[::-1]
-    offered = [
+    candidates = [
         (record, split)
         for record in newest_first
         for split in record["splits"]
         if split.get("examples") and record["provenance"]["data_hash"] == shards.data_hash
     ]
-    if offered:
-        examples, problems = read_examples(*min(offered, key=_example_rank), shards)
+    if candidates:
+        examples, problems = read_examples(*min(candidates, key=_example_rank), shards)
         left_out += problems
         return examples
     if newest_first:
-        left_out.append("retrieval examples: no result holds any for these shards")
+        left_out.append("retrieval examples: no result has examples for these shards")
     return []
 
 
-def _example_rank(offered: tuple[Mapping[str, Any], Mapping[str, Any]]) -> tuple[bool, bool, bool]:
-    """By label before by group, the trained network before others."""
-    record, split = offered
+def _example_rank(candidate: tuple[Record, Record]) -> tuple[bool, bool, bool]:
+    """Rank label before group, and the trained network before others."""
+    record, split = candidate
     provenance = record["provenance"]
-    return split["label"] != "label", provenance["checkpoint"] is None, provenance["untrained"]
+    return split["target"] != "label", provenance["checkpoint"] is None, provenance["untrained"]
 
 
 def _motion(shards: ShardSet, left_out: list[str]) -> list[MotionView]:
     views = []
-    for entry in choose_videos(shards.videos, _MOST_MOTION_PICTURES):
+    for entry in choose_videos(shards.videos, _MAX_MOTION_PICTURES):
         try:
             views.append(draw_motion(shards, entry))
         except (ValueError, OSError) as error:
@@ -228,12 +221,12 @@ def _confusions(inputs: RunInputs) -> list[ConfusionView]:
     return views
 
 
-def _confusion_views(kind: str, records: Sequence[Mapping[str, Any]]) -> list[ConfusionView]:
+def _confusion_views(kind: str, records: Sequence[Record]) -> list[ConfusionView]:
     if kind not in ("recognition", "probe"):
         return []
     return [
         view_confusion(
-            f"{method_name(record)} by {split['label']}, "
+            f"{method_name(record)} by {split['target']}, "
             f"{features_name(split.get('provenance') or record['provenance'])}, {split_name(split)}",
             split,
             first=split is record["splits"][0],
@@ -248,14 +241,14 @@ def _maps(inputs: RunInputs, left_out: list[str]) -> list[MappedFeatures]:
     left_out += problems
     if not maps and not problems and not _evidence(inputs):
         command = f"cmd-eval retrieval {inputs.run_dir} SHARDS"
-        left_out.append(f"map of the embeddings: no features; `{command}` makes and keeps them")
+        left_out.append(f"embedding map: no features; `{command}` computes and keeps them")
     return maps
 
 
 def _missing_results(inputs: RunInputs) -> list[str]:
     run = inputs.run_dir
     if _evidence(inputs):
-        # Of many trainings; each has a folder and a report of its own.
+        # It covers many runs, each with its own folder and report.
         return []
     commands = {
         "retrieval": f"cmd-eval retrieval {run} SHARDS",
@@ -264,6 +257,4 @@ def _missing_results(inputs: RunInputs) -> list[str]:
         "auxiliary": "cmd-eval auxiliary SHARDS OUT",
         "decoupling": f"cmd-eval decoupling SHARDS --both {run} ...",
     }
-    return [
-        f"{kind}: no result; `{command}` makes one" for kind, command in commands.items() if kind not in inputs.results
-    ]
+    return [f"{kind}: no result; run `{command}`" for kind, command in commands.items() if kind not in inputs.results]

@@ -1,30 +1,28 @@
-"""A confusion matrix as a page shows it: a table of counts, or a picture if there are many classes.
+"""Confusion matrices of the report: a table of counts, or a picture if there are many classes.
 
-Shape legend: K classes; rows are the truth, columns the prediction.
+Shape legend: K classes; rows are true classes, columns predicted ones.
 """
 
 from __future__ import annotations
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from cmd_eval.report.pictures import Picture, data_uri
-from cmd_eval.report.report_figures import Cell, Table, words
+from cmd_eval.report.pictures import Picture, png_picture
+from cmd_eval.report.tables import Record, Table, text_cells
 
-MOST_CLASSES_IN_TABLE = 24
-_MOST_PAIRS = 10
-_INK = (0, 92, 158)  # seen on white as on black; how much of it is the alpha channel
+MAX_CLASSES_IN_TABLE = 24
+_MAX_PAIRS = 10
+_INK = (0, 92, 158)  # visible on white and on black; the alpha channel is the share
 
 
 @dataclass(frozen=True, kw_only=True)
 class ConfusionCell:
-    """A count, and its share (0 to 1) of the row."""
+    """A count and its share (0 to 1) of the row."""
 
     count: int
     share: float
@@ -35,12 +33,12 @@ class ConfusionView:
     """A confusion matrix to show.
 
     Attributes:
-        title: whose it is.
-        first: whether it is of the first split, and so shown at once.
+        title: heading.
+        first: whether it is of the first split and therefore expanded.
         classes: names of rows and columns.
-        rows: cells of the table; empty if there are too many classes for one.
-        picture: shown instead then.
-        confused: the pairs that are confused most often.
+        rows: cells of the table; empty if there are too many classes.
+        picture: picture of the matrix if there are too many classes for a table.
+        confused: the most frequent confusions; None if there are none.
     """
 
     title: str
@@ -51,23 +49,23 @@ class ConfusionView:
     confused: Table | None
 
 
-def view_confusion(title: str, split: Mapping[str, Any], *, first: bool = True) -> ConfusionView:
-    """The confusion matrix of a split's result.
+def view_confusion(title: str, split: Record, *, first: bool = True) -> ConfusionView:
+    """Prepare the confusion matrix of a split.
 
     Args:
-        title: whose it is.
-        first: whether it is of the first split.
-        split: with ``classes`` (K names) and ``confusion`` (K rows of K counts).
+        title: heading.
+        split: split of a result, with ``classes`` (K names) and ``confusion`` (K rows of K counts).
+        first: whether it is the first split.
 
     Raises:
-        ValueError: the matrix has not K x K counts.
+        ValueError: the matrix does not have K x K counts.
     """
     classes = [str(name) for name in split["classes"]]
     counts_KK = np.asarray(split["confusion"], np.int64)
     if counts_KK.shape != (len(classes), len(classes)):
         raise ValueError(f"confusion: {counts_KK.shape} counts for {len(classes)} classes")
     share_KK = row_shares(counts_KK)
-    small = len(classes) <= MOST_CLASSES_IN_TABLE
+    small = len(classes) <= MAX_CLASSES_IN_TABLE
     rows = [
         [ConfusionCell(count=int(count), share=float(share)) for count, share in zip(*row, strict=True)]
         for row in zip(counts_KK, share_KK, strict=True)
@@ -83,7 +81,7 @@ def view_confusion(title: str, split: Mapping[str, Any], *, first: bool = True) 
 
 
 def row_shares(counts_KK: NDArray[np.int64]) -> NDArray[np.float64]:
-    """(K, K), each row's counts as shares of its sum; 0 in rows without any."""
+    """Return the counts as shares of their row, (K, K); rows without counts are 0."""
     shares: NDArray[np.float64] = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     return shares
 
@@ -91,22 +89,20 @@ def row_shares(counts_KK: NDArray[np.int64]) -> NDArray[np.float64]:
 def _draw(share_KK: NDArray[np.float64], title: str) -> Picture:
     pixels = np.empty((*share_KK.shape, 4), np.uint8)
     pixels[..., :3] = _INK
-    # The square root lets rare confusions be seen.
+    # The square root makes rare confusions visible.
     pixels[..., 3] = (255 * np.sqrt(share_KK)).round()
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG")
-    side = len(share_KK)
-    return Picture(uri=data_uri("image/png", stream.getvalue()), width=side, height=side, alt=f"Matrix of {title}")
+    return png_picture(Image.fromarray(pixels), f"Confusion matrix of {title}")
 
 
 def _most_confused(counts_KK: NDArray[np.int64], classes: Sequence[str]) -> Table | None:
     wrong = counts_KK - np.diag(np.diag(counts_KK))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_PAIRS]
+    order = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_PAIRS]
     pairs = [(int(n) // len(classes), int(n) % len(classes)) for n in order if wrong.flat[n] > 0]
     if not pairs:
         return None
-    rows: list[list[Cell]] = [
-        words(classes[truth], classes[said], f"{counts_KK[truth, said]} of {counts_KK[truth].sum()}")
-        for truth, said in pairs
+    rows = [
+        text_cells(classes[truth], classes[predicted], f"{counts_KK[truth, predicted]} of {counts_KK[truth].sum()}")
+        for truth, predicted in pairs
     ]
-    return Table(caption="Confused most often.", columns=["is", "taken for", "videos"], rows=rows, text_columns=2)
+    columns = ["true class", "predicted as", "videos"]
+    return Table(caption="Most frequent confusions.", columns=columns, rows=rows, text_columns=2)

@@ -1,6 +1,6 @@
-"""Training curves: the lines of ``metrics.jsonl`` to small charts, as numbers that a page draws.
+"""Training curves: turn the lines of ``metrics.jsonl`` into coordinates of small line charts.
 
-A long run is thinned: each point is the mean over some steps, and a band shows their least and greatest value.
+Long runs are thinned: each point is the mean over several steps, and a band shows their minimum and maximum.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ import numpy as np
 
 WIDTH, HEIGHT = 360, 200
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 10, 26
-_MOST_POINTS = 120
+_MAX_POINTS = 120
 _MINUS = "\N{MINUS SIGN}"
-_FEW_POINTS = 12
+_MAX_DOTS = 12
 _TICKS = 4
 
 Metrics = Sequence[Mapping[str, float]]
@@ -23,15 +23,15 @@ Metrics = Sequence[Mapping[str, float]]
 
 @dataclass(frozen=True, kw_only=True)
 class Line:
-    """A line of a chart, in the chart's pixels.
+    """A line of a chart, in pixels of the chart.
 
     Attributes:
-        name: for the legend.
-        points: ``x,y x,y ...``.
-        dots: places of the points where they are few; else empty.
-        band: the same of a polygon from least to greatest; empty where every step has its own point.
-        last: the last point's value, written out.
-        dashed: whether it is a mark to compare with, such as chance.
+        name: name in the legend.
+        points: points of the line, ``x,y x,y ...``.
+        band: polygon from minimum to maximum in the same form; empty if every step has its own point.
+        last: last value, formatted.
+        dots: coordinates of the points if there are few; else empty.
+        dashed: whether the line is a reference such as chance.
     """
 
     name: str
@@ -47,17 +47,17 @@ class Chart:
     """A small line chart.
 
     Attributes:
-        title: what it shows.
-        x_ticks, y_ticks: place in pixels and text of each tick.
+        title: heading.
+        x_ticks, y_ticks: position in pixels and text of each tick.
         lines: the lines, in the order of the legend.
-        steps_a_point: steps that a point is the mean of.
+        steps_per_point: number of steps averaged in a point.
     """
 
     title: str
     x_ticks: Sequence[tuple[float, str]]
     y_ticks: Sequence[tuple[float, str]]
     lines: Sequence[Line]
-    steps_a_point: int
+    steps_per_point: int
     width: int = WIDTH
     height: int = HEIGHT
     left: int = _LEFT
@@ -66,7 +66,7 @@ class Chart:
 
 @dataclass(frozen=True, kw_only=True)
 class Series:
-    """One quantity over steps; values that are missing are not in it."""
+    """A metric by step, without the steps that lack it."""
 
     name: str
     steps: Sequence[float]
@@ -83,10 +83,10 @@ class _Thinned:
 
 
 def training_charts(metrics: Metrics) -> list[Chart]:
-    """All charts that the metrics have numbers for, the losses first.
+    """Return all charts for which the metrics have values, losses first.
 
     Args:
-        metrics: lines of ``metrics.jsonl``, in order; any key but ``step`` may be absent from any of them.
+        metrics: lines of ``metrics.jsonl``, in order; each must have ``step``, all other keys are optional.
     """
     names = {name for line in metrics for name in line}
     losses = ["loss", *sorted(name for name in names if name.endswith("_loss"))]
@@ -94,15 +94,15 @@ def training_charts(metrics: Metrics) -> list[Chart]:
     heads = sorted(name.removesuffix("_top1") for name in names if name.endswith("_top1"))
     charts += [_accuracy_chart(metrics, f"{head}_", f"{head.capitalize()} task, accuracy") for head in heads]
     charts.append(_accuracy_chart(metrics, "", "Accuracy on training batches"))
-    watched = [_series(metrics, f"retrieval_r{k}", f"R@{k}") for k in (1, 5)]
-    charts.append(_chart("Retrieval while training", watched, _percent, from_zero=True))
-    for title, name, write in (
+    retrieval = [_series(metrics, f"retrieval_r{k}", f"R@{k}") for k in (1, 5)]
+    charts.append(_chart("Retrieval during training", retrieval, _percent, from_zero=True))
+    for title, name, format_value in (
         ("Learning rate", "lr", format_number),
         ("Gradient norm", "grad_norm", format_number),
         ("Clips per second", "clips_per_second", format_number),
-        ("Share of time waiting for data", "data_wait_share", _percent),
+        ("Time spent waiting for data", "data_wait_share", _percent),
     ):
-        charts.append(_chart(title, [_series(metrics, name, title.lower())], write, from_zero=True))
+        charts.append(_chart(title, [_series(metrics, name, title.lower())], format_value, from_zero=True))
     for ending, title in (("alignment", "Alignment of queries and keys"), ("uniformity", "Uniformity of embeddings")):
         found = sorted(name for name in names if name.endswith(f"_{ending}"))
         charts.append(_chart(title, [_series(metrics, name) for name in found], format_number))
@@ -111,8 +111,8 @@ def training_charts(metrics: Metrics) -> list[Chart]:
 
 def _series(metrics: Metrics, key: str, name: str = "") -> Series:
     found = [(line["step"], line[key]) for line in metrics if _is_number(line.get(key))]
-    spoken = name or key.replace("top1", "top-1").replace("top5", "top-5").replace("_", " ")
-    return Series(name=spoken, steps=[step for step, _ in found], values=[value for _, value in found])
+    display_name = name or key.replace("top1", "top-1").replace("top5", "top-5").replace("_", " ")
+    return Series(name=display_name, steps=[step for step, _ in found], values=[value for _, value in found])
 
 
 def _is_number(value: object) -> bool:
@@ -120,31 +120,30 @@ def _is_number(value: object) -> bool:
 
 
 def _accuracy_chart(metrics: Metrics, prefix: str, title: str) -> Chart | None:
-    """Top-1 and top-5 of a task beside what guessing among its candidates would give."""
     series = [_series(metrics, f"{prefix}top{k}", f"top-{k}") for k in (1, 5)]
     return accuracy_chart(title, series, _series(metrics, f"{prefix}candidates"))
 
 
 def accuracy_chart(title: str, series: Sequence[Series], candidates: Series) -> Chart | None:
-    """Shares from zero on, beside what guessing would give; None if there are no values.
+    """Return a chart of accuracies with the chance level, from zero; None if there are no values.
 
     Args:
-        title: what it shows.
-        series: the shares.
-        candidates: how many there are to choose among at each step; may be empty.
+        title: heading.
+        series: accuracies, as shares.
+        candidates: number of candidates at each step; may be empty.
     """
     chance = [1 / max(count, 1) for count in candidates.values]
-    marks = [Series(name="chance of top-1", steps=candidates.steps, values=chance, dashed=True)] if chance else []
-    return _chart(title, [*series, *marks], _percent, from_zero=True)
+    reference = [Series(name="chance of top-1", steps=candidates.steps, values=chance, dashed=True)] if chance else []
+    return _chart(title, [*series, *reference], _percent, from_zero=True)
 
 
 def loss_chart(title: str, series: Sequence[Series]) -> Chart | None:
-    """Losses, the axis cut to where they lie; None if there are no values."""
+    """Return a chart of losses, with the axis limited to their range; None if there are no values."""
     return _chart(title, series, format_number)
 
 
 def _chart(
-    title: str, series: Sequence[Series], write: Callable[[float], str], from_zero: bool = False
+    title: str, series: Sequence[Series], format_value: Callable[[float], str], from_zero: bool = False
 ) -> Chart | None:
     present = [one for one in series if one.values]
     if not present:
@@ -162,15 +161,16 @@ def _chart(
         return HEIGHT - _BOTTOM - (value - bottom) / (top - bottom) * (HEIGHT - _TOP - _BOTTOM)
 
     lines = [
-        _line(one, points, write(one.values[-1]), x_of, y_of) for one, points in zip(present, thinned, strict=True)
+        _line(series, points, format_value(series.values[-1]), x_of, y_of)
+        for series, points in zip(present, thinned, strict=True)
     ]
     x_ticks = [step for step in nice_ticks(0, last_step) if step <= last_step and step == int(step)]
     return Chart(
         title=title,
         x_ticks=[(x_of(step), f"{step:,.0f}") for step in x_ticks],
-        y_ticks=[(y_of(value), write(value)) for value in y_ticks],
+        y_ticks=[(y_of(value), format_value(value)) for value in y_ticks],
         lines=lines,
-        steps_a_point=max(_bucket(len(one.values)) for one in present),
+        steps_per_point=max(_bucket_size(len(one.values)) for one in present),
     )
 
 
@@ -181,20 +181,20 @@ def _line(
         pairs = [f"{x_of(s):.1f},{y_of(v):.1f}" for s, v in zip(points.steps, values, strict=True)]
         return " ".join(reversed(pairs) if backwards else pairs)
 
-    banded = _bucket(len(series.values)) > 1 and not series.dashed
+    banded = _bucket_size(len(series.values)) > 1 and not series.dashed
     band = f"{path(points.high)} {path(points.low, backwards=True)}" if banded else ""
-    few = len(points.steps) <= _FEW_POINTS and not series.dashed
+    few = len(points.steps) <= _MAX_DOTS and not series.dashed
     dots = [(round(x_of(s), 1), round(y_of(v), 1)) for s, v in zip(points.steps, points.mean, strict=True) if few]
     return Line(name=series.name, points=path(points.mean), band=band, last=last, dots=dots, dashed=series.dashed)
 
 
-def _bucket(count: int) -> int:
-    return -(-count // _MOST_POINTS)
+def _bucket_size(count: int) -> int:
+    return -(-count // _MAX_POINTS)
 
 
 def _thin(series: Series) -> _Thinned:
-    """Means, least and greatest values over runs of steps, so that no more than some 120 points remain."""
-    size = _bucket(len(series.values))
+    """Reduce a series to the mean, minimum and maximum of at most about 120 groups of consecutive steps."""
+    size = _bucket_size(len(series.values))
     starts = np.arange(0, len(series.values), size)
     values, steps = np.asarray(series.values, np.float64), np.asarray(series.steps, np.float64)
     counts = np.diff([*starts, len(values)])
@@ -207,9 +207,9 @@ def _thin(series: Series) -> _Thinned:
 
 
 def nice_ticks(low: float, high: float) -> list[float]:
-    """Round numbers at equal spacing (1, 2 or 5 times a power of ten) that enclose ``low`` to ``high``."""
+    """Return evenly spaced round numbers (1, 2 or 5 times a power of ten) that enclose ``low`` to ``high``."""
     if high <= low:
-        # A constant: some room around it.
+        # A constant: leave some room around it.
         low, high = (low - abs(low) / 2, low + abs(low) / 2) if low else (0.0, 1.0)
     rough = (high - low) / _TICKS
     magnitude = 10.0 ** math.floor(math.log10(rough))
@@ -219,7 +219,7 @@ def nice_ticks(low: float, high: float) -> list[float]:
 
 
 def format_number(value: float) -> str:
-    """Four digits at most, without needless zeros."""
+    """Format a number with at most four digits and without unnecessary zeros."""
     return f"{value:.4g}".replace("e-0", "e-").replace("e+0", "e").replace("-", _MINUS)
 
 

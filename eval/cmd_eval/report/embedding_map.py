@@ -1,4 +1,4 @@
-"""A map of the embeddings: 2-d coordinates of videos, and marks that tell classes apart by shape and colour.
+"""Embedding maps of the report: videos on a plane, with classes distinguished by shape and color.
 
 Shape legend: N videos, F features.
 """
@@ -10,34 +10,43 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cmd_eval.features.store import Features, read_features
+from cmd_eval.report.tables import features_name
+
 WIDTH, HEIGHT = 560, 440
 _MARGIN = 12
-MOST_CLASSES = 12
-MOST_VIDEOS = 2000
-_FEWEST_FOR_TSNE = 20
+MAX_CLASSES = 12
+MAX_VIDEOS = 2000
+_MIN_VIDEOS_FOR_TSNE = 20
 _COLORS = 6
 OTHER = "other"
+EMBEDDINGS_PATTERN = "embeddings-*.h5"
+_READING_HELP = (
+    "Neighbors on the map are mostly neighbors in feature space; cluster sizes and distances between clusters mean "
+    "little. Hover over a point to see its name."
+)
 
-# Paths around the origin, about 10 pixels across; none is another one turned by a little.
+# SVG paths around the origin, about 10 pixels across; no shape is a slightly rotated version of another.
 SHAPES = (
     "M-4.5 0a4.5 4.5 0 1 0 9 0a4.5 4.5 0 1 0 -9 0Z",  # disc
     "M-4 -4h8v8h-8Z",  # square
     "M0 -5.2L5 3.8H-5Z",  # triangle
     "M0 -5.6L4.6 0L0 5.6L-4.6 0Z",  # diamond
     "M-1.6 -5h3.2v3.4h3.4v3.2h-3.4v3.4h-3.2v-3.4h-3.4v-3.2h3.4Z",  # plus
-    "M0 5.2L5 -3.8H-5Z",  # triangle on its tip
+    "M0 5.2L5 -3.8H-5Z",  # triangle, pointing down
 )
 OTHER_SHAPE = "M-2.5 0a2.5 2.5 0 1 0 5 0a2.5 2.5 0 1 0 -5 0Z"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """How a class is drawn: ``color`` is a number of the page's palette, ``shape`` a path."""
+    """Appearance of a class: ``color`` is an index into the palette of the page, ``shape`` an SVG path."""
 
     name: str
     count: int
@@ -47,7 +56,7 @@ class Mark:
 
 @dataclass(frozen=True, kw_only=True)
 class Point:
-    """A video of the map, in the map's pixels; ``title`` names it."""
+    """A video on the map, in pixels of the map; ``title`` identifies it."""
 
     x: float
     y: float
@@ -57,15 +66,15 @@ class Point:
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddingMap:
-    """A map coloured by one kind of name.
+    """A map colored by label or by group.
 
     Attributes:
-        kind: ``label`` or ``group``.
+        target: ``label`` or ``group``.
         marks: the legend, most frequent first, ``other`` last.
         points: the videos.
     """
 
-    kind: str
+    target: str
     marks: Sequence[Mark]
     points: Sequence[Point]
     width: int = WIDTH
@@ -74,12 +83,12 @@ class EmbeddingMap:
 
 @dataclass(frozen=True, kw_only=True)
 class Projection:
-    """Coordinates of videos and how they came about.
+    """Coordinates of videos on a plane.
 
     Attributes:
         xy_N2: coordinates, (N, 2).
-        rows: which rows of the features they belong to.
-        method: in words.
+        rows: the rows of the features that they belong to.
+        method: name and parameters of the projection.
     """
 
     xy_N2: NDArray[np.float64]
@@ -88,9 +97,9 @@ class Projection:
 
 
 def project(feature_NF: NDArray[np.floating[Any]]) -> Projection:
-    """Places videos on a plane by cosine similarity: t-SNE, or PCA for fewer than 20; the same for the same features.
+    """Project features onto a plane by cosine similarity, deterministically: t-SNE, or PCA for fewer than 20 videos.
 
-    Of more than 2,000 videos, 2,000 drawn with seed 0 are placed.
+    Of more than 2,000 videos, a random sample of 2,000 (seed 0) is projected.
 
     Args:
         feature_NF: (N, F).
@@ -103,15 +112,15 @@ def project(feature_NF: NDArray[np.floating[Any]]) -> Projection:
 
     count = len(feature_NF)
     if count < 3:
-        raise ValueError(f"feature_NF: {count} videos, a map needs at least 3")
+        raise ValueError(f"feature_NF: {count} videos; an embedding map needs at least 3")
     rows = np.arange(count)
-    if count > MOST_VIDEOS:
-        rows = np.sort(np.random.default_rng(0).choice(count, MOST_VIDEOS, replace=False))
-    # The rows first: the table may be a map of a large file.
+    if count > MAX_VIDEOS:
+        rows = np.sort(np.random.default_rng(0).choice(count, MAX_VIDEOS, replace=False))
+    # Select rows first: the features may be memory-mapped from a large file.
     chosen = np.asarray(feature_NF[rows], np.float64)
-    # With unit vectors, distances order as cosine similarities do, by which retrieval compares.
+    # Distances between unit vectors rank like the cosine similarities that retrieval uses.
     unit = chosen / np.maximum(np.linalg.norm(chosen, axis=1, keepdims=True), 1e-12)
-    if len(rows) < _FEWEST_FOR_TSNE:
+    if len(rows) < _MIN_VIDEOS_FOR_TSNE:
         xy = PCA(n_components=2, svd_solver="full").fit_transform(unit)
         return Projection(xy_N2=xy, rows=rows, method="principal components (PCA)")
     perplexity = min(30.0, (len(rows) - 1) / 3)
@@ -121,10 +130,10 @@ def project(feature_NF: NDArray[np.floating[Any]]) -> Projection:
 
 
 def choose_marks(names: Sequence[str]) -> dict[str, Mark]:
-    """A mark for each name: the 12 most frequent have their own, the rest share one; no name is ``other`` too.
+    """Choose a mark for each name: the 12 most frequent have their own, all others share one.
 
     Args:
-        names: of the videos; the empty name means that it is not known.
+        names: name of each video; empty if unknown, which counts as ``other``.
     """
     counts = Counter(name for name in names if name)
     ordered = sorted(counts, key=lambda name: (-counts[name], name))
@@ -133,37 +142,82 @@ def choose_marks(names: Sequence[str]) -> dict[str, Mark]:
             name=name,
             count=counts[name],
             color=number % _COLORS,
-            # Shifted with each round of colours, so that no pair comes twice.
+            # Shifted with each round of colors, so that no combination repeats.
             shape=SHAPES[(number + number // _COLORS) % len(SHAPES)],
         )
-        for number, name in enumerate(ordered[:MOST_CLASSES])
+        for number, name in enumerate(ordered[:MAX_CLASSES])
     }
     rest = [name for name in names if name not in marks]
     other = Mark(name=OTHER, count=len(rest), color=_COLORS, shape=OTHER_SHAPE)
     return marks | dict.fromkeys(rest, other)
 
 
-def draw_map(projection: Projection, kind: str, names: Sequence[str], titles: Sequence[str]) -> EmbeddingMap:
-    """A map of a projection, marked by label or by group.
+def draw_map(projection: Projection, target: str, names: Sequence[str], titles: Sequence[str]) -> EmbeddingMap:
+    """Draw a map with a mark for each label or group.
 
     Args:
-        projection: of the videos.
-        kind: ``label`` or ``group``.
-        names: the labels or groups of all N videos.
-        titles: what identifies each of them.
+        projection: coordinates of the videos.
+        target: ``label`` or ``group``.
+        names: labels or groups of all N videos.
+        titles: text that identifies each of them.
     """
     shown = [names[row] for row in projection.rows]
     marks = choose_marks(shown)
     low, high = projection.xy_N2.min(axis=0), projection.xy_N2.max(axis=0)
     room = np.array([WIDTH, HEIGHT]) - 2 * _MARGIN
-    # One scale for both axes: a map must not stretch.
+    # One scale for both axes: distances must not be distorted.
     scale = float((room / np.maximum(high - low, 1e-9)).min())
     xy = (projection.xy_N2 - (low + high) / 2) * scale + np.array([WIDTH, HEIGHT]) / 2
     points = [
         Point(x=round(float(x), 1), y=round(float(y), 1), mark=marks[name], title=titles[row])
         for (x, y), name, row in zip(xy, shown, projection.rows, strict=True)
     ]
-    # What has no mark of its own lies below what has.
+    # Points without a mark of their own are drawn first, below the others.
     points.sort(key=lambda point: point.mark.name != OTHER)
     legend = sorted({mark.name: mark for mark in marks.values()}.values(), key=lambda m: (m.name == OTHER, -m.count))
-    return EmbeddingMap(kind=kind, marks=legend, points=points)
+    return EmbeddingMap(target=target, marks=legend, points=points)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MappedFeatures:
+    """The maps of one features file and their caption."""
+
+    caption: str
+    maps: Sequence[EmbeddingMap]
+
+
+def read_maps(folder: Path) -> tuple[list[MappedFeatures], list[str]]:
+    """Draw maps by label and by group for every features file in a folder, trained networks first.
+
+    Returns:
+        The maps, and a line for each file that cannot be drawn.
+    """
+    maps, problems = [], []
+    paths = sorted(folder.glob(EMBEDDINGS_PATTERN), key=lambda path: (path.stem.endswith("untrained"), path.name))
+    for path in paths:
+        try:
+            maps.append(map_features(read_features(path)))
+        except (ValueError, OSError) as error:
+            problems.append(f"embedding map: {error}")
+    return maps, problems
+
+
+def map_features(features: Features) -> MappedFeatures:
+    """Draw maps of features by label and by group; a target that no video has is left out.
+
+    Raises:
+        ValueError: there are fewer than 3 videos.
+    """
+    videos = features.videos
+    projection = project(features.mean_VF)
+    # An id alone may not say what the video shows.
+    titles = [" · ".join(filter(None, names)) for names in zip(videos.ids, videos.labels, videos.groups, strict=True)]
+    targets = [("label", videos.labels), ("group", videos.groups)]
+    maps = [draw_map(projection, target, names, titles) for target, names in targets if any(names)]
+    shown, total = len(projection.rows), len(videos.ids)
+    count = f"{shown:,} videos" if shown == total else f"random sample of {shown:,} of {total:,} videos"
+    name = features_name(vars(features.provenance))
+    return MappedFeatures(
+        caption=f"{name[0].upper()}{name[1:]}: {count}, {projection.method}. {_READING_HELP}",
+        maps=maps or [draw_map(projection, "label", videos.labels, titles)],
+    )

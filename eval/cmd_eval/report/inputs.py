@@ -1,4 +1,4 @@
-"""What a report is made from: a training's folder, its results, and the shards they are of."""
+"""Inputs of the report: the run folder, its results and the shards."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import CONFIG_NAME, list_checkpoints
 
 METRICS_NAME = "metrics.jsonl"
-"""The metrics file of a run; as in ``cmd_train.monitoring.metrics``, which evaluation does not import."""
+"""Name of the metrics file, as in ``cmd_train.monitoring.metrics``, which evaluation does not import."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunInputs:
-    """A training and what was found out about it.
+    """A training run and its results.
 
     Attributes:
-        run_dir: its folder.
-        config: its resolved configuration, as it has recorded it.
-        metrics: its numbers, a line each; empty if there are none.
-        checkpoint: its last checkpoint; None if there is none.
-        results: result files by kind, oldest first.
-        unread: files of results that cannot be read, a line each.
+        run_dir: run folder.
+        config: recorded configuration.
+        metrics: lines of the metrics file; empty if there is none.
+        checkpoint: last checkpoint; None if there is none.
+        results: results by kind, oldest first.
+        unread: result files that cannot be read, one line each.
     """
 
     run_dir: Path
@@ -39,7 +39,7 @@ class RunInputs:
 
     @property
     def eval_dir(self) -> Path:
-        """Where its results lie."""
+        """Folder of the results."""
         return self.run_dir / EVAL_FOLDER
 
     @property
@@ -49,10 +49,10 @@ class RunInputs:
 
 
 def read_run(run_dir: Path) -> RunInputs:
-    """Reads a training's folder, or one that holds results only; results that cannot be read are named, not fatal.
+    """Read a run folder, or a folder with results only. Result files that cannot be read are listed, not fatal.
 
     Raises:
-        ValueError: it is no training's folder, or its metrics are damaged.
+        ValueError: it is neither, or the metrics file is damaged.
     """
     saved = list_checkpoints(run_dir)
     results, unread = _read_results(run_dir / EVAL_FOLDER)
@@ -69,7 +69,7 @@ def read_run(run_dir: Path) -> RunInputs:
 def _read_config(
     run_dir: Path, saved: Sequence[Path], results: Mapping[str, Sequence[Mapping[str, Any]]]
 ) -> Mapping[str, Any]:
-    """The configuration of a training, of imported weights, or of what a comparison of several trainings recorded."""
+    """Read the configuration of a run or of imported weights, or the one recorded in the results of an experiment."""
     path = run_dir / CONFIG_NAME
     if saved and not path.is_file():
         path = saved[-1] / CONFIG_NAME
@@ -80,21 +80,25 @@ def _read_config(
         for provenance in reversed(recorded):
             if provenance.get("settings"):
                 return {"settings": provenance["settings"], "data_hash": provenance.get("trained_on")}
-        raise ValueError(f"{run_dir}: no training there; give a folder that `cmd-train` has written") from None
+        raise ValueError(f"{run_dir}: not a run folder; give a folder created by `cmd-train`") from None
     try:
         config: dict[str, Any] = json.loads(text)
         if "settings" not in config:
             raise ValueError("no settings")
     except (ValueError, TypeError) as error:
-        raise ValueError(f"{path}: damaged ({error}); start the training again to have it written") from error
+        raise ValueError(f"{path}: damaged ({error}); start the run again to rewrite it") from error
     return config
 
 
 def read_metrics(path: Path, *, needed: bool) -> list[dict[str, float]]:
-    """The numbers of a training; a last line without its end, cut off by a crash, is left out.
+    """Read a metrics file; an incomplete last line, left by a crash, is ignored.
+
+    Args:
+        path: metrics file.
+        needed: whether an absent or empty file is an error.
 
     Raises:
-        ValueError: a line is damaged, or there is none though there is nothing else to report.
+        ValueError: a line is damaged, or there is no line although ``needed``.
     """
     text = path.read_text("utf-8") if path.is_file() else ""
     found: list[dict[str, float]] = []
@@ -106,9 +110,11 @@ def read_metrics(path: Path, *, needed: bool) -> list[dict[str, float]]:
             found.append({str(key): value for key, value in values.items()})
             float(values["step"])
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{path}, line {number}: not a line of metrics ({error}); remove it") from error
+            raise ValueError(f"{path}, line {number}: not a line of metrics ({error}); remove the line") from error
     if not found and needed:
-        raise ValueError(f"{path.parent}: neither {METRICS_NAME} nor checkpoints nor results; train for a while first")
+        raise ValueError(
+            f"{path.parent}: no metrics ({METRICS_NAME}), checkpoints or results found; train some steps first"
+        )
     return found
 
 
@@ -128,25 +134,25 @@ def _read_results(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], list[s
 
 
 def open_shards(given: Path | None, inputs: RunInputs) -> tuple[ShardSet | None, str]:
-    """The shards that pictures are drawn from.
+    """Open the shards to draw pictures from.
 
     Args:
-        given: their folder; None looks where the results say they were.
-        inputs: the training and its results.
+        given: folder of the shards; None uses the paths recorded in the results.
+        inputs: the run and its results.
 
     Returns:
-        The shards, or None with the reason why there are none.
+        The shards, or None and the reason.
 
     Raises:
-        ValueError: ``given`` holds no shards, or others than those of the training and all its results.
+        ValueError: ``given`` contains no shards, or other shards than those of the run and its results.
     """
     known = {record["provenance"]["data_hash"] for record in inputs.all_results} | {inputs.config.get("data_hash")}
     if given is not None:
         shards = ShardSet(given)
         if shards.data_hash not in known:
-            raise ValueError(f"{given}: other shards than those of {inputs.run_dir} and its results; give theirs")
+            raise ValueError(f"{given}: not the shards of {inputs.run_dir} or its results; give the folder of those")
         return shards, ""
-    # The newest result first.
+    # Newest first.
     by_time = sorted(inputs.all_results, key=lambda record: str(record["provenance"].get("created", "")), reverse=True)
     for folder in dict.fromkeys(record["provenance"]["shards"] for record in by_time):
         try:
@@ -155,4 +161,4 @@ def open_shards(given: Path | None, inputs: RunInputs) -> tuple[ShardSet | None,
             continue
         if shards.data_hash in known:
             return shards, ""
-    return None, "the shards do not lie where the results say they were" if by_time else "no result names the shards"
+    return None, "shards not found at the recorded path" if by_time else "no result records the path of the shards"

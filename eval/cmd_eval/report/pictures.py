@@ -1,4 +1,4 @@
-"""Pictures of a report, drawn from shards: strips of frames, and keyframes with their motion vectors.
+"""Pictures of the report, drawn from shards: retrieval examples, and keyframes with their motion vectors.
 
 Shape legend: T frames, gh x gw grid cells.
 """
@@ -11,28 +11,33 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageDraw
+from PIL import Image
 
+from cmd_eval.report.tables import Record
 from cmd_extract.schema import QUARTER_PX, MotionGrid, VideoEntry
-from cmd_extract.shard.drawing import BRIGHTEST_PX, color_motion
+from cmd_extract.shard.drawing import BRIGHTEST_PX, color_motion, draw_arrows
 from cmd_extract.shard.reader import ShardSet
 
-STRIP_FRAMES = 3
-_STRIP_BOX = (128, 96)
+COLOR_KEY = (
+    "direction as hue (right red, down yellow-green, left cyan, up violet), speed as saturation (full at "
+    f"{BRIGHTEST_PX:g} pixels per frame), gray cells have no vector"
+)
+
+_MAX_EXAMPLES = 12
+_STRIP_FRAMES = 3
+_STRIP_SIZE = (128, 96)
 _GAP = 2
 _QUALITY = 80
-_FRAMES_SEARCHED = 300
-_ARROW_EVERY = 2  # cells; more would hide the picture
-ARROW_SCALE = 2
-_DRAWN_LARGER = 2  # than the canonical stream, so that arrows are fine lines
-_TILE_BOX = (680, 512)
-_SLOWEST_ARROW_PX = 1.0
+_MAX_FRAMES_SEARCHED = 300
+_ENLARGED = 2  # relative to the canonical stream, so that arrows are thin lines
+_LINE_PX = 2
+_MOTION_SIZE = (680, 512)
+_MIN_ARROW_PX = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Picture:
-    """A picture inside the page: ``uri`` holds it, ``alt`` says what it shows."""
+    """An image embedded in the page as a data URI, with alternative text."""
 
     uri: str
     width: int
@@ -42,11 +47,11 @@ class Picture:
 
 @dataclass(frozen=True, kw_only=True)
 class MotionView:
-    """A video's keyframe, a frame with its vectors, and the vectors as colours.
+    """A keyframe of a video, a later frame with its motion vectors, and the vectors as colors.
 
     Attributes:
-        video_id, label: of the video.
-        keyframe, arrows, colors: the pictures.
+        video_id, label: identity of the video.
+        keyframe, arrows, colors: the images.
         frame: number of the frame with the vectors.
         keyframe_number: frame number of the keyframe.
         valid_share: share of the cells that have a vector.
@@ -62,28 +67,123 @@ class MotionView:
     valid_share: float
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExampleVideo:
+    """A video of a retrieval example.
+
+    Attributes:
+        video_id: identity of the video.
+        name: its label, or its group in retrieval by group.
+        other_name: its group, or its label in retrieval by group.
+        similarity: cosine similarity to the query; None for the query itself.
+        hit: whether a neighbor has the name of the query; None for the query itself.
+        strip: frames of the video; None if they cannot be decoded.
+    """
+
+    video_id: str
+    name: str
+    other_name: str
+    similarity: float | None
+    hit: bool | None
+    strip: Picture | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """A query and its nearest neighbors.
+
+    Attributes:
+        target: ``label`` or ``group``, which a hit has in common with the query.
+        query, neighbors: the videos.
+        hits: number of neighbors that are hits.
+    """
+
+    target: str
+    query: ExampleVideo
+    neighbors: Sequence[ExampleVideo]
+    hits: int
+
+
 def data_uri(mime: str, content: bytes) -> str:
-    """The content as an address that needs no network."""
+    """Return a data URI."""
     return f"data:{mime};base64,{base64.b64encode(content).decode('ascii')}"
 
 
 def jpeg_picture(image: Image.Image, alt: str) -> Picture:
-    """A JPEG inside the page."""
+    """Encode an image as JPEG."""
     stream = io.BytesIO()
     image.save(stream, "JPEG", quality=_QUALITY, optimize=True)
     return Picture(uri=data_uri("image/jpeg", stream.getvalue()), width=image.width, height=image.height, alt=alt)
 
 
+def png_picture(image: Image.Image, alt: str) -> Picture:
+    """Encode an image as PNG."""
+    stream = io.BytesIO()
+    image.save(stream, "PNG", optimize=True)
+    return Picture(uri=data_uri("image/png", stream.getvalue()), width=image.width, height=image.height, alt=alt)
+
+
+def read_examples(record: Record, split: Record, shards: ShardSet) -> tuple[list[Example], list[str]]:
+    """Draw the examples of a retrieval result.
+
+    Args:
+        record: the result; it must be of these shards.
+        split: one of its splits.
+        shards: shards to read the frames from.
+
+    Returns:
+        The examples, and a line for each one with a video that is not in the shards.
+    """
+    entries = {entry.video_id: entry for entry in shards.videos}
+    target = str(split["target"])
+
+    def example_video(video_id: str, similarity: float | None = None, hit: bool | None = None) -> ExampleVideo:
+        entry = entries[video_id]
+        names = (entry.label, entry.group) if target == "label" else (entry.group, entry.label)
+        return ExampleVideo(
+            video_id=video_id,
+            name=names[0],
+            other_name=names[1],
+            similarity=similarity,
+            hit=hit,
+            strip=_try_strip(shards, entry),
+        )
+
+    examples, problems = [], []
+    for example in split["examples"][:_MAX_EXAMPLES]:
+        used = [example["query"], *(neighbor["video"] for neighbor in example["neighbors"])]
+        unknown = [video_id for video_id in used if video_id not in entries]
+        if unknown:
+            problems.append(
+                f"retrieval example of {example['query']}: {record['file']} lists {unknown[0]}, which is not in "
+                f"{shards.folder}; run the command that created this file again"
+            )
+            continue
+        neighbors = [example_video(n["video"], n["similarity"], bool(n["hit"])) for n in example["neighbors"]]
+        hits = sum(bool(neighbor.hit) for neighbor in neighbors)
+        query = example_video(example["query"])
+        examples.append(Example(target=target, query=query, neighbors=neighbors, hits=hits))
+    return examples, problems
+
+
+def _try_strip(shards: ShardSet, entry: VideoEntry) -> Picture | None:
+    try:
+        return draw_strip(shards, entry)
+    except (ValueError, OSError):
+        # The page shows a placeholder; the rest of the example is still useful.
+        return None
+
+
 def draw_strip(shards: ShardSet, entry: VideoEntry) -> Picture:
-    """Frames at the start, in the middle and at the end of a video, one below the other.
+    """Draw three evenly spaced frames of a video, one below the other.
 
     Raises:
         ValueError: a frame cannot be decoded.
     """
-    places = np.linspace(0, entry.frame_count - 1, STRIP_FRAMES + 2)[1:-1].round().astype(int).tolist()
-    frames = [_frame(shards, entry, place) for place in places]
+    numbers = np.linspace(0, entry.frame_count - 1, _STRIP_FRAMES + 2)[1:-1].round().astype(int).tolist()
+    frames = [_frame(shards, entry, number) for number in numbers]
     for frame in frames:
-        frame.thumbnail(_STRIP_BOX)
+        frame.thumbnail(_STRIP_SIZE)
     width, height = frames[0].size
     strip = Image.new("RGB", (width, (height + _GAP) * len(frames) - _GAP), (128, 128, 128))
     for number, frame in enumerate(frames):
@@ -92,119 +192,85 @@ def draw_strip(shards: ShardSet, entry: VideoEntry) -> Picture:
 
 
 def draw_motion(shards: ShardSet, entry: VideoEntry) -> MotionView:
-    """Draws the frame of a video (of its first 300) that moves most.
+    """Draw the frame with the most motion among the first 300 frames of a video.
 
     Raises:
-        ValueError: a picture cannot be decoded.
+        ValueError: an image cannot be decoded.
     """
-    motion = shards.motion(entry, 0, min(entry.frame_count, _FRAMES_SEARCHED))
-    frame = liveliest_frame(motion)
-    number = max((n for n, index in enumerate(entry.keyframe_indices) if index <= frame), default=0)
+    motion = shards.motion(entry, 0, min(entry.frame_count, _MAX_FRAMES_SEARCHED))
+    frame = most_moving_frame(motion)
+    number = _keyframe_before(entry, frame)
     header = shards.header
     size = (header.canonical_width, header.canonical_height)
     keyframe = _decode(shards.keyframe_jpeg(entry, number), entry)
+    keyframe.thumbnail(_MOTION_SIZE)
     one = MotionGrid(grid_quarter_px=motion.grid_quarter_px[frame : frame + 1], valid=motion.valid[frame : frame + 1])
-    arrows = draw_arrows(_frame(shards, entry, frame).resize(size), one, header.cell_px)
-    keyframe.thumbnail(_TILE_BOX)
+    arrows = frame_with_arrows(_frame(shards, entry, frame).resize(size), one, header.cell_px)
+    cell = np.ones((header.cell_px, header.cell_px, 1), np.uint8)
+    colors = np.kron(color_motion(one.grid_quarter_px, one.valid), cell)[: size[1], : size[0]]
     return MotionView(
         video_id=entry.video_id,
         label=entry.label,
         keyframe=jpeg_picture(keyframe, f"Keyframe of {entry.video_id}"),
         arrows=jpeg_picture(arrows, f"Frame {frame} of {entry.video_id} with motion vectors as arrows"),
-        colors=_draw_colors(
-            one, header.cell_px, size, f"Motion vectors of frame {frame} of {entry.video_id} as colours"
-        ),
+        colors=png_picture(Image.fromarray(colors), f"Motion vectors of frame {frame} of {entry.video_id} as colors"),
         frame=frame,
         keyframe_number=entry.keyframe_indices[number],
         valid_share=float(one.valid.mean()),
     )
 
 
-def liveliest_frame(motion: MotionGrid) -> int:
-    """The frame whose cells move fastest, on the mean over all cells; the first of equals."""
+def most_moving_frame(motion: MotionGrid) -> int:
+    """Return the frame with the highest mean speed over all cells; the first one if there are ties."""
     lengths = np.hypot(*np.moveaxis(motion.grid_quarter_px.astype(np.float64), 1, 0)) * motion.valid
     return int(lengths.mean(axis=(1, 2)).argmax())
 
 
-def draw_arrows(picture: Image.Image, motion: MotionGrid, cell_px: int) -> Image.Image:
-    """A frame, enlarged, with arrows from each second cell's centre to where its content goes, twice as long.
-
-    Args:
-        picture: the frame, of the canonical stream's size.
-        motion: of this one frame.
-        cell_px: side of a cell.
-    """
-    larger = (picture.width * _DRAWN_LARGER, picture.height * _DRAWN_LARGER)
-    image = picture.resize(larger, Image.Resampling.BICUBIC)
-    pen = ImageDraw.Draw(image)
+def frame_with_arrows(frame: Image.Image, motion: MotionGrid, cell_px: int) -> Image.Image:
+    """Enlarge a frame of the canonical stream and draw its motion vectors as arrows."""
+    image = frame.resize((frame.width * _ENLARGED, frame.height * _ENLARGED), Image.Resampling.BICUBIC)
     dx, dy = motion.grid_quarter_px[0].astype(np.float64) / QUARTER_PX
-    rows, columns = np.nonzero(motion.valid[0] & (np.hypot(dx, dy) >= _SLOWEST_ARROW_PX))
-    kept = (rows % _ARROW_EVERY == 0) & (columns % _ARROW_EVERY == 0)
-    for row, column in zip(rows[kept].tolist(), columns[kept].tolist(), strict=True):
-        start = np.array([column + 0.5, row + 0.5]) * cell_px * _DRAWN_LARGER
-        along = np.array([dx[row, column], dy[row, column]]) * ARROW_SCALE * _DRAWN_LARGER
-        _draw_arrow(pen, start, start + along)
-    image.thumbnail(_TILE_BOX)
+    moving = motion.valid[0] & (np.hypot(dx, dy) >= _MIN_ARROW_PX)
+    draw_arrows(image, dx * _ENLARGED, dy * _ENLARGED, moving, cell_px * _ENLARGED, line_px=_LINE_PX)
+    image.thumbnail(_MOTION_SIZE)
     return image
 
 
-def _draw_arrow(pen: ImageDraw.ImageDraw, start: NDArray[np.float64], tip: NDArray[np.float64]) -> None:
-    length = max(float(np.hypot(*(tip - start))), 1e-9)
-    along, barb_px = (tip - start) / length, min(6.0, length / 2)
-    across = np.array([-along[1], along[0]])
-    barbs = [tip - barb_px * along + side * barb_px / 2 * across for side in (1, -1)]
-    # Dark below light: seen on any picture.
-    for color, width in (((0, 0, 0), 4), ((255, 224, 0), 2)):
-        pen.line([tuple(start), tuple(tip)], fill=color, width=width)
-        for barb in barbs:
-            pen.line([tuple(tip), tuple(barb)], fill=color, width=width)
+def choose_videos(entries: Sequence[VideoEntry], count: int) -> list[VideoEntry]:
+    """Choose up to ``count`` videos that cover many labels and groups.
 
-
-def _draw_colors(motion: MotionGrid, cell_px: int, size: tuple[int, int], alt: str) -> Picture:
-    cells = color_motion(motion.grid_quarter_px, motion.valid)
-    large = np.kron(cells, np.ones((cell_px, cell_px, 1), np.uint8))[: size[1], : size[0]]
-    image = Image.fromarray(large)
-    stream = io.BytesIO()
-    image.save(stream, "PNG", optimize=True)
-    return Picture(uri=data_uri("image/png", stream.getvalue()), width=image.width, height=image.height, alt=alt)
-
-
-def color_key() -> str:
-    """What the colours of a motion picture mean."""
-    return (
-        "direction as hue (right red, down yellow-green, left cyan, up violet), speed as brightness (full at "
-        f"{BRIGHTEST_PX:g} pixels a frame), grey where there is no vector"
-    )
-
-
-def choose_videos(entries: Sequence[VideoEntry], most: int) -> list[VideoEntry]:
-    """Up to ``most`` videos: one of each label, of a group that none before it has where there is one, then others."""
+    One video of each label comes first, from a group that has not been chosen yet if possible, then other videos. If
+    there are more labels than ``count``, evenly spaced labels are chosen.
+    """
     by_label: dict[str, list[VideoEntry]] = {}
     for entry in entries:
         by_label.setdefault(entry.label, []).append(entry)
-    # Videos without a label only where labels do not suffice; of many labels, some that are spread over all of them.
     labels = sorted(set(by_label) - {""})
-    if len(labels) > most:
-        labels = [labels[place] for place in np.linspace(0, len(labels) - 1, most).round().astype(int)]
+    if len(labels) > count:
+        labels = [labels[place] for place in np.linspace(0, len(labels) - 1, count).round().astype(int)]
     chosen: list[VideoEntry] = []
     for label in labels:
         groups = {entry.group for entry in chosen}
         chosen.append(next((e for e in by_label[label] if e.group not in groups), by_label[label][0]))
     taken = {entry.video_id for entry in chosen}
-    return [*chosen, *(entry for entry in entries if entry.video_id not in taken)][:most]
+    return [*chosen, *(entry for entry in entries if entry.video_id not in taken)][:count]
 
 
 def _frame(shards: ShardSet, entry: VideoEntry, frame: int) -> Image.Image:
     jpeg = shards.frame_jpegs(entry, [frame])[0]
     if len(jpeg):
         return _decode(jpeg, entry)
-    # Extracted without frames: the keyframe in force stands for it.
-    number = max((n for n, index in enumerate(entry.keyframe_indices) if index <= frame), default=0)
-    return _decode(shards.keyframe_jpeg(entry, number), entry)
+    # Extracted without frames: show the preceding keyframe instead.
+    return _decode(shards.keyframe_jpeg(entry, _keyframe_before(entry, frame)), entry)
+
+
+def _keyframe_before(entry: VideoEntry, frame: int) -> int:
+    """Return the number of the last keyframe that is not after ``frame``."""
+    return max((n for n, index in enumerate(entry.keyframe_indices) if index <= frame), default=0)
 
 
 def _decode(jpeg: memoryview, entry: VideoEntry) -> Image.Image:
     try:
         return Image.open(io.BytesIO(bytes(jpeg))).convert("RGB")
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{entry.video_id}: a stored picture cannot be decoded ({error})") from error
+        raise ValueError(f"{entry.video_id}: cannot decode a stored image ({error})") from error

@@ -1,4 +1,4 @@
-"""The head of a report: what was run, on what, with which versions; and the main figures at a glance."""
+"""Head of the report: run details (settings, data, versions) and the main results at a glance."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from cmd_eval.report.inputs import RunInputs
-from cmd_eval.report.report_figures import features_name, percent
+from cmd_eval.report.tables import Record, features_name, percent
 from cmd_eval.results.tables import split_name
 from cmd_extract.shard.reader import ShardSet
 
@@ -16,17 +16,17 @@ _SHORT_HASH = 12
 
 
 @dataclass(frozen=True, kw_only=True)
-class MainFigure:
-    """One of the main figures, drawn as a dot with its interval and a tick at chance.
+class MainResult:
+    """A main result, drawn as a dot with its interval and a line at chance.
 
     Attributes:
-        what: the measure.
-        how: of which network and which videos.
-        value, low, high, chance: shares from 0 to 1; the interval and chance may be missing.
+        measure: the measure.
+        details: network and split.
+        value, low, high, chance: shares from 0 to 1; interval and chance may be missing.
     """
 
-    what: str
-    how: str
+    measure: str
+    details: str
     value: float
     low: float | None
     high: float | None
@@ -35,16 +35,16 @@ class MainFigure:
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
-    """What a report says first.
+    """Head of a report.
 
     Attributes:
-        name: of the training.
-        task: ``Pre-training``, ``Fine-tuning``, or ``Evaluation`` of something that was not trained here.
-        facts: name and value of each fact, for the table of what was run.
-        commands: the commands that made the results.
-        settings: all settings as ``section.field`` and value.
-        figures: the main figures.
-        pretext: sentences on the training's own tasks, or that no step of it was made.
+        name: name of the run.
+        task: ``Pre-training``, ``Fine-tuning``, or ``Evaluation`` if nothing was trained here.
+        facts: name and value of each run detail.
+        commands: commands that produced the results.
+        settings: training configuration as ``section.field`` and value.
+        results: main results.
+        pretext: sentences on the pretext tasks, or on the absence of training.
     """
 
     name: str
@@ -52,12 +52,12 @@ class Summary:
     facts: Sequence[tuple[str, str]]
     commands: Sequence[str]
     settings: Sequence[tuple[str, str]]
-    figures: Sequence[MainFigure]
+    results: Sequence[MainResult]
     pretext: Sequence[str]
 
 
-def summarise(inputs: RunInputs, shards: ShardSet | None) -> Summary:
-    """The head of a training's report."""
+def summarize(inputs: RunInputs, shards: ShardSet | None) -> Summary:
+    """Summarize a run for the head of its report."""
     settings = inputs.config["settings"]
     return Summary(
         name=inputs.run_dir.resolve().name,
@@ -69,13 +69,13 @@ def summarise(inputs: RunInputs, shards: ShardSet | None) -> Summary:
             for section, values in sorted(settings.items())
             for field, value in sorted(values.items())
         ],
-        figures=main_figures(inputs.results),
-        pretext=pretext_sentences(inputs.metrics) + _no_step_sentences(inputs),
+        results=main_results(inputs.results),
+        pretext=pretext_sentences(inputs.metrics) + _imported_sentences(inputs),
     )
 
 
 def task_of(inputs: RunInputs) -> str:
-    """What was done, told by what the metrics hold; imported weights and comparisons have none."""
+    """Return the task, inferred from the metrics; imported weights and experiments over several runs have none."""
     if not inputs.metrics:
         return "Evaluation"
     return "Fine-tuning" if "classification_loss" in inputs.metrics[-1] else "Pre-training"
@@ -87,34 +87,34 @@ def _run_facts(inputs: RunInputs) -> list[tuple[str, str]]:
     if config.get("recipe"):
         facts.append(("recipe", config["recipe"]))
     if config.get("init"):
-        facts.append(("started from", _start_of(config["init"])))
+        facts.append(("initial weights", _start_of(config["init"])))
     optim, data = settings["optim"], settings["data"]
     model = f"{settings['model']['backbone']}, {settings['model']['clip_frames']} frames of "
     model += f"{settings['model']['crop_size']} x {settings['model']['crop_size']} pixels"
     facts.append(("network", model))
-    # The settings of imported weights name a training that nobody has run.
+    # The recorded settings of imported weights do not describe a run.
     if not config.get("imported"):
         steps = [line["step"] for line in inputs.metrics[-1:]]
         done = f"{steps[0]:,.0f} steps, " if steps else ""
-        where = f"{data['part']} of {data['split_column']}" if data["split_column"] else "all videos"
-        facts.append(("training", f"{done}{optim['epochs']} epochs planned, batch of {optim['batch_size']}"))
-        facts += [("trained on", where), ("seed", str(settings["run"]["seed"]))]
+        videos = f"part {data['train_part']} of {data['split_column']}" if data["split_column"] else "all videos"
+        facts.append(("training", f"{done}{optim['epochs']} epochs planned, batch size {optim['batch_size']}"))
+        facts += [("training videos", videos), ("seed", str(settings["run"]["seed"]))]
     for digest in _checkpoint_hashes(inputs):
         facts.append(("checkpoint", digest))
     return facts
 
 
-def _no_step_sentences(inputs: RunInputs) -> list[str]:
-    """That nothing was trained here, for a page on imported weights would else look as if something were missing."""
+def _imported_sentences(inputs: RunInputs) -> list[str]:
+    """Explain the absence of training curves on the page of imported weights."""
     imported = inputs.config.get("imported")
     if not imported:
         return []
-    sentence = f"No step of training was made here: these are weights imported from {_start_of(imported)}."
-    return [sentence if inputs.all_results else f"{sentence} No result of them is here yet."]
+    sentence = f"Nothing was trained here: the weights were imported from {_start_of(imported)}."
+    return [sentence if inputs.all_results else f"{sentence} There are no results yet."]
 
 
 def _start_of(init: Mapping[str, Any]) -> str:
-    """The weights that a training began with."""
+    """Describe the initial weights of a run."""
     text = str(init.get("source"))
     if init.get("sha256"):
         text += f" (sha256 {init['sha256'][:_SHORT_HASH]})"
@@ -123,15 +123,13 @@ def _start_of(init: Mapping[str, Any]) -> str:
     before = init.get("trained_on")
     if not before:
         return text
-    # Imported weights do not say what they were trained on.
+    # The training data of imported weights are unknown.
     digest = before.get("data_hash")
-    return text + (
-        f", trained on data hash {digest[:_SHORT_HASH]}" if digest else ", trained on data that is not known"
-    )
+    return text + (f", trained on data hash {digest[:_SHORT_HASH]}" if digest else ", trained on unknown data")
 
 
 def _checkpoint_hashes(inputs: RunInputs) -> list[str]:
-    """Checkpoints that the results are of, each with the start of its weights' hash."""
+    """Return the checkpoints of the results, each with the beginning of the hash of its weights."""
     found: dict[str, None] = {}
     for record in inputs.all_results:
         provenance = record["provenance"]
@@ -143,11 +141,12 @@ def _checkpoint_hashes(inputs: RunInputs) -> list[str]:
 
 def _data_facts(inputs: RunInputs, shards: ShardSet | None) -> list[tuple[str, str]]:
     trained_on = inputs.config.get("data_hash")
-    facts = [("training data", f"data hash {trained_on[:_SHORT_HASH]}" if trained_on else "not known")]
+    facts = [("training data", f"data hash {trained_on[:_SHORT_HASH]}" if trained_on else "unknown")]
     others = {record["provenance"]["data_hash"]: None for record in inputs.all_results}
     for digest in others:
-        same = ", the training's" if digest == trained_on else ", not the training's"
-        facts.append(("evaluated on", f"data hash {digest[:_SHORT_HASH]}{same if trained_on else ''}"))
+        same = "same as" if digest == trained_on else "not"
+        note = f" ({same} the training data)" if trained_on else ""
+        facts.append(("evaluation data", f"data hash {digest[:_SHORT_HASH]}{note}"))
     if shards is not None:
         labels = {entry.label for entry in shards.videos} - {""}
         groups = {entry.group for entry in shards.videos} - {""}
@@ -165,50 +164,56 @@ def _software_facts(inputs: RunInputs) -> list[tuple[str, str]]:
     times = sorted(str(record["provenance"]["created"]) for record in inputs.all_results)
     if times:
         span = dict.fromkeys(datetime.fromisoformat(time).strftime("%Y-%m-%d %H:%M") for time in (times[0], times[-1]))
-        facts.append(("results made", f"{' to '.join(span)} UTC"))
+        facts.append(("results created", f"{' to '.join(span)} UTC"))
     return facts
 
 
-def main_figures(results: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[MainFigure]:
-    """R@1 of every retrieval and top-1 of every probe and fine-tuned network, of the first split of each.
+def main_results(results: Mapping[str, Sequence[Record]]) -> list[MainResult]:
+    """Return R@1 of each retrieval and top-1 of each probe and fine-tuned network, on the first split of each.
 
-    Of the newest evidence R@1 of every row, over all splits.
+    The newest evidence adds R@1 of each of its rows, over all splits.
     """
-    figures: list[MainFigure | None] = []
+    found: list[MainResult | None] = []
     for kind in ("recognition", "probe", "retrieval"):
         for record in results.get(kind, ()):
             name = features_name(record["provenance"])
-            # One split for each kind of name; papers quote the first.
-            firsts = {split["label"]: split for split in reversed(record["splits"])}
+            # One split per target; papers report the first.
+            firsts = {split["target"]: split for split in reversed(record["splits"])}
             for split in reversed(firsts.values()):
-                where = f"{name}, {split_name(split)}"
+                details = f"{name}, {split_name(split)}"
                 if kind == "retrieval":
-                    what = f"Retrieval by {split['label']}, R@1"
-                    figures.append(_main(what, where, split["recall"]["R@1"], split["chance"]["R@1"]))
+                    measure = f"Retrieval by {split['target']}, R@1"
+                    found.append(_main_result(measure, details, split["recall"]["R@1"], split["chance"]["R@1"]))
                 else:
                     method = {"knn": "k-NN", "linear": "Linear probe"}.get(record["method"], "Fine-tuned")
-                    what = f"{method} by {split['label']}, top-1"
-                    figures.append(_main(what, where, split["top1"], split["chance"]))
+                    measure = f"{method} by {split['target']}, top-1"
+                    found.append(_main_result(measure, details, split["top1"], split["chance"]))
     for record in results.get("evidence", ())[-1:]:
-        for by in ("label", "group"):
-            what, chance = f"Retrieval by {by}, R@1", record["chance"][f"by_{by}"]["R@1"]
-            figures += [
-                _main(what, f"{row['model']}, all splits", row[f"by_{by}"]["R@1"], chance) for row in record["rows"]
+        for target in ("label", "group"):
+            measure, chance = f"Retrieval by {target}, R@1", record["chance"][f"by_{target}"]["R@1"]
+            found += [
+                _main_result(measure, f"{row['model']}, all splits", row[f"by_{target}"]["R@1"], chance)
+                for row in record["rows"]
             ]
-    # Of the same question asked twice the newer answer counts.
-    return list({(figure.what, figure.how): figure for figure in figures if figure}.values())
+    # Of equal measures and details, the newest counts.
+    return list({(result.measure, result.details): result for result in found if result}.values())
 
 
-def _main(what: str, how: str, figure: Mapping[str, Any], chance: float | None) -> MainFigure | None:
-    if figure["value"] is None:
+def _main_result(measure: str, details: str, value: Record, chance: float | None) -> MainResult | None:
+    if value["value"] is None:
         return None
-    return MainFigure(
-        what=what, how=how, value=figure["value"], low=figure.get("low"), high=figure.get("high"), chance=chance
+    return MainResult(
+        measure=measure,
+        details=details,
+        value=value["value"],
+        low=value.get("low"),
+        high=value.get("high"),
+        chance=chance,
     )
 
 
 def pretext_sentences(metrics: Sequence[Mapping[str, float]]) -> list[str]:
-    """What the last 50 steps say of the training's own tasks, beside chance."""
+    """Describe the accuracy of the pretext tasks over the last 50 steps, with chance."""
     last = metrics[-50:]
     sentences = []
     for head in ("context", "motion"):
@@ -217,7 +222,7 @@ def pretext_sentences(metrics: Sequence[Mapping[str, float]]) -> list[str]:
             top1 = sum(line[f"{head}_top1"] for line in rows) / len(rows)
             candidates = sum(line[f"{head}_candidates"] for line in rows) / len(rows)
             sentences.append(
-                f"{head.capitalize()} task over the last {len(rows)} steps: top-1 {percent(top1)} % of "
+                f"{head.capitalize()} task, last {len(rows)} steps: top-1 accuracy {percent(top1)} % among "
                 f"{candidates:,.0f} candidates (chance {100 / candidates:.2g} %)."
             )
     return sentences

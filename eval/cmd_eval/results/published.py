@@ -1,4 +1,4 @@
-"""Published figures, as data: the context that a report sets its own beside."""
+"""Published results for comparison in the report."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ _HERE = "CMD"
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFigure:
-    """One figure of the literature, of clips of 112 x 112 pixels.
+    """A published figure, for clips of 112 x 112 pixels.
 
     Attributes:
-        measure: what is measured, ``fine-tuned top-1``, ``retrieval R@10`` or ``retrieval R@1``.
+        measure: ``fine-tuned top-1``, ``retrieval R@10`` or ``retrieval R@1``.
         method: name of the method.
-        backbone: its network; empty where the source compares several.
-        pretrained_on: the data without labels that it was pre-trained on.
-        by_dataset: data set to the figure, a share from 0 to 1.
-        source: where it stands.
+        backbone: network architecture; empty if the source compares several.
+        pretrained_on: dataset of the self-supervised pre-training.
+        by_dataset: figure for each dataset, as a fraction.
+        source: publication.
     """
 
     measure: str
@@ -33,7 +33,7 @@ class PublishedFigure:
     def __post_init__(self) -> None:
         for name, value in self.by_dataset.items():
             if not 0 <= value <= 1:
-                raise ValueError(f"by_dataset: {name} {value} is not a share between 0 and 1")
+                raise ValueError(f"by_dataset: {name} {value} is not between 0 and 1")
 
 
 def _paper(measure: str, backbone: str, pretrained_on: str, ucf101: float, hmdb51: float) -> PublishedFigure:
@@ -72,23 +72,23 @@ PUBLISHED = (
     _paper("fine-tuned top-1", "R(2+1)D-26", "Kinetics-400", 0.857, 0.540),
     _paper("fine-tuned top-1", "R3D-26", "Kinetics-400", 0.837, 0.552),
 )
-"""Retrieval and fine-tuning on split 1 of each data set."""
+"""Retrieval and fine-tuning results on split 1 of each dataset."""
 
-# Class names that no other data set has, with the number of classes.
-_MARKS = {
+# Number of classes, and class names that no other dataset has.
+_SIGNATURES = {
     "UCF101": (101, {"ApplyEyeMakeup", "BandMarching", "YoYo"}),
     "HMDB51": (51, {"brush_hair", "draw_sword", "shoot_bow"}),
 }
 
 
-def recognise_dataset(labels: Collection[str]) -> str | None:
-    """The published data set that has these class names; None if it is another one, or a part of one.
+def identify_dataset(labels: Collection[str]) -> str | None:
+    """Return the name of the published dataset with exactly these class names, or None.
 
     Args:
         labels: names of all classes.
     """
     names = set(labels) - {""}
-    for dataset, (classes, some) in _MARKS.items():
-        if len(names) == classes and some <= names:
+    for dataset, (classes, unique_names) in _SIGNATURES.items():
+        if len(names) == classes and unique_names <= names:
             return dataset
     return None

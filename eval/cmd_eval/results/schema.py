@@ -1,6 +1,6 @@
-"""Result files: what every one says of where its figures come from, and figures over several splits.
+"""Result files: provenance, reading and writing, and means over splits.
 
-A result is a JSON object of some ``kind`` with a ``provenance``; ``eval/README.md`` lists the kinds and their fields.
+A result is a JSON object with a ``kind`` and a ``provenance``; ``eval/README.md`` lists the kinds and their fields.
 """
 
 from __future__ import annotations
@@ -17,36 +17,38 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cmd_eval.results.whole_file import replace_when_whole
+from cmd_extract.system.files import atomic_write
 
 RESULT_FORMAT = 1
 KINDS = ("retrieval", "probe", "recognition", "auxiliary", "decoupling", "evidence")
 DEFAULT_CLIPS = 10
-"""Clips a video, as in the paper."""
+"""Clips per video, as in the paper."""
 EVAL_FOLDER = "eval"
-"""Where, in a training's folder, its results lie."""
+"""Folder for results inside a run's folder."""
+LEAVE_ONE_OUT = "leave-one-out"
+"""Name of the split in which each video is compared with all others."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
-    """Where figures come from.
+    """Origin of the figures in a result.
 
     Attributes:
-        command: the command that made them.
+        command: command line that computed them.
         shards: folder of the shards.
-        data_hash: what the shards hold, see ``cmd_extract.shard.reader.ShardSet``.
-        features: what was compared, for example ``backbone, pooled``.
-        checkpoint: the checkpoint's folder; None where no network took part.
+        data_hash: hash of the shards' content, see ``cmd_extract.shard.reader.ShardSet``.
+        features: kind of features, for example ``backbone, pooled``.
+        checkpoint: folder of the checkpoint; None if no network was used.
         checkpoint_sha256: hash of its weights file.
-        trained_on: ``data_hash`` of what it was trained on; None if not known.
-        step: optimiser steps it had done.
-        began_from: the weights that its training began from, as the training has recorded them; None if from scratch.
-        untrained: whether its network was used as it was before training.
-        settings: its full training configuration.
-        seed: decides every draw of the evaluation; the training's own is in ``settings``.
-        clips: clips a video.
-        pretext: what the training's last lines said of its own task.
-        software: names and versions of what computed the figures.
+        trained_on: ``data_hash`` of the shards it was trained on; None if unknown.
+        step: its optimizer step.
+        began_from: initial weights of its run, as recorded in the checkpoint; None if trained from scratch.
+        untrained: whether the network's randomly initialized weights were used instead of the trained ones.
+        settings: full training configuration.
+        seed: random seed of the evaluation; the seed of the training run is part of ``settings``.
+        clips: clips per video.
+        pretext: last training metrics of the pretext tasks.
+        software: package names and versions.
     """
 
     command: str
@@ -66,7 +68,7 @@ class Provenance:
     software: Mapping[str, str] = field(default_factory=lambda: software_versions())
 
     def as_json(self) -> dict[str, Any]:
-        """For a result file, with the present time."""
+        """Return the fields for a result file, with the current time."""
         fields = asdict(self)
         return {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -75,22 +77,22 @@ class Provenance:
         }
 
 
-def software_versions(*further: str) -> dict[str, str]:
-    """Versions of this project, of what its figures depend on, and of ``further`` distributions."""
-    names = ("context-motion-decoupling", "torch", "numpy", *further)
+def software_versions(*packages: str) -> dict[str, str]:
+    """Return the versions of Python, this project, torch, numpy and further ``packages``."""
+    names = ("context-motion-decoupling", "torch", "numpy", *packages)
     return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def result_record(kind: str, provenance: Provenance, **fields: Any) -> dict[str, Any]:
-    """A result as it is written.
+    """Return the content of a result file.
 
     Args:
         kind: one of ``KINDS``.
-        provenance: where the figures come from.
-        fields: what this kind holds.
+        provenance: origin of the figures.
+        fields: fields of this kind of result.
 
     Raises:
-        ValueError: there is no such kind.
+        ValueError: ``kind`` is unknown.
     """
     if kind not in KINDS:
         raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
@@ -98,62 +100,74 @@ def result_record(kind: str, provenance: Provenance, **fields: Any) -> dict[str,
 
 
 def result_name(kind: str, *words: str) -> str:
-    """The name of a result's file: what was asked, of what; empty words are left out."""
+    """Return a file name for a result, made of its kind and the words that distinguish it; empty words are skipped."""
     return "-".join(re.sub(r"[^\w.-]+", "_", word) for word in (kind, *words) if word) + ".json"
 
 
+def clip_suffixes(clips: int | None) -> list[str]:
+    """Return the words for the number of clips in a result's file name; none for the default."""
+    return [] if clips in (None, DEFAULT_CLIPS) else [f"{clips}-clips"]
+
+
+def part_suffixes(test_part: str, train_part: str) -> list[str]:
+    """Return the words for the parts of a split in a result's file name; none for ``test`` and ``train``."""
+    return [] if (test_part, train_part) == ("test", "train") else [test_part, "in", train_part]
+
+
 def write_result(path: Path, record: Mapping[str, Any]) -> None:
-    """Writes a result under a temporary name and renames it; what is not a number is written as null.
+    """Write a result file atomically; NaN and infinity are written as null.
 
     Raises:
         OSError: the file cannot be written.
     """
-    with replace_when_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", "utf-8")
 
 
 def read_result(path: Path, kind: str | None = None) -> dict[str, Any]:
-    """Reads a result file back.
+    """Read a result file.
 
     Args:
         path: the file.
-        kind: what it must be; None for any kind.
+        kind: expected kind; None accepts any kind.
 
     Raises:
-        ValueError: it is no result, or one of another kind or format.
+        ValueError: the file is not a result, or has another kind or format version.
     """
     try:
         record = json.loads(path.read_text("utf-8"))
     except ValueError as error:
         raise ValueError(f"{path}: not a result of cmd-eval ({error})") from error
     if not isinstance(record, dict) or record.get("kind") not in KINDS or "provenance" not in record:
-        raise ValueError(f"{path}: not a result of cmd-eval; give a JSON file that one of its commands has written")
+        raise ValueError(f"{path}: not a result of cmd-eval; pass a JSON file written by one of its commands")
     if record.get("format") != RESULT_FORMAT:
-        raise ValueError(f"{path}: result format {record.get('format')}, this release reads {RESULT_FORMAT}")
+        raise ValueError(
+            f"{path}: result format version {record.get('format')} is not supported (expected {RESULT_FORMAT})"
+        )
     if kind is not None and record["kind"] != kind:
-        raise ValueError(f"{path}: a result of kind {record['kind']}, need {kind}")
+        raise ValueError(f"{path}: is a {record['kind']} result, expected {kind}")
     return record
 
 
 def mean_and_spread(values: Sequence[float]) -> dict[str, float | int | None]:
-    """``value``: the mean over splits; ``spread``: their sample standard deviation, None of one; ``splits``: how many.
+    """Return the mean over splits, their sample standard deviation (None for one split), and their number.
+
+    Returns:
+        ``value``, ``spread`` and ``splits``.
 
     Raises:
         ValueError: there are no values.
     """
     if not values:
-        raise ValueError("values: none, need the figure of at least one split")
+        raise ValueError("values: empty, need the figure of at least one split")
     spread = statistics.stdev(values) if len(values) > 1 else None
     return {"value": statistics.fmean(values), "spread": spread, "splits": len(values)}
 
 
 def _finite(value: Any) -> Any:
-    """The same with None for numbers that JSON has no word for."""
+    """Replace floats that JSON cannot represent by None."""
     if isinstance(value, Mapping):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-LEAVE_ONE_OUT = "leave-one-out"

@@ -1,4 +1,4 @@
-"""Results as plain text: figures in per cent with their intervals."""
+"""Results as plain-text tables: figures in percent with their 95 % intervals."""
 
 from __future__ import annotations
 
@@ -6,110 +6,181 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cmd_eval.results.schema import LEAVE_ONE_OUT
+from cmd_extract.console.tables import format_table
 
-_CELL = 20
+CLAIMED_FPS = 500
+"""Extraction speed on a CPU claimed by the paper, in frames per second."""
+
+Record = Mapping[str, Any]
+_UNIT = "% (95 % interval)"
 
 
-def retrieval_table(record: Mapping[str, Any]) -> str:
-    """R@k of a retrieval result: a line a split with its intervals, chance below it, means over splits at the end."""
+def retrieval_table(record: Record) -> str:
+    """Format R@k of a retrieval result: a row for each split, chance below it, and the means over splits."""
     splits = record["splits"]
-    names = [f"{split['split_column']} by {split['label']}" for split in splits]
     ranks = list(splits[0]["recall"])
-    width = max(len(name) for name in (*names, "mean of 00 splits by label")) + 2
-    lines = [_line("%, with 95 % interval", ranks, width)]
-    for name, split in zip(names, splits, strict=True):
-        lines.append(_line(name, [figure(split["recall"][rank]) for rank in ranks], width))
-        lines.append(_line("  chance", [f"{100 * split['chance'][rank]:.1f}" for rank in ranks], width))
+    rows = []
+    for split in splits:
+        rows.append([_row_name(split), *(format_share(split["recall"][rank]) for rank in ranks)])
+        rows.append(["  chance", *(format_percent(split["chance"][rank]) for rank in ranks)])
     for mean in record["mean"]:
-        if mean["recall"][ranks[0]]["splits"] > 1:
-            name = f"mean of {mean['recall'][ranks[0]]['splits']} splits by {mean['label']}"
-            lines.append(_line(name, [spread(mean["recall"][rank]) for rank in ranks], width))
-    lines += unique_sizes(splits, "queries", "gallery", "{} queries, {} in the gallery")
-    return "\n".join(lines)
+        splits_averaged = mean["recall"][ranks[0]]["splits"]
+        if splits_averaged > 1:
+            name = f"mean of {splits_averaged} splits by {mean['target']}"
+            rows.append([name, *(format_mean(mean["recall"][rank]) for rank in ranks)])
+    sizes = _split_sizes(splits, "queries", "gallery", "{} queries, {} in the gallery")
+    return "\n".join([format_table([_UNIT, *ranks], rows), *sizes])
 
 
-def class_table(record: Mapping[str, Any]) -> str:
-    """R@1 and R@5 of each class of a retrieval result."""
-    lines = []
+def class_table(record: Record) -> str:
+    """Format R@1 and R@5 of each class of a retrieval result."""
+    tables = []
     for split in record["splits"]:
         ranks = list(split["per_class"][0]["recall"])
-        width = max(len(item["class"]) for item in split["per_class"]) + 4
-        head = f"{split['split_column']} by {split['label']}"
-        lines.append(_line(head, ["queries", *ranks], max(width, len(head) + 2)))
-        for item in split["per_class"]:
-            figures = [figure(item["recall"][rank]) for rank in ranks]
-            lines.append(_line(f"  {item['class']}", [str(item["queries"]), *figures], max(width, len(head) + 2)))
-    return "\n".join(lines)
+        rows = [
+            [item["class"], str(item["queries"]), *(format_share(item["recall"][rank]) for rank in ranks)]
+            for item in split["per_class"]
+        ]
+        tables.append(format_table([_row_name(split), "queries", *ranks], rows))
+    return "\n".join(tables)
 
 
-def probe_table(record: Mapping[str, Any]) -> str:
-    """Top-1 and top-5 of a probe, a line a split with its intervals, chance and what was chosen; means at the end."""
+def probe_table(record: Record) -> str:
+    """Format top-1 and top-5 accuracy of a probe: a row for each split, and the means over splits."""
     splits = record["splits"]
-    names = [f"{split['split_column']} by {split['label']}" for split in splits]
-    width = max(len(name) for name in (*names, "mean of 00 splits by label")) + 2
-    lines = [_line(f"{record['method']}, %, 95 % interval", ["top-1", "top-5", "chance", "chosen"], width)]
-    for name, split in zip(names, splits, strict=True):
+    rows = []
+    for split in splits:
         chosen = ", ".join(f"{key} = {value:g}" for key, value in split["chosen"].items())
-        chance = f"{100 * split['chance']:.1f}"
-        lines.append(_line(name, [figure(split["top1"]), figure(split["top5"]), chance, chosen], width))
+        figures = format_share(split["top1"]), format_share(split["top5"]), format_percent(split["chance"])
+        rows.append([_row_name(split), *figures, chosen])
     for mean in record["mean"]:
         if mean["top1"]["splits"] > 1:
-            name = f"mean of {mean['top1']['splits']} splits by {mean['label']}"
-            lines.append(_line(name, [spread(mean["top1"]), spread(mean["top5"])], width))
-    lines += unique_sizes(splits, "test", "train", "{} tested, {} trained on")
-    return "\n".join(lines)
+            name = f"mean of {mean['top1']['splits']} splits by {mean['target']}"
+            rows.append([name, format_mean(mean["top1"]), format_mean(mean["top5"])])
+    columns = [f"{record['method']}, {_UNIT}", "top-1", "top-5", "chance", "chosen"]
+    sizes = _split_sizes(splits, "test", "train", "{} test videos, {} training videos")
+    return "\n".join([format_table(columns, rows), *sizes])
 
 
-def confusion_table(record: Mapping[str, Any]) -> str:
-    """Accuracy and confusion of each class of a probe: a row for each true class, a column for each answer."""
-    lines = []
+def confusion_table(record: Record) -> str:
+    """Format accuracy and confusion matrix of a probe: a row for each true class, a column for each prediction."""
+    tables = []
     for split in record["splits"]:
-        numbers = [str(number) for number in range(len(split["classes"]))]
-        cell = max(4, len(numbers[-1]) + 2)
-        width = max(len(name) for name in split["classes"]) + len(numbers[-1]) + 6
-        head = f"{split['split_column']} by {split['label']}"
-        lines.append(head.ljust(width) + "%".rjust(_CELL) + "  " + "".join(n.rjust(cell) for n in numbers))
+        rows = []
         for number, row in enumerate(split["per_class"]):
-            share = figure({**row, "value": row["accuracy"]}) if row["test"] else "-"
-            counts = "".join((str(count) if count else ".").rjust(cell) for count in split["confusion"][number])
-            lines.append(f"  {number} {row['class']}".ljust(width) + share.rjust(_CELL) + "  " + counts)
-    return "\n".join(lines)
+            share = format_share({**row, "value": row["accuracy"]}) if row["test"] else "-"
+            counts = (str(count) if count else "." for count in split["confusion"][number])
+            rows.append([f"{number} {row['class']}", share, *counts])
+        tables.append(format_table([_row_name(split), "%", *map(str, range(len(rows)))], rows))
+    return "\n".join(tables)
 
 
-def figure(value: Mapping[str, float]) -> str:
-    """A share with its interval, in per cent."""
+def evidence_table(record: Record) -> str:
+    """Format a result of ``cmd-eval evidence``: retrieval and probes, differences, and the other two claims."""
+    return "\n".join(
+        [
+            "percent, with the 95 % interval over videos in parentheses",
+            "",
+            *(line for target in ("label", "group") for line in (*_evidence_lines(record, target), "")),
+            *(_by_split_table(record), ""),
+            *(_difference_table(record), ""),
+            _auxiliary_line(record["auxiliary"]),
+            *_speed_lines(record["speed"]),
+        ]
+    )
+
+
+def _evidence_lines(record: Record, target: str) -> list[str]:
+    heading = {"label": "by label, over splits", "group": "by group, leave-one-out"}[target]
+    chance = record["chance"][f"by_{target}"]
+    rows = [
+        [row["model"], *(format_share(row[f"by_{target}"][measure]) for measure in chance)] for row in record["rows"]
+    ]
+    rows.append(["chance", *map(format_percent, chance.values())])
+    return [format_table([heading, *chance], rows), f"{record['videos'][f'by_{target}']} videos"]
+
+
+def _by_split_table(record: Record) -> str:
+    columns = [split["split_column"] for split in record["rows"][0]["by_split"]]
+    rows = []
+    for row in record["rows"]:
+        seeds = [format_percent(seed["by_label"]["R@1"]) for seed in row["by_seed"]]
+        shares = (format_share(split["by_label"]["R@1"]) for split in row["by_split"])
+        rows.append([row["model"], *shares, " ".join(seeds) if len(seeds) > 1 else ""])
+    return format_table(["R@1 by label, per split", *columns, "per seed"], rows)
+
+
+def _difference_table(record: Record) -> str:
+    rows: dict[tuple[str, str], list[str]] = {}
+    for item in record["comparisons"]:
+        rows.setdefault((item["first"], item["second"]), []).append(format_difference(item["difference"]))
+    columns = dict.fromkeys(f"{item['target']}: {item['measure']}" for item in record["comparisons"])
+    return format_table(
+        ["paired difference, percentage points", *columns],
+        [[f"{first} minus {second}", *cells] for (first, second), cells in rows.items()],
+    )
+
+
+def _auxiliary_line(auxiliary: Record | None) -> str:
+    if auxiliary is None:
+        return "motion prediction as an auxiliary task: not measured"
+    mean = auxiliary["mean"]
+    return (
+        f"motion prediction as an auxiliary task changes supervised top-1 by "
+        f"{format_difference(auxiliary['difference'])} percentage points, from {format_percent(mean['none']['value'])} "
+        f"% to {format_percent(mean['motion']['value'])} % ({auxiliary['pairs']} pairs of runs; "
+        "published: +7.4 to +13.8)"
+    )
+
+
+def _speed_lines(speed: Sequence[Record] | None) -> list[str]:
+    if speed is None:
+        return ["extraction speed: not measured; pass the benchmark results with --bench"]
+    lines = [f"{item['name']}: {item['value']:g} {item['unit']} ({item['machine']})" for item in speed]
+    return [*lines, f"claimed by the paper: more than {CLAIMED_FPS} frames per second on a CPU"]
+
+
+def format_percent(share: float) -> str:
+    """Format a fraction in percent."""
+    return f"{100 * share:.1f}"
+
+
+def format_share(value: Mapping[str, float]) -> str:
+    """Format a fraction with its interval, in percent."""
     return f"{100 * value['value']:.1f} ({100 * value['low']:.1f}-{100 * value['high']:.1f})"
 
 
-def spread(value: Mapping[str, Any]) -> str:
-    """A mean over splits with its spread, in per cent."""
+def format_mean(value: Record) -> str:
+    """Format a mean over splits with its standard deviation, in percent."""
     deviation = f" +- {100 * value['spread']:.1f}" if value["spread"] is not None else ""
     return f"{100 * value['value']:.1f}{deviation}"
 
 
-def unique_sizes(splits: Sequence[Mapping[str, Any]], first: str, second: str, words: str) -> list[str]:
-    """How many videos each split has on its two sides, a line for each split; one line if all agree."""
-    sizes = {(split[first], split[second]) for split in splits}
-    if len(sizes) == 1:
-        return [words.format(*sizes.pop())]
-    lines = [f"{s['split_column']} by {s['label']}: {words.format(s[first], s[second])}" for s in splits]
-    return list(dict.fromkeys(lines))
+def format_difference(value: Mapping[str, float]) -> str:
+    """Format a difference of fractions with its interval, in signed percentage points."""
+    return f"{100 * value['value']:+.1f} ({100 * value['low']:+.1f}..{100 * value['high']:+.1f})"
 
 
-def _line(name: str, cells: Sequence[str], width: int) -> str:
-    return name.ljust(width) + "".join(cell.rjust(_CELL) for cell in cells)
-
-
-def split_name(split: Mapping[str, Any]) -> str:
-    """A split in words, with its parts if they are not the usual ones."""
+def split_name(split: Record) -> str:
+    """Return the name of a split, with its parts unless they are ``test`` and ``train``."""
     part = part_name(split)
     column = str(split["split_column"])
     return column if part in ("", "test / train") else f"{column} ({part})"
 
 
-def part_name(split: Mapping[str, Any]) -> str:
-    """The parts of a split that a result is of, tested or asking one first; empty for every video among all others."""
-    if split["split_column"] == LEAVE_ONE_OUT:
-        return ""
-    tested = split.get("test_part", split.get("query_part"))
-    return f"{tested} / {split.get('train_part', split.get('gallery_part'))}"
+def part_name(split: Record) -> str:
+    """Return the test part and the training part of a split; empty for leave-one-out."""
+    return "" if split["split_column"] == LEAVE_ONE_OUT else f"{split['test_part']} / {split['train_part']}"
+
+
+def _row_name(split: Record) -> str:
+    return f"{split['split_column']} by {split['target']}"
+
+
+def _split_sizes(splits: Sequence[Record], first: str, second: str, template: str) -> list[str]:
+    """Format the numbers of videos on the two sides: one line if all splits agree, else one for each split."""
+    sizes = {(split[first], split[second]) for split in splits}
+    if len(sizes) == 1:
+        return [template.format(*sizes.pop())]
+    lines = [f"{_row_name(split)}: {template.format(split[first], split[second])}" for split in splits]
+    return list(dict.fromkeys(lines))

@@ -1,8 +1,8 @@
-"""Classifiers on frozen features: a linear one and k nearest neighbours.
+"""Classifiers on frozen features, as scikit-learn estimators: a linear probe and a k-nearest-neighbor probe.
 
-Their one setting is chosen on validation parts of the training videos, never on the videos that are tested.
+Their parameter is chosen by cross-validation on the training videos, never on the test videos.
 
-Shape legend: T training videos, N tested videos, K classes, F features.
+Shape legend: T training videos, N test videos, K classes with training videos, F features.
 """
 
 from __future__ import annotations
@@ -11,203 +11,255 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Self
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
+from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
 from sklearn.preprocessing import StandardScaler
 
-from cmd_eval.features.store import Features
-from cmd_train.monitoring.neighbours import nearest
+from cmd_train.monitoring.neighbors import nearest
 
-Places = NDArray[np.int64]
 METHODS = ("linear", "knn")
-SETTINGS: Mapping[str, tuple[float, ...]] = {
+PARAMETERS: Mapping[str, str] = {"linear": "C", "knn": "k"}
+"""Name of the parameter to choose: scikit-learn's inverse regularization strength, or the number of neighbors."""
+GRIDS: Mapping[str, tuple[float, ...]] = {
     "linear": (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
     "knn": (1, 3, 5, 10, 20, 50),
 }
-"""What may be chosen: scikit-learn's C, the inverse strength of regularisation; and k."""
-SETTING_NAMES: Mapping[str, str] = {"linear": "C", "knn": "k"}
-
 VALIDATION_FOLDS = 5
-_MAX_STEPS = 2000
-_FARTHER_NEIGHBOURS = 500
+MAX_ITER = 2000
+_RANKED_NEIGHBORS = 500
+
+Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Validation:
-    """How a setting was chosen.
+class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no type hints
+    """Logistic regression on standardized features.
 
-    Attributes:
-        folds: into how many parts the training videos were divided.
-        grouped: whether videos of one group were kept in one part.
-        one_group_labels: whether groups were parted because no label could be told from other groups.
-        accuracy: setting to top-1 on the parts that were left out.
-    """
-
-    folds: int
-    grouped: bool
-    accuracy: Mapping[float, float]
-    one_group_labels: bool = False
-
-    @property
-    def best(self) -> float:
-        """The setting of highest accuracy; of equals the first, which is the strongest regularisation or smallest k."""
-        return max(self.accuracy, key=lambda setting: self.accuracy[setting])
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingRows:
-    """Labelled videos that a classifier is fitted to.
+    Args:
+        C: inverse regularization strength.
 
     Attributes:
-        rows: (T,) numbers of the videos.
-        numbers: (T,) number of each one's class.
-        classes: K; some of them may have no video here.
-        groups: what must not be parted when the setting is chosen, of each video; empty names stand alone. None where
-            groups are what is to be told.
+        classes_: (K,) class numbers of the training videos.
+        converged_: whether the optimizer converged within ``MAX_ITER`` iterations.
     """
 
-    rows: NDArray[np.int64]
-    numbers: NDArray[np.int64]
-    classes: int
-    groups: Sequence[str] | None = None
+    def __init__(self, C: float = 1.0) -> None:
+        self.C = C
 
-    def subset(self, places: NDArray[np.int64]) -> TrainingRows:
-        """Some of them."""
-        groups = None if self.groups is None else [self.groups[place] for place in places]
-        return TrainingRows(rows=self.rows[places], numbers=self.numbers[places], classes=self.classes, groups=groups)
+    def fit(self, feature_TF: NDArray[np.float32], number_T: NDArray[np.int64]) -> Self:
+        """Fit to class numbers; with a single class, it is predicted for every video."""
+        self.classes_ = np.unique(number_T)
+        self.converged_ = True
+        if len(self.classes_) > 1:
+            self.scaler_ = StandardScaler()
+            scaled_TF = self.scaler_.fit_transform(feature_TF.astype(np.float64))
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always", ConvergenceWarning)
+                self.model_ = LogisticRegression(C=self.C, max_iter=MAX_ITER).fit(scaled_TF, number_T)
+            self.converged_ = not any(issubclass(warning.category, ConvergenceWarning) for warning in caught)
+        return self
+
+    def decision_function(self, feature_NF: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the logits (N, K); unlike probabilities, small ones do not underflow to equal values."""
+        if len(self.classes_) == 1:
+            return np.zeros((len(feature_NF), 1))
+        logit = self.model_.decision_function(self.scaler_.transform(feature_NF.astype(np.float64)))
+        logit_NK: NDArray[np.float64] = logit if logit.ndim == 2 else np.stack([np.zeros_like(logit), logit], axis=1)
+        return logit_NK
+
+    def predict(self, feature_NF: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the class numbers with the highest logits."""
+        best: NDArray[np.int64] = self.classes_[self.decision_function(feature_NF).argmax(axis=1)]
+        return best
 
 
-def scores(
-    method: str, features: Features, train: TrainingRows, test: NDArray[np.int64], settings: Sequence[float]
-) -> dict[float, NDArray[np.float64]]:
-    """Scores of every class for the tested videos, by each setting of a method.
+class NeighborProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no type hints
+    """Majority vote of the k nearest training videos by cosine similarity.
+
+    Unlike ``KNeighborsClassifier``, classes with equally many votes, including none, are ranked by their nearest video,
+    so that top-5 accuracy is meaningful for any k.
+
+    Args:
+        k: number of neighbors that vote.
+        scale: whether to standardize the features with the statistics of the training videos.
+
+    Attributes:
+        classes_: (K,) class numbers of the training videos.
+        converged_: always true.
+    """
+
+    converged_ = True
+
+    def __init__(self, k: int = 1, *, scale: bool = False) -> None:
+        self.k = k
+        self.scale = scale
+
+    def fit(self, feature_TF: NDArray[np.float32], number_T: NDArray[np.int64]) -> Self:
+        """Store the training videos."""
+        self.scaler_ = StandardScaler().fit(feature_TF.astype(np.float64)) if self.scale else None
+        self.classes_, self.number_T_ = np.unique(number_T, return_inverse=True)
+        self.feature_TF_ = self._prepare(feature_TF)
+        return self
+
+    def decision_function(self, feature_NF: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return votes plus a tie-breaker below 1, (N, K); minus infinity for classes without a near video."""
+        return self._scores(feature_NF, max(int(self.k), _RANKED_NEIGHBORS))
+
+    def predict(self, feature_NF: NDArray[np.float32]) -> NDArray[np.int64]:
+        """Return the class numbers with the most votes."""
+        best: NDArray[np.int64] = self.classes_[self._scores(feature_NF, int(self.k)).argmax(axis=1)]
+        return best
+
+    def _scores(self, feature_NF: NDArray[np.float32], neighbors: int) -> NDArray[np.float64]:
+        similarity, place = nearest(self._prepare(feature_NF), self.feature_TF_, min(neighbors, len(self.number_T_)))
+        number_NM = self.number_T_[place.numpy()]
+        row_N1 = np.arange(len(number_NM))[:, None]
+        closeness_NK = np.full((len(number_NM), len(self.classes_)), -np.inf)
+        np.maximum.at(closeness_NK, (row_N1, number_NM), similarity.numpy().astype(np.float64))
+        votes_NK = np.zeros(closeness_NK.shape)
+        np.add.at(votes_NK, (row_N1, number_NM[:, : int(self.k)]), 1.0)
+        # Similarities are between -1 and 1: a third of them never outweighs a vote.
+        return votes_NK + closeness_NK / 3
+
+    def _prepare(self, feature_NF: NDArray[np.float32]) -> torch.Tensor:
+        if self.scaler_ is not None:
+            feature_NF = self.scaler_.transform(feature_NF.astype(np.float64)).astype(np.float32)
+        return torch.from_numpy(feature_NF)
+
+
+Probe = LinearProbe | NeighborProbe
+
+
+def make_probe(method: str, *, scale: bool = False) -> Probe:
+    """Return an unfitted probe.
 
     Args:
         method: one of ``METHODS``.
-        features: of all videos.
-        train: what to fit to.
-        test: (N,) numbers of the tested videos.
-        settings: C or k.
-
-    Returns:
-        Setting to (N, K) scores, higher is likelier; minus infinity for a class without training videos. scikit-learn's
-        ``ConvergenceWarning`` tells that a linear one has not settled.
+        scale: whether the k-nearest-neighbor probe standardizes features; the linear probe always does.
 
     Raises:
         ValueError: there is no such method.
     """
     if method not in METHODS:
         raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}")
-    return (_linear_scores if method == "linear" else _knn_scores)(features, train, test, settings)
+    return LinearProbe() if method == "linear" else NeighborProbe(scale=scale)
 
 
-def _linear_scores(
-    features: Features, train: TrainingRows, test: NDArray[np.int64], settings: Sequence[float]
-) -> dict[float, NDArray[np.float64]]:
-    scaler = StandardScaler()
-    train_TF = scaler.fit_transform(features.rows(train.rows).read().astype(np.float64))
-    test_NF = scaler.transform(features.rows(test).read().astype(np.float64))
-    present = np.unique(train.numbers)
-    found = {}
-    for setting in settings:
-        score_NK = np.full((len(test), train.classes), -np.inf)
-        if len(present) == 1:
-            score_NK[:, present[0]] = 0.0
-        else:
-            model = LogisticRegression(C=setting, max_iter=_MAX_STEPS).fit(train_TF, train.numbers)
-            # Not the probabilities, of which small ones become 0 and equal.
-            logit = model.decision_function(test_NF)
-            score_NK[:, present] = logit if logit.ndim == 2 else np.stack([np.zeros_like(logit), logit], axis=1)
-        found[setting] = score_NK
-    return found
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Result of the cross-validation that chose a probe's parameter.
+
+    Attributes:
+        folds: number of folds.
+        grouped: whether the videos of a group were kept in one fold.
+        accuracy: top-1 accuracy over all left-out videos for each value of the parameter.
+        groups_divided: whether groups had to be divided because no label occurs in two groups.
+    """
+
+    folds: int
+    grouped: bool
+    accuracy: Mapping[float, float]
+    groups_divided: bool = False
+
+    @property
+    def best(self) -> float:
+        """Value with the highest accuracy; among equals the first: the strongest regularization or the smallest k."""
+        return max(self.accuracy, key=lambda value: self.accuracy[value])
 
 
-def _knn_scores(
-    features: Features, train: TrainingRows, test: NDArray[np.int64], settings: Sequence[float]
-) -> dict[float, NDArray[np.float64]]:
-    """Votes of the k nearest; classes with equally many votes, also with none, in the order of their nearest video."""
-    asked, offered = features.comparable(test, train.rows)
-    count = min(max(int(max(settings)), _FARTHER_NEIGHBOURS), len(train.rows))
-    similarity, place = nearest(asked, offered, count)
-    number_NM = train.numbers[place.numpy()]
-    closeness_NK = np.full((len(test), train.classes), -np.inf)
-    row_N1 = np.arange(len(test))[:, None]
-    np.maximum.at(closeness_NK, (row_N1, number_NM), similarity.numpy().astype(np.float64))
-    # Similarities lie between -1 and 1: a third of them never outweighs a vote.
-    closeness_NK = closeness_NK / 3
-    found = {}
-    for setting in settings:
-        votes_NK = np.zeros((len(test), train.classes))
-        np.add.at(votes_NK, (row_N1, number_NM[:, : int(setting)]), 1.0)
-        found[setting] = votes_NK + closeness_NK
-    return found
-
-
-def choose_setting(method: str, features: Features, train: TrainingRows, *, seed: int = 0) -> Validation:
-    """Tries all settings of a method on parts of the training videos, each part left out once.
+def cross_validate(
+    method: str,
+    probe: Probe,
+    feature_TF: NDArray[np.float32],
+    number_T: NDArray[np.int64],
+    groups: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+) -> Validation:
+    """Evaluate all values of a probe's parameter by cross-validation on the training videos.
 
     Args:
         method: one of ``METHODS``.
-        features: of all videos.
-        train: the training videos; where they have two groups or more, no group is parted, unless every answer is
-            wrong then, as it must be where each label lies in one group.
-        seed: decides the parts.
+        probe: an unfitted probe of this method.
+        feature_TF: features of the training videos.
+        number_T: their class numbers.
+        groups: T names of groups that are kept in one fold if there are at least two; videos with an empty name are
+            independent. If no left-out video is classified correctly, as must happen when each label occurs in a single
+            group, the groups are divided.
+        seed: random seed of the folds.
 
     Raises:
-        ValueError: no class has two videos, so that nothing can be left out.
+        ValueError: no class has two videos, so none can be left out.
     """
-    groups = _group_numbers(train.groups)
-    found = _validate(method, features, train, _validation_folds(train, groups, seed), grouped=groups is not None)
-    if groups is None or any(found.accuracy.values()):
+    group_numbers = _group_numbers(groups)
+    folds = _validation_folds(number_T, group_numbers, seed)
+    found = _grid_search(method, probe, feature_TF, number_T, folds, grouped=group_numbers is not None)
+    if group_numbers is None or any(found.accuracy.values()):
         return found
-    parted = _validate(method, features, train, _validation_folds(train, None, seed), grouped=False)
-    return replace(parted, one_group_labels=True)
+    folds = _validation_folds(number_T, None, seed)
+    divided = _grid_search(method, probe, feature_TF, number_T, folds, grouped=False)
+    return replace(divided, groups_divided=True)
 
 
-def _validate(
-    method: str, features: Features, train: TrainingRows, folds: Sequence[tuple[Places, Places]], *, grouped: bool
+def _grid_search(
+    method: str,
+    probe: Probe,
+    feature_TF: NDArray[np.float32],
+    number_T: NDArray[np.int64],
+    folds: Folds,
+    *,
+    grouped: bool,
 ) -> Validation:
     smallest = min(len(kept) for kept, _ in folds)
-    settings = [s for s in SETTINGS[method] if method != "knn" or s <= smallest]
-    right = dict.fromkeys(settings, 0)
-    for kept, left_out in folds:
-        with warnings.catch_warnings():
-            # A probe that has not settled after so many steps is overfitting at a C that will hardly be chosen.
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            by_setting = scores(method, features, train.subset(kept), train.rows[left_out], settings)
-        for setting, score_NK in by_setting.items():
-            right[setting] += int((score_NK.argmax(axis=1) == train.numbers[left_out]).sum())
-    accuracy = {setting: hits / len(train.rows) for setting, hits in right.items()}
+    values = [value for value in GRIDS[method] if method != "knn" or value <= smallest]
+    search = GridSearchCV(probe, {PARAMETERS[method]: values}, scoring="accuracy", cv=folds, refit=False)
+    search.fit(feature_TF, number_T)
+    # Each left-out video counts the same, whatever the size of its fold.
+    sizes = [len(left_out) for _, left_out in folds]
+    correct = sum(
+        np.rint(search.cv_results_[f"split{fold}_test_score"] * size).astype(int) for fold, size in enumerate(sizes)
+    )
+    accuracy = dict(zip(values, (np.asarray(correct) / len(number_T)).tolist(), strict=True))
     return Validation(folds=len(folds), grouped=grouped, accuracy=accuracy)
 
 
-def _validation_folds(train: TrainingRows, groups: Places | None, seed: int) -> list[tuple[Places, Places]]:
-    """(kept, left out) places of each part; groups stay whole if they are given."""
-    most = max(Counter(train.numbers.tolist()).values())
-    if most < 2:
+def _validation_folds(number_T: NDArray[np.int64], groups: NDArray[np.int64] | None, seed: int) -> Folds:
+    """Return the (kept, left-out) indices of each fold; groups are kept whole if they are given."""
+    largest = max(Counter(number_T.tolist()).values())
+    if largest < 2:
         raise ValueError(
-            f"train: no class of the {len(train.rows)} training videos has two, so no setting can be chosen; "
-            "name a larger training part"
+            f"train: none of the classes of the {len(number_T)} training videos has two videos, so the probe's "
+            "parameter cannot be chosen; use a larger training part"
         )
     if groups is not None:
         splitter: StratifiedGroupKFold | StratifiedKFold = StratifiedGroupKFold(
-            min(VALIDATION_FOLDS, len(set(groups)), most), shuffle=True, random_state=seed
+            min(VALIDATION_FOLDS, len(set(groups.tolist())), largest), shuffle=True, random_state=seed
         )
     else:
-        splitter = StratifiedKFold(min(VALIDATION_FOLDS, most), shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # Rare classes are missing from some parts, whatever is done.
-        warnings.filterwarnings("ignore", message="The least populated class")
-        folds = list(splitter.split(np.zeros((len(train.rows), 1)), train.numbers, groups))
+        splitter = StratifiedKFold(min(VALIDATION_FOLDS, largest), shuffle=True, random_state=seed)
+    folds = stratified_folds(splitter, number_T, groups)
     return [(kept, left_out) for kept, left_out in folds if len(kept) and len(left_out)]
 
 
+def stratified_folds(
+    splitter: StratifiedGroupKFold | StratifiedKFold,
+    numbers: Sequence[str] | NDArray[np.int64],
+    groups: NDArray[np.int64] | None = None,
+) -> Folds:
+    """Return the (kept, left-out) indices of each fold, without the warning that rare classes are not in all folds."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The least populated class")
+        return list(splitter.split(np.zeros((len(numbers), 1)), numbers, groups))
+
+
 def _group_numbers(groups: Sequence[str] | None) -> NDArray[np.int64] | None:
-    """Numbers of groups, a video without one being its own; None if no two groups are named."""
+    """Return the number of each video's group, videos without one being their own; None if fewer than two are named."""
     if groups is None or len(set(groups) - {""}) < 2:
         return None
     names = [name or f"\0{place}" for place, name in enumerate(groups)]

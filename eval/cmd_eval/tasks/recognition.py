@@ -1,4 +1,4 @@
-"""Tests a fine-tuned checkpoint: classifier and videos in, figures and everything for the result file out."""
+"""Test fine-tuned checkpoints: top-1 and top-5 accuracy of action recognition."""
 
 from __future__ import annotations
 
@@ -7,12 +7,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmd_eval.data.leakage import Rows, group_notes, refuse_trained, training_notes, training_sets
+from cmd_eval.data.leakage import Rows, check_not_trained_on, group_notes, training_notes, training_sets
+from cmd_eval.data.splits import choose_split_columns
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.classify import classify_videos
-from cmd_eval.features.source import name_words, run_folder, short_notes, unique
-from cmd_eval.metrics.classification import TOP, Recognition, judge
-from cmd_eval.results.schema import EVAL_FOLDER, Provenance, mean_and_spread, result_name, result_record
+from cmd_eval.features.clips import ClipProtocol
+from cmd_eval.features.source import name_suffixes, run_folder, short_video_notes, unique
+from cmd_eval.metrics.classification import TOP, RecognitionResult, score_predictions
+from cmd_eval.results.schema import (
+    DEFAULT_CLIPS,
+    EVAL_FOLDER,
+    Provenance,
+    mean_and_spread,
+    result_name,
+    result_record,
+)
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
@@ -25,106 +34,100 @@ Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecognitionTest:
-    """What to test on.
+class RecognitionSpec:
+    """Data and settings of a recognition test.
 
     Attributes:
         shards: folder of shards.
-        split_column: split column of the manifest; None: the one that the checkpoint was trained on.
-        part: its part.
-        clips: clips a video.
+        split_column: split column of the manifest; None for the one that the checkpoint was trained on.
+        test_part: part to test on.
+        clips: clips per video.
         device: ``auto``, ``cpu`` or ``cuda``.
-        workers: decoding processes.
+        workers: number of decoding processes; 0 decodes in this process.
     """
 
     shards: Path
     split_column: str | None = None
-    part: str = "test"
-    clips: int = 10
+    test_part: str = "test"
+    clips: int = DEFAULT_CLIPS
     device: str = "auto"
     workers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecognitionRun:
-    """What the test of one checkpoint gives.
+    """Test of one checkpoint.
 
     Attributes:
-        result: the figures.
-        split: everything of them for a result file.
-        provenance: where they come from.
-        notes: what the user should know, a line each.
-        checkpoint: the checkpoint's folder.
+        result: the predictions.
+        split: entry in the result file.
+        provenance: origin of the figures.
+        notes: notes for the user.
+        checkpoint: folder of the checkpoint.
     """
 
-    result: Recognition
+    result: RecognitionResult
     split: Mapping[str, Any]
     provenance: Provenance
     notes: tuple[str, ...]
     checkpoint: Path
 
     @property
-    def target(self) -> Path:
-        """Where the result file belongs: beside the training's other results."""
-        name = file_name(self.split["split_column"], self.split["test_part"], name_words(self.provenance))
+    def result_path(self) -> Path:
+        """Default path of the result file, in the run's folder."""
+        suffixes = name_suffixes(self.provenance)
+        name = recognition_file_name(self.split["split_column"], self.split["test_part"], suffixes)
         return run_folder(self.checkpoint) / EVAL_FOLDER / name
 
 
-def file_name(split_column: str, part: str, words: Sequence[str]) -> str:
-    """The result file's name: the split, a part other than ``test``, and what else tells it from others.
+def recognition_file_name(split_column: str, test_part: str, suffixes: Sequence[str]) -> str:
+    """Return the name of a result file.
 
     Args:
-        split_column, part: tested on.
-        words: as ``cmd_eval.features.source.name_words`` gives them.
+        split_column, test_part: split and part; the part is omitted if it is ``test``.
+        suffixes: as returned by ``cmd_eval.features.source.name_suffixes``.
     """
-    return result_name("recognition", split_column, "" if part == "test" else part, *words)
+    return result_name("recognition", split_column, "" if test_part == "test" else test_part, *suffixes)
 
 
-def recognise(checkpoint: Path, test: RecognitionTest, *, command: str, progress: Progress) -> RecognitionRun:
-    """Classifies the labelled videos of a part with a fine-tuned checkpoint.
+def evaluate_recognition(
+    checkpoint: Path, spec: RecognitionSpec, *, command: str, progress: Progress
+) -> RecognitionRun:
+    """Classify the labeled videos of the test part with a fine-tuned checkpoint.
 
     Args:
-        checkpoint: a checkpoint, or a training's folder for its last one.
-        test: what to test on.
-        command: the command line; recorded.
-        progress: called with (videos done, all videos).
+        checkpoint: a checkpoint, or a run's folder for its last checkpoint.
+        spec: data and settings.
+        command: command line, recorded as provenance.
+        progress: called with (videos done, total videos).
 
     Raises:
         ValueError: the checkpoint has no classifier, the split or part does not exist, no video has a label, or the
-            checkpoint was trained on tested videos or copies of them.
+            checkpoint was trained on test videos or copies of them.
     """
     loaded = load_checkpoint(checkpoint)
     config = config_from_dict(loaded.config["settings"])
     classes, model = load_classifier(loaded, config)
-    column = test.split_column or config.data.split_column
-    if column is None:
-        raise ValueError(f"split_column: {loaded.path} was trained on all videos; name the split to test on")
-    shards = ShardSet(test.shards)
+    shards = ShardSet(spec.shards)
     videos = VideoTable.of(shards.videos)
-    tested = labelled_part(videos, column, test.part)
-    provenance = _provenance(loaded, test, shards, command)
-    notes = check_tested(videos, tested, provenance)
+    trained_column = config.data.split_column
+    (column,) = choose_split_columns(videos, [name for name in (spec.split_column or trained_column,) if name])
+    tested = labeled_part(videos, column, spec.test_part)
+    provenance = _provenance(loaded, spec, shards, command)
+    notes = check_test_videos(videos, tested, provenance)
     entries = [shards.videos[row] for row in tested]
-    unlabelled = len(videos.part(column, test.part)) - len(entries)
-    if unlabelled:
-        notes.append(f"{unlabelled} videos of part {test.part!r} have no label and were left out")
-    with process_group(test.device) as placement:
-        probability_NK = classify_videos(
-            model,
-            shards,
-            entries,
-            sampling=config.sampling,
-            crop_size=config.model.crop_size,
-            clips=test.clips,
-            device=placement.device,
-            workers=test.workers,
-            progress=progress,
-        )
-    result = judge(probability_NK, [entry.label for entry in entries], classes, loaded.config.get("class_videos"))
-    notes += _notes_on_result(result) + short_notes((entry.frame_count for entry in entries), config.sampling)
+    unlabeled = len(videos.part(column, spec.test_part)) - len(entries)
+    if unlabeled:
+        notes.append(f"{unlabeled} videos of part {spec.test_part!r} without a label were left out")
+    with process_group(spec.device) as context:
+        protocol = ClipProtocol.of(config, clips=spec.clips, device=context.device, workers=spec.workers)
+        probability_NK = classify_videos(model, shards, entries, protocol, progress)
+    labels = [entry.label for entry in entries]
+    result = score_predictions(probability_NK, labels, classes, loaded.config.get("class_videos"))
+    notes += _notes_on_result(result) + short_video_notes((entry.frame_count for entry in entries), config.sampling)
     return RecognitionRun(
         result=result,
-        split=_split_object(result, entries, column, test, config, loaded),
+        split=_split_record(result, entries, column, spec, config, loaded),
         provenance=provenance,
         notes=tuple(unique(notes)),
         checkpoint=loaded.path,
@@ -132,14 +135,14 @@ def recognise(checkpoint: Path, test: RecognitionTest, *, command: str, progress
 
 
 def load_classifier(checkpoint: Checkpoint, config: TrainConfig) -> tuple[tuple[str, ...], SupervisedModel]:
-    """The classes and the network of a fine-tuned checkpoint.
+    """Return the classes and the network of a fine-tuned checkpoint.
 
     Raises:
-        ValueError: it is one of pre-training, which has no classifier.
+        ValueError: it is a pre-training checkpoint, which has no classifier.
     """
     if "classes" not in checkpoint.config:
         raise ValueError(
-            f"{checkpoint.path}: a checkpoint of pre-training has no classifier; "
+            f"{checkpoint.path}: a pre-training checkpoint has no classifier; "
             f"run `cmd-train finetune SHARDS RUN_DIR --from {checkpoint.path}` first"
         )
     classes = tuple(checkpoint.config["classes"])
@@ -149,7 +152,7 @@ def load_classifier(checkpoint: Checkpoint, config: TrainConfig) -> tuple[tuple[
 
 
 def recognition_record(runs: Sequence[RecognitionRun]) -> dict[str, Any]:
-    """One or several tests as a result file; of several, the provenance of each stands beside its split."""
+    """Return the content of the result file of one or several tests; each of several splits has its own provenance."""
     splits = [dict(run.split) for run in runs]
     provenance = runs[0].provenance
     if len(runs) > 1:
@@ -168,27 +171,27 @@ def recognition_record(runs: Sequence[RecognitionRun]) -> dict[str, Any]:
         method="finetuned",
         clips=provenance.clips,
         splits=splits,
-        mean=[{"label": "label", **mean}],
+        mean=[{"target": "label", **mean}],
         notes=[note for run in runs for note in run.notes],
     )
 
 
-def _split_object(
-    result: Recognition,
+def _split_record(
+    result: RecognitionResult,
     entries: Sequence[VideoEntry],
     column: str,
-    test: RecognitionTest,
+    spec: RecognitionSpec,
     config: TrainConfig,
     checkpoint: Checkpoint,
 ) -> dict[str, Any]:
     rows = zip(entries, result.predicted_N, result.confidence_N, result.top1_N, result.top5_N, strict=True)
     return {
         "split_column": column,
-        "train_part": config.data.part,
-        "test_part": test.part,
-        "label": "label",
+        "train_part": config.data.train_part,
+        "test_part": spec.test_part,
+        "target": "label",
         "train": checkpoint.config["videos"],
-        "clips": test.clips,
+        "clips": spec.clips,
         "trained_on_split_column": config.data.split_column,
         "seed": config.run.seed,
         "checkpoint": str(checkpoint.path.resolve()),
@@ -207,10 +210,10 @@ def _split_object(
     }
 
 
-def _provenance(checkpoint: Checkpoint, test: RecognitionTest, shards: ShardSet, command: str) -> Provenance:
+def _provenance(checkpoint: Checkpoint, spec: RecognitionSpec, shards: ShardSet, command: str) -> Provenance:
     return Provenance(
         command=command,
-        shards=str(test.shards.resolve()),
+        shards=str(spec.shards.resolve()),
         data_hash=shards.data_hash,
         features="classifier, softmax averaged over clips",
         checkpoint=str(checkpoint.path.resolve()),
@@ -219,50 +222,50 @@ def _provenance(checkpoint: Checkpoint, test: RecognitionTest, shards: ShardSet,
         step=checkpoint.step,
         began_from=checkpoint.config.get("init"),
         settings=checkpoint.config["settings"],
-        clips=test.clips,
+        clips=spec.clips,
         pretext=checkpoint.load_state()["recent_metrics"],
     )
 
 
-def labelled_part(videos: VideoTable, column: str, part: str) -> Rows:
-    """The labelled videos of a part.
+def labeled_part(videos: VideoTable, column: str, part: str) -> Rows:
+    """Return the rows of the labeled videos of a part.
 
     Raises:
         ValueError: the split or part does not exist, or no video has a label.
     """
-    return videos.labelled(videos.part(column, part), "label", f"{column}'s part {part!r}")
+    return videos.labeled(videos.part(column, part), "label", f"part {part!r} of {column}")
 
 
-def check_tested(videos: VideoTable, tested: Rows, provenance: Provenance) -> list[str]:
-    """What to know of the tested videos and the classifier's training; refuses ones that it was trained on.
+def check_test_videos(videos: VideoTable, tested: Rows, provenance: Provenance) -> list[str]:
+    """Check that a classifier was not trained on its test videos, and return notes on its training data.
 
     Args:
         videos: all videos of the shards.
-        tested: the ones to be tested on.
-        provenance: of the checkpoint: its settings and what they were used on.
+        tested: rows of the test videos.
+        provenance: provenance of the checkpoint.
 
     Raises:
-        ValueError: the checkpoint was trained on tested videos, or on copies of them.
+        ValueError: the checkpoint was trained on test videos, or on copies of them.
     """
     own, *_ = training_sets(provenance)
     trained = own.rows(videos, provenance.data_hash)
     notes = []
     if trained is not None:
-        # Videos without a label are left out by the training.
+        # Fine-tuning skips videos without a label.
         trained = trained[[bool(videos.labels[row]) for row in trained]]
-        refuse_trained(videos, tested, trained)
+        check_not_trained_on(videos, tested, trained)
         notes = group_notes(videos, tested, trained, own.split_column or "all videos", "test videos")
     return notes + training_notes(provenance, videos, tested, own.split_column or "all videos", "test videos")
 
 
-def _notes_on_result(result: Recognition) -> list[str]:
+def _notes_on_result(result: RecognitionResult) -> list[str]:
     notes = []
     if result.unknown:
-        strange = ", ".join(result.classes[result.known :])
+        unknown = ", ".join(result.classes[result.known :])
         notes.append(
-            f"warning: {result.unknown} test videos are of classes that the classifier does not know ({strange}); "
+            f"warning: {result.unknown} test videos belong to classes unknown to the classifier ({unknown}); "
             "they count as wrong"
         )
     if result.known <= TOP:
-        notes.append(f"top-5 says nothing: the classifier has {result.known} classes")
+        notes.append(f"top-5 is not meaningful: the classifier has {result.known} classes")
     return notes

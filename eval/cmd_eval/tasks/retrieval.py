@@ -1,6 +1,6 @@
-"""Video retrieval: every query video looks for its label among the nearest gallery videos, by cosine similarity.
+"""Video retrieval: R@k of queries in a gallery, by cosine similarity.
 
-Shape legend: Q queries, G gallery rows, M neighbours.
+Shape legend: Q queries, G gallery rows, M neighbors.
 """
 
 # ruff: noqa: N815 (carriers name the shapes of their arrays)
@@ -14,51 +14,52 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cmd_eval.data.splits import Pairing
+from cmd_eval.data.splits import EvalSplit
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.store import Features
-from cmd_eval.metrics.intervals import RECALL_RANKS, Interval, bootstrap_interval, chance_recall_at, recall_hits
+from cmd_eval.metrics.intervals import Interval, bootstrap_interval
+from cmd_eval.metrics.retrieval import RECALL_RANKS, chance_recall_at, recall_hits
 from cmd_eval.results.schema import mean_and_spread
-from cmd_train.monitoring.neighbours import nearest, nearest_others
+from cmd_train.monitoring.neighbors import nearest, nearest_others
 
 CLASS_RANKS = (1, 5)
 EXAMPLES = 12
-EXAMPLE_NEIGHBOURS = 5
+EXAMPLE_NEIGHBORS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetrievalResult:
-    """R@k of one pairing of queries and gallery.
+    """Retrieval result of one split.
 
     Attributes:
-        pairing: which videos; without the queries that nothing in the gallery could answer in leave-one-out.
-        hits: k to (Q,) bool, which queries have their label among the k nearest.
-        chance: k to what random neighbours would reach.
-        neighbour_QM: numbers of the nearest videos, nearest first.
+        split: queries and gallery; for leave-one-out without the queries whose label no other video has.
+        hits: for each k, (Q,) bool: whether a query's label is among its k nearest videos.
+        chance: for each k, the recall of random neighbors.
+        neighbor_QM: rows of the nearest videos, nearest first.
         similarity_QM: their cosine similarities.
     """
 
-    pairing: Pairing
+    split: EvalSplit
     hits: Mapping[int, NDArray[np.bool_]]
     chance: Mapping[int, float]
-    neighbour_QM: NDArray[np.int64]
+    neighbor_QM: NDArray[np.int64]
     similarity_QM: NDArray[np.float32]
 
     def recall(self, seed: int = 0) -> dict[int, Interval]:
-        """R@k by k, as a share of queries, with the bootstrap interval over queries."""
+        """Return R@k for each k with the bootstrap interval over queries."""
         return {k: bootstrap_interval(hit_Q.astype(float), seed=seed) for k, hit_Q in self.hits.items()}
 
     def as_json(self, videos: VideoTable, seed: int = 0) -> dict[str, Any]:
-        """For a result file."""
-        pairing = self.pairing
+        """Return the split's entry in a result file."""
+        split = self.split
         return {
-            "split_column": pairing.split_column,
-            "query_part": pairing.query_part,
-            "gallery_part": pairing.gallery_part,
-            "label": pairing.kind,
-            "queries": len(pairing.query),
-            "gallery": len(pairing.gallery) - pairing.leave_one_out,
-            "unlabelled_left_out": pairing.unlabelled,
+            "split_column": split.split_column,
+            "test_part": split.test_part,
+            "train_part": split.train_part,
+            "target": split.target,
+            "queries": len(split.query),
+            "gallery": len(split.gallery) - split.leave_one_out,
+            "unlabeled_left_out": split.unlabeled,
             "recall": {f"R@{k}": figure.as_json() for k, figure in self.recall(seed).items()},
             "chance": {f"R@{k}": value for k, value in self.chance.items()},
             "per_class": self.per_class(videos, seed),
@@ -66,8 +67,8 @@ class RetrievalResult:
         }
 
     def per_class(self, videos: VideoTable, seed: int = 0) -> list[dict[str, Any]]:
-        """R@1 and R@5 of the queries of each class."""
-        names = np.array([videos.names(self.pairing.kind)[row] for row in self.pairing.query], dtype=object)
+        """Return R@1 and R@5 of the queries of each class."""
+        names = np.array([videos.names(self.split.target)[row] for row in self.split.query], dtype=object)
         table = []
         for name in sorted(set(names)):
             own = names == name
@@ -78,38 +79,40 @@ class RetrievalResult:
         return table
 
     def examples(self, videos: VideoTable) -> list[dict[str, Any]]:
-        """Up to 12 queries, one a class in turn, with their five nearest."""
-        names = videos.names(self.pairing.kind)
-        asked = [names[row] for row in self.pairing.query]
+        """Return up to 12 queries, spread over the classes, with their five nearest videos."""
+        names = videos.names(self.split.target)
+        query_names = [names[row] for row in self.split.query]
         return [
             {
-                "query": videos.ids[self.pairing.query[place]],
-                "query_label": asked[place],
-                "neighbours": [
+                "query": videos.ids[self.split.query[place]],
+                "query_label": query_names[place],
+                "neighbors": [
                     {
                         "video": videos.ids[row],
                         "label": names[row],
                         "similarity": float(similarity),
-                        "hit": names[row] == asked[place],
+                        "hit": names[row] == query_names[place],
                     }
-                    for row, similarity in self.nearest_to(place, EXAMPLE_NEIGHBOURS)
+                    for row, similarity in self.nearest_to(place, EXAMPLE_NEIGHBORS)
                 ],
             }
-            for place in spread_over_classes(asked, EXAMPLES)
+            for place in spread_over_classes(query_names, EXAMPLES)
         ]
 
     def nearest_to(self, place: int, count: int) -> list[tuple[int, float]]:
-        """Numbers and similarities of the videos nearest to the query at ``place``."""
-        rows, similarities = self.neighbour_QM[place][:count], self.similarity_QM[place][:count]
+        """Return rows and similarities of the videos nearest to the query at index ``place``."""
+        rows, similarities = self.neighbor_QM[place][:count], self.similarity_QM[place][:count]
         return list(zip(rows.tolist(), similarities.tolist(), strict=True))
 
 
 def spread_over_classes(labels: Sequence[str], count: int) -> list[int]:
-    """Places of ``count`` items: the first of each class, evenly chosen among the classes, then the second, and so on.
+    """Return the indices of ``count`` items: the first of each class, then the second of each class, and so on.
+
+    If there is not enough room for one more item of each class, evenly spaced classes are chosen.
 
     Args:
-        labels: the class of each item.
-        count: how many places to choose; all of them if there are fewer.
+        labels: class of each item.
+        count: number of indices; all if there are fewer items.
     """
     rounds: dict[int, list[int]] = {}
     seen: dict[str, int] = {}
@@ -119,48 +122,48 @@ def spread_over_classes(labels: Sequence[str], count: int) -> list[int]:
         rounds.setdefault(turn, []).append(place)
     chosen: list[int] = []
     for turn in sorted(rounds):
-        offered, room = rounds[turn], count - len(chosen)
-        if len(offered) > room:
-            offered = [offered[place] for place in np.linspace(0, len(offered) - 1, room).round().astype(int)]
-        chosen += offered
+        candidates, room = rounds[turn], count - len(chosen)
+        if len(candidates) > room:
+            candidates = [candidates[place] for place in np.linspace(0, len(candidates) - 1, room).round().astype(int)]
+        chosen += candidates
         if len(chosen) == count:
             break
     return chosen
 
 
-def retrieve(features: Features, pairing: Pairing, ranks: Sequence[int] = RECALL_RANKS) -> RetrievalResult:
-    """R@k of queries in a gallery (method of the paper's retrieval tables), or of every video among all others.
+def retrieve(features: Features, split: EvalSplit, ranks: Sequence[int] = RECALL_RANKS) -> RetrievalResult:
+    """Compute R@k as in the paper's retrieval tables, or with leave-one-out over all videos.
 
-    A k above the size of the gallery counts all of it. In leave-one-out, videos that share their label with no other
-    are found among but do not ask: no answer would be right.
+    A k above the size of the gallery considers all of it. With leave-one-out, videos whose label no other video has are
+    in the gallery but are not queries, since they cannot have a hit.
 
     Args:
-        features: of the videos.
-        pairing: which of them ask and which are found.
-        ranks: the k.
+        features: features of all videos.
+        split: queries and gallery.
+        ranks: values of k.
 
     Raises:
-        ValueError: leave-one-out, and no two videos share a label.
+        ValueError: no two videos share a label, with leave-one-out.
     """
-    names = features.videos.names(pairing.kind)
-    asked, found = features.comparable(pairing.query, pairing.gallery)
-    if pairing.leave_one_out:
-        similarity, places = nearest_others(found, min(max(ranks), len(pairing.gallery) - 1))
-        has_twin = _shares_label([names[row] for row in pairing.query])
+    names = features.videos.names(split.target)
+    query, gallery = features.comparable(split.query, split.gallery)
+    if split.leave_one_out:
+        similarity, places = nearest_others(gallery, min(max(ranks), len(split.gallery) - 1))
+        has_twin = _shares_label([names[row] for row in split.query])
         if not has_twin.any():
-            raise ValueError(f"{pairing.kind}: no two videos share one, so nothing can be found")
+            raise ValueError(f"{split.target}: no two videos share one, so no query can have a hit")
         similarity, places = similarity[has_twin], places[has_twin]
-        pairing = replace(pairing, query=pairing.query[has_twin])
+        split = replace(split, query=split.query[has_twin])
     else:
-        similarity, places = nearest(asked, found, min(max(ranks), len(pairing.gallery)))
-    wanted = [names[row] for row in pairing.query]
-    offered = [names[row] for row in pairing.gallery]
-    place_QM = places.numpy()
+        similarity, places = nearest(query, gallery, min(max(ranks), len(split.gallery)))
+    query_names = [names[row] for row in split.query]
+    gallery_names = [names[row] for row in split.gallery]
+    place_QM, loo = places.numpy(), split.leave_one_out
     return RetrievalResult(
-        pairing=pairing,
-        hits={k: recall_hits(place_QM, wanted, offered, min(k, place_QM.shape[1])) for k in ranks},
-        chance={k: chance_recall_at(wanted, offered, k, leave_one_out=pairing.leave_one_out) for k in ranks},
-        neighbour_QM=pairing.gallery[place_QM],
+        split=split,
+        hits={k: recall_hits(place_QM, query_names, gallery_names, min(k, place_QM.shape[1])) for k in ranks},
+        chance={k: chance_recall_at(query_names, gallery_names, k, leave_one_out=loo) for k in ranks},
+        neighbor_QM=split.gallery[place_QM],
         similarity_QM=similarity.numpy(),
     )
 
@@ -172,10 +175,10 @@ def _shares_label(labels: Sequence[str]) -> NDArray[np.bool_]:
 
 
 def mean_over_splits(results: Sequence[RetrievalResult]) -> list[dict[str, Any]]:
-    """For each kind of label, the mean of R@k over splits with its spread."""
+    """Return for each target the means of R@k over splits with their standard deviations."""
     means = []
-    for kind in dict.fromkeys(result.pairing.kind for result in results):
-        own = [result for result in results if result.pairing.kind == kind]
+    for target in dict.fromkeys(result.split.target for result in results):
+        own = [result for result in results if result.split.target == target]
         recall = {f"R@{k}": mean_and_spread([float(r.hits[k].mean()) for r in own]) for k in own[0].hits}
-        means.append({"label": kind, "recall": recall})
+        means.append({"target": target, "recall": recall})
     return means

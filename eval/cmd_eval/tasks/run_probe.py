@@ -1,13 +1,12 @@
-"""Runs a probe on features: chooses its setting, fits it, tests it; over splits, or over folds of all videos.
+"""Run a probe on features: choose its parameter, fit it, test it; over splits, or over folds of all videos.
 
-Shape legend: N tested videos, K classes.
+Shape legend: N test videos, K classes.
 """
 
 # ruff: noqa: N815 (carriers name the shapes of their arrays)
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,222 +14,198 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import StratifiedKFold
 
 from cmd_eval.data.leakage import training_notes
-from cmd_eval.data.splits import Pairing, pairing_notes
+from cmd_eval.data.splits import EvalSplit, EvalSplitSpec, eval_splits, split_notes
 from cmd_eval.data.table import VideoTable
-from cmd_eval.features.source import length_notes, provenance_of, unique
+from cmd_eval.features.source import length_notes, result_provenance, unique
 from cmd_eval.features.store import Features
-from cmd_eval.metrics.intervals import (
-    bootstrap_interval,
-    chance_recall_at,
-    confusion_matrix,
-    per_class_accuracy,
-    top_k_hits,
-)
+from cmd_eval.metrics.classification import TOP, accuracy_record, top_k_hits
+from cmd_eval.metrics.retrieval import chance_recall_at
 from cmd_eval.results.schema import mean_and_spread, result_record
-from cmd_eval.tasks.probe import SETTING_NAMES, TrainingRows, Validation, choose_setting, scores
-from cmd_eval.tasks.run_retrieval import Question, pairings
+from cmd_eval.tasks.probe import MAX_ITER, PARAMETERS, Validation, cross_validate, make_probe, stratified_folds
 
-OUTER_FOLDS = 5
+TEST_FOLDS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeResult:
-    """A probe that was fitted to one part and tested on another.
+    """Test result of a probe.
 
     Attributes:
-        pairing: tested videos (``query``) and training videos (``gallery``).
+        split: test videos (``query``) and training videos (``gallery``).
         method: ``linear`` or ``knn``.
-        classes: names of the K classes, of both parts.
-        truth_N: number of each tested video's class.
-        score_NK: score of each class.
-        chance: what naming the class of a training video drawn at random would reach.
-        validation: how the setting was chosen.
-        settled: whether the fit has come to its end.
+        classes: names of the K classes of both parts.
+        truth_N: class number of each test video.
+        score_NK: score of each class; minus infinity for classes without training videos.
+        chance: top-1 accuracy of predicting the class of a random training video.
+        validation: how the parameter was chosen.
+        converged: whether the final fit converged.
     """
 
-    pairing: Pairing
+    split: EvalSplit
     method: str
     classes: tuple[str, ...]
     truth_N: NDArray[np.int64]
     score_NK: NDArray[np.float64]
     chance: float
     validation: Validation
-    settled: bool = True
+    converged: bool = True
 
     @property
     def notes(self) -> list[str]:
-        """What to know of the fit, a line each."""
-        where, found = self.pairing.split_column, []
-        if self.validation.one_group_labels:
-            found.append(
-                f"{where}: {SETTING_NAMES[self.method]} was chosen on parts that share groups: with whole groups left "
-                "out nothing was right, as where each label lies in one group"
+        """Notes on how the probe was fitted."""
+        where, notes = self.split.split_column, []
+        if self.validation.groups_divided:
+            notes.append(
+                f"{where}: {PARAMETERS[self.method]} was chosen on folds that share groups: with whole groups left out "
+                "no prediction was correct, as when each label occurs in a single group"
             )
-        if not self.settled:
-            found.append(
-                f"{where}: the linear probe had not settled after its last step; more of them may change its figures"
+        if not self.converged:
+            notes.append(
+                f"{where}: the linear probe did not converge (max_iter={MAX_ITER}); its figures may still change"
             )
-        return found
+        return notes
 
     def hits(self, k: int) -> NDArray[np.float64]:
-        """(N,) 1 where the true class is among the k likeliest."""
+        """Return 1 for each test video whose true class is among the k most likely ones, else 0."""
         return top_k_hits(self.score_NK, self.truth_N, k).astype(np.float64)
 
     def as_json(self, seed: int = 0) -> dict[str, Any]:
-        """For a result file."""
-        confusion_KK = confusion_matrix(self.truth_N, self.score_NK.argmax(axis=1), len(self.classes))
+        """Return the split's entry in a result file."""
         return {
-            "split_column": self.pairing.split_column,
-            "train_part": self.pairing.gallery_part,
-            "test_part": self.pairing.query_part,
-            "label": self.pairing.kind,
+            "split_column": self.split.split_column,
+            "train_part": self.split.train_part,
+            "test_part": self.split.test_part,
+            "target": self.split.target,
             "classes": list(self.classes),
-            "train": len(self.pairing.gallery),
-            "test": len(self.pairing.query),
-            "unlabelled_left_out": self.pairing.unlabelled,
-            "top1": bootstrap_interval(self.hits(1), seed=seed).as_json(),
-            "top5": bootstrap_interval(self.hits(5), seed=seed).as_json(),
+            "train": len(self.split.gallery),
+            "test": len(self.split.query),
+            "unlabeled_left_out": self.split.unlabeled,
             "chance": self.chance,
-            "per_class": self._per_class(confusion_KK, seed),
-            "confusion": confusion_KK.tolist(),
-            "chosen": {SETTING_NAMES[self.method]: self.validation.best},
+            **accuracy_record(
+                self.classes,
+                self.truth_N,
+                self.score_NK.argmax(axis=1),
+                top_k_hits(self.score_NK, self.truth_N, 1),
+                top_k_hits(self.score_NK, self.truth_N, TOP),
+                seed=seed,
+            ),
+            "chosen": {PARAMETERS[self.method]: self.validation.best},
             "validation": {
                 "folds": self.validation.folds,
                 "grouped": self.validation.grouped,
-                "top1": {f"{setting:g}": value for setting, value in self.validation.accuracy.items()},
+                "top1": {f"{value:g}": accuracy for value, accuracy in self.validation.accuracy.items()},
             },
         }
 
-    def _per_class(self, confusion_KK: NDArray[np.int64], seed: int) -> list[dict[str, Any]]:
-        hits_N, table = self.hits(1), []
-        for number, accuracy in enumerate(per_class_accuracy(confusion_KK).tolist()):
-            own = hits_N[self.truth_N == number]
-            row: dict[str, Any] = {"class": self.classes[number], "test": len(own), "accuracy": accuracy}
-            if len(own):
-                found = bootstrap_interval(own, seed=seed)
-                row |= {"low": found.low, "high": found.high}
-            table.append(row)
-        return table
 
-
-def probe(features: Features, pairing: Pairing, method: str, *, seed: int = 0) -> ProbeResult:
-    """Fits a probe to the gallery of a pairing and tests it on the queries.
+def probe(features: Features, split: EvalSplit, method: str, *, seed: int = 0) -> ProbeResult:
+    """Fit a probe to the training videos of a split and test it.
 
     Args:
-        features: of all videos.
-        pairing: tested and training videos, and whether their label or their group is to be told.
+        features: features of all videos.
+        split: test videos, training videos and target.
         method: ``linear`` or ``knn``.
-        seed: decides the parts on which the setting is chosen.
+        seed: random seed of the validation folds.
 
     Raises:
-        ValueError: too few training videos to choose a setting.
+        ValueError: there are too few training videos to choose the parameter.
     """
-    videos = features.videos
-    names = videos.names(pairing.kind)
-    classes = tuple(sorted({names[row] for row in (*pairing.gallery, *pairing.query)}))
+    videos, names = features.videos, features.videos.names(split.target)
+    train_names, test_names = ([names[row] for row in rows] for rows in (split.gallery, split.query))
+    classes = tuple(sorted({*train_names, *test_names}))
     number_of = {name: number for number, name in enumerate(classes)}
-    numbers = np.array([number_of[names[row]] for row in pairing.gallery], np.int64)
-    truth_N = np.array([number_of[names[row]] for row in pairing.query], np.int64)
-    train = TrainingRows(
-        rows=pairing.gallery,
-        numbers=numbers,
-        classes=len(classes),
-        groups=[videos.groups[row] for row in pairing.gallery] if pairing.kind == "label" else None,
-    )
-    validation = choose_setting(method, features, train, seed=seed)
-    best = validation.best
-    with warnings.catch_warnings(record=True) as told:
-        warnings.simplefilter("always", ConvergenceWarning)
-        score_NK = scores(method, features, train, pairing.query, [best])[best]
+    train_T, truth_N = (np.array([number_of[name] for name in part], np.int64) for part in (train_names, test_names))
+    feature_TF = features.rows(split.gallery).read()
+    model = make_probe(method, scale=features.needs_scaling)
+    groups = [videos.groups[row] for row in split.gallery] if split.target == "label" else None
+    validation = cross_validate(method, model, feature_TF, train_T, groups, seed=seed)
+    model.set_params(**{PARAMETERS[method]: validation.best}).fit(feature_TF, train_T)
+    score_NK = np.full((len(truth_N), len(classes)), -np.inf)
+    score_NK[:, model.classes_] = model.decision_function(features.rows(split.query).read())
     return ProbeResult(
-        pairing=pairing,
+        split=split,
         method=method,
         classes=classes,
         truth_N=truth_N,
         score_NK=score_NK,
-        chance=chance_recall_at([names[row] for row in pairing.query], [names[row] for row in pairing.gallery], 1),
+        chance=chance_recall_at(test_names, train_names, 1),
         validation=validation,
-        settled=not any(issubclass(warning.category, ConvergenceWarning) for warning in told),
+        converged=model.converged_,
     )
 
 
-def run_probe(features: Features, question: Question, method: str, command: str) -> dict[str, Any]:
-    """Probes features over one or several splits; the record for the result file.
+def run_probe(features: Features, spec: EvalSplitSpec, method: str, command: str) -> dict[str, Any]:
+    """Probe features over one or several splits and return the content of the result file.
 
     Args:
-        features: of all videos.
-        question: its query part is tested, its gallery part trained on.
+        features: features of all videos.
+        spec: splits, parts and targets.
         method: ``linear`` or ``knn``.
-        command: recorded.
+        command: command line, recorded as provenance.
 
     Raises:
         ValueError: a split, a part or a label does not exist, or a video is in both parts.
     """
     results, notes = [], length_notes(features)
-    for pairing in pairings(features.videos, question):
-        notes += pairing_notes(features.videos, pairing)
-        notes += training_notes(features.provenance, features.videos, pairing.query, pairing.split_column, "queries")
-        results.append(probe(features, pairing, method, seed=question.seed))
+    for split in eval_splits(features.videos, spec):
+        notes += split_notes(features.videos, split)
+        notes += training_notes(features.provenance, features.videos, split.query, split.split_column, "test videos")
+        results.append(probe(features, split, method, seed=spec.seed))
         notes += results[-1].notes
     return result_record(
         "probe",
-        provenance_of(features, command, question.seed),
+        result_provenance(features, command, spec.seed),
         method=method,
-        splits=[result.as_json(question.seed) for result in results],
+        splits=[result.as_json(spec.seed) for result in results],
         mean=mean_over_splits(results),
         notes=unique(notes),
     )
 
 
 def mean_over_splits(results: Sequence[ProbeResult]) -> list[dict[str, Any]]:
-    """For each kind of label, the mean of top-1 and top-5 over splits with their spread."""
+    """Return for each target the means of top-1 and top-5 accuracy over splits with their standard deviations."""
     means = []
-    for kind in dict.fromkeys(result.pairing.kind for result in results):
-        own = [result for result in results if result.pairing.kind == kind]
-        figures = {f"top{k}": mean_and_spread([float(result.hits(k).mean()) for result in own]) for k in (1, 5)}
-        means.append({"label": kind, **figures})
+    for target in dict.fromkeys(result.split.target for result in results):
+        own = [result for result in results if result.split.target == target]
+        figures = {f"top{k}": mean_and_spread([float(result.hits(k).mean()) for result in own]) for k in (1, TOP)}
+        means.append({"target": target, **figures})
     return means
 
 
-def fold_pairings(
-    videos: VideoTable, kind: str, *, seed: int = 0, folds: int = OUTER_FOLDS, rows: NDArray[np.int64] | None = None
-) -> list[Pairing]:
-    """All labelled videos, or some, in parts of which each has its share of every label; each part is tested once.
+def fold_splits(
+    videos: VideoTable, target: str, *, seed: int = 0, folds: int = TEST_FOLDS, rows: NDArray[np.int64] | None = None
+) -> list[EvalSplit]:
+    """Return stratified folds of labeled videos as splits, so that each video is tested once.
 
     Args:
         videos: the videos.
-        kind: ``label`` or ``group``.
-        seed: decides the parts.
-        folds: how many parts; fewer if no label has as many videos.
-        rows: numbers of the videos to take, all of them labelled; None for all that are.
+        target: ``label`` or ``group``.
+        seed: random seed of the folds.
+        folds: number of folds; reduced if no label has as many videos.
+        rows: rows of labeled videos to use; None for all labeled videos.
 
     Raises:
-        ValueError: no video has the label, or no two share one.
+        ValueError: no video has a label, or no two videos share one.
     """
     if rows is None:
-        rows = videos.labelled(np.arange(len(videos)), kind, "the shards")
-    names = [videos.names(kind)[row] for row in rows]
+        rows = videos.labeled(np.arange(len(videos)), target, "the shards")
+    names = [videos.names(target)[row] for row in rows]
     count = min(folds, max(Counter(names).values(), default=0))
     if count < 2:
-        raise ValueError(f"{kind}: no two videos share one, so nothing can be told from others")
+        raise ValueError(f"{target}: no two videos share one, so nothing can be learned")
     splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
-    with warnings.catch_warnings():
-        # A rare label is missing from some parts, whatever is done.
-        warnings.filterwarnings("ignore", message="The least populated class")
-        parts = list(splitter.split(np.zeros((len(rows), 1)), names))
     return [
-        Pairing(
+        EvalSplit(
             split_column=f"fold {number} of {count}",
-            query_part="left out",
-            gallery_part="kept",
-            kind=kind,
+            test_part="left out",
+            train_part="kept",
+            target=target,
             query=rows[left_out],
             gallery=rows[kept],
-            unlabelled=0,
+            unlabeled=0,
         )
-        for number, (kept, left_out) in enumerate(parts, start=1)
+        for number, (kept, left_out) in enumerate(stratified_folds(splitter, names), start=1)
     ]

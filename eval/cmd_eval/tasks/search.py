@@ -1,4 +1,4 @@
-"""Finds the videos nearest to any video file."""
+"""Find the videos nearest to a video file."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from cmd_eval.features.query import embed_query, extract_query, load_embedder
 from cmd_eval.features.store import FeatureError, Features
 from cmd_eval.tasks.search_picture import Strip, draw_search, frames_of
 from cmd_extract.shard.reader import ShardSet
-from cmd_train.monitoring.neighbours import nearest
+from cmd_train.monitoring.neighbors import nearest
 
 
 @dataclass(frozen=True, kw_only=True)
-class Found:
-    """A neighbour of a query.
+class SearchHit:
+    """A neighbor of the query.
 
     Attributes:
-        row: its number among the features.
-        video_id, label, group: of the video; the last two may be empty.
+        row: row number in the features.
+        video_id, label, group: metadata of the video; label and group may be empty.
         similarity: cosine similarity of the features.
-        same_file: whether it is the query itself, told by its bytes.
+        same_file: whether it is the same file as the query, by its content.
     """
 
     row: int
@@ -36,21 +36,21 @@ class Found:
 
     @property
     def text(self) -> str:
-        """One line."""
+        """The hit in one line."""
         words = [self.video_id, self.label, self.group, f"similarity {self.similarity:.3f}"]
         return "  ".join([word for word in words if word] + (["(the same file)"] if self.same_file else []))
 
 
 @dataclass(frozen=True, kw_only=True)
 class SearchRun:
-    """What a search gives.
+    """Result of a search.
 
     Attributes:
-        found: nearest first.
-        notes: what the user should know, a line each.
+        hits: nearest first.
+        notes: notes for the user.
     """
 
-    found: tuple[Found, ...]
+    hits: tuple[SearchHit, ...]
     notes: tuple[str, ...]
 
 
@@ -64,55 +64,55 @@ def search(
     checkpoint: Path | None = None,
     device: str = "auto",
 ) -> SearchRun:
-    """Finds the videos nearest to a video file, and draws them.
+    """Find the videos nearest to a video file, and write a picture of them.
 
     Args:
         video: any file that ``cmd-extract`` can read.
-        features: of the videos to search, made by a checkpoint.
-        count: how many to find; all of them if there are fewer.
+        features: features of the videos to search, computed by a checkpoint.
+        count: number of videos to find; all if there are fewer.
         picture: image file to write.
-        shards, checkpoint: where they lie now; None for where they lay when the features were made.
+        shards, checkpoint: current paths; None for the recorded ones.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: the video cannot be extracted, or shards or checkpoint are not those of the features.
     """
-    known = _shards_of(features, shards)
+    gallery = _open_shards(features, shards)
     embedder = load_embedder(features, checkpoint)
     with tempfile.TemporaryDirectory(prefix="cmd-eval-search-") as folder:
-        query = extract_query(video, known.header, Path(folder))
+        query = extract_query(video, gallery.header, Path(folder))
         feature_1F = embed_query(embedder, query, device)
-        everything = features.rows(np.arange(len(features.videos)))
-        similarity, rows = nearest(torch.from_numpy(feature_1F), everything, min(count, len(everything)))
-        found = [
-            _found(features, row, value, query.videos[0].fingerprint)
+        all_rows = features.rows(np.arange(len(features.videos)))
+        similarity, rows = nearest(torch.from_numpy(feature_1F), all_rows, min(count, len(all_rows)))
+        hits = [
+            _hit(features, row, value, query.videos[0].fingerprint)
             for row, value in zip(rows[0].tolist(), similarity[0].tolist(), strict=True)
         ]
         strips = [Strip(title=f"query: {video.name}", frames=frames_of(query, query.videos[0]))]
-        entries = {entry.video_id: entry for entry in known.videos}
-        for number, item in enumerate(found, start=1):
-            strips.append(Strip(title=f"{number}  {item.text}", frames=frames_of(known, entries[item.video_id])))
+        entries = {entry.video_id: entry for entry in gallery.videos}
+        for number, hit in enumerate(hits, start=1):
+            strips.append(Strip(title=f"{number}  {hit.text}", frames=frames_of(gallery, entries[hit.video_id])))
         draw_search(strips, picture)
-        notes = _notes(known, query)
-    return SearchRun(found=tuple(found), notes=notes)
+        notes = _notes(gallery, query)
+    return SearchRun(hits=tuple(hits), notes=notes)
 
 
-def _shards_of(features: Features, shards: Path | None) -> ShardSet:
-    place = shards or Path(features.provenance.shards)
-    if not place.is_dir():
-        raise FeatureError(f"{place}: the shards of {features.path} are not there any more; give --shards")
-    found = ShardSet(place)
-    if found.data_hash != features.provenance.data_hash:
+def _open_shards(features: Features, shards: Path | None) -> ShardSet:
+    folder = shards or Path(features.provenance.shards)
+    if not folder.is_dir():
+        raise FeatureError(f"{folder}: the shards of {features.path} no longer exist; pass the new path with --shards")
+    opened = ShardSet(folder)
+    if opened.data_hash != features.provenance.data_hash:
         raise FeatureError(
-            f"{place}: not the shards that {features.path} was made of (data hash {found.data_hash[:8]}, "
-            f"need {features.provenance.data_hash[:8]}); give the others with --shards"
+            f"{folder}: not the shards of {features.path} (data hash {opened.data_hash[:8]}, "
+            f"expected {features.provenance.data_hash[:8]}); pass the right ones with --shards"
         )
-    return found
+    return opened
 
 
-def _found(features: Features, row: int, similarity: float, fingerprint: str) -> Found:
+def _hit(features: Features, row: int, similarity: float, fingerprint: str) -> SearchHit:
     videos = features.videos
-    return Found(
+    return SearchHit(
         row=row,
         video_id=videos.ids[row],
         label=videos.labels[row],
@@ -122,8 +122,8 @@ def _found(features: Features, row: int, similarity: float, fingerprint: str) ->
     )
 
 
-def _notes(known: ShardSet, query: ShardSet) -> tuple[str, ...]:
-    had, has = known.header.config.get("ffmpeg"), query.header.config.get("ffmpeg")
-    if had == has:
+def _notes(gallery: ShardSet, query: ShardSet) -> tuple[str, ...]:
+    recorded, current = (shards.header.config.get("ffmpeg") for shards in (gallery, query))
+    if recorded == current:
         return ()
-    return (f"the shards were made by {had!r}, the query by {has!r}: pictures may differ a little",)
+    return (f"the shards were extracted with {recorded!r}, the query with {current!r}: frames may differ slightly",)

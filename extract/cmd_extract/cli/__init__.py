@@ -1,1 +1,1 @@
-"""The command line of ``cmd-extract``."""
+"""The command line ``cmd-extract``."""

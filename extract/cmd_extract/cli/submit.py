@@ -5,36 +5,39 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmd_extract.cli import options
 from cmd_extract.cli.run import run
 
-_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
-_MOST_TASKS = 100
+if TYPE_CHECKING:
+    from cmd_extract.cluster.slurm import Submission
+
+_MAX_TASKS = 100
 
 
-@click.command(short_help="Extract by an array job on Slurm.")
-@click.argument("manifest", type=_FILE)
+@click.command(short_help="Run an extraction as a Slurm job array.")
+@click.argument("manifest", type=options.EXISTING_FILE)
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
-@click.argument("options", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]")
-@click.option("--partition", metavar="NAME", help="Slurm's partition.  [default: the cluster's]")
-@click.option("--array-parallelism", type=click.IntRange(1), help="Tasks that may run at once.  [default: all]")
+@click.argument("run_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]")
+@click.option("--partition", metavar="NAME", help="Slurm partition.  [default: the cluster's]")
+@click.option("--array-parallelism", type=click.IntRange(1), help="Maximum number of tasks at once.  [default: all]")
 @click.option(
-    "--num-tasks", type=click.IntRange(1), help=f"Tasks of the array.  [default: one a shard, at most {_MOST_TASKS}]"
+    "--num-tasks", type=click.IntRange(1), help=f"Number of tasks.  [default: one per shard, at most {_MAX_TASKS}]"
 )
 @click.option(
-    "--time", "time_limit", metavar="TIME", help="Time limit of a task, such as 04:00:00.  [default: the partition's]"
+    "--time", "time_limit", metavar="TIME", help="Time limit per task, such as 04:00:00.  [default: the partition's]"
 )
-@click.option("--mem", "memory", metavar="SIZE", help="Memory of a task, such as 16G.  [default: the partition's]")
-@click.option("--cpus", type=click.IntRange(1), help="Cores of a task, one extracting process each.  [default: 1]")
-@click.option("--wait", is_flag=True, help="Wait for the end; then the exit code is that of `cmd-extract merge`.")
-@click.option("--dry-run", is_flag=True, help="Show what would be submitted, and do nothing.")
+@click.option("--mem", "memory", metavar="SIZE", help="Memory per task, such as 16G.  [default: the partition's]")
+@click.option("--cpus", type=click.IntRange(1), help="CPU cores per task, one worker process each.  [default: 1]")
+@click.option("--wait", is_flag=True, help="Wait until all jobs have ended; exit with the code of `cmd-extract merge`.")
+@click.option("--dry-run", is_flag=True, help="Show the scripts and commands; write and submit nothing.")
 def submit(
     manifest: Path,
     out: Path,
-    options: tuple[str, ...],
+    run_arguments: tuple[str, ...],
     partition: str | None,
     array_parallelism: int | None,
     num_tasks: int | None,
@@ -44,34 +47,33 @@ def submit(
     wait: bool,
     dry_run: bool,
 ) -> None:
-    """Extract the videos of MANIFEST into OUT by an array job on Slurm, and merge what its tasks have made.
+    """Extract the videos of MANIFEST into OUT as a Slurm job array, followed by a merge job.
 
-    What follows -- goes to `cmd-extract run`, for example `-- --size 256x256 --scratch /tmp`. Scripts are written to
-    OUT/jobs, logs to OUT/jobs/logs. Submitted again, it continues.
+    Arguments after -- are passed to `cmd-extract run`, for example `-- --size 256x256 --scratch /tmp`. Scripts are
+    written to OUT/jobs, logs to OUT/jobs/logs. Submit again to continue an incomplete extraction.
     """
-    from cmd_extract.cli.options import read_options
-    from cmd_extract.cluster.slurm import Submission, merge_verdict, wait_for
+    from cmd_extract.cli.run_options import parse_run_options
+    from cmd_extract.cluster.slurm import Submission
     from cmd_extract.cluster.slurm import submit as submit_jobs
-    from cmd_extract.run.progress import CountReport
 
-    # Wrong options are to fail here, not in a hundred logs.
-    parsed = run.make_context("run", [str(manifest), str(out), *options]).params
-    _refuse_what_is_submits(parsed)
-    asked = read_options(manifest, parsed)
-    asked.check_folder(out)
-    shards = len(asked.plans)
+    # Wrong options must fail here rather than in a hundred logs.
+    given = run.make_context("run", [str(manifest), str(out), *run_arguments]).params
+    _reject_incompatible(given)
+    requested = parse_run_options(manifest, given)
+    requested.check_folder(out)
+    shards = len(requested.plans)
     submission = Submission(
         manifest=manifest,
         out=out,
-        options=options,
-        num_tasks=min(num_tasks or _MOST_TASKS, shards),
+        options=run_arguments,
+        num_tasks=min(num_tasks or _MAX_TASKS, shards),
         partition=partition,
         array_parallelism=array_parallelism,
         time_limit=time_limit,
         memory=memory,
         cpus=cpus,
     )
-    click.echo(f"{len(asked.records)} videos in {shards} shards, {submission.num_tasks} tasks", err=True)
+    click.echo(f"{len(requested.records)} videos in {shards} shards, {submission.num_tasks} tasks", err=True)
     if dry_run:
         for path, text in submission.scripts().items():
             click.echo(f"# {path}\n{text}")
@@ -79,22 +81,34 @@ def submit(
         click.echo(f"# sbatch --parsable --dependency=afterany:ARRAY {quote(str(submission.merge_script))}")
         return
     array, merge = submit_jobs(submission)
-    click.echo(f"submitted array {array} and merge {merge}; logs in {submission.logs}; `cmd-extract status {out}`")
-    if not wait:
-        return
-    with CountReport("extract", "shards") as report:
-        wait_for((array, merge), lambda: report.update(sum(1 for _ in out.glob("shard-*.h5")), shards))
-    verdict = merge_verdict(submission, merge)
+    click.echo(f"submitted job array {array} and merge job {merge}; logs are in {submission.logs}")
+    click.echo(f"run `cmd-extract status {out}` to see the progress")
+    if wait:
+        raise SystemExit(_wait(submission, array, merge, shards))
+
+
+def _wait(submission: Submission, array: str, merge: str, shards: int) -> int:
+    """Wait for both jobs, print the log of the merge and return its exit code."""
+    from cmd_extract.cluster.slurm import merge_exit_code, wait_for_jobs
+    from cmd_extract.console.progress import ProgressDisplay
+    from cmd_extract.schema import SHARD_GLOB
+
+    out = submission.out
+    with ProgressDisplay("extract", "shards") as display:
+        wait_for_jobs((array, merge), lambda: display.update(sum(1 for _ in out.glob(SHARD_GLOB)), shards))
+    code = merge_exit_code(submission, merge)
     log = submission.logs / f"merge-{merge}.log"
-    click.echo(log.read_text(errors="replace") if log.exists() else f"no {log}", nl=False)
-    if verdict is None:
-        raise RuntimeError(f"the merge did not come to its end; see {submission.logs} and `cmd-extract status {out}`")
-    raise SystemExit(verdict)
+    click.echo(log.read_text(errors="replace") if log.exists() else f"no log at {log}\n", nl=False)
+    if code is None:
+        raise RuntimeError(
+            f"the merge job {merge} did not finish; see its log in {submission.logs} and `cmd-extract status {out}`"
+        )
+    return code
 
 
-def _refuse_what_is_submits(given: Mapping[str, Any]) -> None:
-    """Options of ``run`` that contradict an array of tasks, each of which makes its share."""
-    wrong = {
+def _reject_incompatible(given: Mapping[str, Any]) -> None:
+    """Reject options of ``run`` that contradict a job array."""
+    incompatible = {
         "--task": given["task"] is not None,
         "--num-tasks": given["num_tasks"] is not None,
         "--no-share": not given["take_share"],
@@ -104,7 +118,7 @@ def _refuse_what_is_submits(given: Mapping[str, Any]) -> None:
         "--retry-failures": given["retry_failures"] is not None,
         "--dry-run": given["dry_run"],
     }
-    for name, is_given in wrong.items():
+    for name, is_given in incompatible.items():
         if is_given:
-            hint = "; say it before the --" if name in ("--num-tasks", "--dry-run") else ""
-            raise click.UsageError(f"{name}: not among the options of the tasks{hint}")
+            hint = "; put it before the --" if name in ("--num-tasks", "--dry-run") else ""
+            raise click.UsageError(f"{name}: cannot be passed to the tasks{hint}")

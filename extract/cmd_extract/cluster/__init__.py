@@ -1,1 +1,1 @@
-"""An extraction spread over many tasks: Slurm arrays and Dask."""
+"""Extraction distributed over many tasks: Slurm job arrays and Dask clusters."""

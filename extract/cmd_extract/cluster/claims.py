@@ -1,7 +1,8 @@
-"""Says who is making a shard, so that tasks which overlap do not do the same work twice.
+"""Claims on shards, so that overlapping tasks do not do the same work twice.
 
-A claim is a small file, made by exclusive creation and kept alive by its time stamp; no locks. Claims only save work:
-two tasks that both make a shard write the same bytes under names of their own and rename them into place.
+A claim is a lease: a small file that is created exclusively and kept alive by renewing its timestamp. There are no
+locks. Claims only save work: two tasks that build the same shard write identical bytes to temporary files and rename
+them.
 """
 
 from __future__ import annotations
@@ -18,9 +19,8 @@ from pathlib import Path
 from cmd_extract.system.liveness import STALE_SECONDS, Heartbeat, file_system_time, is_running, machine_identity
 
 CLAIMS_FOLDER = "claims"
-# Gone, or so gone that its folder's server has forgotten it (NFS).
-_GONE = (errno.ENOENT, errno.ESTALE)
-_TRIES = 4
+_MISSING = (errno.ENOENT, errno.ESTALE)  # ESTALE: stale NFS handle, the folder was removed on the server
+_MAX_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +28,11 @@ class Owner:
     """A process on a cluster.
 
     Attributes:
-        host: the machine's name.
-        machine: identifies the running system, and the numbering of its processes, better than the name does.
-        pid: the process.
-        job: the scheduler's name of the job, empty if there is none.
-        restart: how often the scheduler has requeued the job.
+        host: host name.
+        machine: identifies the booted system and its PID namespace, more reliably than the host name.
+        pid: process ID.
+        job: job ID assigned by the scheduler, empty outside a job.
+        restart: number of times the scheduler has requeued the job.
     """
 
     host: str
@@ -42,8 +42,8 @@ class Owner:
     restart: int
 
     @classmethod
-    def here(cls, environ: Mapping[str, str] = os.environ) -> Owner:
-        """This process."""
+    def current(cls, environ: Mapping[str, str] = os.environ) -> Owner:
+        """Return the current process."""
         job, restart = environ.get("SLURM_JOB_ID", ""), environ.get("SLURM_RESTART_COUNT", "")
         host = socket.gethostname()
         return cls(
@@ -54,20 +54,23 @@ class Owner:
             restart=int(restart or 0) if job else 0,
         )
 
-    def is_gone(self, seen_from: Owner) -> bool:
-        """Whether this process certainly runs no more: it is missing here, or its job has been started again."""
-        if self.machine == seen_from.machine and not is_running(self.pid):
+    def has_ended(self, observer: Owner) -> bool:
+        """Return whether the process is known to have ended.
+
+        That is the case if it ran on the observer's machine and no longer exists, or if its job has been restarted.
+        """
+        if self.machine == observer.machine and not is_running(self.pid):
             return True
-        return bool(self.job) and self.job == seen_from.job and self.restart < seen_from.restart
+        return bool(self.job) and self.job == observer.job and self.restart < observer.restart
 
 
 @dataclass(frozen=True, kw_only=True)
 class Claim:
-    """What a claim file says.
+    """Content of a claim file.
 
     Attributes:
-        owner: who makes the shard; None if the file cannot be read (yet).
-        age_seconds: since its last sign of life.
+        owner: process that builds the shard; None if the file is not readable (yet).
+        age_seconds: time since the last renewal.
     """
 
     owner: Owner | None
@@ -76,11 +79,11 @@ class Claim:
 
 @dataclass(frozen=True, kw_only=True)
 class Claims:
-    """The claims of an output folder.
+    """The claims in an output folder.
 
     Attributes:
-        out: the output folder.
-        stale_seconds: age at which a claim no longer counts.
+        out: output folder.
+        stale_seconds: age at which a claim expires.
     """
 
     out: Path
@@ -88,17 +91,24 @@ class Claims:
 
     def __post_init__(self) -> None:
         if not self.stale_seconds > 0:
-            raise ValueError(f"stale_seconds: {self.stale_seconds} is not positive")
+            raise ValueError(f"stale_seconds: must be positive, got {self.stale_seconds}")
 
     @property
     def folder(self) -> Path:
-        """Where the claim files lie."""
+        """Folder of the claim files."""
         return self.out / CLAIMS_FOLDER
 
     @contextlib.contextmanager
     def hold(self, name: str) -> Iterator[bool]:
-        """Claims a shard for the time of the ``with`` block; gives False, and claims nothing, if it is someone's."""
-        if not self._take(name):
+        """Hold the claim on a shard for the duration of the ``with`` block.
+
+        Args:
+            name: file name of the shard.
+
+        Yields:
+            False, without a claim, if another process holds it.
+        """
+        if not self._acquire(name):
             yield False
             return
         path = self.folder / name
@@ -107,66 +117,68 @@ class Claims:
                 yield True
         finally:
             claim = self.read(name)
-            if claim and claim.owner == Owner.here():  # else it was thought dead, and has a new owner
+            # The claim has another owner if it was considered stale and taken over.
+            if claim and claim.owner == Owner.current():
                 _unlink(path)
 
     def is_held(self, name: str) -> bool:
-        """Whether someone who seems to be alive is making the shard."""
+        """Return whether a process that appears to be alive is building the shard."""
         claim = self.read(name)
         return claim is not None and not self.is_stale(claim)
 
     def is_stale(self, claim: Claim) -> bool:
-        """Whether the claim no longer counts."""
-        gone = claim.owner is not None and claim.owner.is_gone(Owner.here())
-        return gone or claim.age_seconds > self.stale_seconds
+        """Return whether the claim has expired or its owner has ended."""
+        ended = claim.owner is not None and claim.owner.has_ended(Owner.current())
+        return ended or claim.age_seconds > self.stale_seconds
 
     def read(self, name: str, now: float | None = None) -> Claim | None:
-        """What is said of a shard; None if it is nobody's.
+        """Return the claim on a shard, or None if there is none.
 
         Args:
-            name: the shard's file name.
-            now: seconds since 1970; None asks the file system, which takes the right to write there.
+            name: file name of the shard.
+            now: current time in seconds since the epoch; None reads the file system's clock, which requires write
+                access.
         """
         path = self.folder / name
         try:
-            text, changed = path.read_text("utf-8"), path.stat().st_mtime
+            text, modified = path.read_text("utf-8"), path.stat().st_mtime
             present = file_system_time(self.folder) if now is None else now
         except OSError as error:
-            if error.errno in _GONE:  # perhaps with the whole folder
+            if error.errno in _MISSING:  # perhaps together with the folder
                 return None
             raise
         try:
             owner = Owner(**json.loads(text))
         except (ValueError, TypeError):
-            owner = None  # between creation and first words; or its owner died there, which its age will tell
-        return Claim(owner=owner, age_seconds=present - changed)
+            owner = None  # created but not written yet; if the owner died at that point, the claim expires
+        return Claim(owner=owner, age_seconds=present - modified)
 
     def names(self) -> list[str]:
-        """Names of the shards that are claimed, living or stale."""
+        """Return the names of all claimed shards, including stale claims."""
         return sorted(p.name for p in self.folder.glob("shard-*")) if self.folder.is_dir() else []
 
-    def remove_dead(self) -> None:
-        """Removes the claims of processes of this machine that have ended."""
+    def remove_ended(self) -> None:
+        """Remove the claims of processes on this machine that have ended."""
         for name in self.names():
             claim = self.read(name)
-            if claim and claim.owner and claim.owner.is_gone(Owner.here()):
+            if claim and claim.owner and claim.owner.has_ended(Owner.current()):
                 _unlink(self.folder / name)
 
-    def _take(self, name: str) -> bool:
+    def _acquire(self, name: str) -> bool:
         path = self.folder / name
-        # Two tasks may find the same stale claim; in the worst case both go on, and do the same work.
-        for _ in range(_TRIES):
+        # Two tasks may replace the same stale claim. In the worst case both continue and do the same work.
+        for _ in range(_MAX_ATTEMPTS):
             try:
                 self.folder.mkdir(exist_ok=True)
                 with path.open("x", encoding="utf-8") as stream:
-                    json.dump(asdict(Owner.here()), stream)
+                    json.dump(asdict(Owner.current()), stream)
                 return True
             except FileExistsError:
                 if self.is_held(name):
                     return False
                 _unlink(path)
             except OSError as error:
-                if error.errno not in _GONE:  # else a merge has just removed the empty folder
+                if error.errno not in _MISSING:  # a merge may just have removed the empty folder
                     raise
         return False
 
@@ -175,5 +187,5 @@ def _unlink(path: Path) -> None:
     try:
         path.unlink()
     except OSError as error:
-        if error.errno not in _GONE:
+        if error.errno not in _MISSING:
             raise

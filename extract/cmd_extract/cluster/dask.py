@@ -1,12 +1,13 @@
-"""Has shards made by the workers of a dask cluster, on this machine or on many.
+"""Builds shards on a Dask cluster, on one machine or many.
 
-Plain futures, not joblib's dask backend, which waits for ever when a task kills its workers. Only as many shards are
-handed out as there are worker threads, so that when a worker dies no shard that was merely waiting on it is blamed.
+Uses plain futures rather than joblib's Dask backend, which hangs when a task kills its workers. No more shards are
+submitted than there are worker threads, so that a shard queued on a dying worker is not blamed for its death.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import multiprocessing
 import time
 from collections import deque
@@ -16,29 +17,33 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from cmd_extract.cluster.watched_extract import WatchedExtract
-from cmd_extract.errors import FailureLimitError
-from cmd_extract.manifest.table import summarise
-from cmd_extract.run.index import failures_of
+from cmd_extract.config import ExtractConfig
+from cmd_extract.decode.ffmpeg import FfmpegBinary
+from cmd_extract.decode.video import ExtractedVideo
+from cmd_extract.errors import FailureLimitError, VideoError
+from cmd_extract.manifest.table import summarize
+from cmd_extract.run.containment import Extract
 from cmd_extract.run.journal import ShardJournal, count_failures
 from cmd_extract.run.pipeline import ShardWork
 from cmd_extract.run.plan import ShardPlan
+from cmd_extract.shard.reader import ShardReader
 from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.system.files import remove, scratch_folder
 
-_LOOK_SECONDS = 1.0
-_LOSSES = 3  # workers that may die of one shard
+_POLL_SECONDS = 1.0
+_ALLOWED_FAILURES = 3  # workers that may die of one shard
 _NO_WORKERS_SECONDS = 300.0
+_MIN_DEATHS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
 class DaskCluster:
-    """Where the workers are.
+    """Location of the workers.
 
     Attributes:
-        address: of the scheduler, such as ``tcp://host:8786``.
-        scheduler_file: the file in which the scheduler has written its address.
-        workers: processes to start on this machine if neither is given.
+        address: address of the scheduler, such as ``tcp://host:8786``.
+        scheduler_file: file to which the scheduler has written its address.
+        workers: number of processes to start on this machine if neither is given.
     """
 
     address: str | None = None
@@ -47,68 +52,73 @@ class DaskCluster:
 
     def __post_init__(self) -> None:
         if self.address and self.scheduler_file:
-            raise ValueError("scheduler: give an address or a scheduler_file, not both")
+            raise ValueError("scheduler: give either an address or a scheduler file, not both")
 
     @contextlib.contextmanager
     def connect(self) -> Iterator[Any]:
-        """Gives a ``distributed.Client``.
+        """Connect to the cluster; yields a ``distributed.Client``.
 
         Raises:
-            RuntimeError: dask is not installed, or its scheduler does not answer.
+            RuntimeError: Dask is not installed, or its scheduler cannot be reached.
         """
         try:
             import dask
             from distributed import Client, LocalCluster
         except ImportError:
-            raise RuntimeError("dask is missing; run `pip install '.[cluster]'` in this project's folder") from None
-        # Workers must be allowed children: every video is extracted in one.
+            raise RuntimeError("Dask is not installed; run `pip install '.[cluster]'` in the project folder") from None
+        # Daemonic workers could not start the process in which each video is extracted.
         settings: dict[str, Any] = {
             "distributed.worker.daemon": False,
-            "distributed.scheduler.allowed-failures": _LOSSES,
+            "distributed.scheduler.allowed-failures": _ALLOWED_FAILURES,
+            "distributed.scheduler.worker-saturation": 1.0,
         }
-        settings |= {"distributed.scheduler.worker-saturation": 1.0}
         with dask.config.set(settings), contextlib.ExitStack() as stack:
             try:
                 if self.scheduler_file:
-                    where = {"scheduler_file": str(self.scheduler_file)}
+                    target = {"scheduler_file": str(self.scheduler_file)}
                 elif self.address:
-                    where = {"address": self.address}
+                    target = {"address": self.address}
                 else:
                     cluster = LocalCluster(n_workers=self.workers, threads_per_worker=1, dashboard_address=None)
-                    where = {"address": stack.enter_context(cluster)}
-                client = stack.enter_context(Client(**where))
+                    target = {"address": stack.enter_context(cluster)}
+                client = stack.enter_context(Client(**target))
             except (OSError, ValueError) as error:
                 place = self.address or self.scheduler_file or "this machine"
-                raise RuntimeError(f"no dask scheduler answers at {place}: {error}") from None
+                raise RuntimeError(f"cannot connect to the Dask scheduler at {place}: {error}") from None
             yield client
 
 
-def make_with_dask(
+def build_with_dask(
     cluster: DaskCluster, work: ShardWork, plans: Sequence[ShardPlan]
 ) -> Generator[WrittenShard, None, None]:
-    """Has shards made by dask's workers; a ``Spread`` once ``cluster`` is bound.
+    """Build shards on Dask workers; a ``Backend`` once ``cluster`` is bound.
 
-    A worker that dies costs the shard it was at a repetition. A shard of which workers die again and again is made with
-    its videos watched: one of which all of them die becomes a failure. If there is no such video the shard is given up,
-    and the run ends with an error once all others are finished.
+    If a worker dies, its current shard is built again. If workers keep dying while building the same shard, it is
+    rebuilt with tracking: a video at which all of them die is recorded as a failure. If no single video is responsible,
+    the shard is skipped, and the run ends with an error after all other shards are finished.
 
     Args:
-        cluster: where the workers are.
-        work: makes one shard.
-        plans: which ones.
+        cluster: location of the workers.
+        work: builds one shard.
+        plans: shards to build.
+
+    Yields:
+        Finished shards, in any order.
 
     Raises:
-        RuntimeError: there is no scheduler, there are no workers, or workers died of a shard.
+        RuntimeError: the scheduler cannot be reached, there are no workers, or a shard kept killing workers.
         FailureLimitError: too many videos failed.
     """
     with cluster.connect() as client, contextlib.closing(_results(client, work, plans)) as results:
         for plan, written in results:
-            failures = failures_of(plan, work.job) if written.failures else []
-            # The workers keep journals of their own, perhaps on disks of their own; this one is for this process.
+            with contextlib.closing(ShardReader(work.job.out / plan.name)) as shard:
+                failures = shard.failures()
+            # Workers keep their own journals, possibly on other disks; this one counts for the main process.
             ShardJournal(work.scratch, plan.name).add_shard(written.frames, len(plan.records), failures)
             yield written
-            if work.may_fail is not None and count_failures(work.scratch) > work.may_fail:
-                raise FailureLimitError(f"more than {work.may_fail} videos failed")
+            failed = count_failures(work.scratch)
+            if work.max_failures is not None and failed > work.max_failures:
+                raise FailureLimitError(failed)
 
 
 def _results(
@@ -124,65 +134,108 @@ def _results(
             threads = sum(client.nthreads().values())
             last_seen = time.monotonic() if threads else last_seen
             if time.monotonic() - last_seen > _NO_WORKERS_SECONDS:
-                raise RuntimeError(f"dask has had no workers for {_NO_WORKERS_SECONDS:.0f} s; run again to continue")
+                raise RuntimeError(
+                    f"Dask has had no workers for {_NO_WORKERS_SECONDS:.0f} s; start some, then run the same command "
+                    "again to continue"
+                )
             while waiting and len(running) < threads:
-                turn = waiting.popleft()
-                running[client.submit(_make_elsewhere, *turn, pure=False)] = turn
+                item = waiting.popleft()
+                running[client.submit(_build_on_worker, *item, pure=False)] = item
             if running:
                 with contextlib.suppress(TimeoutError):
-                    wait(list(running), timeout=_LOOK_SECONDS, return_when="FIRST_COMPLETED")
+                    wait(list(running), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED")
             else:
-                time.sleep(_LOOK_SECONDS)
+                time.sleep(_POLL_SECONDS)
             for future in [f for f in running if f.done()]:
-                mine, plan = running.pop(future)
+                item_work, plan = running.pop(future)
                 try:
                     written = future.result()
                 except KilledWorker:
-                    if again := _watch(mine, plan):
-                        waiting.append((again, plan))
+                    if retry := _retry_tracked(item_work, plan):
+                        waiting.append((retry, plan))
                     else:
                         lost.append(plan.name)
                 except CancelledError:
-                    raise RuntimeError("dask's scheduler has gone; run the same command again to continue") from None
+                    raise RuntimeError(
+                        "lost the connection to the Dask scheduler; run the same command again to continue"
+                    ) from None
                 else:
                     yield plan, written
     finally:
         client.cancel(list(running))
-        for notes in work.job.out.glob(f"{work.scratch.name}-*"):
-            remove(notes)
+        for log in work.job.out.glob(f"{work.scratch.name}-*"):
+            remove(log)
     if lost:
         raise RuntimeError(
-            f"several workers died while they made {summarise(lost, 'shard')}; all other shards are finished. Perhaps "
-            "they ran out of memory: run the same command again, if need be with a smaller --max-memory-mb"
+            f"workers died repeatedly while building {summarize(lost, 'shard')}, perhaps because they ran out of "
+            "memory. All other shards are finished. Run the same command again, perhaps with a smaller --max-memory-mb"
         )
 
 
-def _watch(work: ShardWork, plan: ShardPlan) -> ShardWork | None:
-    """How to make a shard again of which workers have died: noting its videos, then without the one that does it.
+def _retry_tracked(work: ShardWork, plan: ShardPlan) -> ShardWork | None:
+    """Return how to retry a shard that has killed workers: first with tracking, then without the culprit.
 
     Returns:
-        None if that has been tried, and no single video is to blame.
+        None if tracking has found no single video responsible.
     """
-    watched, notes = work.extract, _notes_of(work, plan)
-    if not isinstance(watched, WatchedExtract):
-        return replace(work, extract=WatchedExtract(extract=watched, notes=notes))
-    culprit = watched.culprit()
-    remove(notes)
-    return replace(work, extract=replace(watched, blamed=watched.blamed | {culprit})) if culprit else None
+    # On the shared file system. The name starts with that of this run's scratch folder, so that leftovers are removed
+    # with it.
+    log = work.job.out / f"{work.scratch.name}-{plan.name}.begun"
+    tracked = work.extract
+    if not isinstance(tracked, TrackedExtract):
+        return replace(work, extract=TrackedExtract(extract=tracked, log=log))
+    culprit = tracked.culprit()
+    remove(log)
+    return replace(work, extract=replace(tracked, excluded=tracked.excluded | {culprit})) if culprit else None
 
 
-def _notes_of(work: ShardWork, plan: ShardPlan) -> Path:
-    """A file that all workers see, with the name of this run's scratch folder, so that it goes like other leftovers."""
-    return work.job.out / f"{work.scratch.name}-{plan.name}.begun"
-
-
-def _make_elsewhere(work: ShardWork, plan: ShardPlan) -> WrittenShard:
-    """Makes a shard in a dask worker, whose scratch folder need not be the one of the process that asks."""
+def _build_on_worker(work: ShardWork, plan: ShardPlan) -> WrittenShard:
+    """Build a shard in a Dask worker, whose scratch folder may differ from the main process's."""
     if multiprocessing.current_process().daemon:
         raise RuntimeError(
-            "dask's workers may not start processes; start them with --no-nanny, or with "
+            "Dask workers may not start processes; start them with --no-nanny, or set "
             "DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment"
         )
     work.job.scratch.mkdir(parents=True, exist_ok=True)
     with scratch_folder(work.job.scratch) as scratch:
         return replace(work, scratch=scratch)(plan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackedExtract:
+    """An ``Extract`` that finds the video that kills workers; can be pickled.
+
+    It logs each video before extracting it, and refuses videos already known to kill workers.
+
+    Attributes:
+        extract: extracts one video.
+        log: file visible to all workers, one line per started video.
+        excluded: sources known to kill workers.
+    """
+
+    extract: Extract
+    log: Path
+    excluded: frozenset[Path] = frozenset()
+
+    def __call__(self, source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary) -> ExtractedVideo:
+        """Extract one video.
+
+        Raises:
+            VideoError: as raised by ``extract``, or with stage ``crash`` for an excluded source.
+        """
+        if source in self.excluded:
+            raise VideoError("crash", "every worker that extracted it died")
+        attempt = workdir.parents[1].name  # the scratch folder, unique to each attempt
+        with self.log.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps([attempt, str(source)]) + "\n")
+        return self.extract(source, config, workdir, binary)
+
+    def culprit(self) -> Path | None:
+        """Return the source that was being extracted when each of several workers died, or None if they differ."""
+        if not self.log.exists():
+            return None
+        lines = self.log.read_text("utf-8").splitlines(keepends=True)
+        last = dict(json.loads(line) for line in lines if line.endswith("\n"))
+        if len(last) < _MIN_DEATHS or len(set(last.values())) > 1:
+            return None
+        return Path(next(iter(last.values())))

@@ -1,4 +1,4 @@
-"""Puts the shards of many tasks together: checks that nothing is missing, writes the one index."""
+"""Merges the shards of all tasks: checks that they are complete and writes the index."""
 
 from __future__ import annotations
 
@@ -11,17 +11,11 @@ from cmd_extract.cluster.claims import Claims
 from cmd_extract.cluster.task_log import Attempt, read_attempts
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
-from cmd_extract.manifest.table import summarise
-from cmd_extract.run.index import (
-    RunSummary,
-    is_finished,
-    write_index,
-    write_run_record,
-)
-from cmd_extract.run.job import RunJob
+from cmd_extract.manifest.table import summarize
+from cmd_extract.run.index import write_index
 from cmd_extract.run.plan import ShardPlan, plan_shards
-from cmd_extract.run.record import RecordedRun
-from cmd_extract.shard.reader import ShardReader
+from cmd_extract.run.record import RecordedRun, RunIdentity, RunSummary, write_record
+from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.system.files import remove_leftovers
 from cmd_extract.system.liveness import STALE_SECONDS, file_system_time
@@ -33,85 +27,68 @@ def merge_tasks(
     claims: Claims,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> RunSummary:
-    """Writes ``index.json``, ``failures.csv`` and ``run.json`` of an output folder that tasks have filled.
+    """Write ``index.json``, ``failures.csv``, ``damaged.csv`` and ``run.json`` for an output folder filled by tasks.
 
-    The index is the one that a run on a single machine writes, byte for byte.
+    The index is byte-identical to that of a run on a single machine.
 
     Args:
-        out: the output folder.
-        recorded: what its ``run.json`` tells.
-        claims: who is still at work.
-        progress: told how many of how many shards have been looked at.
+        out: output folder.
+        recorded: content of its ``run.json``.
+        claims: claims in the folder.
+        progress: called with the number of checked shards and their total.
 
     Raises:
-        ShardError: shards are missing, or do not hold exactly their rows of the manifest.
+        ShardError: shards are missing, or do not contain exactly their manifest rows.
     """
     start = time.monotonic()
     plans = plan_shards(recorded.records, recorded.videos_per_shard)
     attempts = read_attempts(out, file_system_time(out), claims.stale_seconds)
-    binary = FfmpegBinary(path="", version=recorded.ffmpeg_version)
-    job = RunJob(
-        root=recorded.root, out=out, scratch=out, config=recorded.config, binary=binary, manifest=recorded.manifest
-    )
-    _check_complete(plans, job, progress)
-    # Of tasks killed on machines that have not come back; whoever is at work here shows it more often than that.
+    job = recorded.job(out, FfmpegBinary(path="", version=recorded.ffmpeg_version))
+    state = read_state(plans, job, progress=progress)
+    _check_complete(state)
+    # Leftovers of tasks killed on machines that are no longer in use. Running processes renew their timestamps more
+    # often than this.
     remove_leftovers(out, max(claims.stale_seconds, STALE_SECONDS))
-    index = write_index(plans, job, _attested(plans, attempts, out))
     summary = RunSummary(
-        **index["totals"],
+        **write_index(state, _logged_shards(plans, attempts, out)),
         shards=len(plans),
         new_videos=sum(w.videos for a in attempts for w in a.written),
         new_frames=sum(w.frames for a in attempts for w in a.written),
         seconds=sum((a.seconds for a in attempts), time.monotonic() - start),
     )
-    write_run_record(job, recorded.records, plans, summary)
-    claims.remove_dead()
-    with contextlib.suppress(OSError):  # a task that is started again may be at work
+    write_record(job, RunIdentity.of(job, recorded.records, plans), summary)
+    claims.remove_ended()
+    with contextlib.suppress(OSError):  # not empty while a restarted task is running
         claims.folder.rmdir()
     return summary
 
 
-def _check_complete(plans: Sequence[ShardPlan], job: RunJob, progress: Callable[[int, int], None]) -> None:
-    missing, wrong = [], []
-    for number, plan in enumerate(plans):
-        if not is_finished(plan, job):
-            missing.append(plan.name)
-        elif not _holds_its_rows(plan, job.out):
-            wrong.append(plan.name)
-        progress(number + 1, len(plans))
+def _check_complete(state: OutputState) -> None:
+    out, missing = state.job.out, [plan.name for plan in state.todo]
+    wrong = [name for name, shard in state.finished.items() if not shard.has_all_rows()]
     if missing:
         raise ShardError(
-            f"{job.out}: missing of {len(plans)}: {summarise(missing, 'shard')}. "
-            f"`cmd-extract status {job.out}` says why; start their tasks again, then merge again"
+            f"{out}: incomplete; missing {summarize(missing, 'shard')} of {len(state.plans)}. Run "
+            f"`cmd-extract status {out}` to see why, restart the tasks that build them, then merge again"
         )
     if wrong:
         raise ShardError(
-            f"{job.out}: {summarise(wrong, 'shard')} do not hold exactly their rows of the manifest. Remove "
-            "them and start their tasks again"
+            f"{out}: rows do not match the manifest in {summarize(wrong, 'shard')}. Delete these files, restart "
+            "the tasks that build them, then merge again"
         )
 
 
-def _holds_its_rows(plan: ShardPlan, out: Path) -> bool:
-    """Whether every row is there, once or in several segments, or has failed; and no other."""
-    reader = ShardReader(out / plan.name)
-    try:
-        videos, failures = {e.row for e in reader.entries()}, [row for row, *_ in reader.failures()]
-    finally:
-        reader.close()
-    rows = {record.row for record in plan.records}
-    return videos | set(failures) == rows and not videos & set(failures) and len(set(failures)) == len(failures)
+def _logged_shards(plans: Sequence[ShardPlan], attempts: Sequence[Attempt], out: Path) -> dict[str, WrittenShard]:
+    """Return the log entries that describe the current shard files; all other shards are read again.
 
-
-def _attested(plans: Sequence[ShardPlan], attempts: Sequence[Attempt], out: Path) -> dict[str, WrittenShard]:
-    """What the tasks say of the very files that lie there, where all who made one agree; the rest will be read.
-
-    A retry or a repair writes no log: its shards are told by their time stamps, since their sizes may be the same.
+    An entry counts if size and modification time match the file and all matching entries agree. The modification time
+    matters because a retry or repair, which writes no log, may leave a shard of the same size.
     """
-    found = {plan.name: (out / plan.name).stat() for plan in plans}
-    said: dict[str, set[WrittenShard]] = {}
+    files = {plan.name: (out / plan.name).stat() for plan in plans}
+    entries: dict[str, set[WrittenShard]] = {}
     for attempt in attempts:
         for written in attempt.written:
-            file = found.get(written.name)
+            file = files.get(written.name)
             if file and (file.st_size, file.st_mtime_ns) == (written.size_bytes, attempt.mtimes_ns[written.name]):
-                said.setdefault(written.name, set()).add(written)
-    return {name: next(iter(ones)) for name, ones in said.items() if len(ones) == 1}
+                entries.setdefault(written.name, set()).add(written)
+    return {name: next(iter(found)) for name, found in entries.items() if len(found) == 1}

@@ -1,8 +1,8 @@
-"""Which shards of a manifest one task of many makes: whole shards, dealt out in turn.
+"""Assignment of shards to the tasks of a distributed extraction: whole shards, round-robin.
 
-Since a shard depends neither on the task that makes it nor on the number of tasks, the union over all tasks is what one
-machine would have made. Slurm's array jobs say in the environment which task this is; for any other scheduler
-``--task`` and ``--num-tasks`` do.
+A shard depends neither on the task that builds it nor on the number of tasks, so all tasks together produce what a
+single machine would. Slurm passes the task ID of a job array in the environment; with any other scheduler, use
+``--task`` and ``--num-tasks``.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ _MIN, _MAX, _STEP = "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY
 
 @dataclass(frozen=True, kw_only=True)
 class Share:
-    """One task of many.
+    """The share of one task.
 
     Attributes:
-        task: its number, from 0.
-        num_tasks: how many tasks there are.
+        task: task index, 0-based.
+        num_tasks: total number of tasks.
     """
 
     task: int
@@ -30,56 +30,53 @@ class Share:
 
     def __post_init__(self) -> None:
         if self.num_tasks < 1:
-            raise ValueError(f"num_tasks: {self.num_tasks} is not at least 1")
+            raise ValueError(f"num_tasks: must be at least 1, got {self.num_tasks}")
         if not 0 <= self.task < self.num_tasks:
-            raise ValueError(f"task: {self.task} is not between 0 and {self.num_tasks - 1} (num_tasks - 1)")
+            raise ValueError(f"task: must be between 0 and {self.num_tasks - 1} (num_tasks - 1), got {self.task}")
 
     def __str__(self) -> str:
         return f"task {self.task} of {self.num_tasks}"
 
     def of(self, plans: Sequence[ShardPlan]) -> tuple[ShardPlan, ...]:
-        """The task's shards; every shard falls to exactly one of the tasks."""
+        """Return the task's shards. Every shard belongs to exactly one task."""
         return tuple(plans[self.task :: self.num_tasks])
 
-    def shard_numbers(self, shards: int) -> range:
-        """Numbers of the task's shards, of ``shards`` in all."""
-        return range(self.task, shards, self.num_tasks)
+    def shard_numbers(self, total: int) -> range:
+        """Return the numbers of the task's shards, out of ``total`` shards."""
+        return range(self.task, total, self.num_tasks)
 
 
 def find_share(environ: Mapping[str, str], task: int | None, num_tasks: int | None) -> Share | None:
-    """The share of this process.
+    """Return the share of this process.
 
     Args:
-        environ: the environment, perhaps of a Slurm array job: its lowest id, 0 or 1, is task 0, and so on in steps.
-        task: number of the task; None for the array's task id.
-        num_tasks: number of tasks; None for the array's. With it the array's ids are taken as they are, so that
-            ``sbatch --array=3,7`` repeats two tasks of many.
+        environ: environment variables. In a Slurm job array, the lowest ID (0 or 1) is task 0, and IDs may have a step.
+        task: task index; None uses the array's task ID.
+        num_tasks: number of tasks; None uses the size of the array. If given, array IDs are used unchanged, so that
+            ``sbatch --array=3,7`` repeats two tasks.
 
     Returns:
-        None if this is no task of many.
+        None if the process is not one of several tasks.
 
     Raises:
-        ValueError: what is said contradicts itself, or ids are missing from the array, at its start or within, and
-            the number is not given.
+        ValueError: the values contradict each other, or the array does not start at 0 or 1 or has gaps, and
+            ``num_tasks`` is not given.
     """
     if num_tasks is not None:
         if task is None and _ID not in environ:
-            raise ValueError("task: --num-tasks needs --task, which only a Slurm array job need not give")
+            raise ValueError("task: --num-tasks requires --task outside a Slurm job array")
         return Share(task=int(environ[_ID]) if task is None else task, num_tasks=num_tasks)
     if task is not None:
-        raise ValueError("num_tasks: --task needs --num-tasks")
+        raise ValueError("num_tasks: --task requires --num-tasks")
     if _ID not in environ:
         return None
     number, count, low = (int(environ[name]) for name in (_ID, _COUNT, _MIN))
     high, step = int(environ.get(_MAX, low + count - 1)), int(environ.get(_STEP, "1"))
+    remedy = (
+        "Set --num-tasks to the total number of tasks (their IDs count from 0), or use --no-share to build all shards"
+    )
     if low > 1:
-        raise ValueError(
-            f"num_tasks: the array starts at {low}, so that it may be a part of another; say with --num-tasks how many "
-            "tasks share the manifest (their ids count from 0), or with --no-share that none do"
-        )
+        raise ValueError(f"num_tasks: the job array starts at {low} and may be part of a larger one. {remedy}")
     if (high - low) // step + 1 != count or (number - low) % step:
-        raise ValueError(
-            f"num_tasks: the array has {count} tasks between {low} and {high}, with gaps; say with --num-tasks how "
-            "many tasks share the manifest (their ids count from 0), or with --no-share that none do"
-        )
+        raise ValueError(f"num_tasks: the job array has gaps ({count} tasks between {low} and {high}). {remedy}")
     return Share(task=(number - low) // step, num_tasks=count)

@@ -1,8 +1,7 @@
-"""How far the tasks of an output folder are: of what lies in it, without opening shard or manifest."""
+"""Status of a distributed extraction, read from its output folder without opening shards or the manifest."""
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections import Counter
@@ -15,21 +14,24 @@ from cmd_extract.cluster.claims import Claims
 from cmd_extract.cluster.shares import Share
 from cmd_extract.cluster.task_log import DONE, FAILED, RUNNING, STALE, STOPPED, Attempt, read_attempts
 from cmd_extract.errors import ShardError
+from cmd_extract.run.record import read_record
 from cmd_extract.system.liveness import file_system_time
 
 WAITING = "waiting"
+STATES = (DONE, RUNNING, STALE, FAILED, WAITING)
+"""States of a shard."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskStatus:
-    """One task.
+    """Status of one task.
 
     Attributes:
-        share: which one.
-        attempts: how often it was started.
-        last: the last attempt.
-        done, total: shards of its share that are there, and all of them.
-        videos, failures, damaged: what its attempts have made.
+        share: the task.
+        attempts: number of attempts.
+        last: the latest attempt.
+        done, total: number of finished shards in its share, and of all shards in it.
+        videos, failures, damaged: counts over the shards built by its attempts.
     """
 
     share: Share
@@ -43,9 +45,9 @@ class TaskStatus:
 
     @property
     def state(self) -> str:
-        """``done`` if all its shards are there, whoever made them; else what the last attempt says.
+        """``done`` if all shards of the share exist, no matter who built them; otherwise the state of the last attempt.
 
-        ``stale`` if that said it was done, and shards have gone since: nobody is making them.
+        ``stale`` if the last attempt is done but shards have since been removed: no process is building them.
         """
         if self.done == self.total:
             return DONE
@@ -54,13 +56,13 @@ class TaskStatus:
 
 @dataclass(frozen=True, kw_only=True)
 class FolderStatus:
-    """An output folder.
+    """Status of an output folder.
 
     Attributes:
-        shards: state of each shard by name: ``done``; ``running`` and ``stale`` (claimed by someone who has fallen
-            silent); ``failed`` (its task ended without it); ``waiting``.
-        tasks: the tasks that have been started.
-        merged: whether there is an index.
+        shards: state of each shard by name: ``done``, ``running``, ``stale`` (its builder no longer responds),
+            ``failed`` (its task ended without it) or ``waiting``.
+        tasks: all tasks that have been started.
+        merged: whether the index exists.
     """
 
     shards: dict[str, str]
@@ -68,73 +70,70 @@ class FolderStatus:
     merged: bool
 
     def count(self, state: str) -> int:
-        """Number of shards in this state."""
+        """Return the number of shards in a state."""
         return Counter(self.shards.values())[state]
 
 
 def read_status(out: Path, claims: Claims) -> FolderStatus:
-    """Looks at an output folder.
+    """Return the status of an output folder.
 
     Raises:
-        ShardError: no extraction has begun there.
+        ShardError: the folder contains no extraction.
     """
-    path = out / schema.RUN_NAME
-    if not path.exists():
-        raise ShardError(f"{out}: no {schema.RUN_NAME}; give a folder that `cmd-extract run` writes to")
-    try:
-        total = int(json.loads(path.read_text("utf-8"))["shards"])
-    except (OSError, KeyError, ValueError) as error:
-        raise ShardError(f"{path}: does not tell of an extraction ({error})") from None
-    now = _time_of(out)
+    record = read_record(out)
+    if record is None:
+        raise ShardError(f"{out}: no {schema.RUN_NAME} found; pass the output folder of `cmd-extract run`")
+    total = record.identity.shards
+    now = _current_time(out)
     attempts = read_attempts(out, now, claims.stale_seconds)
-    there = {entry.name for entry in os.scandir(out)}
-    tasks = _tasks(attempts, there, total)
-    ends = _states_by_number(total, tasks)
+    present = {entry.name for entry in os.scandir(out)}
+    tasks = _task_statuses(attempts, present, total)
+    attempt_states = _attempt_states(total, tasks)
     shards, claimed = {}, set(claims.names())
     for number in range(total):
         name = schema.SHARD_PATTERN.format(number)
-        if name in there:
+        if name in present:
             shards[name] = DONE
         elif name in claimed and (claim := claims.read(name, now)):
             shards[name] = STALE if claims.is_stale(claim) else RUNNING
         else:
-            shards[name] = _expected(ends.get(number, set()))
-    return FolderStatus(shards=shards, tasks=tasks, merged=schema.INDEX_NAME in there)
+            shards[name] = _unclaimed_state(attempt_states.get(number, set()))
+    return FolderStatus(shards=shards, tasks=tasks, merged=schema.INDEX_NAME in present)
 
 
-def _time_of(out: Path) -> float:
-    """The time by the clock that stamps the signs of life; this machine's for who may look, but not write there."""
+def _current_time(out: Path) -> float:
+    """Return the time by the clock that stamps heartbeats, or by the local clock if the folder is read-only."""
     try:
         return file_system_time(out)
     except OSError:
         return time.time()
 
 
-def _tasks(attempts: Sequence[Attempt], there: set[str], total: int) -> tuple[TaskStatus, ...]:
-    of_share: dict[Share, list[Attempt]] = {}
+def _task_statuses(attempts: Sequence[Attempt], present: set[str], total: int) -> tuple[TaskStatus, ...]:
+    by_share: dict[Share, list[Attempt]] = {}
     for attempt in attempts:
-        of_share.setdefault(attempt.share, []).append(attempt)
-    found = []
-    for share, ones in sorted(of_share.items(), key=lambda item: (item[0].num_tasks, item[0].task)):
+        by_share.setdefault(attempt.share, []).append(attempt)
+    statuses = []
+    for share, history in sorted(by_share.items(), key=lambda item: (item[0].num_tasks, item[0].task)):
         names = [schema.SHARD_PATTERN.format(n) for n in share.shard_numbers(total)]
-        written = {w.name: w for a in ones for w in a.written}.values()
-        found.append(
+        written = {w.name: w for a in history for w in a.written}.values()
+        statuses.append(
             TaskStatus(
                 share=share,
-                attempts=len(ones),
-                last=ones[-1],
-                done=sum(name in there for name in names),
+                attempts=len(history),
+                last=history[-1],
+                done=sum(name in present for name in names),
                 total=len(names),
                 videos=sum(w.videos for w in written),
                 failures=sum(w.failures for w in written),
                 damaged=sum(w.damaged for w in written),
             )
         )
-    return tuple(found)
+    return tuple(statuses)
 
 
-def _states_by_number(total: int, tasks: Sequence[TaskStatus]) -> dict[int, set[str]]:
-    """How the last attempts at the tasks stand that a shard falls to."""
+def _attempt_states(total: int, tasks: Sequence[TaskStatus]) -> dict[int, set[str]]:
+    """Return, by shard number, the states of the last attempts at all tasks that share the shard."""
     states: dict[int, set[str]] = {}
     for task in tasks:
         for number in task.share.shard_numbers(total):
@@ -142,8 +141,8 @@ def _states_by_number(total: int, tasks: Sequence[TaskStatus]) -> dict[int, set[
     return states
 
 
-def _expected(states: set[str]) -> str:
-    """State of a shard that is neither there nor claimed: nobody will make it if its tasks have ended."""
-    if not states or RUNNING in states:
+def _unclaimed_state(attempt_states: set[str]) -> str:
+    """Return the state of a missing, unclaimed shard; it will not be built if all its tasks have ended."""
+    if not attempt_states or RUNNING in attempt_states:
         return WAITING
-    return FAILED if states & {FAILED, STOPPED} else STALE
+    return FAILED if attempt_states & {FAILED, STOPPED} else STALE

@@ -1,4 +1,4 @@
-"""One task of many: makes its share of the shards, and leaves the index to ``cmd_extract.cluster.merge``."""
+"""One task of a distributed extraction: builds its share of the shards. ``cmd-extract merge`` writes the index."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ from cmd_extract.cluster.task_log import TaskLog
 from cmd_extract.decode.video import extract_video
 from cmd_extract.errors import FailureLimitError
 from cmd_extract.run.containment import Extract
-from cmd_extract.run.index import failures_of, is_finished
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.pipeline import ShardWork, divide_work, prepare_folders
+from cmd_extract.run.pipeline import ShardWork, prepare_folders
 from cmd_extract.run.plan import ShardPlan, count_rows, plan_shards
 from cmd_extract.run.progress import watch_journals
-from cmd_extract.run.workers import make_locally
+from cmd_extract.run.state import OutputState, is_finished, read_state
+from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.system.files import remove_leftovers, scratch_folder
 
-_LOOKS = 20  # at claims of others, within the time that makes them stale
-_LONGEST_SECONDS = 10.0
+_POLLS_PER_STALE_TIME = 20
+_MAX_POLL_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSummary:
-    """What became of a task.
+    """Totals of a task.
 
     Attributes:
-        shards, videos, frames, failures, damaged: what this attempt has made.
-        found: shards of the share that were there already, or that another task has made meanwhile.
+        shards, videos, frames, failures, damaged: counts for the shards built by this attempt.
+        existing: number of shards in the share that were already finished or were built by another task.
         seconds: wall time.
     """
 
@@ -43,11 +43,11 @@ class TaskSummary:
     frames: int
     failures: int
     damaged: int
-    found: int
+    existing: int
     seconds: float
 
 
-def run_share(
+def run_task(
     records: Sequence[VideoRecord],
     job: RunJob,
     share: Share,
@@ -58,84 +58,82 @@ def run_share(
     max_failures: int | None = None,
     extract: Extract = extract_video,
 ) -> TaskSummary:
-    """Makes the shards of one task; returns when all of them lie in ``job.out``, whoever has made them.
+    """Build the shards of one task; return once all of them are in ``job.out``, no matter who built them.
 
-    A task that is started twice, or again, does harm to none: finished shards are left alone, shards that someone else
-    is making are waited for, and taken over when the other falls silent.
+    Running a task twice, at once or again, does no harm: finished shards are skipped, shards that another process is
+    building are waited for, and taken over if that process stops responding.
 
     Args:
-        records: all manifest rows.
-        job: folders, configuration, limits.
-        share: which task this is.
-        workers: processes.
-        claims: who makes what.
-        videos_per_shard: see ``plan_shards``.
-        max_failures: how many rows of this share may fail; None for any number.
-        extract: what extracts one video, in a process of its own.
+        records, job, workers, videos_per_shard, extract: see ``run_extraction``.
+        share: the task.
+        claims: claims in the output folder.
+        max_failures: maximum number of rows in this share that may fail; None for no limit.
 
     Raises:
-        ShardError: the folder holds an extraction of another manifest or configuration.
+        ShardError: the folder contains an extraction of another manifest or configuration, or sources have changed.
         OutputError: the folder cannot be written.
-        FailureLimitError: too many videos failed; finished shards stay.
+        FailureLimitError: too many videos failed; finished shards are kept.
     """
     start = time.monotonic()
     plans = plan_shards(records, videos_per_shard)
     prepare_folders(job, records, plans)
-    made: list[WrittenShard] = []
+    built: list[WrittenShard] = []
     with TaskLog(job.out, share, claims.stale_seconds) as log:
-        done, todo = divide_work(share.of(plans), job)
-        may_fail = _failures_left(max_failures, done, job)
+        state = read_state(share.of(plans), job)
+        state.check_sources()
+        remaining = _remaining_failures(max_failures, state)
         try:
             with scratch_folder(job.scratch) as scratch:
-                work = ShardWork(job=job, scratch=scratch, may_fail=may_fail, extract=extract)
-                results = _make_all(work, todo, claims, workers)
-                with watch_journals(scratch, count_rows(todo), count_rows(done)), contextlib.closing(results):
+                work = ShardWork(job=job, scratch=scratch, max_failures=remaining, extract=extract)
+                results = _build_all(work, state.todo, claims, workers)
+                todo, done = count_rows(state.todo), count_rows(state.done)
+                with watch_journals(scratch, todo, done), contextlib.closing(results):
                     for written in results:
                         log.add(written)
-                        made.append(written)
+                        built.append(written)
         finally:
-            # An error in one worker ends the others wherever they are, perhaps in the middle of a shard.
+            # An error in one worker kills the others, perhaps in the middle of a shard.
             for folder in {job.out, job.scratch}:
                 remove_leftovers(folder)
-            claims.remove_dead()
+            claims.remove_ended()
     return TaskSummary(
-        shards=len(made),
-        videos=sum(w.videos for w in made),
-        frames=sum(w.frames for w in made),
-        failures=sum(w.failures for w in made),
-        damaged=sum(w.damaged for w in made),
-        found=len(share.of(plans)) - len(made),
+        shards=len(built),
+        videos=sum(w.videos for w in built),
+        frames=sum(w.frames for w in built),
+        failures=sum(w.failures for w in built),
+        damaged=sum(w.damaged for w in built),
+        existing=len(state.plans) - len(built),
         seconds=time.monotonic() - start,
     )
 
 
-def _failures_left(max_failures: int | None, done: Sequence[ShardPlan], job: RunJob) -> int | None:
+def _remaining_failures(max_failures: int | None, state: OutputState) -> int | None:
     if max_failures is None:
         return None
-    before = sum(len(failures_of(plan, job)) for plan in done)
+    before = len(state.failures)
     if before > max_failures:
-        raise FailureLimitError(f"{before} videos have failed")
+        raise FailureLimitError(before)
     return max_failures - before
 
 
-def _make_all(
+def _build_all(
     work: ShardWork, todo: Sequence[ShardPlan], claims: Claims, workers: int
 ) -> Generator[WrittenShard, None, None]:
-    """Makes what nobody else makes; waits for the rest to be finished, or given up."""
-    left = list(todo)
-    while left:
-        free = [plan for plan in left if not claims.is_held(plan.name)]
-        made = set()
-        for written in make_locally(workers, partial(_make_claimed, work, claims), free):
+    """Build all unclaimed shards, then wait until the others are finished or their claims expire."""
+    remaining = list(todo)
+    while remaining:
+        free = [plan for plan in remaining if not claims.is_held(plan.name)]
+        built = set()
+        for written in build_locally(workers, partial(_build_claimed, work, claims), free):
             if written:
-                made.add(written.name)
+                built.add(written.name)
                 yield written
-        left = [plan for plan in left if plan.name not in made and not is_finished(plan, work.job)]
-        if left:
-            time.sleep(min(claims.stale_seconds / _LOOKS, _LONGEST_SECONDS))
+        remaining = [plan for plan in remaining if plan.name not in built and not is_finished(plan, work.job)]
+        if remaining:
+            time.sleep(min(claims.stale_seconds / _POLLS_PER_STALE_TIME, _MAX_POLL_SECONDS))
 
 
-def _make_claimed(work: ShardWork, claims: Claims, plan: ShardPlan) -> WrittenShard | None:
-    """Makes a shard unless someone else is at it, or has been. Runs in a worker process."""
-    with claims.hold(plan.name) as mine:
-        return work(plan) if mine and not is_finished(plan, work.job) else None
+def _build_claimed(work: ShardWork, claims: Claims, plan: ShardPlan) -> WrittenShard | None:
+    """Build a shard in a worker process, unless another process is building or has built it."""
+    with claims.hold(plan.name) as acquired:
+        return work(plan) if acquired and not is_finished(plan, work.job) else None

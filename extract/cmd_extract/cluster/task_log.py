@@ -1,6 +1,7 @@
-"""What each attempt at a task leaves behind: one file of JSON lines, written by one process, in OUT/tasks.
+"""Logs of task attempts: one file of JSON lines per attempt in OUT/tasks, written by a single process.
 
-The first line says who, the last how it ended, one between for every shard. The file's time stamp is the sign of life.
+The first line identifies the process, each further line records a shard, and the last one how the attempt ended. A
+heartbeat renews the file's timestamp.
 """
 
 from __future__ import annotations
@@ -25,17 +26,18 @@ _SHARD_FIELDS = tuple(f.name for f in fields(WrittenShard))
 
 @dataclass(frozen=True, kw_only=True)
 class Attempt:
-    """One attempt at a task, as its file tells.
+    """One attempt at a task, read from its log.
 
     Attributes:
         share: the task.
         owner: the process.
-        state: ``running``, ``done``, ``failed`` or ``stopped`` by what it said last; ``stale`` if it has fallen silent.
-        reason: why it failed, else empty.
-        started_seconds: since 1970, by the clock of the file system: those of the hosts may differ.
-        seconds: how long it took, or has taken.
-        written: the shards it has made.
-        mtimes_ns: time stamps of their files, by name.
+        state: ``done``, ``failed`` or ``stopped`` as recorded at the end; before that ``running``, or ``stale`` if the
+            heartbeat has stopped.
+        reason: cause of the failure, otherwise empty.
+        started_seconds: start time in seconds since the epoch, by the file system's clock; host clocks may differ.
+        seconds: duration so far.
+        written: shards built by the attempt.
+        mtimes_ns: modification times of their files, by name.
     """
 
     share: Share
@@ -49,31 +51,31 @@ class Attempt:
 
 
 class TaskLog:
-    """Writes the file of this attempt; use as a context manager around the work, whose end it notes.
+    """Log of the current attempt, a context manager around the work that records how it ended.
 
     Args:
-        out: the output folder.
+        out: output folder.
         share: the task.
-        stale_seconds: how old a sign of life may get.
+        stale_seconds: age at which a heartbeat counts as stopped.
     """
 
     def __init__(self, out: Path, share: Share, stale_seconds: float) -> None:
-        owner, folder = Owner.here(), out / TASKS_FOLDER
+        owner, folder = Owner.current(), out / TASKS_FOLDER
         folder.mkdir(exist_ok=True)
         name = f"{share.task:05d}-of-{share.num_tasks:05d}--{owner.host}-{owner.pid}-{time.time_ns()}.jsonl"
         self._path = folder / name
         self._stream = self._path.open("x", encoding="utf-8")
         self._heartbeat = Heartbeat(self._path, stale_seconds)
-        self._say({"event": "start", "share": asdict(share), "owner": asdict(owner), "time": self._now()})
+        self._write({"event": "start", "share": asdict(share), "owner": asdict(owner), "time": self._now()})
 
     def __enter__(self) -> TaskLog:
         self._heartbeat.__enter__()
         return self
 
     def add(self, shard: WrittenShard) -> None:
-        """Notes a shard that lies in the output folder."""
+        """Record a shard that is now in the output folder."""
         file = self._path.parents[1] / shard.name
-        self._say({"event": "shard", **asdict(shard), "mtime_ns": file.stat().st_mtime_ns})
+        self._write({"event": "shard", **asdict(shard), "mtime_ns": file.stat().st_mtime_ns})
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -82,26 +84,26 @@ class TaskLog:
         stopped = kind is not None and issubclass(kind, (KeyboardInterrupt, GeneratorExit))
         state = DONE if kind is None else STOPPED if stopped else FAILED
         reason = f"{error}" or type(error).__name__ if state == FAILED else ""
-        self._say({"event": "end", "state": state, "reason": reason, "time": self._now()})
+        self._write({"event": "end", "state": state, "reason": reason, "time": self._now()})
         self._stream.close()
 
     def _now(self) -> float:
-        """By the clock that stamps the file."""
+        """Return the current time by the clock that stamps the file."""
         os.utime(self._path)
         return self._path.stat().st_mtime
 
-    def _say(self, event: dict[str, Any]) -> None:
+    def _write(self, event: dict[str, Any]) -> None:
         self._stream.write(json.dumps(event) + "\n")
         self._stream.flush()
 
 
 def read_attempts(out: Path, now: float, stale_seconds: float) -> list[Attempt]:
-    """All attempts at all tasks, oldest first.
+    """Return all attempts at all tasks, oldest first.
 
     Args:
-        out: the output folder.
-        now: the time by the clock of its file system.
-        stale_seconds: how old a sign of life may get.
+        out: output folder.
+        now: current time by the clock of its file system.
+        stale_seconds: age at which a heartbeat counts as stopped.
     """
     attempts = [_read(path, now, stale_seconds) for path in (out / TASKS_FOLDER).glob("*.jsonl")]
     return sorted((a for a in attempts if a), key=lambda a: a.started_seconds)
@@ -109,22 +111,22 @@ def read_attempts(out: Path, now: float, stale_seconds: float) -> list[Attempt]:
 
 def _read(path: Path, now: float, stale_seconds: float) -> Attempt | None:
     lines = path.read_text("utf-8").splitlines(keepends=True)
-    # A process that was killed may leave half a line.
+    # The last line of a killed process may be incomplete.
     events = [json.loads(line) for line in lines if line.endswith("\n")]
     if not events:
         return None
     start, last, alive = events[0], events[-1], path.stat().st_mtime
     ended = last["event"] == "end"
-    silent = STALE if now - alive > stale_seconds else RUNNING
+    silent = now - alive > stale_seconds
     return Attempt(
         share=Share(**start["share"]),
         owner=Owner(**start["owner"]),
-        state=last["state"] if ended else silent,
+        state=last["state"] if ended else STALE if silent else RUNNING,
         reason=last["reason"] if ended else "",
         started_seconds=start["time"],
         seconds=max(0.0, (last["time"] if ended else alive) - start["time"]),
         written=tuple(
-            WrittenShard(**{name: event[name] for name in _SHARD_FIELDS if name in event})
+            WrittenShard(**{name: event[name] for name in _SHARD_FIELDS})
             for event in events
             if event["event"] == "shard"
         ),

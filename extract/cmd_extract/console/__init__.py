@@ -1,1 +1,1 @@
-"""What the three command lines share: the command group, progress displays, text tables."""
+"""Shared parts of the three command lines: command group, progress display, text tables."""

@@ -1,4 +1,4 @@
-"""The click group of all three commands: user errors end in one line, bugs keep their traceback."""
+"""Click group of all three commands: reports user errors in one line, shows the traceback of bugs."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ _COMMAND_LINE = "cmd_extract.command_line"
 
 
 class CommandGroup(click.Group):
-    """A command group that lists commands in workflow order and reports user errors in one line.
+    """Command group that lists commands in workflow order and reports user errors in one line.
 
-    ``ValueError``, ``OSError`` and ``RuntimeError`` count as user errors; one with an attribute ``exit_code`` ends the
-    process with that code. With ``--debug`` they keep their traceback.
+    ``ValueError``, ``OSError`` and ``RuntimeError`` count as user errors. The exit code is the error's attribute
+    ``exit_code`` if it has one, else 1. If the group has an option ``--debug``, it shows the traceback instead.
 
     Args:
-        interrupted: what to tell the user after Ctrl-C.
+        interrupted: advice to the user after Ctrl-C.
     """
 
     def __init__(self, *args: Any, interrupted: str = "Run the same command again to continue.", **kwargs: Any) -> None:
@@ -27,20 +27,20 @@ class CommandGroup(click.Group):
         self._interrupted = interrupted
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """Lists commands in workflow order."""
+        """List commands in workflow order, the order in which they were added."""
         return list(self.commands)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Records the command line, for provenance."""
+        """Record the command line for ``command_line``."""
         ctx.meta[_COMMAND_LINE] = shlex.join([ctx.info_name or "", *args])
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Runs the command."""
+        """Run the command."""
         try:
             return super().invoke(ctx)
         except (click.exceptions.Exit, click.Abort):
-            # How --help ends; both are RuntimeErrors.
+            # Both are RuntimeErrors; --help ends with Exit.
             raise
         except KeyboardInterrupt:
             click.echo(f"Interrupted. {self._interrupted}", err=True)
@@ -48,10 +48,10 @@ class CommandGroup(click.Group):
         except (ValueError, OSError, RuntimeError) as error:
             if ctx.params.get("debug"):
                 raise
-            click.ClickException(str(error)).show()
+            click.echo(f"Error: {str(error) or type(error).__name__}", err=True)
             ctx.exit(getattr(error, "exit_code", EXIT_ERROR))
 
 
 def command_line() -> str:
-    """The command line of the running command, quoted for a shell."""
+    """Return the command line of the running command, quoted for a shell."""
     return str(click.get_current_context().meta[_COMMAND_LINE])

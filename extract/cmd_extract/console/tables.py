@@ -1,4 +1,4 @@
-"""Plain-text tables, drawn by rich."""
+"""Plain-text tables, laid out by rich."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 
 def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
-    """A table as plain text: a header, a rule, one line per row, never wrapped.
+    """Format a table as plain text: a header, a rule and one line per row, never wrapped.
 
     Args:
-        columns: headings.
-        rows: cells as text; a row may be shorter than the header.
-        left: number of leading columns aligned to the left; the others, usually numbers, are aligned to the right.
+        columns: column headings.
+        rows: cells; a row may be shorter than the header.
+        left: number of leading left-aligned columns; the other columns, usually numbers, are right-aligned.
 
     Returns:
-        Lines joined by line breaks, without trailing blanks.
+        Lines joined by line breaks, without trailing spaces.
     """
     # Slow to import, and only some commands print tables.
     from rich import box

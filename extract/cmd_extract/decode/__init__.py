@@ -1,1 +1,1 @@
-"""One video: probing, transcoding, motion vectors, keyframes, frames."""
+"""Decoding of one video: probing, transcoding, motion vectors, keyframes and frames."""

@@ -1,29 +1,42 @@
-"""Finds the one FFmpeg binary that a run uses and reads its version."""
+"""The FFmpeg executable of a run: finding it, checking its version, reading its log."""
 
 from __future__ import annotations
 
 import re
 import shutil
 import subprocess
+from collections import deque
 from dataclasses import dataclass
 from pathlib import Path
 
 from cmd_extract.errors import FfmpegError
 
-OLDEST = (5, 1)
-"""The first FFmpeg that knows ``-fps_mode``; with an older one every video would fail."""
+MIN_VERSION = (5, 1)
+"""First FFmpeg release with ``-fps_mode``; with an older one every video would fail."""
 
-_NUMBER = re.compile(r"ffmpeg version n?(\d+)(?:\.(\d+))?")
+LOG_LEVEL = "level+warning"
+"""Value of FFmpeg's ``-loglevel``: prefix every line with its level, and include warnings.
+
+Concealed damage is reported as a warning only.
+"""
+
+_VERSION_NUMBER = re.compile(r"ffmpeg version n?(\d+)(?:\.(\d+))?")
+_MAX_ERROR_LINES = 500
+_MAX_LINE_BYTES = 4096
+_ADDRESS = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] ?")
+_LEVEL = re.compile(r"\[(panic|fatal|error|warning|info|verbose|debug)\] ?")
+_ERROR_LEVELS = ("panic", "fatal", "error")
+_DAMAGE_WARNING = re.compile(r"corrupt decoded frame|corrupt input packet|concealing")
 
 
 @dataclass(frozen=True, kw_only=True)
 class FfmpegBinary:
-    """One FFmpeg binary.
+    """An FFmpeg executable.
 
     Attributes:
-        path: the executable.
-        version: the first line of ``ffmpeg -version``, e.g. ``ffmpeg version 5.1.9-0+deb12u1 ...``, without the
-            copyright notice.
+        path: path of the executable.
+        version: first line of ``ffmpeg -version`` without the copyright notice, e.g.
+            ``ffmpeg version 5.1.9-0+deb12u1``.
     """
 
     path: str
@@ -31,51 +44,84 @@ class FfmpegBinary:
 
     @property
     def is_too_old(self) -> bool:
-        """Whether it is older than ``OLDEST``; builds that name no release (``N-118000-g...``) are taken for new."""
-        match = _NUMBER.match(self.version)
-        return match is not None and (int(match[1]), int(match[2] or 0)) < OLDEST
+        """Whether the version is below ``MIN_VERSION``; builds without a release number (``N-118000-g...``) pass."""
+        match = _VERSION_NUMBER.match(self.version)
+        return match is not None and (int(match[1]), int(match[2] or 0)) < MIN_VERSION
 
 
 def find_ffmpeg(explicit: str | None = None) -> FfmpegBinary:
-    """The binary asked for, else the system's if it is not too old, else the one in the wheel imageio-ffmpeg.
+    """Find the FFmpeg executable to use.
+
+    Without ``explicit`` this is the ``ffmpeg`` on the PATH if it is recent enough, otherwise the one that ships with
+    the package imageio-ffmpeg.
 
     Args:
-        explicit: path or command name to use and nothing else.
+        explicit: path or command name; no other executable is tried.
 
     Raises:
-        FfmpegError: there is none, it does not run, or it is older than ``OLDEST``.
+        FfmpegError: there is no FFmpeg, it does not run, or it is older than ``MIN_VERSION``.
     """
     if explicit is not None:
         found = shutil.which(explicit)
         if found is None:
             raise FfmpegError(f"ffmpeg: {explicit!r} is not an executable file; give the path of an ffmpeg binary")
-        return _refuse_old(_describe(found))
+        return _require_min_version(_read_version(found))
     found = shutil.which("ffmpeg")
-    if found is not None and not (system := _describe(found)).is_too_old:
+    if found is not None and not (system := _read_version(found)).is_too_old:
         return system
     import imageio_ffmpeg
 
-    return _refuse_old(_describe(str(Path(imageio_ffmpeg.get_ffmpeg_exe()).resolve())))
+    return _require_min_version(_read_version(str(Path(imageio_ffmpeg.get_ffmpeg_exe()).resolve())))
 
 
-def _refuse_old(binary: FfmpegBinary) -> FfmpegBinary:
+def _require_min_version(binary: FfmpegBinary) -> FfmpegBinary:
     if binary.is_too_old:
-        oldest = ".".join(map(str, OLDEST))
+        required = ".".join(map(str, MIN_VERSION))
         raise FfmpegError(
-            f"ffmpeg: {binary.path} is {binary.version.removeprefix('ffmpeg ')}, need {oldest} or newer; name another "
-            "with --ffmpeg, or upgrade the package imageio-ffmpeg"
+            f"ffmpeg: {binary.path} is {binary.version.removeprefix('ffmpeg ')}, need {required} or newer; choose "
+            "another one with --ffmpeg, or upgrade the package imageio-ffmpeg"
         )
     return binary
 
 
-def _describe(path: str) -> FfmpegBinary:
+def _read_version(path: str) -> FfmpegBinary:
     try:
-        # -nostdin is not accepted before -version by old builds; stdin is closed instead.
+        # Old builds reject -nostdin before -version, so stdin is closed instead.
         done = subprocess.run([path, "-version"], capture_output=True, stdin=subprocess.DEVNULL, timeout=60, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise FfmpegError(f"ffmpeg: {path} does not run: {error}") from error
     lines = done.stdout.decode(errors="replace").splitlines()
     match = re.match(r"(ffmpeg version \S+)", lines[0] if lines else "")
     if match is None:
-        raise FfmpegError(f"ffmpeg: {path} does not say its version; give the path of an ffmpeg binary")
+        raise FfmpegError(f"ffmpeg: {path} -version prints no version; give the path of an ffmpeg binary")
     return FfmpegBinary(path=path, version=match.group(1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class FfmpegLog:
+    """Summary of the log of one FFmpeg process.
+
+    Attributes:
+        errors: the last error lines, without memory addresses, which would differ between runs.
+        damage: whether FFmpeg reported an error, or a warning about damaged data that it decoded anyway.
+    """
+
+    errors: tuple[str, ...]
+    damage: bool
+
+
+def read_log(path: Path) -> FfmpegLog:
+    """Summarize a log written with ``LOG_LEVEL``; it is read line by line, since a damaged source may produce a lot."""
+    errors: deque[str] = deque(maxlen=_MAX_ERROR_LINES)
+    damage, level = False, "error"
+    with path.open("rb") as stream:
+        while raw := stream.readline(_MAX_LINE_BYTES):
+            line = _ADDRESS.sub("", raw.decode(errors="replace")).strip()
+            prefix = _LEVEL.match(line)
+            # A line without a level continues the line before.
+            level, text = (prefix[1], line[prefix.end() :]) if prefix else (level, line)
+            if text and level in _ERROR_LEVELS:
+                errors.append(text)
+            elif level == "warning" and _DAMAGE_WARNING.search(text):
+                damage = True
+    return FfmpegLog(errors=tuple(errors), damage=damage or bool(errors))

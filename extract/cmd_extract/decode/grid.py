@@ -1,4 +1,4 @@
-"""Turns a frame's motion vectors into a regular grid of displacements, in pure numpy.
+"""Rasterization of motion vectors to a regular grid of displacements, in pure numpy.
 
 Shape legend: T frames, N vectors, gh x gw cells.
 """
@@ -14,30 +14,27 @@ from numpy.typing import NDArray
 from cmd_extract.decode.vectors import VECTOR_DTYPE, FrameVectors
 from cmd_extract.schema import QUARTER_PX, MotionGrid, grid_shape
 
-# FFmpeg exports blocks of 8 or 16 pixels only, aligned to 8, so that a grid of 8-pixel cells loses nothing.
+# FFmpeg exports blocks of 8 or 16 pixels only, aligned to 8, so a grid of 8-pixel cells is lossless.
 FINE_CELL_PX = 8
-_WIDE_PX = 16
-# Marks cells without a vector while drawing. As a displacement it would be 8192 pixels, more than any picture has.
-_NOTHING = np.full(2, np.iinfo(np.int16).min, np.int16).view(np.int32)[0]
-# Vectors as bytes without meaning: numpy copies these at once, and records field by field.
-_OPAQUE = np.dtype(f"V{VECTOR_DTYPE.itemsize}")
-_NO_BYTES = np.empty(0, _OPAQUE)
+_MACROBLOCK_PX = 16
+# Marks cells without a vector. As a displacement this would be 8192 pixels, wider than any picture.
+_EMPTY = np.full(2, np.iinfo(np.int16).min, np.int16).view(np.int32)[0]
+# Vectors as raw bytes, which numpy copies in one go; records are copied field by field.
+_RAW_DTYPE = np.dtype(f"V{VECTOR_DTYPE.itemsize}")
+_NO_VECTORS = np.empty(0, _RAW_DTYPE)
 
 
 def rasterize(frames: Sequence[FrameVectors], width: int, height: int, cell_px: int = FINE_CELL_PX) -> MotionGrid:
-    """Draws the vectors of T frames onto grids.
+    """Rasterize the vectors of T frames.
 
-    A vector of the stream points from a block to where its content came from, in 1/scale pixels; the grid holds the
-    opposite, the displacement of the content (destination minus source), in quarter pixels. Only references to the
-    past count. Cells without a vector (intra blocks, I-frames) are invalid and 0.
+    A motion vector points from a block to where its content came from, in 1/scale pixels. The grid holds the opposite,
+    the displacement of the content (destination minus source), in quarter pixels. Vectors that refer to future frames
+    are ignored. Cells without a vector (intra blocks, I-frames) are invalid and 0.
 
     Args:
         frames: vectors of T consecutive frames.
         width, height: size of the stream in pixels; blocks outside are dropped.
         cell_px: 8 for the lossless grid, 16 for area-weighted means of it.
-
-    Returns:
-        Grids of T frames.
     """
     fine = _rasterize_fine(frames, *grid_shape(width, height, FINE_CELL_PX))
     return fine if cell_px == FINE_CELL_PX else coarsen(fine, width, height)
@@ -48,15 +45,15 @@ def _rasterize_fine(frames: Sequence[FrameVectors], rows: int, columns: int) -> 
     motion = _draw_macroblocks(vectors, frame_of, (len(frames), -(-rows // 2), -(-columns // 2)))
     if motion is not None:
         return _double(motion, rows, columns)
-    # Whole macroblocks, as they are coded, and a margin of one cell all around: blocks may reach over the edges.
-    canvas = np.full((len(frames), rows + rows % 2 + 2, columns + columns % 2 + 2), _NOTHING, np.int32)
+    # Rounded up to whole macroblocks, plus a margin of one cell on each side: blocks may extend over the edges.
+    canvas = np.full((len(frames), rows + rows % 2 + 2, columns + columns % 2 + 2), _EMPTY, np.int32)
     _draw(canvas, vectors, frame_of)
-    return _take_apart(canvas[:, 1 : rows + 1, 1 : columns + 1])
+    return _unpack(canvas[:, 1 : rows + 1, 1 : columns + 1])
 
 
 def _past_vectors(frames: Sequence[FrameVectors]) -> tuple[NDArray[np.void], NDArray[np.int32]]:
-    """(N,) vectors of all frames that refer to the past, and the frame of each."""
-    vectors = np.concatenate([_NO_BYTES, *(f.vectors.view(_OPAQUE) for f in frames)]).view(VECTOR_DTYPE)
+    """Return (N,) vectors of all frames that refer to past frames, and (N,) frame numbers."""
+    vectors = np.concatenate([_NO_VECTORS, *(f.vectors.view(_RAW_DTYPE) for f in frames)]).view(VECTOR_DTYPE)
     frame_of = np.repeat(np.arange(len(frames), dtype=np.int32), [len(f.vectors) for f in frames])
     past = vectors["source"] < 0
     return (vectors, frame_of) if past.all() else (vectors[past], frame_of[past])
@@ -65,38 +62,43 @@ def _past_vectors(frames: Sequence[FrameVectors]) -> tuple[NDArray[np.void], NDA
 def _draw_macroblocks(
     vectors: NDArray[np.void], frame_of: NDArray[np.int32], shape: tuple[int, int, int]
 ) -> MotionGrid | None:
-    """Grids of 16-pixel cells, ``shape`` (T, rows, columns), if each vector has one to itself; else None.
+    """Return grids of 16-pixel cells if every vector covers exactly one macroblock, otherwise None.
 
-    So it is in most of MPEG-4, where it saves a quarter of the drawing.
+    This fast path applies to most MPEG-4 streams and saves a quarter of the time.
+
+    Args:
+        vectors: (N,) vectors.
+        frame_of: (N,) frame numbers.
+        shape: (T, rows, columns) in macroblocks.
     """
     _, rows, columns = shape
-    if not ((vectors["w"] == _WIDE_PX).all() and (vectors["h"] == _WIDE_PX).all()):
+    if not ((vectors["w"] == _MACROBLOCK_PX).all() and (vectors["h"] == _MACROBLOCK_PX).all()):
         return None
     x, y = vectors["dst_x"], vectors["dst_y"]
-    half = _WIDE_PX // 2
-    if (((x ^ half) | (y ^ half)) & (_WIDE_PX - 1)).any():
-        return None  # some centre is not a macroblock's
+    half = _MACROBLOCK_PX // 2
+    if (((x ^ half) | (y ^ half)) & (_MACROBLOCK_PX - 1)).any():
+        return None  # a block is not aligned to the macroblocks
     left, top = x >> 4, y >> 4
     if _any_outside(left, columns) or _any_outside(top, rows):
         return None
-    canvas = np.full(shape, _NOTHING, np.int32)
+    canvas = np.full(shape, _EMPTY, np.int32)
     canvas.reshape(-1)[(frame_of * np.intp(rows) + top) * columns + left] = _displacements(vectors)
-    return _take_apart(canvas)
+    return _unpack(canvas)
 
 
-def _take_apart(canvas: NDArray[np.int32]) -> MotionGrid:
-    """The components of what was drawn on (T, gh, gw) cells, and where anything was."""
+def _unpack(canvas: NDArray[np.int32]) -> MotionGrid:
+    """Split (T, gh, gw) packed displacements into dx, dy and the mask of cells with a vector."""
     frames, rows, columns = canvas.shape
-    valid = canvas != _NOTHING
+    valid = canvas != _EMPTY
     pairs = np.multiply(canvas, valid)
     grid = np.empty((frames, 2, rows, columns), np.int16)
-    grid[:, 0] = pairs  # of which 16 bits are kept: dx
+    grid[:, 0] = pairs  # keeps the lower 16 bits: dx
     grid[:, 1] = pairs >> 16
     return MotionGrid(grid_quarter_px=grid, valid=valid)
 
 
 def _double(motion: MotionGrid, rows: int, columns: int) -> MotionGrid:
-    """Each cell as two by two of half its side, of which the picture has ``rows`` x ``columns``."""
+    """Split each cell into 2 x 2 cells of half its side and crop to ``rows`` x ``columns``."""
     frames = len(motion.valid)
     grid, valid = np.empty((frames, 2, rows, columns), np.int16), np.empty((frames, rows, columns), np.bool_)
     for coarse, fine in ((motion.grid_quarter_px, grid), (motion.valid, valid)):
@@ -107,7 +109,7 @@ def _double(motion: MotionGrid, rows: int, columns: int) -> MotionGrid:
 
 
 def _double_columns(cells: NDArray[Any]) -> NDArray[Any]:
-    # Two equal numbers side by side are one of twice the bits; numpy.repeat takes three times as long, or more.
+    # Two equal adjacent integers are one integer of twice the width; numpy.repeat takes at least three times as long.
     bits = 8 * cells.itemsize
     pairs: NDArray[Any] = cells.view(f"u{cells.itemsize}").astype(f"u{2 * cells.itemsize}")
     pairs *= (1 << bits) + 1
@@ -115,10 +117,10 @@ def _double_columns(cells: NDArray[Any]) -> NDArray[Any]:
 
 
 def _draw(canvas: NDArray[np.int32], vectors: NDArray[np.void], frame_of: NDArray[np.int32]) -> None:
-    """Writes both components of each vector, as one number, into the cells that its block covers."""
+    """Write the packed displacement of each vector to the cells that its block covers."""
     _, rows, columns = canvas.shape
     width, height = vectors["w"], vectors["h"]
-    # Cells count from the margin.
+    # Cell coordinates include the margin.
     left = ((vectors["dst_x"] - (width >> 1).astype(np.int16)) >> 3) + np.int16(1)
     top = ((vectors["dst_y"] - (height >> 1).astype(np.int16)) >> 3) + np.int16(1)
     if _any_outside(left, columns - 1) or _any_outside(top, rows - 1):
@@ -131,7 +133,7 @@ def _draw(canvas: NDArray[np.int32], vectors: NDArray[np.void], frame_of: NDArra
     corner += left
     values = _displacements(vectors)
     written = canvas.reshape(-1)
-    wide, tall = width == _WIDE_PX, height == _WIDE_PX
+    wide, tall = width == _MACROBLOCK_PX, height == _MACROBLOCK_PX
     written[corner] = values
     written[np.compress(wide, corner) + 1] = np.compress(wide, values)
     below, values, wide = np.compress(tall, corner) + columns, np.compress(tall, values), np.compress(tall, wide)
@@ -144,10 +146,10 @@ def _any_outside(cells: NDArray[np.int16], end: int) -> bool:
 
 
 def _displacements(vectors: NDArray[np.void]) -> NDArray[np.int32]:
-    """(N,) dx and dy in quarter pixels, two int16 in the lower and the upper half of one int32."""
+    """Return (N,) packed displacements: dx and dy in quarter pixels as the lower and upper half of an int32."""
     scale = vectors["motion_scale"]
     lowest, highest = int(scale.min(initial=QUARTER_PX)), int(scale.max(initial=1))
-    # Scales are 1, 2 or 4, so that the division is exact.
+    # Scales are 1, 2 or 4, so the division is exact.
     factor = -QUARTER_PX // lowest if lowest == highest else -QUARTER_PX // scale.astype(np.int32)
     pair = np.empty((len(vectors), 2), np.int16)
     for channel, name in enumerate(("motion_x", "motion_y")):
@@ -156,10 +158,10 @@ def _displacements(vectors: NDArray[np.void]) -> NDArray[np.int32]:
 
 
 def coarsen(fine: MotionGrid, width: int, height: int) -> MotionGrid:
-    """Halves the resolution of an 8-pixel grid.
+    """Halve the resolution of an 8-pixel grid.
 
-    A 16-pixel cell is the mean of its valid 8-pixel cells, weighted by their area inside the picture, rounded half away
-    from zero to quarter pixels; it is valid if any of them is.
+    A 16-pixel cell is the mean of its valid 8-pixel cells, weighted by their area inside the picture and rounded to
+    quarter pixels (half away from zero). It is valid if any of them is.
 
     Args:
         fine: grids of 8-pixel cells, (T, 2, gh, gw).
@@ -177,13 +179,13 @@ def coarsen(fine: MotionGrid, width: int, height: int) -> MotionGrid:
 
 
 def _inside_px(length: int, cells: int) -> NDArray[np.float64]:
-    """Pixels of each 8-pixel cell along one axis that lie inside the picture."""
+    """Return the number of pixels of each 8-pixel cell inside the picture, along one axis."""
     starts = np.arange(cells) * FINE_CELL_PX
     return np.clip(length - starts, 0, FINE_CELL_PX).astype(np.float64)
 
 
 def _pool(array: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Sums 2 x 2 cells over the last two axes."""
+    """Sum 2 x 2 cells over the last two axes."""
     *lead, rows, columns = array.shape
     pooled: NDArray[np.float64] = array.reshape(*lead, rows // 2, 2, columns // 2, 2).sum(axis=(-3, -1))
     return pooled

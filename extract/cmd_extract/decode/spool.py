@@ -1,8 +1,8 @@
-"""The files of one video at work: grids, masks and JPEGs go from file to file, so that memory stays bounded."""
+"""Temporary files of one video: motion grids, masks and JPEGs go from file to file, so memory use stays bounded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -18,14 +18,61 @@ from cmd_extract.decode.vectors import FrameVectors
 _BATCH_FRAMES = 64
 
 
-def unpack(packets: Path | None, target: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Turns one of FFmpeg's outputs into JPEGs end to end, and removes it.
+@dataclass(frozen=True, kw_only=True)
+class VideoSpool:
+    """Paths of the files that hold the extracted data of one video.
+
+    Attributes:
+        frames, keyframes: concatenated JPEGs.
+        grid: raw (F, 2, gh, gw) int16 in C order.
+        valid: raw (F, gh, gw) uint8 of 0 and 1.
+    """
+
+    frames: Path
+    keyframes: Path
+    grid: Path
+    valid: Path
+
+    @classmethod
+    def in_folder(cls, folder: Path) -> VideoSpool:
+        """Return the paths inside ``folder``."""
+        return cls(
+            frames=folder / "frames", keyframes=folder / "keyframes", grid=folder / "grid", valid=folder / "valid"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class MotionStream:
+    """Per-frame data of the stream that the motion vectors come from.
+
+    Attributes:
+        types: (F,) S1, frame types.
+        pts_seconds: (F,) float64, NaN if unknown. Those of a canonical stream are mere frame numbers, not the source's
+            time stamps.
+        keyframe_sizes: (K,) int64, bytes of each keyframe JPEG.
+        keyframe_pts_seconds: (K,) float64 if FFmpeg made the keyframes beside a canonical stream; None if they come
+            from the stream itself.
+    """
+
+    types: NDArray[np.bytes_]
+    pts_seconds: NDArray[np.float64]
+    keyframe_sizes: NDArray[np.int64]
+    keyframe_pts_seconds: NDArray[np.float64] | None = None
+
+    @property
+    def keyframe_indices(self) -> NDArray[np.int64]:
+        """(K,) frame numbers of the I-frames."""
+        return np.flatnonzero(self.types == b"I")
+
+
+def spool_jpegs(packets: Path | None, target: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Move the JPEGs of one of FFmpeg's NUT outputs to ``target``, concatenated, and delete the NUT file.
 
     Returns:
-        (N,) int64 bytes and (N,) float64 time stamps in seconds of the JPEGs.
+        (N,) int64 sizes in bytes and (N,) float64 time stamps in seconds.
 
     Raises:
-        VideoError: there is not one.
+        VideoError: there are no JPEGs.
     """
     assert packets is not None, "made beside the canonical stream"
     sizes, stamps = [], []
@@ -38,32 +85,19 @@ def unpack(packets: Path | None, target: Path) -> tuple[NDArray[np.int64], NDArr
     return np.array(sizes, np.int64), np.array(stamps, np.float64)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SpooledStream:
-    """What the stream that vectors come from says, frame by frame; (F,) types and times, (K,) bytes of keyframes.
-
-    The times are the source's only if the vectors are; those of a canonical stream merely count. NaN: unknown.
-    """
-
-    types: NDArray[np.bytes_]
-    pts_seconds: NDArray[np.float64]
-    keyframe_sizes: NDArray[np.int64]
-
-
-def spool_stream(vectors: Iterator[FrameVectors], config: ExtractConfig, spool: Mapping[str, Path]) -> SpooledStream:
-    """Draws the grids of a stream; its grids, masks and keyframes are written to files of ``spool``, anew.
+def spool_motion(vectors: Iterator[FrameVectors], config: ExtractConfig, spool: VideoSpool) -> MotionStream:
+    """Rasterize the vectors of a stream; (over)write its grids, masks and keyframes to the files of ``spool``.
 
     Args:
-        vectors: of every frame, in order of presentation.
-        config: size of the stream and of a cell in pixels.
-        spool: the files: ``grid`` for raw (F, 2, gh, gw) int16, ``valid`` for (F, gh, gw) bytes of 0 and 1,
-            ``keyframes`` for JPEGs end to end.
+        vectors: one item per frame, in presentation order.
+        config: size of the stream and of a grid cell in pixels.
+        spool: where to write ``grid``, ``valid`` and ``keyframes``.
     """
     types: list[str] = []
     stamps: list[tuple[float, float]] = []
     sizes: list[int] = []
-    with spool["grid"].open("wb") as grid, spool["valid"].open("wb") as valid, spool["keyframes"].open("wb") as jpegs:
-        # Several frames at a time: the cost of numpy's calls is shared, and memory stays bounded.
+    with spool.grid.open("wb") as grid, spool.valid.open("wb") as valid, spool.keyframes.open("wb") as keyframes:
+        # Batches share the cost of numpy calls and bound memory.
         while batch := list(islice(vectors, _BATCH_FRAMES)):
             motion = rasterize(batch, config.width, config.height, config.cell_px)
             grid.write(motion.grid_quarter_px.data)
@@ -72,12 +106,12 @@ def spool_stream(vectors: Iterator[FrameVectors], config: ExtractConfig, spool: 
             stamps += [(frame.pts_seconds, frame.dts_seconds) for frame in batch]
             for frame in batch:
                 if frame.keyframe_jpeg is not None:
-                    jpegs.write(frame.keyframe_jpeg)
+                    keyframes.write(frame.keyframe_jpeg)
                     sizes.append(len(frame.keyframe_jpeg))
     pts, dts = np.array(stamps, np.float64).reshape(-1, 2).T
-    return SpooledStream(
+    return MotionStream(
         types=np.array(types, "S1"),
-        # Frames come in order of presentation. Where their stamps go back (AVI with packed B-frames), they are guesses.
+        # Frames arrive in presentation order. Decreasing PTS (AVI with packed B-frames) are guesses; then use the DTS.
         pts_seconds=dts if (np.diff(pts) < 0).any() else pts,
         keyframe_sizes=np.array(sizes, np.int64),
     )

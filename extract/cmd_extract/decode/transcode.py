@@ -1,8 +1,8 @@
-"""One FFmpeg process per video: decodes the source once, writes the canonical stream, small frames and keyframes.
+"""Transcoding of one video by one FFmpeg process: canonical stream, small frames and keyframes from a single decode.
 
-The JPEGs are wrapped in NUT, a container that keeps exact time stamps and packet sizes, so that they can be taken apart
-without looking for markers. All three outputs come from one filter graph and pass every frame through, so that frame n
-of one is frame n of the others.
+The JPEGs are wrapped in NUT, a container with exact time stamps and packet sizes, so they can be separated without
+searching for markers. All outputs come from one filter graph and pass every frame through, so frame n of one output is
+frame n of the others.
 """
 
 from __future__ import annotations
@@ -22,18 +22,17 @@ import av.error
 import ffmpeg
 
 from cmd_extract.config import ExtractConfig
-from cmd_extract.decode.ffmpeg import FfmpegBinary
-from cmd_extract.decode.ffmpeg_log import LOG_LEVEL, read_log
-from cmd_extract.decode.source import SourceFacts, input_options, input_url, open_input
+from cmd_extract.decode.ffmpeg import LOG_LEVEL, FfmpegBinary, FfmpegLog, read_log
+from cmd_extract.decode.source import SourceInfo, input_options, input_url, open_input
 from cmd_extract.errors import OutputError, VideoError
 from cmd_extract.system.process import prepare_program
 
-# A clock for the canonical stream only, whose time stamps nobody reads: MPEG-4 refuses the fine time bases that
-# variable frame rates need, so its frames are simply numbered.
+# Frames of the canonical stream are numbered instead of timed: MPEG-4 rejects the fine time bases of variable frame
+# rates, and the stream's time stamps are never read.
 _CANONICAL_TIME_BASE = "1/25"
 _STAMP_OPTIONS = {"format": "nut", "fps_mode": "passthrough", "c:v": "rawvideo", "pix_fmt": "yuv420p"}
-_NEVER = 1_000_000_000
-_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
+_NO_SCENE_CUTS = 1_000_000_000
+_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
 _OUT_OF_MEMORY = re.compile(
     r"an't allocate|annot allocate|ould not allocate|get_buffer\(\) failed|pthread_create\(\) failed"
 )
@@ -41,15 +40,15 @@ _OUT_OF_MEMORY = re.compile(
 
 @dataclass(frozen=True, kw_only=True)
 class TranscodedFiles:
-    """The files that ``transcode`` leaves behind.
+    """Output files of ``transcode``.
 
     Attributes:
-        canonical: the stream that motion vectors are read from; None if they are the source's own.
-        frames: small frames, one JPEG a packet, with the source's time stamps; None if they are not wanted.
-        keyframes: JPEGs at canonical size, one for each I-frame of the canonical stream; None as it is.
-        stamps: a packet of next to nothing for each frame, with the source's time stamps; None where ``frames`` has
-            them, or where there is no canonical stream.
-        decode_errors: whether FFmpeg has met damage, and went on.
+        canonical: stream to read motion vectors from; None if the source's own vectors are used.
+        frames: small frames, one JPEG per packet, with the source's time stamps; None if frames are not stored.
+        keyframes: one JPEG of canonical size for each I-frame of the canonical stream; None without that stream.
+        stamps: one tiny packet per frame with the source's time stamps; None if ``frames`` has them or there is no
+            canonical stream.
+        decode_errors: whether FFmpeg met damaged data and continued.
     """
 
     canonical: Path | None
@@ -60,40 +59,40 @@ class TranscodedFiles:
 
 
 def build_command(
-    source: Path, facts: SourceFacts, config: ExtractConfig, files: TranscodedFiles, binary: FfmpegBinary
+    source: Path, info: SourceInfo, config: ExtractConfig, files: TranscodedFiles, binary: FfmpegBinary
 ) -> list[str]:
-    """The argument list of the FFmpeg process; every coder runs with one thread, so that its bytes are reproducible.
+    """Return the arguments of the FFmpeg process that writes ``files``.
 
-    Which outputs it makes is said by ``files``.
+    Every encoder runs with one thread, so its output is reproducible.
     """
     own_vectors = files.canonical is None
     options: dict[str, Any] = {"threads": 1, **input_options()}
-    # A picture size that changes on the way is met by the scaler; a new filter graph would lose frames.
+    # If the picture size changes, the scaler adapts; a new filter graph would lose frames.
     options["reinit_filter"] = 0
     if own_vectors:
-        # The vectors know nothing of a rotation that the container asks for.
+        # Motion vectors do not follow a rotation requested by the container, so the pictures must not either.
         options["noautorotate"] = None
-    picture = ffmpeg.input(input_url(source), **options)[str(facts.stream_index)]
+    picture = ffmpeg.input(input_url(source), **options)[str(info.stream_index)]
     if config.fps is not None:
         picture = picture.filter("fps", fps=config.fps)
     picture = picture.filter("scale", config.width, config.height, flags="bicubic").filter("setsar", 1)
-    wanted = [path for path in (files.canonical, files.frames, files.keyframes, files.stamps) if path is not None]
-    branches = picture.filter_multi_output("split", len(wanted)) if len(wanted) > 1 else [picture]
+    paths = [path for path in (files.canonical, files.frames, files.keyframes, files.stamps) if path is not None]
+    branches = picture.filter_multi_output("split", len(paths)) if len(paths) > 1 else [picture]
     outputs = []
-    for number, path in enumerate(wanted):
+    for number, path in enumerate(paths):
         branch = branches[number]
         if path == files.canonical:
             branch = branch.filter("settb", _CANONICAL_TIME_BASE).filter("setpts", "N")
             outputs.append(ffmpeg.output(branch, input_url(path), format="avi", **_canonical_options(config)))
             continue
         if path == files.stamps:
-            # A corner of the picture, in the colours of the canonical stream: costs nothing and changes nothing.
+            # A corner of the picture in the pixel format of the canonical stream: no cost, no further conversion.
             outputs.append(ffmpeg.output(branch.filter("crop", 2, 2, 0, 0), input_url(path), **_STAMP_OPTIONS))
             continue
         if path == files.frames:
             branch = branch.filter("scale", *config.frame_size, flags="area", out_range="full")
         else:
-            # Those of a canonical stream stand at every gop-th frame exactly: scene cuts may not insert any.
+            # I-frames of a canonical stream are exactly every gop-th frame, since scene cuts insert none.
             branch = branch.filter("select", f"not(mod(n,{config.gop}))").filter("scale", out_range="full")
         outputs.append(ffmpeg.output(branch, input_url(path), **_jpeg_options(config)))
     merged = ffmpeg.merge_outputs(*outputs).global_args(
@@ -114,7 +113,7 @@ def _canonical_options(config: ExtractConfig) -> dict[str, Any]:
         "flags:v": "+bitexact",
     }
     if config.codec == "mpeg4":
-        return common | {"c:v": "mpeg4", "q:v": config.resolved_quality, "sc_threshold": _NEVER}
+        return common | {"c:v": "mpeg4", "q:v": config.resolved_quality, "sc_threshold": _NO_SCENE_CUTS}
     h264 = {"c:v": "libx264", "preset": "veryfast", "crf": config.resolved_quality, "refs": 1}
     return common | h264 | {"keyint_min": config.gop, "sc_threshold": 0, "x264-params": "scenecut=0:open-gop=0"}
 
@@ -134,23 +133,28 @@ def _jpeg_options(config: ExtractConfig) -> dict[str, Any]:
 
 def transcode(
     source: Path,
-    facts: SourceFacts,
+    info: SourceInfo,
     config: ExtractConfig,
     workdir: Path,
     binary: FfmpegBinary,
     *,
     own_vectors: bool = False,
 ) -> TranscodedFiles:
-    """Runs FFmpeg on one source; with ``own_vectors`` it makes the small frames only.
+    """Run FFmpeg on one source.
 
-    A source that breaks off or is damaged in places gives the frames that decode.
+    A truncated or damaged source yields the frames that can be decoded.
 
-    Returns:
-        The files, inside ``workdir``.
+    Args:
+        source: the video file.
+        info: result of ``probe``.
+        config: the extraction configuration.
+        workdir: existing folder for the outputs.
+        binary: the FFmpeg to run.
+        own_vectors: whether the source's own vectors are used; then only the small frames are made.
 
     Raises:
-        VideoError: FFmpeg failed; the reason holds its last words.
-        OutputError: it could not write.
+        VideoError: FFmpeg failed; the reason contains its last error.
+        OutputError: FFmpeg could not write its outputs.
     """
     files = TranscodedFiles(
         canonical=None if own_vectors else workdir / "canonical.avi",
@@ -159,9 +163,17 @@ def transcode(
         stamps=None if own_vectors or config.store_frames else workdir / "stamps.nut",
     )
     if own_vectors and files.frames is None:
-        return files  # there is nothing to make
-    command = build_command(source, facts, config, files, binary)
-    log = workdir / "ffmpeg.log"
+        return files
+    status, log = _run(build_command(source, info, config, files, binary), workdir / "ffmpeg.log")
+    if any(_OUT_OF_MEMORY.search(line) for line in log.errors):
+        # An error even if FFmpeg exits with 0: the picture it had no memory for is missing from the outputs.
+        raise VideoError("memory", "ffmpeg needs more memory than --max-memory-mb allows")
+    if status != 0:
+        raise _explain_failure(status, log.errors, workdir)
+    return replace(files, decode_errors=log.damage)
+
+
+def _run(command: Sequence[str], log: Path) -> tuple[int, FfmpegLog]:
     with (
         log.open("wb") as stderr,
         subprocess.Popen(
@@ -175,38 +187,31 @@ def transcode(
         try:
             status = process.wait()
         except BaseException:
-            # An interrupt must not leave FFmpeg running.
+            # FFmpeg must not outlive an interrupt.
             process.kill()
             raise
-    said = read_log(log)
-    if any(_OUT_OF_MEMORY.search(line) for line in said.errors):
-        # Whatever its status: a picture that found no memory is missing from the outputs.
-        raise VideoError("memory", "ffmpeg needs more memory than --max-memory-mb allows")
-    if status != 0:
-        raise _explain(status, said.errors, workdir)
-    return replace(files, decode_errors=said.damage)
+    return status, read_log(log)
 
 
-def _explain(status: int, words: Sequence[str], workdir: Path) -> VideoError | OutputError:
-    """Tells a bad video from a machine that lacks something."""
-    # FFmpeg ends with the low byte of its negative error code.
+def _explain_failure(status: int, errors: Sequence[str], workdir: Path) -> VideoError | OutputError:
+    """Return an OutputError if the outputs cannot be written, otherwise a VideoError."""
+    # FFmpeg exits with the low byte of its negative error code.
     code = 256 - status if status > 0 else 0
-    said = words[-1] if words else "it said nothing"
-    for unwritable in _UNWRITABLE:
-        if code == unwritable or any(os.strerror(unwritable) in line for line in words):
-            return OutputError(f"cannot write in {workdir}: {os.strerror(unwritable)}")
+    for write_error in _WRITE_ERRORS:
+        if code == write_error or any(os.strerror(write_error) in line for line in errors):
+            return OutputError(f"cannot write in {workdir}: {os.strerror(write_error)}")
     if status == -signal.SIGXFSZ:
         return OutputError(f"cannot write in {workdir}: {os.strerror(errno.EFBIG)}")
     if status < 0:
         return VideoError("crash", f"ffmpeg was killed by {signal.Signals(-status).name}")
-    return VideoError("transcode", f"ffmpeg ended with status {status}: {said}")
+    return VideoError("transcode", f"ffmpeg exited with status {status}: {errors[-1] if errors else 'no output'}")
 
 
 def read_packets(path: Path) -> Iterator[tuple[float, bytes]]:
-    """Yields (time stamp in seconds, bytes) of the packets of one of the outputs in NUT, in order.
+    """Yield (time stamp in seconds, bytes) for each packet of a NUT output, in order.
 
     Raises:
-        VideoError: the file holds no frames, because no frame of the source could be decoded.
+        VideoError: the file holds no packets, because no frame of the source could be decoded.
     """
     try:
         with open_input(path) as container:

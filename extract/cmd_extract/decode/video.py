@@ -1,13 +1,12 @@
-"""Extracts one video into spool files: probe, transcode, read vectors, draw grids.
+"""Extraction of one video into spool files: probe, transcode, read motion vectors, rasterize.
 
-What a video needs in memory does not depend on its length: bytes go from file to file, and only a few numbers a frame
-are held.
+Memory use does not depend on the length of the video: bulk data goes from file to file, only a few numbers per frame
+are kept in memory.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,38 +14,37 @@ from numpy.typing import NDArray
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
-from cmd_extract.decode.keyframes import KeyframeEncoder
-from cmd_extract.decode.own_stream import use_own_vectors
-from cmd_extract.decode.source import SourceFacts, decoder_errors, probe
-from cmd_extract.decode.spool import SpooledStream, spool_stream, unpack
+from cmd_extract.decode.own_stream import read_own_stream, use_own_vectors
+from cmd_extract.decode.source import SourceInfo, probe
+from cmd_extract.decode.spool import MotionStream, VideoSpool, spool_jpegs, spool_motion
 from cmd_extract.decode.transcode import TranscodedFiles, read_packets, transcode
-from cmd_extract.decode.vectors import OwnStream, read_vectors
+from cmd_extract.decode.vectors import read_vectors
 from cmd_extract.errors import VideoError
 from cmd_extract.schema import Damage
 
-_SAME_SECONDS = 1e-3
-_USUAL_FPS = 25.0
-# Edit lists and packed B-frames make a few frames fewer of what containers count.
-_LOST_SHARE, _LOST_FRAMES = 0.05, 1
+_PTS_TOLERANCE_SECONDS = 1e-3
+_DEFAULT_FPS = 25.0
+# Edit lists and packed B-frames lose a few of the frames that the container declares.
+_TOLERATED_LOSS_FRACTION, _TOLERATED_LOSS_FRAMES = 0.05, 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractedVideo:
-    """One video's data, lying in files of its working folder.
+    """The data of one video, as files in its working folder.
 
     Attributes:
-        facts: what its container says.
-        frame_jpeg, keyframe_jpeg: files of JPEGs end to end.
+        source: properties of the source file.
+        frame_jpeg, keyframe_jpeg: files of concatenated JPEGs.
         frame_sizes, keyframe_sizes: (F,) and (K,) int64, bytes of each JPEG.
         pts_seconds: (F,) float64, seconds since the first frame.
         frame_types: (F,) S1.
         keyframe_indices: (K,) int64.
         grid, valid: files of raw C-ordered (F, 2, gh, gw) int16 and (F, gh, gw) uint8.
-        own_vectors: whether the vectors are the source's own, not those of a canonical stream.
-        damage: what is known to be wrong with the source.
+        own_vectors: whether the vectors are the source's own instead of a canonical stream's.
+        damage: known damage of the source.
     """
 
-    facts: SourceFacts
+    source: SourceInfo
     frame_jpeg: Path
     frame_sizes: NDArray[np.int64]
     pts_seconds: NDArray[np.float64]
@@ -63,10 +61,13 @@ class ExtractedVideo:
         frames, keyframes = len(self.frame_sizes), len(self.keyframe_sizes)
         if not frames == len(self.pts_seconds) == len(self.frame_types):
             raise ValueError(
-                f"{frames} frames, {len(self.pts_seconds)} time stamps, {len(self.frame_types)} frames of motion"
+                f"{frames} frame sizes, {len(self.pts_seconds)} time stamps and {len(self.frame_types)} frame types, "
+                "need equal numbers"
             )
         if keyframes != len(self.keyframe_indices):
-            raise ValueError(f"{keyframes} keyframes for {len(self.keyframe_indices)} I-frames")
+            raise ValueError(
+                f"{keyframes} keyframe sizes and {len(self.keyframe_indices)} keyframe indices, need equal numbers"
+            )
 
     @property
     def frame_count(self) -> int:
@@ -75,16 +76,16 @@ class ExtractedVideo:
 
     @property
     def fps(self) -> float:
-        """Frames per second over the video's time stamps; the container's word where these say nothing."""
+        """Frames per second from the time stamps; the container's frame rate if they span no time."""
         span = float(self.pts_seconds[-1] - self.pts_seconds[0])
-        return (self.frame_count - 1) / span if span > 0 else self.facts.fps
+        return (self.frame_count - 1) / span if span > 0 else self.source.fps
 
 
 def cut_into_segments(video: ExtractedVideo, seconds: float | None) -> list[tuple[int, int]]:
-    """First and last + 1 frame of each sample of a video.
+    """Return (start, stop) frames of each sample of a video.
 
-    A cut falls on the first I-frame at or after each multiple of ``seconds``, so that every sample begins with a
-    keyframe; without ``seconds`` the whole video is one sample.
+    Cuts are at the first I-frame at or after each multiple of ``seconds``, so every sample starts with a keyframe. If
+    ``seconds`` is None the whole video is one sample.
     """
     cuts = [0]
     if seconds is not None:
@@ -98,156 +99,45 @@ def cut_into_segments(video: ExtractedVideo, seconds: float | None) -> list[tupl
 def extract_video(
     source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary, *, reader: str = "auto"
 ) -> ExtractedVideo:
-    """Extracts one video.
+    """Extract one video.
 
     Args:
         source: the video file.
-        config: what to make of it.
-        workdir: an existing, empty folder for this video alone.
-        binary: the run's FFmpeg.
+        config: the extraction configuration.
+        workdir: existing, empty folder for this video alone.
+        binary: the FFmpeg of the run.
         reader: see ``cmd_extract.decode.vectors.choose_reader``; it does not change the result.
 
     Raises:
-        VideoError: the video cannot be extracted; says at which stage and why.
+        VideoError: the video cannot be extracted; contains the stage and the reason.
         OutputError: ``workdir`` cannot be written.
     """
-    source = _plain_name(source, workdir)
-    facts = probe(source)
-    # mvextractor may open only what this project has written.
-    own_vectors = reader != "mvextractor" and use_own_vectors(source, facts, config)
-    spool = {name: workdir / name for name in ("frames", "keyframes", "grid", "valid")}
-    own = _read_own_stream(source, facts, reader, config, spool) if own_vectors else None
-    damaged = own is not None and own.damaged
-    if damaged and config.transcode == "auto":
-        own = None
-    files = transcode(source, facts, config, workdir, binary, own_vectors=own is not None)
-    files = replace(files, decode_errors=files.decode_errors or damaged)
-    if own is not None:
-        stream, keyframe_sizes, keyframe_pts = own.stream, own.stream.keyframe_sizes, None
-    else:
-        assert files.canonical is not None, "made where the source's own vectors are not used"
-        stream = spool_stream(read_vectors(files.canonical, reader), config, spool)
-        files.canonical.unlink()
-        keyframe_sizes, keyframe_pts = unpack(files.keyframes, spool["keyframes"])
-    if files.frames is None:
-        spool["frames"].touch()
-        frame_sizes, pts = np.zeros(len(stream.types), np.int64), _times_without_frames(files, stream, facts)
-    else:
-        frame_sizes, pts = unpack(files.frames, spool["frames"])
-    indices = np.flatnonzero(stream.types == b"I")
-    _check_frames(pts, stream, indices, keyframe_pts)
+    source = _utf8_path(source, workdir)
+    info = probe(source)
+    spool = VideoSpool.in_folder(workdir)
+    own_stream, damaged = _try_own_stream(source, info, config, reader, spool)
+    files = transcode(source, info, config, workdir, binary, own_vectors=own_stream is not None)
+    stream = _read_canonical_stream(files, config, reader, spool) if own_stream is None else own_stream
+    frame_sizes, pts = _read_frames(files, info, stream, spool)
+    _check_alignment(pts, stream)
     return ExtractedVideo(
-        facts=facts,
-        frame_jpeg=spool["frames"],
+        source=info,
+        frame_jpeg=spool.frames,
         frame_sizes=frame_sizes,
         pts_seconds=pts - pts[0],
         frame_types=stream.types,
-        keyframe_jpeg=spool["keyframes"],
-        keyframe_sizes=keyframe_sizes,
-        keyframe_indices=indices,
-        grid=spool["grid"],
-        valid=spool["valid"],
-        own_vectors=own is not None,
-        damage=_damage(files, facts, len(pts), config),
+        keyframe_jpeg=spool.keyframes,
+        keyframe_sizes=stream.keyframe_sizes,
+        keyframe_indices=stream.keyframe_indices,
+        grid=spool.grid,
+        valid=spool.valid,
+        own_vectors=own_stream is not None,
+        damage=_damage(info, config, decode_errors=files.decode_errors or damaged, frames=len(pts)),
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _OwnReading:
-    stream: SpooledStream
-    damaged: bool
-
-
-def _read_own_stream(
-    source: Path, facts: SourceFacts, reader: str, config: ExtractConfig, spool: dict[str, Path]
-) -> _OwnReading:
-    """Reads a source's own vectors and keyframes; those of a damaged one once more, with all that concealing needs.
-
-    Under ``auto`` that is not needed: damaged sources are transcoded.
-    """
-    for whole_pictures in (False, True):
-        damaged: list[bool] = []
-        own = OwnStream(
-            stream_index=facts.stream_index,
-            size=(config.width, config.height),
-            encode_keyframe=KeyframeEncoder(config.jpeg_quality),
-            whole_pictures=whole_pictures,
-            on_damage=partial(damaged.append, True),
-        )
-        with decoder_errors() as count_errors:
-            stream = spool_stream(read_vectors(source, reader, own), config, spool)
-            found = bool(damaged) or count_errors() > 0
-        if not found or config.transcode == "auto":
-            break
-    return _OwnReading(stream=stream, damaged=found)
-
-
-def _damage(files: TranscodedFiles, facts: SourceFacts, frames: int, config: ExtractConfig) -> Damage:
-    damage = Damage.DECODE_ERRORS if files.decode_errors else Damage.NONE
-    if config.fps is None and frames < facts.promised_frames * (1 - _LOST_SHARE) - _LOST_FRAMES:
-        damage |= Damage.FRAMES_MISSING
-    return damage
-
-
-def _times_without_frames(files: TranscodedFiles, stream: SpooledStream, facts: SourceFacts) -> NDArray[np.float64]:
-    """Time stamps of the source, not those of a canonical stream, whose frames are merely numbered.
-
-    Elementary streams have none; as with FFmpeg, their frames then follow at the frame rate.
-    """
-    if files.stamps is not None:
-        times = np.array([stamp for stamp, _ in read_packets(files.stamps)], np.float64)
-        files.stamps.unlink()
-        return times
-    pts = stream.pts_seconds
-    return np.arange(len(pts)) / (facts.fps or _USUAL_FPS) if np.isnan(pts).any() else pts
-
-
-def _check_frames(
-    pts: NDArray[np.float64],
-    stream: SpooledStream,
-    keyframe_indices: NDArray[np.int64],
-    keyframe_pts: NDArray[np.float64] | None,
-) -> None:
-    """Frame n must mean the same frame in all outputs; anything else would pair frames with foreign motion.
-
-    Args:
-        pts: (F,) time stamps of the frames.
-        stream: what the vectors come from.
-        keyframe_indices: (K,) numbers of its I-frames.
-        keyframe_pts: (K,) time stamps of keyframes that FFmpeg has made beside a canonical stream; None where pictures,
-            vectors and time stamps all come from ``stream``.
-    """
-    types = stream.types
-    if len(pts) == 0:
-        raise VideoError("transcode", "no frame of the video could be decoded")
-    if len(pts) != len(types):
-        raise VideoError("motion", f"{len(types)} frames of motion for {len(pts)} JPEG frames")
-    if len(keyframe_indices) == 0:
-        raise VideoError("motion", "it has no I-frame; extract it with --transcode auto or always")
-    if keyframe_pts is None:
-        if not _same_times(pts, stream.pts_seconds):
-            raise VideoError("motion", "small frames and frames of motion have different time stamps")
-        return
-    if len(keyframe_indices) != len(keyframe_pts):
-        raise VideoError("motion", f"{len(keyframe_pts)} keyframe pictures for {len(keyframe_indices)} I-frames")
-    if not _same_times(pts[keyframe_indices], keyframe_pts):
-        raise VideoError("motion", "keyframe pictures and I-frames have different time stamps")
-
-
-def _same_times(ours: NDArray[np.float64], theirs: NDArray[np.float64]) -> bool:
-    """Whether two readers give the same frames the same times, as far as both give any (NaN: none).
-
-    Compared are distances from the first frame that both have, since FFmpeg may move the start to 0.
-    """
-    known = np.flatnonzero(~(np.isnan(ours) | np.isnan(theirs)))
-    if len(known) == 0:
-        return True
-    apart = (ours[known] - ours[known[0]]) - (theirs[known] - theirs[known[0]])
-    return bool(np.abs(apart).max() <= _SAME_SECONDS)
-
-
-def _plain_name(source: Path, workdir: Path) -> Path:
-    """A name of the source that every library takes: PyAV cannot open names that are not UTF-8."""
+def _utf8_path(source: Path, workdir: Path) -> Path:
+    """Return a path that every library accepts: PyAV cannot open file names that are not UTF-8, so link to them."""
     try:
         str(source).encode("utf-8")
     except UnicodeEncodeError:
@@ -255,3 +145,100 @@ def _plain_name(source: Path, workdir: Path) -> Path:
         link.symlink_to(source.absolute())
         return link
     return source
+
+
+def _try_own_stream(
+    source: Path, info: SourceInfo, config: ExtractConfig, reader: str, spool: VideoSpool
+) -> tuple[MotionStream | None, bool]:
+    """Read the source's own vectors if they are to be used.
+
+    Returns:
+        The stream, or None if a canonical stream is needed, and whether damage was found.
+    """
+    # mvextractor may only open files written by this project.
+    if reader == "mvextractor" or not use_own_vectors(source, info, config):
+        return None, False
+    stream, damaged = read_own_stream(source, info, config, reader, spool)
+    return (None if damaged and config.transcode == "auto" else stream), damaged
+
+
+def _read_canonical_stream(
+    files: TranscodedFiles, config: ExtractConfig, reader: str, spool: VideoSpool
+) -> MotionStream:
+    """Read the vectors of the canonical stream and the keyframes made beside it; delete both files."""
+    assert files.canonical is not None, "made unless the source's own vectors are used"
+    stream = spool_motion(read_vectors(files.canonical, reader), config, spool)
+    files.canonical.unlink()
+    sizes, pts = spool_jpegs(files.keyframes, spool.keyframes)
+    return replace(stream, keyframe_sizes=sizes, keyframe_pts_seconds=pts)
+
+
+def _read_frames(
+    files: TranscodedFiles, info: SourceInfo, stream: MotionStream, spool: VideoSpool
+) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Return (F,) sizes in bytes (0 if frames are not stored) and (F,) source time stamps of the small frames."""
+    if files.frames is not None:
+        return spool_jpegs(files.frames, spool.frames)
+    spool.frames.touch()
+    return np.zeros(len(stream.types), np.int64), _source_pts(files, info, stream)
+
+
+def _source_pts(files: TranscodedFiles, info: SourceInfo, stream: MotionStream) -> NDArray[np.float64]:
+    """Return the source's time stamps if there are no small frames to take them from.
+
+    Elementary streams have no time stamps; as in FFmpeg, their frames are then spaced by the frame rate.
+    """
+    if files.stamps is not None:
+        pts = np.array([stamp for stamp, _ in read_packets(files.stamps)], np.float64)
+        files.stamps.unlink()
+        return pts
+    pts = stream.pts_seconds
+    return np.arange(len(pts)) / (info.fps or _DEFAULT_FPS) if np.isnan(pts).any() else pts
+
+
+def _check_alignment(pts: NDArray[np.float64], stream: MotionStream) -> None:
+    """Check that frame n is the same frame in all outputs; otherwise frames would be paired with another's motion.
+
+    Args:
+        pts: (F,) time stamps of the small frames.
+        stream: the stream that the vectors come from.
+
+    Raises:
+        VideoError: the outputs do not match, or there is no frame or no I-frame.
+    """
+    frames, indices = len(stream.types), stream.keyframe_indices
+    if len(pts) == 0:
+        raise VideoError("transcode", "no frame of the video could be decoded")
+    if len(pts) != frames:
+        raise VideoError("motion", f"{frames} frames with motion vectors but {len(pts)} JPEG frames")
+    if len(indices) == 0:
+        raise VideoError("motion", "the video has no I-frame; extract it with --transcode auto or always")
+    keyframe_pts = stream.keyframe_pts_seconds
+    if keyframe_pts is None:
+        if not _equal_times(pts, stream.pts_seconds):
+            raise VideoError("motion", "small frames and motion vectors have different time stamps")
+        return
+    if len(indices) != len(keyframe_pts):
+        raise VideoError("motion", f"{len(keyframe_pts)} keyframe JPEGs for {len(indices)} I-frames")
+    if not _equal_times(pts[indices], keyframe_pts):
+        raise VideoError("motion", "keyframe JPEGs and I-frames have different time stamps")
+
+
+def _equal_times(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
+    """Return whether two readers give the same frames the same times, ignoring frames without one (NaN).
+
+    Times are compared relative to the first frame that both readers have, since FFmpeg may shift the start to 0.
+    """
+    known = np.flatnonzero(~(np.isnan(first) | np.isnan(second)))
+    if len(known) == 0:
+        return True
+    difference = (first[known] - first[known[0]]) - (second[known] - second[known[0]])
+    return bool(np.abs(difference).max() <= _PTS_TOLERANCE_SECONDS)
+
+
+def _damage(info: SourceInfo, config: ExtractConfig, *, decode_errors: bool, frames: int) -> Damage:
+    damage = Damage.DECODE_ERRORS if decode_errors else Damage.NONE
+    expected = info.declared_frames * (1 - _TOLERATED_LOSS_FRACTION) - _TOLERATED_LOSS_FRAMES
+    if config.fps is None and frames < expected:
+        damage |= Damage.FRAMES_MISSING
+    return damage

@@ -1,1 +1,1 @@
-"""Manifests: lists of videos with labels, groups and splits."""
+"""Manifests: CSV files that list videos with labels, groups and splits."""

@@ -1,7 +1,7 @@
-"""Make manifests of data sets with official lists: UCF101, HMDB51 and Kinetics.
+"""Manifests of datasets with official split files: UCF101, HMDB51 and Kinetics.
 
-The lists are read as their authors publish them; every listed video must be there, in the folder layout in which the
-data set is distributed.
+The split files are read as published. Every listed video must exist, in the folder layout in which the dataset is
+distributed.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from cmd_extract.manifest.sources import (
     is_video_name,
     list_files,
 )
-from cmd_extract.manifest.table import TableRow, read_table, summarise
+from cmd_extract.manifest.table import TableRow, read_table, summarize
 
 _UCF_LIST = re.compile(r"(train|test)list(\d+)\.txt")
 _UCF_LINE = re.compile(
@@ -30,14 +30,14 @@ _UCF_LINE = re.compile(
 _HMDB_LIST = re.compile(r"(?P<label>.+)_test_split(?P<split>\d+)\.txt")
 _HMDB_LINE = re.compile(r"(?P<name>\S.*?)\s+(?P<part>[012])")
 _HMDB_PARTS = {"0": "", "1": "train", "2": "test"}
-# What the authors of HMDB51 append to a clip's name: visible body parts, camera motion, people, view, quality, number.
+# Suffix of HMDB51 clip names: visible body parts, camera motion, number of people, view, quality, clip number.
 _HMDB_ATTRIBUTES = re.compile(r"_[a-z]_(?:cm|nm)_np\d+_[a-z]{2}_[a-z]{3}_\d+$")
 _KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Listed:
-    """A video that split lists name: where first, and its part in each split seen so far."""
+    """A video in the split files: location of its first mention, and its part in each split read so far."""
 
     place: str
     label: str
@@ -55,7 +55,9 @@ def _list_lines(path: Path) -> Iterator[tuple[int, str]]:
 def _set_part(listed: _Listed, split: str, part: str, place: str) -> None:
     earlier = listed.parts.setdefault(split, part)
     if earlier != part:
-        raise ManifestError(f"{place}: listed as {part or 'unused'!r}, but as {earlier or 'unused'!r} before ({split})")
+        raise ManifestError(
+            f"{place}: listed as {part or 'unused'!r}, but earlier as {earlier or 'unused'!r} ({split})"
+        )
 
 
 def _listed_videos(listed: Mapping[str, _Listed], videos: Path, split_columns: list[str]) -> list[SourceVideo]:
@@ -73,30 +75,34 @@ def _listed_videos(listed: Mapping[str, _Listed], videos: Path, split_columns: l
 
 
 def from_ucf101(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSource:
-    """Manifest rows of UCF101.
+    """Read the manifest rows of UCF101.
 
     Format: ``trainlist01.txt`` to ``03`` with lines ``ApplyEyeMakeup/v_ApplyEyeMakeup_g08_c01.avi 1``, ``testlist01``
-    to ``03`` without the number, and optionally ``classInd.txt`` with lines ``1 ApplyEyeMakeup``, which the numbers
-    and labels are then checked against. Lists of any other number of splits are read too, as long as they come in
-    pairs. The group is ``v_ApplyEyeMakeup_g08``: clips of one source video, which the official splits keep together.
-    Rows are in the order of their paths; ids are listed names without extension (``class/name``).
+    to ``03`` without the number, and optionally ``classInd.txt`` with lines ``1 ApplyEyeMakeup``, against which numbers
+    and labels are checked. Any number of splits is accepted if every split has both lists. The group is
+    ``v_ApplyEyeMakeup_g08``: clips of one source video, which are in the same part of every official split. Rows are
+    sorted by path; ids are the listed names without extension (``class/name``).
 
     Args:
         videos_dir: folder of the class folders.
-        splits_dir: folder of the lists.
-        root: folder that the manifest's paths will be relative to.
+        splits_dir: folder of the split files.
+        root: folder that paths in the manifest are relative to.
 
     Raises:
-        ManifestError: lists missing, unreadable or contradictory, or videos missing; names list and line.
+        ManifestError: split files are missing, invalid or contradictory, or videos are missing; names file and line.
     """
     lists = [(path, match) for path in sorted(splits_dir.glob("*.txt")) if (match := _UCF_LIST.fullmatch(path.name))]
     if not lists:
-        raise ManifestError(f"{splits_dir}: no trainlist01.txt and testlist01.txt; name the folder of the UCF101 lists")
+        raise ManifestError(
+            f"{splits_dir}: no trainlist01.txt and testlist01.txt; give the folder of the UCF101 split files"
+        )
     seen = {(int(match[2]), match[1]) for _, match in lists}
     for split in sorted({number for number, _ in seen}):
         for part in ("train", "test"):
             if (split, part) not in seen:
-                raise ManifestError(f"{splits_dir}: no {part}list{split:02d}.txt beside its counterpart; add it")
+                raise ManifestError(
+                    f"{splits_dir}: {part}list{split:02d}.txt is missing; every split needs a train and a test list"
+                )
     class_numbers = _ucf_class_numbers(splits_dir / "classInd.txt")
     listed: dict[str, _Listed] = {}
     for path, match in lists:
@@ -104,7 +110,7 @@ def from_ucf101(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSo
             place = f"{path}, line {number}"
             fields = _UCF_LINE.fullmatch(line)
             if fields is None:
-                raise ManifestError(f"{place}: {line!r} is not of the form 'Class/v_Class_g01_c01.avi 1'")
+                raise ManifestError(f"{place}: {line!r} does not have the form 'Class/v_Class_g01_c01.avi 1'")
             _check_ucf_class(fields, class_numbers, place)
             name = f"{fields['label']}/{fields['stem']}.{fields['extension']}"
             video = listed.setdefault(
@@ -120,7 +126,7 @@ def _ucf_class_numbers(path: Path) -> dict[str, int]:
     for line_number, line in _list_lines(path) if path.is_file() else ():
         match = re.fullmatch(r"(\d+)\s+(\S+)", line)
         if match is None:
-            raise ManifestError(f"{path}, line {line_number}: {line!r} is not of the form '1 ApplyEyeMakeup'")
+            raise ManifestError(f"{path}, line {line_number}: {line!r} does not have the form '1 ApplyEyeMakeup'")
         numbers[match[2]] = int(match[1])
     return numbers
 
@@ -132,25 +138,23 @@ def _check_ucf_class(fields: re.Match[str], class_numbers: Mapping[str, int], pl
     if label not in class_numbers:
         raise ManifestError(f"{place}: class {label!r} is not in classInd.txt")
     if number is not None and int(number) != class_numbers[label]:
-        raise ManifestError(f"{place}: class number {number}, but classInd.txt says {class_numbers[label]} for {label}")
+        raise ManifestError(f"{place}: class number {number}, but {class_numbers[label]} for {label} in classInd.txt")
 
 
 def from_hmdb51(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSource:
-    """Manifest rows of HMDB51.
+    """Read the manifest rows of HMDB51.
 
     Format: for each class ``<class>_test_split1.txt`` to ``3`` with lines ``name.avi 0|1|2``: 1 is train, 2 is test,
-    0 is neither. Videos lie in ``<class>/name.avi``. The group is the source film: the file name up to the last
-    ``_<class>_``; where the name lacks its class, up to the attributes that end it (as in ``_f_cm_np1_fr_med_2``);
-    where it lacks these too, all of it, and a note counts such names. Rows are in the order of their paths; ids are
-    ``class/name`` without extension.
+    0 is neither. Videos are ``<class>/name.avi``. The group is the source film, see ``hmdb51_film``; a note counts the
+    names without one. Rows are sorted by path; ids are ``class/name`` without extension.
 
     Args:
         videos_dir: folder of the class folders.
-        splits_dir: folder of the lists.
-        root: folder that the manifest's paths will be relative to.
+        splits_dir: folder of the split files.
+        root: folder that paths in the manifest are relative to.
 
     Raises:
-        ManifestError: lists missing, unreadable or contradictory, or videos missing; names list and line.
+        ManifestError: split files are missing, invalid or contradictory, or videos are missing; names file and line.
     """
     lists = {
         (match["label"], int(match["split"])): path
@@ -158,32 +162,42 @@ def from_hmdb51(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSo
         if (match := _HMDB_LIST.fullmatch(path.name))
     }
     if not lists:
-        raise ManifestError(f"{splits_dir}: no <class>_test_split1.txt; name the folder of the HMDB51 lists")
+        raise ManifestError(f"{splits_dir}: no <class>_test_split1.txt; give the folder of the HMDB51 split files")
     splits = sorted({split for _, split in lists})
     for label in sorted({label for label, _ in lists}):
         for split in splits:
             if (label, split) not in lists:
-                raise ManifestError(f"{splits_dir}: no {label}_test_split{split}.txt, other classes have one; add it")
+                raise ManifestError(
+                    f"{splits_dir}: {label}_test_split{split}.txt is missing, although other classes have this split"
+                )
     listed: dict[str, _Listed] = {}
     for (label, split), path in sorted(lists.items()):
         for number, line in _list_lines(path):
             place = f"{path}, line {number}"
             fields = _HMDB_LINE.fullmatch(line)
             if fields is None:
-                raise ManifestError(f"{place}: {line!r} is not of the form 'name.avi 1', with 0, 1 or 2")
+                raise ManifestError(f"{place}: {line!r} does not have the form 'name.avi N' with N = 0, 1 or 2")
             group = hmdb51_film(PurePosixPath(fields["name"]).stem, label)
             video = listed.setdefault(
                 f"{label}/{fields['name']}", _Listed(place=place, label=label, group=group, parts={})
             )
             _set_part(video, f"split{split}", _HMDB_PARTS[fields["part"]], place)
     videos = _listed_videos(listed, absolute_folder(videos_dir), [f"split{split}" for split in splits])
-    alone = [v.place for v in videos if v.group == PurePosixPath(v.file).stem]
-    notes = [f"{splits_dir}: no source film in the names of {summarise(alone, 'video')}"] if alone else []
+    unnamed = [v.place for v in videos if v.group == PurePosixPath(v.file).stem]
+    notes = [f"{splits_dir}: no source film in the names of {summarize(unnamed, 'video')}"] if unnamed else []
     return assemble(splits_dir, videos, root=root, notes=notes)
 
 
 def hmdb51_film(stem: str, label: str) -> str:
-    """Source film of an HMDB51 clip by its file name without extension; ``from_hmdb51`` states the rule."""
+    """Return the source film of an HMDB51 clip.
+
+    It is the part of the name before the last ``_<class>_``; if the name does not contain its class, the part before
+    the attributes at its end (``_f_cm_np1_fr_med_2``); without those, the whole name.
+
+    Args:
+        stem: file name without extension.
+        label: the class.
+    """
     film, marker, _ = stem.rpartition(f"_{label}_")
     if marker and film:
         return film
@@ -191,27 +205,27 @@ def hmdb51_film(stem: str, label: str) -> str:
 
 
 def from_kinetics(csv_path: Path, videos_dir: Path, *, root: Path, missing: str = "error") -> ManifestSource:
-    """Manifest rows of Kinetics-400, -600 or -700.
+    """Read the manifest rows of Kinetics-400, -600 or -700.
 
-    Format: CSV with the columns ``youtube_id,time_start,time_end``, whole seconds, and optionally ``label`` (the test
-    lists have none) and ``split``; other columns such as ``is_cc`` are ignored. Files are called
-    ``<youtube_id>_<start>_<end>.<extension>``, times with six digits, and lie in ``<split>/<label>/``, ``<label>/``,
-    ``<split>/`` or directly in ``videos_dir``, labels with spaces or underscores. The group is the YouTube id. Rows
-    keep their order; ids are file names without extension. The label is the list's, with spaces.
+    Format: CSV with the columns ``youtube_id,time_start,time_end`` in whole seconds and optionally ``label`` (absent in
+    test lists) and ``split``; other columns such as ``is_cc`` are ignored. Files are named
+    ``<youtube_id>_<start>_<end>.<extension>`` with six-digit times, in ``<split>/<label>/``, ``<label>/``, ``<split>/``
+    or directly in ``videos_dir``; label folders have spaces or underscores. The group is the YouTube id. Rows keep
+    their order; ids are file names without extension. Labels are those of the list, with spaces.
 
     Args:
-        csv_path: a list, or a folder whose ``*.csv`` files are read one after the other.
+        csv_path: a list, or a folder whose ``*.csv`` files are read in alphabetical order.
         videos_dir: folder of the videos.
-        root: folder that the manifest's paths will be relative to.
-        missing: ``error``: every listed video must be there; ``skip``: those that are not are left out, counted in a
-            note and named in ``ManifestSource.missing``.
+        root: folder that paths in the manifest are relative to.
+        missing: ``error`` requires every listed video to exist; ``skip`` leaves out missing videos, counts them in a
+            note and lists them in ``ManifestSource.missing``.
 
     Raises:
-        ManifestError: a list cannot be used, a video is missing (names the line) or lies in two places.
-        ValueError: ``missing`` is something else.
+        ManifestError: a list is invalid, a video is missing (names the line), or several files match one.
+        ValueError: ``missing`` is invalid.
     """
     if missing not in ("error", "skip"):
-        raise ValueError(f"missing: {missing!r} is not one of error, skip")
+        raise ValueError(f"missing: must be error or skip, got {missing!r}")
     base = absolute_folder(videos_dir)
     names_of_stem: dict[str, list[str]] = {}
     for name in filter(is_video_name, list_files(base)[0]):
@@ -228,22 +242,22 @@ def from_kinetics(csv_path: Path, videos_dir: Path, *, root: Path, missing: str 
         file, splits = base / name_found, {"split": part}
         found.append(SourceVideo(place=place, file=file, video_id=stem, label=label, group=group, splits=splits))
     listed = len(absent) + len(found)
-    lost = f"{csv_path}: {summarise(list(absent.values()), 'video')} of {listed} not found below {videos_dir}"
+    summary = f"{csv_path}: {summarize(list(absent.values()), 'video')} of {listed} not found below {videos_dir}"
     if absent and (missing == "error" or not found):
-        raise ManifestError(f"{lost}; add them, or ask for missing videos to be skipped")
-    notes = [f"{lost}; left out"] if absent else []
+        raise ManifestError(f"{summary}; add the videos, or use --missing skip to leave them out")
+    notes = [f"{summary}; skipped"] if absent else []
     return assemble(csv_path, found, root=root, notes=notes, missing=tuple(absent))
 
 
 def _kinetics_rows(csv_path: Path) -> Iterator[tuple[str, TableRow]]:
     tables = [csv_path] if not csv_path.is_dir() else sorted(csv_path.glob("*.csv"))
     if not tables:
-        raise ManifestError(f"{csv_path}: no CSV files in this folder; name a Kinetics list")
+        raise ManifestError(f"{csv_path}: no CSV files in this folder; give a Kinetics list")
     for table_path in tables:
         table = read_table(table_path)
-        lacking = [column for column in _KINETICS_COLUMNS if column not in table.columns]
-        if lacking:
-            raise ManifestError(f"{table_path}, line 1: no column {lacking[0]!r} ({', '.join(table.columns)})")
+        missing = [column for column in _KINETICS_COLUMNS if column not in table.columns]
+        if missing:
+            raise ManifestError(f"{table_path}, line 1: no column {missing[0]!r} ({', '.join(table.columns)})")
         for row in table.rows:
             yield f"{table_path}, line {row.line}", row
 
@@ -256,14 +270,14 @@ def _kinetics_stem(row: TableRow, place: str) -> str:
             raise ManifestError(f"{place}, column {column!r}: {text!r} is not a number of whole seconds")
         times.append(int(text.split(".")[0]))
     if not re.fullmatch(r"[A-Za-z0-9_-]+", row.cells["youtube_id"]):
-        raise ManifestError(f"{place}, column 'youtube_id': {row.cells['youtube_id']!r} is no YouTube id")
+        raise ManifestError(f"{place}, column 'youtube_id': {row.cells['youtube_id']!r} is not a YouTube id")
     return f"{row.cells['youtube_id']}_{times[0]:06d}_{times[1]:06d}"
 
 
 def _kinetics_part(row: TableRow, place: str) -> str:
     text = row.cells.get("split", "")
     if text and text.lower() not in PART_OF_NAME:
-        raise ManifestError(f"{place}, column 'split': {text!r} is none of {', '.join(PART_OF_NAME)}")
+        raise ManifestError(f"{place}, column 'split': {text!r} is not one of {', '.join(PART_OF_NAME)}")
     return PART_OF_NAME[text.lower()] if text else ""
 
 
@@ -272,8 +286,8 @@ def _kinetics_file(row: TableRow, candidates: list[str], part: str, place: str) 
     parts = {name for name, meaning in PART_OF_NAME.items() if meaning == part}
     labels = {label, label.replace(" ", "_")} - {""}
     folders = {"."} | parts | labels | {f"{a}/{b}" for a in parts for b in labels}
-    # A test list without labels says nothing of the class folder a video lies in.
-    fitting = [c for c in candidates if not label or str(PurePosixPath(c).parent) in folders]
-    if len(fitting) > 1:
-        raise ManifestError(f"{place}: {', '.join(map(repr, fitting))} all are this video; keep one")
-    return fitting[0] if fitting else None
+    # Test lists without labels do not determine the class folder of a video.
+    matches = [c for c in candidates if not label or str(PurePosixPath(c).parent) in folders]
+    if len(matches) > 1:
+        raise ManifestError(f"{place}: several files match this video ({', '.join(map(repr, matches))}); keep one")
+    return matches[0] if matches else None

@@ -1,7 +1,7 @@
-"""Read and write the manifest: the CSV file that lists the videos of a data set, one a row.
+"""Reading and writing of manifests: CSV files that list the videos of a dataset, one per row.
 
 ``data_manifests/README.md`` documents the columns for users. ``cmd_extract.manifest.sources`` and
-``cmd_extract.manifest.datasets`` make manifests of what is on disk.
+``cmd_extract.manifest.datasets`` create manifests.
 """
 
 from __future__ import annotations
@@ -12,31 +12,21 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cmd_extract.errors import ManifestError
-from cmd_extract.manifest.table import Table, TableRow, name_problem, read_table, summarise
+from cmd_extract.manifest.table import Table, TableRow, name_problem, read_table, summarize
 from cmd_extract.schema import VideoRecord
-
-__all__ = [
-    "PARTS",
-    "ManifestError",
-    "check_records",
-    "is_split_column",
-    "read_manifest",
-    "resolve_path",
-    "write_manifest",
-]
+from cmd_extract.system.files import atomic_write
 
 REQUIRED_COLUMNS = ("id", "path")
 OPTIONAL_COLUMNS = ("label", "group")
 PARTS = ("train", "val", "test")
-"""What a cell of a split column may hold, beside nothing."""
+"""Values of a split column; a cell may also be empty."""
 
-ALLOWED_COLUMNS_TEXT = "id, path, label, group and split columns (split, split1, split2, ...)"
-
+_ALLOWED_COLUMNS = "id, path, label, group and split columns (split, split1, split2, ...)"
 _SPLIT_COLUMN = re.compile(r"split[A-Za-z0-9_-]*")
 
 
 def is_split_column(name: str) -> bool:
-    """Whether a column of this name holds parts: ``split`` and then only letters, digits, ``_`` and ``-``."""
+    """Return whether a column name is ``split``, alone or followed by letters, digits, ``_`` or ``-``."""
     return _SPLIT_COLUMN.fullmatch(name) is not None
 
 
@@ -45,14 +35,14 @@ def read_manifest(path: Path, *, root: Path | None = None, check_paths: bool = T
 
     Args:
         path: the CSV file.
-        root: folder that relative video paths start from; the manifest's own folder if ``None``.
+        root: base folder of relative video paths; the manifest's folder if None.
         check_paths: whether every video must exist.
 
     Returns:
-        One record a row, in the file's order; ``record.path`` stays as written.
+        One record per row, in the file's order, with paths as written.
 
     Raises:
-        ManifestError: anything in the file that cannot be used; names the file, line, column and value.
+        ManifestError: the file is invalid or a video is missing; names the file, line, column and value.
     """
     table = read_table(path)
     _check_columns(table)
@@ -63,8 +53,8 @@ def read_manifest(path: Path, *, root: Path | None = None, check_paths: bool = T
         earlier = first_line_of_id.setdefault(record.video_id, table_row.line)
         if earlier != table_row.line:
             raise ManifestError(
-                f"{path}, line {table_row.line}, column 'id': {record.video_id!r} already names the row at line "
-                f"{earlier}; give every row its own id"
+                f"{path}, line {table_row.line}, column 'id': {record.video_id!r} is also the id of line {earlier}; "
+                "give every row a unique id"
             )
         records.append(record)
     if check_paths:
@@ -77,14 +67,14 @@ def _check_columns(table: Table) -> None:
     for name in table.columns:
         if name not in REQUIRED_COLUMNS + OPTIONAL_COLUMNS and not is_split_column(name):
             raise ManifestError(
-                f"{table.path}, line 1: unknown column {name!r}; allowed: {ALLOWED_COLUMNS_TEXT}. "
-                "'cmd-extract manifest' makes a manifest of a CSV file with other columns"
+                f"{table.path}, line 1: unknown column {name!r}; allowed: {_ALLOWED_COLUMNS}. "
+                "'cmd-extract manifest' converts CSV files with other columns"
             )
     missing = [name for name in REQUIRED_COLUMNS if name not in table.columns]
     if missing:
         raise ManifestError(
             f"{table.path}, line 1: no column {' and no column '.join(map(repr, missing))} in the header "
-            f"({', '.join(table.columns)}); 'cmd-extract manifest' makes a manifest of a CSV file without ids"
+            f"({', '.join(table.columns)}); 'cmd-extract manifest' converts CSV files without ids"
         )
 
 
@@ -106,53 +96,53 @@ def _record(path: Path, row: int, table_row: TableRow) -> VideoRecord:
 
 
 def _cell_problem(video_id: str, path: str, label: str, group: str, splits: dict[str, str]) -> tuple[str, str] | None:
-    """Column and reason of the first cell that cannot be used."""
+    """Return column and problem of the first invalid cell."""
     if not video_id:
-        return "id", "is empty; give the row an id of its own"
+        return "id", "is empty; give the row a unique id"
     if not path:
-        return "path", "is empty; write where the video lies"
+        return "path", "is empty; enter the path of the video"
     for column, text in (("id", video_id), ("label", label), ("group", group)):
         reason = name_problem(text)
         if reason is not None:
             return column, reason
     if "\0" in path:
-        return "path", "holds a NUL, which no file name can"
+        return "path", "contains a NUL character, which is not allowed in file names"
     for column, part in splits.items():
         if part and part not in PARTS:
-            return column, f"is no part; allowed: {', '.join(PARTS)}, or nothing for a video in none of them"
+            return column, f"is not a split part; allowed: {', '.join(PARTS)}, or empty for a video in none of them"
     return None
 
 
-def _check_videos(where: Path, records: Sequence[VideoRecord], places: Sequence[str], root: Path) -> None:
+def _check_videos(manifest: Path, records: Sequence[VideoRecord], places: Sequence[str], root: Path) -> None:
     missing = [
         f"{place}, column 'path': {record.path!r} (id {record.video_id!r})"
         for place, record in zip(places, records, strict=True)
-        if not os.path.isfile(resolve_path(record, root))  # noqa: PTH113 (Path.is_file raises for names too long)
+        if not os.path.isfile(resolve_path(record, root))  # noqa: PTH113 (Path.is_file raises for overlong names)
     ]
     if missing:
         raise ManifestError(
-            f"{where}: {summarise(missing, 'row')} of {len(records)} point to no file below {str(root)!r}; correct the "
-            "paths or name another root"
+            f"{manifest}: {summarize(missing, 'video')} of {len(records)} not found below {str(root)!r}; correct the "
+            "paths or give another --root"
         )
 
 
 def resolve_path(record: VideoRecord, root: Path) -> Path:
-    """Where the video of a record lies: ``root / record.path``; an absolute path stands for itself."""
+    """Return the path of a video: relative paths start at ``root``."""
     return root / record.path
 
 
 def write_manifest(records: Iterable[VideoRecord], path: Path) -> None:
     r"""Write a manifest that ``read_manifest`` reads back as the same records.
 
-    The file appears whole or not at all. Its bytes depend on the records only: UTF-8, ``\n`` line ends, columns id,
-    path, label, group and then the split columns in the first record's order.
+    The file is written atomically. Its bytes depend on the records only: UTF-8, ``\n`` line ends, columns id, path,
+    label, group and then the split columns in the first record's order.
 
     Args:
-        records: at least one; ``row`` counts from 0, every record has the same split columns.
-        path: the file to write; folders that are missing are made, a file that is there is replaced.
+        records: at least one, numbered from 0, all with the same split columns.
+        path: file to create or replace; missing folders are created.
 
     Raises:
-        ManifestError: records that ``read_manifest`` would refuse.
+        ManifestError: ``read_manifest`` would reject the records.
     """
     records = tuple(records)
     check_records(records)
@@ -161,54 +151,47 @@ def write_manifest(records: Iterable[VideoRecord], path: Path) -> None:
     for record in records:
         cells = (record.video_id, record.path, record.label, record.group, *(record.splits[s] for s in split_columns))
         lines.append(",".join(_quoted(cell) for cell in cells))
-    data = "".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_write(path) as temporary:
+        temporary.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape"))
 
 
 def check_records(records: Sequence[VideoRecord], places: Sequence[str] | None = None) -> None:
-    """Check that records can stand in one manifest.
+    """Check that records form a valid manifest.
 
     Args:
-        records: in order, ``row`` counting from 0.
-        places: where the user finds each record, for the messages; ``row N`` if ``None``.
+        records: in order, numbered from 0.
+        places: location of each record in its source, for messages; ``row N`` if None.
 
     Raises:
-        ManifestError: no records, rows out of order, unequal split columns, an id used twice, or a text that
-            ``read_manifest`` would refuse; names the row, counted from 0, and the id.
+        ManifestError: there are no records, they are not numbered in order, split columns differ, an id is not unique,
+            or ``read_manifest`` would reject a text; names the row, counted from 0, and the id.
     """
     if not records:
         raise ManifestError("no videos: a manifest needs at least one row")
     split_columns = set(records[0].splits)
     wrong = [name for name in records[0].splits if not is_split_column(name)]
     if wrong:
-        raise ManifestError(f"split column {wrong[0]!r}: its name must match {_SPLIT_COLUMN.pattern}")
+        raise ManifestError(f"split column {wrong[0]!r}: the name must match {_SPLIT_COLUMN.pattern}")
     row_of_id: dict[str, int] = {}
     for row, record in enumerate(records):
         place = f"{f'row {row}' if places is None else places[row]} (id {record.video_id!r})"
         if record.row != row:
-            raise ManifestError(f"{place}: its row number is {record.row}; rows count from 0 in order")
+            raise ManifestError(f"{place}: row number is {record.row}; rows must be numbered from 0 in order")
         if set(record.splits) != split_columns:
-            raise ManifestError(f"{place}: split columns {sorted(record.splits)}, row 0 has {sorted(split_columns)}")
+            raise ManifestError(
+                f"{place}: has split columns {sorted(record.splits)}, row 0 has {sorted(split_columns)}"
+            )
         splits = dict(record.splits)
         problem = _cell_problem(record.video_id, record.path, record.label, record.group, splits)
         if problem is not None:
-            raise ManifestError(f"{place}, path {record.path!r}: its {problem[0]} {problem[1]}")
+            raise ManifestError(f"{place}, path {record.path!r}: {problem[0]} {problem[1]}")
         if not _survives_utf8(record.path):
             raise ManifestError(f"{place}: path {record.path!r} cannot be written as UTF-8; rename the file")
         earlier = row_of_id.setdefault(record.video_id, row)
         if earlier != row:
             raise ManifestError(
                 f"{place}, path {record.path!r}: {f'row {earlier}' if places is None else places[earlier]}, path "
-                f"{records[earlier].path!r}, has the same id; give every video its own"
+                f"{records[earlier].path!r}, has the same id; give every video a unique id"
             )
 
 
@@ -221,5 +204,5 @@ def _survives_utf8(text: str) -> bool:
 
 
 def _quoted(cell: str) -> str:
-    # csv.writer leaves a lone carriage return unquoted when lines end with \n, and csv.reader then ends the row there.
+    # With \n line ends csv.writer does not quote a lone carriage return, where csv.reader would end the row.
     return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell

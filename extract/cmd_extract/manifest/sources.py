@@ -1,7 +1,7 @@
-"""Make manifests of plain sources: any CSV file with a path column, and a folder of class folders.
+"""Manifests of generic sources: CSV files with a path column, and folders of class folders.
 
-``cmd_extract.manifest.datasets`` does the same for data sets with official split files. Every function is pure: it
-reads the source, checks that the videos exist and returns records; nothing is written.
+``cmd_extract.manifest.datasets`` does the same for datasets with official split files. The functions read the source,
+check that the videos exist and return records; they write nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 
 from cmd_extract.errors import ManifestError
 from cmd_extract.manifest.records import PARTS, check_records, is_split_column
-from cmd_extract.manifest.table import name_problem, read_table, summarise
+from cmd_extract.manifest.table import name_problem, read_table, summarize
 from cmd_extract.schema import SHARD_GLOB, VideoRecord
 
 # fmt: off
@@ -23,7 +23,7 @@ VIDEO_EXTENSIONS = frozenset({
     ".mxf", ".ogv", ".ts", ".vob", ".webm", ".wmv",
 })
 # fmt: on
-"""File name endings that count as video, in lower case."""
+"""File name extensions of videos, in lower case."""
 
 PART_OF_NAME = {part: part for part in PARTS} | {
     "training": "train",
@@ -32,17 +32,17 @@ PART_OF_NAME = {part: part for part in PARTS} | {
     "validate": "val",
     "validation": "val",
 }
-"""What data sets call their parts, to what a manifest calls them."""
+"""Maps the names of split parts in datasets to those in manifests."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ManifestSource:
-    """What a source holds.
+    """Manifest rows read from a source.
 
     Attributes:
-        records: manifest rows; paths relative to the root where the video lies below it, absolute otherwise.
-        notes: sentences for the user about what was ignored, assumed or left out.
-        missing: names of the listed videos that were not found and left out, all of them.
+        records: the rows; paths of videos below the root are relative to it, others absolute.
+        notes: messages to the user about what was ignored, assumed or skipped.
+        missing: names of all listed videos that were not found and skipped.
     """
 
     records: tuple[VideoRecord, ...]
@@ -52,10 +52,10 @@ class ManifestSource:
 
 @dataclass(frozen=True, kw_only=True)
 class SourceVideo:
-    """One video of a source, before it has a row.
+    """One video of a source, before it is assigned a row.
 
     Attributes:
-        place: where the user finds it, for messages, such as ``list.csv, line 3``.
+        place: location in the source, for messages, such as ``list.csv, line 3``.
         file: absolute path.
         video_id, label, group, splits: as in ``VideoRecord``.
     """
@@ -69,25 +69,25 @@ class SourceVideo:
 
 
 def absolute_folder(folder: Path) -> Path:
-    """The folder as an absolute path without ``..``; symbolic links stay as the user wrote them.
+    """Return the absolute path of a folder without ``..``, keeping symbolic links where possible.
 
     Raises:
-        ManifestError: it is no folder.
+        ManifestError: the folder does not exist.
     """
     if not folder.is_dir():
         raise ManifestError(f"{folder}: no such folder; check the path")
     lexical = Path(os.path.normpath(folder.absolute()))
-    # Behind a symbolic link, a/link/.. is not a: then only the links' targets tell where the folder is.
+    # If link is a symbolic link, a/link/.. is not a; in that case all links must be resolved.
     return lexical if lexical.is_dir() and lexical.samefile(folder) else folder.resolve()
 
 
 def is_video_name(name: str) -> bool:
-    """Whether a file name ends as videos do."""
+    """Return whether a file name has a video extension."""
     return PurePosixPath(name).suffix.lower() in VIDEO_EXTENSIONS
 
 
 def usable_name(text: str) -> str:
-    """A file's or folder's name as an id or label: what ``name_problem`` refuses is percent-encoded, byte by byte."""
+    """Return a file or folder name as an id or label, with characters that ``name_problem`` rejects percent-encoded."""
     if name_problem(text) is None:
         return text
     start, stop = len(text) - len(text.lstrip()), len(text.rstrip())
@@ -100,7 +100,7 @@ def _percent(character: str) -> str:
 
 
 def ids_of_paths(paths: Sequence[str]) -> tuple[str, ...]:
-    """An id for each path: the path without its video extension; paths that would then share one keep theirs."""
+    """Return an id for each path: the path without its video extension, or with it where ids would collide."""
     stems = [str(PurePosixPath(path).with_suffix("")) if is_video_name(path) else path for path in paths]
     uses = Counter(stems)
     return tuple(usable_name(path if uses[stem] > 1 else stem) for path, stem in zip(paths, stems, strict=True))
@@ -109,23 +109,23 @@ def ids_of_paths(paths: Sequence[str]) -> tuple[str, ...]:
 def assemble(
     source: Path, videos: Sequence[SourceVideo], *, root: Path, notes: Sequence[str] = (), missing: Sequence[str] = ()
 ) -> ManifestSource:
-    """Turn videos into manifest rows, in the order given.
+    """Create manifest rows from videos, in the given order.
 
     Args:
-        source: what the user named, for messages.
+        source: path that the user gave, for messages.
         videos: at least one.
-        root: folder that paths are written relative to, where they lie below it.
-        notes, missing: passed on.
+        root: folder that the paths of videos below it are relative to.
+        notes, missing: see ``ManifestSource``.
 
     Raises:
-        ManifestError: a file does not exist, or an id, label or group cannot be used; names where it stands.
+        ManifestError: a file does not exist, or an id, label or group is invalid; names its location.
     """
-    absent = [f"{v.place}: {str(v.file)!r}" for v in videos if not os.path.isfile(v.file)]  # noqa: PTH113 (long names)
+    absent = [f"{v.place}: {str(v.file)!r}" for v in videos if not os.path.isfile(v.file)]  # noqa: PTH113 (overlong names)
     if absent:
-        raise ManifestError(f"{source}: {summarise(absent, 'row')} of {len(videos)} point to no file; check the paths")
+        raise ManifestError(f"{source}: {summarize(absent, 'video')} of {len(videos)} not found; check the paths")
     if not videos:
-        raise ManifestError(f"{source}: no videos found; extensions that count: {' '.join(sorted(VIDEO_EXTENSIONS))}")
-    # The root may be a folder that the manifest is going to make.
+        raise ManifestError(f"{source}: no videos found; video extensions: {' '.join(sorted(VIDEO_EXTENSIONS))}")
+    # The root need not exist yet: it may be the manifest's new folder.
     base = absolute_folder(root) if root.is_dir() else Path(os.path.normpath(root.absolute()))
     records = tuple(
         VideoRecord(
@@ -143,32 +143,32 @@ def assemble(
 
 
 def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> ManifestSource:
-    """Manifest rows of any CSV file with a ``path`` column.
+    """Read manifest rows from a CSV file with a ``path`` column.
 
-    Format: UTF-8, comma-separated, a header. ``path`` is required; ``id``, ``label``, ``group`` and columns whose
-    names begin with ``split`` are taken over; all other columns are ignored and named in a note. Without an ``id``
-    column the id is the path without its extension. The rows keep their order.
+    Format: UTF-8, comma-separated, with a header. ``path`` is required; ``id``, ``label``, ``group`` and split columns
+    are copied; other columns are ignored and listed in a note. Without an ``id`` column the id is the path without its
+    extension. Rows keep their order.
 
     Args:
         csv_path: the file.
-        root: folder that the manifest's paths will be relative to.
-        videos: folder that the file's own relative paths start from; the file's folder if ``None``.
+        root: folder that paths in the manifest are relative to.
+        videos: folder that relative paths in the file start from; the file's folder if None.
 
     Raises:
-        ManifestError: the file or a row of it cannot be used; names line and value.
+        ManifestError: the file or a row is invalid; names line and value.
     """
     table = read_table(csv_path)
     if "path" not in table.columns:
         raise ManifestError(f"{csv_path}, line 1: no column 'path' in the header ({', '.join(table.columns)})")
     empty = [row.line for row in table.rows if not row.cells["path"] or "\0" in row.cells["path"]]
     if empty:
-        raise ManifestError(f"{csv_path}, line {empty[0]}, column 'path': is empty; write where the video lies")
+        raise ManifestError(f"{csv_path}, line {empty[0]}, column 'path': is empty; enter the path of the video")
     folder = absolute_folder(csv_path.parent if videos is None else videos)
     paths = [row.cells["path"] for row in table.rows]
     ids = [row.cells["id"] for row in table.rows] if "id" in table.columns else ids_of_paths(paths)
     for row, video_id in zip(table.rows, ids, strict=True):
         if not video_id:
-            raise ManifestError(f"{csv_path}, line {row.line}, column 'id': is empty; give the row an id of its own")
+            raise ManifestError(f"{csv_path}, line {row.line}, column 'id': is empty; give the row a unique id")
     split_columns = [name for name in table.columns if is_split_column(name)]
     found = [
         SourceVideo(
@@ -182,29 +182,29 @@ def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> Manif
         for row, path, video_id in zip(table.rows, paths, ids, strict=True)
     ]
     ignored = [c for c in table.columns if c not in ("id", "path", "label", "group") and not is_split_column(c)]
-    notes = [f"{csv_path}: ignored {summarise([repr(name) for name in ignored], 'column')}"] if ignored else []
+    notes = [f"{csv_path}: ignored {summarize([repr(name) for name in ignored], 'column')}"] if ignored else []
     return assemble(csv_path, found, root=root, notes=notes)
 
 
 def from_folder(folder: Path, *, root: Path) -> ManifestSource:
-    """Manifest rows of all videos below a folder, in the order of their paths.
+    """List all videos below a folder as manifest rows, sorted by path.
 
-    Layouts, told apart by the folder's own entries:
+    The layout is detected from the folder names:
 
-    - ``<class>/.../<file>``: the first folder is the label, however deep the file lies;
-    - ``<part>/<class>/.../<file>``, when every first folder is called after a part (``train``, ``val``, ``test`` and
-      the like): the parts become the column ``split``;
-    - files directly where a class folder is expected have no label, which pre-training does not need.
+    - ``<class>/.../<file>``: the first folder is the label, at any depth of the file;
+    - ``<part>/<class>/.../<file>`` if every first folder is named after a split part (``train``, ``val``, ``test``,
+      ``validation``, ...): the parts become the column ``split``;
+    - files outside class folders have no label, which pre-training does not need.
 
-    Ids are paths below the folder without extension. Files that do not end as videos do, and hidden files and
-    folders, are ignored; a note counts them. Symbolic links are followed.
+    Ids are paths relative to the folder, without extension. Hidden files and folders and files without a video
+    extension are ignored and counted in a note. Symbolic links are followed.
 
     Args:
         folder: the folder.
-        root: folder that the manifest's paths will be relative to.
+        root: folder that paths in the manifest are relative to.
 
     Raises:
-        ManifestError: no folder, no videos in it, or names that cannot be used.
+        ManifestError: the folder does not exist, contains no videos, or a name is invalid.
     """
     base = absolute_folder(folder)
     files, ignored = list_files(base)
@@ -220,23 +220,26 @@ def from_folder(folder: Path, *, root: Path) -> ManifestSource:
         found.append(SourceVideo(place=place, file=base / name, video_id=video_id, label=label, splits=splits))
     notes: list[str] = []
     if by_part:
-        notes.append(f"{folder}: its folders are parts of the data set; written as column 'split'")
-    unlabelled = sum(not video.label for video in found)
-    if unlabelled:
-        notes.append(f"{folder}: {unlabelled} of {len(found)} videos lie in no class folder and have no label")
+        notes.append(f"{folder}: the top-level folders are split parts, written to column 'split'")
+    unlabeled = sum(not video.label for video in found)
+    if unlabeled:
+        notes.append(f"{folder}: {unlabeled} of {len(found)} videos are outside class folders and have no label")
     if other:
         kinds = ", ".join(f"{count} {suffix}" for suffix, count in sorted(other.items()))
-        notes.append(f"{folder}: ignored {other.total()} files that do not end as videos do ({kinds})")
+        notes.append(f"{folder}: ignored {other.total()} files without a video extension ({kinds})")
     if ignored:
         notes.append(f"{folder}: ignored {ignored} hidden files and folders")
     return assemble(folder, found, root=root, notes=notes)
 
 
 def list_files(folder: Path) -> tuple[tuple[str, ...], int]:
-    """All files below a folder: paths relative to it, ``/`` between names, in byte order; and the count of hidden ones.
+    """List all files below a folder.
 
-    Hidden are names that begin with a dot; macOS leaves such ``._video.mp4`` files beside real ones. Links to folders
-    are followed, each folder on the way once, so that a link to a parent ends.
+    Names that start with a dot are hidden, such as the ``._video.mp4`` files of macOS. Links to folders are followed,
+    except links to a parent folder.
+
+    Returns:
+        Paths relative to the folder, separated by ``/`` and in byte order; number of hidden files and folders.
     """
     files: list[str] = []
     hidden = 0
@@ -260,7 +263,7 @@ def list_files(folder: Path) -> tuple[tuple[str, ...], int]:
 
 
 def detect_format(source: Path) -> str:
-    """Which of this module's readers fits a source.
+    """Detect the format of a source.
 
     Args:
         source: a CSV file, a folder of official split lists, or a folder of videos.
@@ -269,7 +272,7 @@ def detect_format(source: Path) -> str:
         ``csv``, ``kinetics``, ``ucf101``, ``hmdb51`` or ``folder``.
 
     Raises:
-        ManifestError: none fits; says what was looked for.
+        ManifestError: no format matches.
     """
     if source.is_file():
         columns = read_table(source).columns
@@ -286,15 +289,17 @@ def detect_format(source: Path) -> str:
         if any(source.glob(pattern)):
             return name
     extracted = any(source.glob(SHARD_GLOB))
-    # Beside shards lie tables of failures and damage, which are no lists of videos.
+    # The tables of failures and damaged videos next to shards are not lists of videos.
     tables = [] if extracted else sorted(source.glob("*.csv"))
     if tables and all("youtube_id" in read_table(table).columns for table in tables):
         return "kinetics"
     if any(is_video_name(file) for file in list_files(source)[0]):
         return "folder"
     if extracted:
-        raise ManifestError(f"{source}: holds shards, the output of an extraction; name the folder or list of videos")
+        raise ManifestError(
+            f"{source}: contains shards, the output of an extraction; give the folder or list of videos"
+        )
     raise ManifestError(
-        f"{source}: holds no trainlist*.txt (ucf101), no *_test_split*.txt (hmdb51), no CSV files with a column "
-        "'youtube_id' (kinetics) and no videos (folder); name the file or folder that does, or the format"
+        f"{source}: contains no trainlist*.txt (ucf101), no *_test_split*.txt (hmdb51), no CSV files with a column "
+        "'youtube_id' (kinetics) and no videos (folder); check the path, or choose a --format"
     )

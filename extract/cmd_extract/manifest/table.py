@@ -1,4 +1,4 @@
-"""CSV files with a header, read strictly, and what every part of the manifest code says of texts it cannot use."""
+"""Strict reading of CSV files with a header, and checks and messages shared by the manifest modules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from cmd_extract.errors import ManifestError
 
 SHOWN_PROBLEMS = 5
-"""How many rows an error about many rows names before it only counts."""
+"""Maximum number of rows that an error message names; it only counts the others."""
 
 _UNUSABLE_CATEGORIES = {
     "Cc": "a control character",
@@ -27,8 +27,8 @@ class TableRow:
     """One row of a CSV file.
 
     Attributes:
-        line: number of the row's first line in the file, from 1.
-        cells: column name to the cell's text, exactly as written.
+        line: 1-based line number in the file where the row starts.
+        cells: maps column names to the cells' text, exactly as written.
     """
 
     line: int
@@ -41,8 +41,8 @@ class Table:
 
     Attributes:
         path: the file.
-        columns: the header, in the file's order; no name twice.
-        rows: all rows, in the file's order; entirely empty lines are no rows.
+        columns: unique column names, in the file's order.
+        rows: rows in the file's order, without blank lines.
     """
 
     path: Path
@@ -51,53 +51,49 @@ class Table:
 
 
 def name_problem(text: str) -> str | None:
-    """What makes a text unfit as an id, label or group; ``None`` if it is fit (the empty text is).
+    """Return why a text cannot be used as an id, label or group; None if it can (an empty text can).
 
-    Names end up in HDF5 strings, JSON, file names, terminals and web pages. Nothing is repaired: a stripped space
-    would make two ids one, or a label miss its class.
+    Names end up in HDF5 strings, JSON, file names, terminals and web pages. They are never repaired: stripping a space
+    could merge two ids or change a class.
     """
     if text != text.strip():
-        return "begins or ends with white space; remove it"
+        return "starts or ends with white space; remove it"
     if text.isprintable():
         return None
     for position, character in enumerate(text):
-        what = _UNUSABLE_CATEGORIES.get(unicodedata.category(character))
-        if what is not None:
-            return f"holds {what} at position {position}; rename it"
+        kind = _UNUSABLE_CATEGORIES.get(unicodedata.category(character))
+        if kind is not None:
+            return f"contains {kind} at position {position}; rename it"
     return None
 
 
 def read_table(path: Path) -> Table:
-    """Read a UTF-8 CSV file with a header; a byte order mark is accepted, cells may hold bytes that are not UTF-8.
+    """Read a UTF-8 CSV file with a header.
 
-    Args:
-        path: the file.
-
-    Returns:
-        The table; bytes that are not UTF-8 appear as surrogates, as in Python's own file names.
+    A byte order mark is accepted. Bytes that are not UTF-8 become surrogates, as in Python's file names.
 
     Raises:
-        ManifestError: the file cannot be read, is no CSV text, has no header, names a column twice, holds a row of
-            another length than the header, or has no rows.
+        ManifestError: the file cannot be read, is not CSV, has no header, no rows or duplicate columns, or a row has
+            more or fewer cells than the header.
     """
     lines = _numbered_rows(path)
     header = next(lines, None)
     if header is None:
-        raise ManifestError(f"{path}: the file is empty; its first line must name the columns")
+        raise ManifestError(f"{path}: the file is empty; add a header line with the column names")
     columns = header[1]
     for name in columns:
         if columns.count(name) > 1:
-            raise ManifestError(f"{path}, line {header[0]}: column {name!r} appears twice; keep one")
+            raise ManifestError(f"{path}, line {header[0]}: duplicate column {name!r}; remove one")
     rows: list[TableRow] = []
     for line, cells in lines:
         if len(cells) != len(columns):
             raise ManifestError(
-                f"{path}, line {line}: {len(cells)} cells under {len(columns)} columns ({', '.join(columns)}); "
-                "a cell with a comma, a quote or a line break must stand in double quotes"
+                f"{path}, line {line}: {len(cells)} cells for {len(columns)} columns ({', '.join(columns)}); put cells "
+                "that contain a comma, a quote or a line break in double quotes"
             )
         rows.append(TableRow(line=line, cells=dict(zip(columns, cells, strict=True))))
     if not rows:
-        raise ManifestError(f"{path}: no rows below the header; add a row for each video")
+        raise ManifestError(f"{path}: no rows below the header; add one row per video")
     return Table(path=path, columns=tuple(columns), rows=tuple(rows))
 
 
@@ -107,7 +103,7 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if b"\0" in data:
-        raise ManifestError(f"{path}: holds NUL bytes, so it is not UTF-8 text; save it as CSV in UTF-8 (not UTF-16)")
+        raise ManifestError(f"{path}: contains NUL bytes; save it as CSV in UTF-8, not UTF-16")
     text = data.decode("utf-8-sig", errors="surrogateescape")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     line = 1
@@ -120,8 +116,8 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ManifestError(f"{path}, line {line}: not valid CSV ({error}); check the double quotes") from error
 
 
-def summarise(items: Sequence[str], noun: str) -> str:
-    """``items`` as text for a message: their count, then the first few by name."""
+def summarize(items: Sequence[str], noun: str) -> str:
+    """Format items for a message: their count and the first few, such as ``7 rows (a; b; c; d; e; and 2 more)``."""
     shown = "; ".join(items[:SHOWN_PROBLEMS])
     more = f"; and {len(items) - SHOWN_PROBLEMS} more" if len(items) > SHOWN_PROBLEMS else ""
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'} ({shown}{more})"

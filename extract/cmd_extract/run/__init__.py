@@ -1,1 +1,1 @@
-"""A whole extraction on one machine: planning, workers, bookkeeping."""
+"""Extraction on one machine: planning, worker processes, containment, index and run record."""

@@ -1,13 +1,12 @@
-"""Keeps what may crash, hang or take all memory in a process that can be killed.
+"""Containment of crashes, hangs and excessive memory use: each worker extracts videos in a child process.
 
-A worker owns one such process and gives it one video after the other; it is replaced only after a death. It leads a
-process group, so that FFmpeg goes with it, and it dies with the worker.
+The child extracts one video after the other and is replaced only after it has died. It leads a process group, so that
+its FFmpeg processes are killed with it, and it dies with its worker.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import multiprocessing
 import os
 import signal
@@ -22,15 +21,13 @@ from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo
 from cmd_extract.errors import OutputError, VideoError
-from cmd_extract.run.limits import Limits
+from cmd_extract.run.job import Limits
 from cmd_extract.system.process import die_with_parent, limit_memory
 
 Extract = Callable[[Path, ExtractConfig, Path, FfmpegBinary], ExtractedVideo]
 """Signature of ``cmd_extract.decode.video.extract_video``."""
 
 _DEATH_SECONDS = 1.0
-# New objects before Python looks for unreachable circles: frames come by the thousand a second, and make none.
-_COLLECT_AFTER = 50_000
 _INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
 _Reply = ExtractedVideo | VideoError | OutputError
 
@@ -43,13 +40,13 @@ class _Child:
 
 
 class ContainedExtractor:
-    """Extracts videos in a child process; use as a context manager, which ends it.
+    """Extracts videos in a child process; a context manager that ends the child.
 
     Args:
-        config: what to make of the videos.
+        config: the extraction configuration.
         binary: the run's FFmpeg.
-        limits: time and memory of one video.
-        extract: what to run in the child.
+        limits: limits per video.
+        extract: extracts one video; called in the child.
     """
 
     def __init__(self, config: ExtractConfig, binary: FfmpegBinary, limits: Limits, extract: Extract) -> None:
@@ -66,10 +63,10 @@ class ContainedExtractor:
         self._end()
 
     def extract(self, source: Path, workdir: Path) -> ExtractedVideo:
-        """Extracts one video, see ``extract_video``.
+        """Extract one video, see ``extract_video``.
 
         Raises:
-            VideoError: as there, and with stage ``timeout``, ``memory`` or ``crash``.
+            VideoError: as raised by ``extract``, or with stage ``timeout``, ``memory``, ``crash`` or ``error``.
             OutputError: the working folder cannot be written.
         """
         child = self._child = self._child or self._start()
@@ -78,18 +75,18 @@ class ContainedExtractor:
             child.connection.send((source, workdir))
             if not child.connection.poll(limits.timeout_seconds):
                 self._end()
-                raise VideoError("timeout", f"not done after {limits.timeout_seconds:g} s (--timeout)")
+                raise VideoError("timeout", f"not finished after {limits.timeout_seconds:g} s (--timeout)")
             reply: _Reply = child.connection.recv()
         except (EOFError, OSError):
             raise VideoError("crash", self._cause_of_death(child)) from None
         if isinstance(reply, ExtractedVideo):
             return reply
         if isinstance(reply, OutputError) or reply.stage == "memory":
-            self._end()  # its heap may be in any state
+            self._end()  # the state of its heap is unknown
         raise reply
 
     def _start(self) -> _Child:
-        # Forked, not spawned: all modules are loaded, so a new child costs milliseconds.
+        # Forking takes milliseconds, because all modules are already loaded.
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
         process = context.Process(target=_serve, args=(theirs, ours, self._extract, *self._settings), daemon=True)
@@ -97,8 +94,8 @@ class ContainedExtractor:
             process.start()
         theirs.close()
         child_pid = process.pid
-        assert child_pid, "a process that was started has a number"
-        with contextlib.suppress(OSError):  # whichever of the two comes first
+        assert child_pid, "the process has been started"
+        with contextlib.suppress(OSError):  # the child does the same; either may be first
             os.setpgid(child_pid, child_pid)
         return _Child(pid=child_pid, process=process, connection=ours)
 
@@ -108,7 +105,7 @@ class ContainedExtractor:
         self._end()
         if code is not None and code < 0:
             return f"the extracting process was killed by {signal.Signals(-code).name}"
-        return f"the extracting process ended by itself with status {code}"
+        return f"the extracting process exited with status {code}"
 
     def _end(self) -> None:
         if self._child is None:
@@ -122,7 +119,7 @@ class ContainedExtractor:
 
 @contextlib.contextmanager
 def interrupts_blocked() -> Iterator[None]:
-    """Holds back Ctrl-C and SIGTERM; processes started within never see them, and are ended by who started them."""
+    """Block SIGINT and SIGTERM; processes started in the block never receive them and must be ended by their parent."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _INTERRUPTS)
     try:
         yield
@@ -138,24 +135,22 @@ def _serve(
     binary: FfmpegBinary,
     limits: Limits,
 ) -> None:
-    """The child's life: one video after the other until the worker hangs up."""
+    """Main loop of the child: extract one video after the other until the worker closes the connection."""
     worker = os.getppid()
     die_with_parent()
     os.setpgid(0, 0)
     others_end.close()
-    if os.getppid() != worker:  # it died before it could be noticed
+    if os.getppid() != worker:  # it died before die_with_parent took effect
         return
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
     limit_memory(limits.max_memory_mb)
-    gc.freeze()  # else each collection looks at, and so copies, what the worker had loaded
-    gc.set_threshold(_COLLECT_AFTER)
     while True:
         try:
             source, workdir = connection.recv()
             connection.send(_attempt(extract, source, workdir, config, binary, limits))
-        except (EOFError, OSError):  # of the connection; those of the video are caught
+        except (EOFError, OSError):  # of the connection; errors of videos are caught in _attempt
             return
 
 
@@ -169,8 +164,8 @@ def _attempt(
     except MemoryError:
         return VideoError("memory", f"needs more than {limits.max_memory_mb} MiB (--max-memory-mb)")
     except OSError as error:
-        # What can go wrong with the source is a VideoError by now; this is about the run's own files.
+        # Problems of the source are VideoErrors; this one concerns the run's own files.
         return OutputError(f"cannot write in {workdir}: {error.strerror or error}")
     except Exception as error:
-        # One strange video must not end the run; the limit of failures catches a strange program.
+        # A bug that one video triggers must not end the run; --max-failures stops a run in which all videos fail.
         return VideoError("error", f"{type(error).__name__}: {error}")

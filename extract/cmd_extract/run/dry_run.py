@@ -1,7 +1,7 @@
-"""What a run would do, told without doing it: nothing is written, no video is decoded.
+"""Dry run: shows what a run would do and estimates its size. Nothing is written and no video is decoded.
 
-How large the shards will be follows from those that are there already, or else from the headers of some videos and
-from the bytes of a frame that were measured (``PLANNING.md``).
+The size is estimated from the finished shards; if there are none, from the headers of some videos and from measured
+bytes per frame (``PLANNING.md``).
 """
 
 from __future__ import annotations
@@ -15,36 +15,36 @@ from pathlib import Path
 import numpy as np
 
 from cmd_extract.config import ExtractConfig
-from cmd_extract.decode.source import frames_by_header
+from cmd_extract.decode.source import estimate_frame_count
 from cmd_extract.manifest.records import resolve_path
-from cmd_extract.manifest.table import summarise
-from cmd_extract.run.index import check_folder
+from cmd_extract.manifest.table import summarize
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.pipeline import divide_work
 from cmd_extract.run.plan import ShardPlan, count_rows
+from cmd_extract.run.record import RunIdentity, check_folder
+from cmd_extract.run.state import read_state
 from cmd_extract.schema import VideoRecord, grid_shape
 
-MEASURED_JPEG_QUALITY = 3
-_READ_HEADERS = 32
-# Real videos, at that quality: small frames of 170 x 128 pixels, keyframes of 340 x 256, grids of 43 x 32 cells.
-_SMALL_FRAME_BYTES_A_PIXEL = 5817 / (170 * 128)
-_KEYFRAME_BYTES_A_PIXEL = 14711 / (340 * 256)
-_MOTION_BYTES_A_CELL = 820 / (43 * 32)
+_MEASURED_JPEG_QUALITY = 3
+_MAX_HEADERS = 32
+# Measured on real videos at that quality: frames of 170 x 128 pixels, keyframes of 340 x 256, grids of 43 x 32 cells.
+_FRAME_BYTES_PER_PIXEL = 5817 / (170 * 128)
+_KEYFRAME_BYTES_PER_PIXEL = 14711 / (340 * 256)
+_MOTION_BYTES_PER_CELL = 820 / (43 * 32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DryRun:
-    """What a run would find and do.
+    """Plan of a run.
 
     Attributes:
-        rows, shards: of the manifest, or of this task's share of it.
-        rows_done, shards_done: of finished shards, which would be left alone.
-        missing: paths of videos to be extracted that are no files.
-        read_headers: files to be extracted whose length their headers tell; of ``frames``, what these sum up to.
-        frames: about how many frames would be extracted; None if no header tells.
-        disk_bytes: about how much the shards to be made would take; None if nothing tells.
-        measured_here: whether that follows from the finished shards.
-        free_bytes: free space where the output folder is or would be.
+        rows, shards: of the manifest, or of this task's share.
+        rows_done, shards_done: of finished shards, which would be kept.
+        missing: paths of videos to extract that are not files.
+        headers: number of headers read for ``frames``.
+        frames: estimated number of frames to extract; None if no header states one.
+        disk_bytes: estimated size of the shards to build; None if unknown.
+        from_shards: whether that estimate follows from the finished shards.
+        free_bytes: free disk space at the output folder.
     """
 
     rows: int
@@ -52,100 +52,101 @@ class DryRun:
     rows_done: int
     shards_done: int
     missing: tuple[str, ...]
-    read_headers: int
+    headers: int
     frames: int | None
     disk_bytes: int | None
-    measured_here: bool
+    from_shards: bool
     free_bytes: int
 
     def text(self, config: ExtractConfig) -> str:
-        """A line for each thing worth knowing."""
+        """Format the plan for the user, one line per item."""
         shards, rows = self.shards - self.shards_done, self.rows - self.rows_done
         lines = [
             f"manifest  {self.rows} videos in {self.shards} shards",
-            f"done      {self.shards_done} shards, {self.rows_done} videos",
-            f"to make   {shards} shards, {rows} videos",
+            f"finished  {self.shards_done} shards, {self.rows_done} videos",
+            f"to do     {shards} shards, {rows} videos",
         ]
         if self.missing:
-            lines.append(f"missing   {summarise(self.missing, 'file')}; each would be a failure of stage open")
+            lines.append(f"missing   {summarize(self.missing, 'file')}; each would fail in stage open")
         if self.frames is not None:
-            lines.append(f"frames    about {self.frames}, by the headers of {self.read_headers} files")
+            lines.append(f"frames    about {self.frames}, from the headers of {self.headers} files")
         if self.disk_bytes is not None:
             lines.append(f"disk      about {self.disk_bytes / 1e6:.1f} MB more{self._basis(config)}")
         lines.append(f"free      {self.free_bytes / 1e6:.1f} MB")
         return "\n".join([*lines, "nothing was written"])
 
     def _basis(self, config: ExtractConfig) -> str:
-        if self.measured_here:
-            return ", as the finished shards are"
-        other = config.jpeg_quality != MEASURED_JPEG_QUALITY
-        quality = f" with --jpeg-quality {MEASURED_JPEG_QUALITY}" if other else ""
-        return f": {bytes_a_frame(config) / 1e3:.1f} kB a frame, as of real videos{quality}; textures take more"
+        if self.from_shards:
+            return ", from the size of the finished shards"
+        changed = config.jpeg_quality != _MEASURED_JPEG_QUALITY
+        quality = f" at --jpeg-quality {_MEASURED_JPEG_QUALITY}" if changed else ""
+        return f": {_bytes_per_frame(config) / 1e3:.1f} kB per frame as for natural videos{quality}; textures need more"
 
 
-def foresee(
+def dry_run(
     records: Sequence[VideoRecord],
     plans: Sequence[ShardPlan],
-    mine: Sequence[ShardPlan],
+    share: Sequence[ShardPlan],
     job: RunJob,
     retry_stages: frozenset[str] = frozenset(),
 ) -> DryRun:
-    """Looks at what a run would look at before it begins.
+    """Make the checks and the plan of a run.
 
     Args:
         records, plans: all manifest rows and shards.
-        mine: the shards that the run would see to: all, or a task's share.
-        job: folders and configuration.
-        retry_stages: finished shards with failures of these stages would be made again.
+        share: shards that the run would build: all, or a task's share.
+        job: settings of the run.
+        retry_stages: finished shards with failures of these stages would be built again.
 
     Raises:
-        ShardError: the run would refuse the output folder.
+        ShardError: the output folder contains another extraction, or sources have changed.
         NotADirectoryError: the output folder is a file.
     """
     if job.out.exists() and not job.out.is_dir():
-        raise NotADirectoryError(f"{job.out}: not a folder")
-    check_folder(job, records, plans)
-    done, todo = divide_work(mine, job, retry_stages=retry_stages)
-    sources = [resolve_path(record, job.root) for plan in todo for record in plan.records]
+        raise NotADirectoryError(f"{job.out}: not a folder; choose another output folder")
+    check_folder(job, RunIdentity.of(job, records, plans))
+    state = read_state(share, job, retry_stages=retry_stages)
+    state.check_sources()
+    sources = [resolve_path(record, job.root) for plan in state.todo for record in plan.records]
     present = [path for path in sources if path.is_file()]
-    read_headers, frames = _count_frames(present, job.config)
-    rows_done, rows = count_rows(done), count_rows(mine)
-    if done:
-        size = sum((job.out / plan.name).stat().st_size for plan in done)
-        disk: int | None = round(size / rows_done * (rows - rows_done))
+    headers, frames = _estimate_frames(present, job.config)
+    rows_done, rows = count_rows(state.done), count_rows(share)
+    if state.done:
+        size = sum((job.out / plan.name).stat().st_size for plan in state.done)
+        disk_bytes: int | None = round(size / rows_done * (rows - rows_done))
     else:
-        disk = None if frames is None else round(frames * bytes_a_frame(job.config))
+        disk_bytes = None if frames is None else round(frames * _bytes_per_frame(job.config))
     return DryRun(
         rows=rows,
-        shards=len(mine),
+        shards=len(share),
         rows_done=rows_done,
-        shards_done=len(done),
+        shards_done=len(state.done),
         missing=tuple(str(path) for path in sources if not path.is_file()),
-        read_headers=read_headers,
+        headers=headers,
         frames=frames,
-        disk_bytes=disk,
-        measured_here=bool(done),
+        disk_bytes=disk_bytes,
+        from_shards=bool(state.done),
         free_bytes=_free_bytes(job.out),
     )
 
 
-def bytes_a_frame(config: ExtractConfig) -> float:
-    """About how much of a shard a frame takes, its part of a keyframe included."""
+def _bytes_per_frame(config: ExtractConfig) -> float:
+    """Estimate the bytes of a shard per frame, including its part of a keyframe."""
     width, height = config.frame_size
     rows, columns = grid_shape(config.width, config.height, config.cell_px)
-    small = width * height * _SMALL_FRAME_BYTES_A_PIXEL if config.store_frames else 0.0
-    keyframe = config.width * config.height * _KEYFRAME_BYTES_A_PIXEL / config.gop
-    return small + keyframe + rows * columns * _MOTION_BYTES_A_CELL
+    frame = width * height * _FRAME_BYTES_PER_PIXEL if config.store_frames else 0.0
+    keyframe = config.width * config.height * _KEYFRAME_BYTES_PER_PIXEL / config.gop
+    return frame + keyframe + rows * columns * _MOTION_BYTES_PER_CELL
 
 
-def _count_frames(paths: Sequence[Path], config: ExtractConfig) -> tuple[int, int | None]:
-    """How many headers were read, evenly spread, and about how many frames all files have."""
-    places = np.unique(np.linspace(0, len(paths) - 1, min(_READ_HEADERS, len(paths))).round().astype(int)).tolist()
+def _estimate_frames(paths: Sequence[Path], config: ExtractConfig) -> tuple[int, int | None]:
+    """Return the number of headers read, of evenly spaced files, and the estimated number of frames of all files."""
+    indices = np.unique(np.linspace(0, len(paths) - 1, min(_MAX_HEADERS, len(paths))).round().astype(int)).tolist()
     fps = Fraction(config.fps) if config.fps else None
-    counts = [count for place in places if (count := frames_by_header(paths[place], fps)) is not None]
+    counts = [count for i in indices if (count := estimate_frame_count(paths[i], fps)) is not None]
     return len(counts), round(sum(counts) / len(counts) * len(paths)) if counts else None
 
 
 def _free_bytes(folder: Path) -> int:
-    there = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
-    return shutil.disk_usage(there).free
+    existing = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+    return shutil.disk_usage(existing).free

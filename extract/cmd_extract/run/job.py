@@ -1,11 +1,10 @@
-"""What every worker of a run needs to know."""
+"""Settings of a run that every worker needs."""
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -13,21 +12,41 @@ import h5py
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
-from cmd_extract.run.limits import Limits
+
+_PACKAGES = ("av", "h5py", "hdf5plugin", "numpy", "simplejpeg")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """Limits per video; a video that exceeds one counts as failed. They have no other effect on a shard.
+
+    Attributes:
+        timeout_seconds: wall time from opening a video to its last vector.
+        max_memory_mb: memory in MiB that the extracting process may add for one video; FFmpeg may use as much again.
+    """
+
+    timeout_seconds: float = 3600.0
+    max_memory_mb: int = 4096
+
+    def __post_init__(self) -> None:
+        if not self.timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds: must be positive, got {self.timeout_seconds}")
+        if self.max_memory_mb < 64:
+            raise ValueError(f"max_memory_mb: must be at least 64, got {self.max_memory_mb}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunJob:
-    """One run.
+    """Settings of one run; can be pickled.
 
     Attributes:
-        root: folder that relative manifest paths start from.
+        root: folder to which paths in the manifest are relative.
         out: output folder.
-        scratch: folder in which each run makes one of its own for temporary files.
-        config: the extraction configuration.
+        scratch: folder in which each run creates a temporary folder.
+        config: settings that determine the content of shards.
         binary: the run's FFmpeg.
-        limits: what one video may cost.
-        manifest: the manifest file, for the record.
+        limits: limits per video.
+        manifest: manifest file, recorded in ``run.json``.
     """
 
     root: Path
@@ -39,21 +58,16 @@ class RunJob:
     manifest: Path | None = None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Without what is kept below: a worker, perhaps on another machine, tells the versions it works with itself.
+        # Without cached properties: a worker, perhaps on another machine, determines its own software versions.
         return {f.name: getattr(self, f.name) for f in fields(self)}
 
     @cached_property
     def described(self) -> dict[str, Any]:
-        """The configuration as stored."""
+        """The configuration as stored, see ``ExtractConfig.describe``."""
         return self.config.describe(self.binary.version)
 
     @cached_property
     def software(self) -> dict[str, str]:
-        """Name to version of the programs whose work ends up in a shard."""
-        packages = ("av", "h5py", "hdf5plugin", "motion-vector-extractor", "numpy", "simplejpeg")
+        """Versions, by name, of the programs that affect the content of a shard."""
         found = {"ffmpeg": self.binary.version, "hdf5": h5py.version.hdf5_version}
-        for package in packages:
-            # mvextractor exists for x86-64 Linux only.
-            with contextlib.suppress(PackageNotFoundError):
-                found[package] = version(package)
-        return found
+        return found | {package: version(package) for package in _PACKAGES}

@@ -1,68 +1,97 @@
-"""How workers tell the main process how far they are: small files, no channel that a dead worker could block."""
+"""Journals of a run's workers: small files in the scratch folder, from which the main process reads the progress.
+
+Unlike a pipe or a queue, a file cannot be blocked by a dead worker.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from cmd_extract.errors import VideoError
-from cmd_extract.schema import VideoRecord
+from cmd_extract.schema import FailedRow, VideoRecord
 
 _COUNTS = ".progress"
 _FAILURES = ".failures"
 
 
+class Counts(NamedTuple):
+    """Progress of a run.
+
+    Attributes:
+        videos: finished videos, failures included.
+        frames: extracted frames.
+        failures: failed videos.
+    """
+
+    videos: int = 0
+    frames: int = 0
+    failures: int = 0
+
+
 class ShardJournal:
-    """What a worker notes of one shard.
+    """Journal of one shard, written by its worker.
 
     Args:
         folder: the run's scratch folder.
-        name: the shard's file name.
+        name: file name of the shard.
     """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._counts_file = folder / f"{name}{_COUNTS}"
         self._failures_file = folder / f"{name}{_FAILURES}"
-        self._counts = [0, 0, 0]
+        self._counts = Counts()
 
     def add_video(self, frames: int) -> None:
-        """Notes a video that came out well."""
-        self._count(frames, failures=0)
+        """Record an extracted video."""
+        self._count(Counts(videos=1, frames=frames))
 
     def add_failure(self, record: VideoRecord, error: VideoError) -> None:
-        """Notes a row that gave no video."""
-        with self._failures_file.open("a") as stream:
-            stream.write(json.dumps([record.row, record.path, error.stage, error.reason]) + "\n")
-        self._count(0, failures=1)
+        """Record a failed video."""
+        self._write_failures([FailedRow(record.row, record.path, error.stage, error.reason)])
+        self._count(Counts(videos=1, failures=1))
 
-    def add_shard(self, frames: int, rows: int, failures: list[tuple[int, str, str, str]]) -> None:
-        """Notes a whole shard that was made out of this run's sight."""
+    def add_shard(self, frames: int, rows: int, failures: list[FailedRow]) -> None:
+        """Record a complete shard whose worker keeps its journal elsewhere."""
+        self._write_failures(failures)
+        self._count(Counts(videos=rows, frames=frames, failures=len(failures)))
+
+    def _write_failures(self, failures: list[FailedRow]) -> None:
         with self._failures_file.open("a") as stream:
             stream.writelines(json.dumps(failure) + "\n" for failure in failures)
-        self._count(frames, failures=len(failures), rows=rows)
 
-    def _count(self, frames: int, failures: int, rows: int = 1) -> None:
-        self._counts = [c + n for c, n in zip(self._counts, (rows, frames, failures), strict=True)]
+    def _count(self, new: Counts) -> None:
+        self._counts = _add(self._counts, new)
         self._counts_file.write_text(" ".join(map(str, self._counts)))
 
 
-def count_progress(folder: Path) -> tuple[int, int, int]:
-    """Videos, frames and failures of a run so far; videos includes failures."""
-    totals = [0, 0, 0]
+def count_progress(folder: Path) -> Counts:
+    """Return the sum over all journals in a scratch folder."""
+    total = Counts()
     for path in folder.glob(f"*{_COUNTS}"):
-        # A file caught between opening and writing is empty; the next look sees it whole.
-        counts = path.read_text().split() or ["0", "0", "0"]
-        totals = [t + int(c) for t, c in zip(totals, counts, strict=True)]
-    return totals[0], totals[1], totals[2]
+        # A file that is just being rewritten may be empty; the next call will read it.
+        if numbers := path.read_text().split():
+            total = _add(total, Counts(*map(int, numbers)))
+    return total
 
 
-def read_failures(folder: Path) -> list[tuple[int, str, str, str]]:
-    """Row, path, stage and reason of every failure of a run so far, finished shards or not."""
-    lines = [line for path in folder.glob(f"*{_FAILURES}") for line in path.read_text().splitlines(keepends=True)]
-    rows = [json.loads(line) for line in lines if line.endswith("\n")]
-    return [(int(row), str(path), str(stage), str(reason)) for row, path, stage, reason in rows]
+def read_failures(folder: Path) -> list[FailedRow]:
+    """Return all failures of a run so far, including those of unfinished shards."""
+    return [FailedRow(*json.loads(line)) for line in _failure_lines(folder)]
 
 
 def count_failures(folder: Path) -> int:
-    """Number of ``read_failures``."""
-    return sum(path.read_bytes().count(b"\n") for path in folder.glob(f"*{_FAILURES}"))
+    """Return the number of ``read_failures``."""
+    return sum(1 for _ in _failure_lines(folder))
+
+
+def _add(a: Counts, b: Counts) -> Counts:
+    return Counts(*(x + y for x, y in zip(a, b, strict=True)))
+
+
+def _failure_lines(folder: Path) -> Iterator[bytes]:
+    for path in folder.glob(f"*{_FAILURES}"):
+        # The last line may be incomplete.
+        yield from (line for line in path.read_bytes().splitlines(keepends=True) if line.endswith(b"\n"))

@@ -1,7 +1,7 @@
-"""Runs an extraction: plans shards, lets joblib spread them over processes, writes the index.
+"""Runs an extraction: plans shards, has workers build them, writes the index.
 
-A shard is a pure function of its manifest rows and the configuration. Finished shards are recognised by what they say
-of both, so that a run that was stopped continues where it was.
+A shard is a pure function of its manifest rows and the configuration. Both are recorded in it, so that an interrupted
+run can recognize finished shards and continue.
 """
 
 from __future__ import annotations
@@ -13,113 +13,93 @@ from functools import partial
 from pathlib import Path
 
 from cmd_extract.decode.video import extract_video
-from cmd_extract.errors import FailureLimitError, OutputError, ShardError, VideoError
+from cmd_extract.errors import FailureLimitError, OutputError, VideoError
 from cmd_extract.manifest.records import resolve_path
-from cmd_extract.manifest.table import summarise
 from cmd_extract.run.containment import ContainedExtractor, Extract
-from cmd_extract.run.index import (
-    RunSummary,
-    check_sources,
-    claim_folder,
-    failures_of,
-    is_finished,
-    write_failures,
-    write_index,
-    write_run_record,
-)
+from cmd_extract.run.index import write_failures, write_index
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.journal import ShardJournal, count_failures, read_failures
 from cmd_extract.run.plan import ShardPlan, count_rows, plan_shards
 from cmd_extract.run.progress import watch_journals
-from cmd_extract.run.workers import make_locally
-from cmd_extract.schema import FAILURES_NAME, VideoRecord
+from cmd_extract.run.record import RunIdentity, RunSummary, check_folder, write_record
+from cmd_extract.run.state import OutputState, read_state
+from cmd_extract.run.workers import build_locally
+from cmd_extract.schema import RUN_NAME, VideoRecord
 from cmd_extract.shard.writer import ShardWriter, WrittenShard
 from cmd_extract.system.files import remove, remove_leftovers, scratch_folder
 
 
-def extract_shard(plan: ShardPlan, job: RunJob, scratch: Path, may_fail: int | None, extract: Extract) -> WrittenShard:
-    """Extracts the videos of one shard and writes it. Runs in a worker process.
-
-    Args:
-        plan: the shard's rows.
-        job: folders, configuration, limits.
-        scratch: the run's folder for temporary files.
-        may_fail: how many videos of this run may fail; None for any number.
-        extract: what extracts one video, in a process of its own.
-
-    Raises:
-        FailureLimitError: more failed.
-        OutputError: the output or scratch folder cannot be written.
-    """
-    journal = ShardJournal(scratch, plan.name)
-    try:
-        folder = scratch / f"{plan.name}.videos"
-        folder.mkdir()
-        writer = ShardWriter(
-            job.out / plan.name,
-            workdir=folder,
-            config=job.config,
-            described=job.described,
-            software=job.software,
-            rows_hash=plan.rows_hash,
-        )
-        with ContainedExtractor(job.config, job.binary, job.limits, extract) as extractor:
-            for record in plan.records:
-                fine = _extract_record(record, job, folder, extractor, writer, journal)
-                if not fine and may_fail is not None and count_failures(scratch) > may_fail:
-                    raise FailureLimitError(f"more than {may_fail} videos failed")
-        return writer.finish()
-    except OSError as error:
-        raise OutputError(f"cannot write in {job.out} or {job.scratch}: {error.strerror or error}") from None
-    finally:
-        remove(scratch / f"{plan.name}.videos")
-
-
-def _extract_record(
-    record: VideoRecord,
-    job: RunJob,
-    folder: Path,
-    extractor: ContainedExtractor,
-    writer: ShardWriter,
-    journal: ShardJournal,
-) -> bool:
-    """Adds one video or one failure to the shard; tells which."""
-    # Not one name for all: a process that was killed may still be writing into its folder for a moment.
-    workdir = folder / str(record.row)
-    workdir.mkdir()
-    try:
-        video = extractor.extract(resolve_path(record, job.root), workdir)
-        writer.add_video(record, video)
-        journal.add_video(video.frame_count)
-        return True
-    except VideoError as error:
-        writer.add_failure(record, error)
-        journal.add_failure(record, error)
-        return False
-    finally:
-        remove(workdir)
-
-
 @dataclass(frozen=True, kw_only=True)
 class ShardWork:
-    """What ``extract_shard`` needs beside the shard's rows; can be pickled.
+    """Builds shards in a worker process; can be pickled.
 
     Attributes:
-        job, scratch, may_fail, extract: see there.
+        job: settings of the run.
+        scratch: the run's folder for temporary files.
+        max_failures: maximum number of videos that may fail in this run; None for no limit.
+        extract: extracts one video, in a separate process.
     """
 
     job: RunJob
     scratch: Path
-    may_fail: int | None
+    max_failures: int | None
     extract: Extract
 
     def __call__(self, plan: ShardPlan) -> WrittenShard:
-        """Makes a shard."""
-        return extract_shard(plan, self.job, self.scratch, self.may_fail, self.extract)
+        """Extract the videos of one shard and write it.
+
+        Raises:
+            FailureLimitError: too many videos failed.
+            OutputError: the output or scratch folder cannot be written.
+        """
+        job, folder = self.job, self.scratch / f"{plan.name}.videos"
+        journal = ShardJournal(self.scratch, plan.name)
+        try:
+            folder.mkdir()
+            writer = ShardWriter(
+                job.out / plan.name,
+                workdir=folder,
+                config=job.config,
+                described=job.described,
+                software=job.software,
+                rows_hash=plan.rows_hash,
+            )
+            with ContainedExtractor(job.config, job.binary, job.limits, self.extract) as extractor:
+                for record in plan.records:
+                    self._add_record(record, folder, extractor, writer, journal)
+            return writer.finish()
+        except OSError as error:
+            raise OutputError(f"cannot write in {job.out} or {job.scratch}: {error.strerror or error}") from None
+        finally:
+            remove(folder)
+
+    def _add_record(
+        self,
+        record: VideoRecord,
+        folder: Path,
+        extractor: ContainedExtractor,
+        writer: ShardWriter,
+        journal: ShardJournal,
+    ) -> None:
+        """Add one video or one failure to the shard."""
+        # Each video has its own folder, because a killed process may keep writing for a moment.
+        workdir = folder / str(record.row)
+        workdir.mkdir()
+        try:
+            video = extractor.extract(resolve_path(record, self.job.root), workdir)
+            writer.add_video(record, video)
+            journal.add_video(video.frame_count)
+        except VideoError as error:
+            writer.add_failure(record, error)
+            journal.add_failure(record, error)
+            if self.max_failures is not None and (failed := count_failures(self.scratch)) > self.max_failures:
+                raise FailureLimitError(failed) from None
+        finally:
+            remove(workdir)
 
 
-Spread = Callable[[ShardWork, Sequence[ShardPlan]], Iterator[WrittenShard]]
-"""Has shards made, somewhere, and hands them over as they are finished."""
+Backend = Callable[[ShardWork, Sequence[ShardPlan]], Iterator[WrittenShard]]
+"""Builds shards and yields them as they are finished, in any order."""
 
 
 def run_extraction(
@@ -131,88 +111,84 @@ def run_extraction(
     max_failures: int | None = None,
     extract: Extract = extract_video,
     redo: frozenset[str] = frozenset(),
-    spread: Spread | None = None,
+    backend: Backend | None = None,
     retry_stages: frozenset[str] = frozenset(),
 ) -> RunSummary:
-    """Extracts a manifest into ``job.out``, continuing what an earlier run has left.
+    """Extract the videos of a manifest into ``job.out``, continuing earlier runs.
 
     Args:
         records: all manifest rows.
-        job: folders, configuration, limits.
-        workers: processes.
+        job: settings of the run.
+        workers: number of processes.
         videos_per_shard: see ``plan_shards``.
-        max_failures: how many of all rows may fail; None for any number.
-        extract: what extracts one video, in a process of its own.
-        redo: names of shards to make again even if they look finished; each stays until its successor is whole.
-        spread: where the shards are made; None for ``workers`` processes of this machine.
-        retry_stages: shards with a failure of these stages are made again likewise.
+        max_failures: maximum number of rows that may fail, over all runs; None for no limit.
+        extract: extracts one video, in a separate process.
+        redo: names of shards to build again even if they look finished. The old file stays until the new one is
+            complete.
+        backend: builds the shards; None for ``workers`` processes on this machine.
+        retry_stages: shards with failures of these stages are built again in the same way.
 
     Raises:
-        ShardError: the folder holds an extraction of another manifest or configuration.
+        ShardError: the folder contains an extraction of another manifest or configuration, or sources have changed.
         OutputError: the folder cannot be written.
-        FailureLimitError: too many videos failed; finished shards and ``failures.csv`` stay.
+        FailureLimitError: too many videos failed; finished shards and ``failures.csv`` are kept.
     """
     start = time.monotonic()
     plans = plan_shards(records, videos_per_shard)
-    prepare_folders(job, records, plans)
-    done, todo = divide_work(plans, job, redo, retry_stages)
-    failed_before = [row for plan in done for row in failures_of(plan, job)]
-    may_fail = None if max_failures is None else max_failures - len(failed_before)
-    try:
-        with scratch_folder(job.scratch) as scratch:
-            try:
-                if may_fail is not None and may_fail < 0:
-                    raise FailureLimitError(f"{len(failed_before)} videos have failed")
-                work = ShardWork(job=job, scratch=scratch, may_fail=may_fail, extract=extract)
-                with watch_journals(scratch, count_rows(todo), count_rows(done)):
-                    written = list((spread or partial(make_locally, workers))(work, todo))
-            except FailureLimitError:
-                write_failures(job.out / FAILURES_NAME, sorted(failed_before + read_failures(scratch)))
-                raise
-    finally:
-        # An error in one worker ends the others wherever they are, perhaps in the middle of a shard.
-        for folder in {job.out, job.scratch}:
-            remove_leftovers(folder)
-    totals = write_index(plans, job, {w.name: w for w in written})["totals"]
-    videos, frames = sum(w.videos for w in written), sum(w.frames for w in written)
-    seconds = time.monotonic() - start
-    summary = RunSummary(**totals, shards=len(plans), new_videos=videos, new_frames=frames, seconds=seconds)
-    write_run_record(job, records, plans, summary)
+    identity = prepare_folders(job, records, plans)
+    state = read_state(plans, job, redo=redo, retry_stages=retry_stages)
+    state.check_sources()
+    written = _build_shards(state, backend or partial(build_locally, workers), extract, max_failures, len(records))
+    summary = RunSummary(
+        **write_index(state, written),
+        shards=len(plans),
+        new_videos=sum(shard.videos for shard in written.values()),
+        new_frames=sum(shard.frames for shard in written.values()),
+        seconds=time.monotonic() - start,
+    )
+    write_record(job, identity, summary)
     return summary
 
 
-def prepare_folders(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> None:
-    """Makes and claims the output folder, and clears it of what dead processes have left."""
-    job.out.mkdir(parents=True, exist_ok=True)
-    job.scratch.mkdir(parents=True, exist_ok=True)
-    claim_folder(job, records, plans)
-    for folder in {job.out, job.scratch}:
-        remove_leftovers(folder)
+def _build_shards(
+    state: OutputState, backend: Backend, extract: Extract, max_failures: int | None, total: int
+) -> dict[str, WrittenShard]:
+    """Build the missing shards; ``total`` is the number of manifest rows."""
+    job, failed_before = state.job, state.failures
+    remaining = None if max_failures is None else max_failures - len(failed_before)
+    try:
+        with scratch_folder(job.scratch) as scratch:
+            try:
+                if remaining is not None and remaining < 0:
+                    raise FailureLimitError(len(failed_before))
+                work = ShardWork(job=job, scratch=scratch, max_failures=remaining, extract=extract)
+                with watch_journals(scratch, count_rows(state.todo), count_rows(state.done)):
+                    return {shard.name: shard for shard in backend(work, state.todo)}
+            except FailureLimitError:
+                failures = sorted(failed_before + read_failures(scratch))
+                write_failures(job.out, failures)
+                raise FailureLimitError(len(failures), total) from None
+    finally:
+        # An error in one worker kills the others, perhaps in the middle of a shard.
+        for folder in {job.out, job.scratch}:
+            remove_leftovers(folder)
 
 
-def divide_work(
-    plans: Sequence[ShardPlan],
-    job: RunJob,
-    redo: frozenset[str] = frozenset(),
-    retry_stages: frozenset[str] = frozenset(),
-) -> tuple[list[ShardPlan], list[ShardPlan]]:
-    """Which shards are finished, and which are to be made.
+def prepare_folders(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> RunIdentity:
+    """Create the output and scratch folders, record the run, and remove leftovers of killed processes.
+
+    Returns:
+        The identity of the run.
 
     Raises:
-        ShardError: the sources of finished ones have changed.
+        ShardError: the output folder contains another extraction.
     """
-    done = [plan for plan in plans if plan.name not in redo and _is_settled(plan, job, retry_stages)]
-    done_numbers = {plan.number for plan in done}
-    todo = [plan for plan in plans if plan.number not in done_numbers]
-    changed = [text for plan in done for text in check_sources(plan, job)]
-    if changed:
-        raise ShardError(
-            f"{job.out}: sources are not what they were: {summarise(changed, 'file')}. Nothing was changed; "
-            f"`cmd-extract verify {job.out} --repair` extracts them again, or choose another folder"
-        )
-    return done, todo
-
-
-def _is_settled(plan: ShardPlan, job: RunJob, retry_stages: frozenset[str]) -> bool:
-    """Whether a shard is finished and holds no failure that is to be tried again."""
-    return is_finished(plan, job) and retry_stages.isdisjoint(stage for _, _, stage, _ in failures_of(plan, job))
+    job.out.mkdir(parents=True, exist_ok=True)
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    identity = RunIdentity.of(job, records, plans)
+    check_folder(job, identity)
+    if not (job.out / RUN_NAME).exists():
+        write_record(job, identity)
+    for folder in {job.out, job.scratch}:
+        remove_leftovers(folder)
+    return identity

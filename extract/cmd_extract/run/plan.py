@@ -1,14 +1,15 @@
-"""Divides a manifest into shards: runs of consecutive rows, independent of workers and machines."""
+"""Division of a manifest into shards of consecutive rows, independent of workers and machines."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 from cmd_extract.schema import SHARD_PATTERN, VideoRecord, hash_records
 
 MAX_VIDEOS_PER_SHARD = 256
-_WANTED_SHARDS = 32
+_TARGET_SHARDS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -16,7 +17,7 @@ class ShardPlan:
     """The manifest rows of one shard.
 
     Attributes:
-        number: position among all shards.
+        number: index of the shard.
         records: consecutive manifest rows.
     """
 
@@ -28,34 +29,34 @@ class ShardPlan:
         """File name of the shard."""
         return SHARD_PATTERN.format(self.number)
 
-    @property
+    @cached_property
     def rows_hash(self) -> str:
-        """Identifies the rows; a shard of other rows is never taken for this one."""
+        """Hash of the rows; a shard of other rows is never mistaken for this one."""
         return hash_records(self.records)
 
 
 def automatic_videos_per_shard(rows: int) -> int:
-    """Some 32 shards for small sets, so that many workers share the work, and at most 256 videos each."""
-    return min(MAX_VIDEOS_PER_SHARD, max(1, -(-rows // _WANTED_SHARDS)))
+    """Return the default shard size: about 32 shards, so that many workers can share the work; at most 256 videos."""
+    return min(MAX_VIDEOS_PER_SHARD, max(1, -(-rows // _TARGET_SHARDS)))
 
 
 def plan_shards(records: Sequence[VideoRecord], videos_per_shard: int | None = None) -> tuple[ShardPlan, ...]:
-    """Divides manifest rows into shards.
+    """Divide manifest rows into shards.
 
     Args:
         records: all rows.
-        videos_per_shard: rows a shard; None for ``automatic_videos_per_shard``.
+        videos_per_shard: rows per shard; None for ``automatic_videos_per_shard``.
 
     Raises:
         ValueError: ``videos_per_shard`` is not positive.
     """
     size = automatic_videos_per_shard(len(records)) if videos_per_shard is None else videos_per_shard
     if size < 1:
-        raise ValueError(f"videos_per_shard: {size} is not at least 1")
+        raise ValueError(f"videos_per_shard: must be at least 1, got {size}")
     starts = range(0, len(records), size)
     return tuple(ShardPlan(number=i, records=tuple(records[s : s + size])) for i, s in enumerate(starts))
 
 
 def count_rows(plans: Sequence[ShardPlan]) -> int:
-    """Manifest rows of some shards."""
+    """Return the number of manifest rows of some shards."""
     return sum(len(plan.records) for plan in plans)

@@ -1,29 +1,205 @@
-"""What ``run.json`` tells of the run that filled an output folder, and whether this release may go on with it."""
+"""``run.json``: the record of what an output folder contains, how and where it was made."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+import os
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cmd_extract import schema
 from cmd_extract.config import ExtractConfig
+from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
-from cmd_extract.schema import VideoRecord, hash_records
+from cmd_extract.run.job import Limits, RunJob
+from cmd_extract.run.plan import ShardPlan
+from cmd_extract.schema import VideoRecord, hash_json, hash_records
+from cmd_extract.system.files import write_whole
+
+_READER_PACKAGE = "motion-vector-extractor"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunIdentity:
+    """The extraction that an output folder belongs to. Runs of another one are refused.
+
+    Attributes:
+        config: the configuration as stored, see ``ExtractConfig.describe``.
+        manifest_hash, manifest_rows: hash and number of the manifest rows.
+        shards: number of shards.
+        videos_per_shard: manifest rows per shard.
+    """
+
+    config: Mapping[str, Any]
+    manifest_hash: str
+    manifest_rows: int
+    shards: int
+    videos_per_shard: int
+
+    @classmethod
+    def of(cls, job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> RunIdentity:
+        """Return the identity of a run."""
+        return cls(
+            config=job.described,
+            manifest_hash=hash_records(tuple(records)),
+            manifest_rows=len(records),
+            shards=len(plans),
+            videos_per_shard=len(plans[0].records),
+        )
+
+    def differences(self, new: RunIdentity) -> list[str]:
+        """Describe what differs in another run, setting by setting."""
+        found = ["manifest: its rows have changed"] if self.manifest_hash != new.manifest_hash else []
+        before, after = ({**asdict(i), **i.config} for i in (self, new))
+        hidden = {"config", "manifest_hash"}
+        changed = [key for key in {**before, **after} if key not in hidden and before.get(key) != after.get(key)]
+        return found + [f"{key}: {before.get(key)!r} is now {after.get(key)!r}" for key in changed]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunSummary:
+    """Totals of an output folder after a run.
+
+    Attributes:
+        videos, frames, failures, damaged, shards: counts for the whole folder.
+        new_videos, new_frames: counts for this run.
+        seconds: wall time of this run.
+        size_bytes: size of all shards.
+    """
+
+    videos: int
+    frames: int
+    failures: int
+    damaged: int
+    shards: int
+    new_videos: int
+    new_frames: int
+    seconds: float
+    size_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRecord:
+    """Content of ``run.json``, as far as it is read back.
+
+    Attributes:
+        identity: the extraction.
+        root: folder to which paths in the manifest are relative.
+        manifest: manifest file, if known.
+    """
+
+    identity: RunIdentity
+    root: Path
+    manifest: Path | None
+
+
+def write_record(job: RunJob, identity: RunIdentity, summary: RunSummary | None = None) -> None:
+    """Write ``run.json``: when a run starts, without a summary, and when it ends.
+
+    Software, machine and summary are for information only. Manifest and root are not part of the identity, because
+    files may be moved.
+    """
+    record = {
+        "format": schema.FORMAT_NAME,
+        "version": schema.FORMAT_VERSION,
+        "extractor_version": schema.EXTRACTOR_VERSION,
+        **asdict(identity),
+        "config_hash": hash_json(identity.config),
+        "root": str(job.root.absolute()),
+        "manifest": str(job.manifest.absolute()) if job.manifest else None,
+    }
+    if summary:
+        record |= {
+            "software": job.software | _reader_version(),
+            "ffmpeg_path": job.binary.path,
+            "machine": {
+                "system": platform.platform(),
+                "python": platform.python_version(),
+                "cores": os.cpu_count(),
+            },
+            "summary": asdict(summary),
+        }
+    text = json.dumps(record, indent=1) + "\n"
+    write_whole(job.out / schema.RUN_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def _reader_version() -> dict[str, str]:
+    """Return the version of the optional reader of vectors, which gives the same vectors as PyAV."""
+    try:
+        return {_READER_PACKAGE: version(_READER_PACKAGE)}
+    except PackageNotFoundError:  # available for x86-64 Linux only
+        return {}
+
+
+def read_record(out: Path) -> RunRecord | None:
+    """Read ``run.json`` of an output folder.
+
+    Returns:
+        None if there is none.
+
+    Raises:
+        ShardError: it is invalid, or of another format version.
+    """
+    path = out / schema.RUN_NAME
+    try:
+        record = json.loads(path.read_text("utf-8"))
+        if record["format"] != schema.FORMAT_NAME:
+            raise ValueError(f"format {record['format']!r}")
+        if record["version"] == schema.FORMAT_VERSION:
+            return RunRecord(
+                identity=RunIdentity(**{f.name: record[f.name] for f in fields(RunIdentity)}),
+                root=Path(record["root"]),
+                manifest=Path(record["manifest"]) if record["manifest"] else None,
+            )
+    except FileNotFoundError:
+        return None
+    except (KeyError, TypeError, ValueError) as error:
+        raise ShardError(
+            f"{path}: not a valid record of an extraction ({type(error).__name__}: {error}); restore the file or "
+            "choose another output folder"
+        ) from None
+    raise ShardError(
+        f"{out} contains an extraction of shard format version {record['version']}, this release reads and writes "
+        f"version {schema.FORMAT_VERSION}. Nothing was changed; choose another output folder, or use the release that "
+        "started the extraction"
+    )
+
+
+def check_folder(job: RunJob, identity: RunIdentity) -> None:
+    """Check that the output folder is new or belongs to this extraction.
+
+    Raises:
+        ShardError: the folder contains another extraction.
+    """
+    record = read_record(job.out)
+    if record is None:
+        # Another task may have written its first shard since; it wrote its record before that.
+        if any(job.out.glob(schema.SHARD_GLOB)) and not (job.out / schema.RUN_NAME).exists():
+            raise ShardError(f"{job.out} contains shards but no {schema.RUN_NAME}; choose another output folder")
+        return
+    if changed := record.identity.differences(identity):
+        raise ShardError(
+            f"{job.out} contains an extraction with other settings ({'; '.join(changed)}). Nothing was changed; choose "
+            "another output folder, or remove this one"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedRun:
-    """What ``run.json`` tells of the run that filled a folder.
+    """The run that an output folder belongs to, restored from ``run.json`` and the manifest.
 
     Attributes:
-        records: the manifest's rows.
-        root, manifest: folder that relative paths start from; the manifest file.
+        records: manifest rows.
+        root: folder to which their paths are relative.
+        manifest: manifest file.
         config: the extraction configuration.
-        videos_per_shard, ffmpeg_version: rows a shard; of the FFmpeg at work.
+        videos_per_shard: manifest rows per shard.
+        ffmpeg_version: version of the FFmpeg that was used.
     """
 
     records: tuple[VideoRecord, ...]
@@ -33,57 +209,52 @@ class RecordedRun:
     videos_per_shard: int
     ffmpeg_version: str
 
-
-def read_recorded_run(
-    folder: Path, manifest: Path | None = None, root: Path | None = None, *, to_write: bool = False
-) -> RecordedRun:
-    """Reads ``run.json`` and the manifest it names.
-
-    Args:
-        folder: the output folder.
-        manifest, root: where these are now, if they were moved.
-        to_write: whether anything is to be written there.
-
-    Raises:
-        ShardError: the manifest is gone, or is not the one that was extracted; to write there, the folder is of another
-            format version.
-    """
-    path = folder / schema.RUN_NAME
-    if not path.exists():
-        raise ShardError(f"{folder}: no {schema.RUN_NAME}; give a folder that `cmd-extract run` writes to")
-    try:
-        record = json.loads(path.read_text("utf-8"))
-        manifest, root, described = manifest or Path(record["manifest"]), root or Path(record["root"]), record["config"]
-        config = ExtractConfig(**{f.name: described[f.name] for f in fields(ExtractConfig)})
-        rows, ffmpeg = int(record["videos_per_shard"]), str(described["ffmpeg"])
-    except (OSError, KeyError, ValueError, TypeError) as error:
-        raise ShardError(f"{path}: does not tell of a run of this release ({error})") from None
-    if to_write:
-        check_version(folder, record)
-    if not manifest.exists():
-        raise ShardError(f"{manifest}: the manifest of this extraction is gone; name it with --manifest")
-    records = read_manifest(manifest, root=root, check_paths=False)
-    if hash_records(records) != record["manifest_hash"]:
-        raise ShardError(f"{manifest}: is not what it was when {folder} was extracted; name the right one")
-    return RecordedRun(
-        records=records, root=root, manifest=manifest, config=config, videos_per_shard=rows, ffmpeg_version=ffmpeg
-    )
-
-
-def check_version(out: Path, record: Mapping[str, Any]) -> None:
-    """Refuses to add to an output folder of another format version.
-
-    Args:
-        out: the folder.
-        record: its ``run.json``.
-
-    Raises:
-        ShardError: the folder can be read, but not be gone on with.
-    """
-    version = record.get("version")
-    if record.get("format") == schema.FORMAT_NAME and version != schema.FORMAT_VERSION:
-        raise ShardError(
-            f"{out} holds an extraction of shard format version {version}, this release writes version "
-            f"{schema.FORMAT_VERSION}. Nothing was changed; extract into another folder, or finish it with the release "
-            "that began it. What is complete there can be verified, inspected, trained and evaluated on as it is."
+    def job(self, out: Path, binary: FfmpegBinary, scratch: Path | None = None, limits: Limits | None = None) -> RunJob:
+        """Return the settings to continue the run in ``out``."""
+        return RunJob(
+            root=self.root,
+            out=out,
+            scratch=scratch or out,
+            config=self.config,
+            binary=binary,
+            limits=limits or Limits(),
+            manifest=self.manifest,
         )
+
+
+def read_recorded_run(out: Path, manifest: Path | None = None, root: Path | None = None) -> RecordedRun:
+    """Restore the run that an output folder belongs to.
+
+    Args:
+        out: the output folder.
+        manifest, root: their current location, if they were moved.
+
+    Raises:
+        ShardError: there is no valid ``run.json``, or the manifest is missing or has changed.
+    """
+    record = read_record(out)
+    if record is None:
+        raise ShardError(f"{out}: no {schema.RUN_NAME} found; pass the output folder of `cmd-extract run`")
+    identity, manifest, root = record.identity, manifest or record.manifest, root or record.root
+    if manifest is None:
+        raise ShardError(f"{out / schema.RUN_NAME}: names no manifest; pass it with --manifest")
+    try:
+        config = ExtractConfig(**{f.name: identity.config[f.name] for f in fields(ExtractConfig)})
+        ffmpeg_version = str(identity.config["ffmpeg"])
+    except (KeyError, ValueError, TypeError) as error:
+        raise ShardError(f"{out / schema.RUN_NAME}: invalid configuration ({error}); restore the file") from None
+    if not manifest.exists():
+        raise ShardError(f"{manifest}: the manifest of this extraction does not exist; pass its path with --manifest")
+    records = read_manifest(manifest, root=root, check_paths=False)
+    if hash_records(records) != identity.manifest_hash:
+        raise ShardError(
+            f"{manifest}: has changed since {out} was extracted; pass the original manifest with --manifest"
+        )
+    return RecordedRun(
+        records=records,
+        root=root,
+        manifest=manifest,
+        config=config,
+        videos_per_shard=identity.videos_per_shard,
+        ffmpeg_version=ffmpeg_version,
+    )

@@ -1,1 +1,1 @@
-"""The HDF5 shard format: reading, writing, verification, previews."""
+"""HDF5 shards: writing, reading, verification, summary and preview."""

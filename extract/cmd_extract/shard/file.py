@@ -1,4 +1,4 @@
-"""One shard's HDF5 file as one process has it open: checked, its byte columns mapped, its data sets looked up once."""
+"""A shard file opened by one process: format checked, byte columns memory-mapped, datasets looked up once."""
 
 from __future__ import annotations
 
@@ -20,22 +20,31 @@ if TYPE_CHECKING:
 
 
 class OpenShard:
-    """A shard opened by this process, with what every access needs at hand.
+    """A shard opened by this process.
 
     Args:
         path: the HDF5 file.
 
+    Attributes:
+        h5: the open file.
+        frame_counts: number of frames of each video.
+        first_frame: first row of each video in the frame columns.
+        first_keyframe: first row of each video in the keyframe columns, and the number of keyframes.
+
     Raises:
-        ShardError: it is no shard, or of another format version.
+        ShardError: the file is not a shard, or of another format version.
+        PermissionError: it may not be read.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
             self.h5 = h5py.File(path, "r", locking=False)
+        except PermissionError:
+            raise
         except OSError as error:
             raise ShardError(
-                f"{path}: not a readable HDF5 file ({error}); run cmd-extract again to replace it"
+                f"{path}: not a readable HDF5 file ({error}); run `cmd-extract run` again to replace it"
             ) from None
         self._check_format()
         file = self.h5
@@ -47,17 +56,16 @@ class OpenShard:
     def _check_format(self) -> None:
         name, version = self.h5.attrs.get(schema.ATTR_FORMAT), self.h5.attrs.get(schema.ATTR_VERSION)
         if name != schema.FORMAT_NAME:
-            raise ShardError(f"{self.path}: not a shard of this project (format {name!r})")
-        if version not in schema.READABLE_VERSIONS:
-            readable = ", ".join(map(str, schema.READABLE_VERSIONS))
+            raise ShardError(f"{self.path}: not a shard written by cmd-extract (format {name!r})")
+        if version != schema.FORMAT_VERSION:
             raise ShardError(
-                f"{self.path}: shard format version {version}, this release reads {readable}; "
-                "extract again or use the release that wrote it"
+                f"{self.path}: shard format version {version}, this release reads {schema.FORMAT_VERSION}; "
+                "extract again, or use the release that wrote it"
             )
 
     @cached_property
     def header(self) -> ShardHeader:
-        """Configuration and sizes shared by all videos."""
+        """Configuration and sizes, common to all videos."""
         attrs = self.h5.attrs
         width, height = (int(n) for n in attrs[schema.ATTR_CANONICAL_SIZE])
         frame_width, frame_height = (int(n) for n in attrs[schema.ATTR_FRAME_SIZE])
@@ -73,27 +81,27 @@ class OpenShard:
 
     @cached_property
     def frame_bytes(self) -> memoryview:
-        """All frame JPEGs end to end, mapped."""
+        """All frame JPEGs, concatenated; memory-mapped."""
         return self._map(schema.FRAME_JPEG).data
 
     @cached_property
     def frame_offset(self) -> NDArray[np.uint64]:
-        """(F + 1,) where each frame's JPEG begins, mapped."""
+        """(F + 1,) offset of each frame's JPEG; memory-mapped."""
         return self._map(schema.FRAME_OFFSET)
 
     @cached_property
     def keyframe_bytes(self) -> memoryview:
-        """All keyframe JPEGs end to end, mapped."""
+        """All keyframe JPEGs, concatenated; memory-mapped."""
         return self._map(schema.KEYFRAME_JPEG).data
 
     @cached_property
     def keyframe_offset(self) -> NDArray[np.uint64]:
-        """(K + 1,) where each keyframe's JPEG begins, mapped."""
+        """(K + 1,) offset of each keyframe's JPEG; memory-mapped."""
         return self._map(schema.KEYFRAME_OFFSET)
 
     @cached_property
     def motion_grid(self) -> MappedChunks:
-        """Grids of all frames."""
+        """Motion grids of all frames."""
         return self._map_chunks(schema.MOTION_GRID)
 
     @cached_property
@@ -102,32 +110,31 @@ class OpenShard:
         return self._map_chunks(schema.MOTION_VALID)
 
     def _map_chunks(self, name: str) -> MappedChunks:
-        from cmd_extract.shard.chunks import (
-            MappedChunks,  # Blosc loads its own tests, which extraction need not wait for
-        )
+        # Blosc imports its own tests, which takes time that extraction does not need to spend.
+        from cmd_extract.shard.chunks import MappedChunks
 
-        return MappedChunks(self.h5[name], self._whole)
+        return MappedChunks(self.h5[name], self._file_bytes)
 
     @cached_property
-    def _whole(self) -> memoryview:
+    def _file_bytes(self) -> memoryview:
         return np.asarray(np.memmap(self.path, np.uint8, "r")).data
 
     def _map(self, name: str) -> NDArray[Any]:
         dataset = self.h5[name]
         offset = dataset.id.get_offset()
-        if offset is None:  # nothing was ever written: an empty column
+        if offset is None:  # an empty dataset has no storage
             return np.empty(0, dataset.dtype)
-        # As a plain array: a memmap's slices are much slower to make.
+        # As a plain array, because slicing a memmap is much slower.
         return np.asarray(np.memmap(self.path, dataset.dtype, "r", offset=offset, shape=dataset.shape))
 
     def column(self, name: str, position: int) -> NDArray[Any]:
-        """The rows of a frame column that belong to the video at ``position``: (F, ...), F its frames."""
+        """Return the rows of a frame column for the video at ``position``: (F, ...), F its frame count."""
         first = self.first_frame[position]
         values: NDArray[Any] = self.h5[name][first : first + self.frame_counts[position]]
         return values
 
     def entries(self, shard: int) -> tuple[VideoEntry, ...]:
-        """The videos, in manifest order; ``shard`` is their shard's number."""
+        """Return the videos in manifest order; ``shard`` is the index of this shard."""
         file = self.h5
         ids, labels, groups, codecs, prints = (
             read_texts(file, name)
@@ -165,5 +172,5 @@ class OpenShard:
 
 
 def read_texts(file: h5py.File, name: str) -> list[str]:
-    """A column of text; bytes of file names that are not UTF-8 are kept."""
+    """Return a text column; file names that are not UTF-8 keep their bytes."""
     return [bytes(value).decode("utf-8", "surrogateescape") for value in file[name][:]]

@@ -1,8 +1,7 @@
-"""A file for HDF5 to write to, which keeps the system's errors to itself until HDF5 is done.
+"""Creation of HDF5 files on disks that may be full: the first write error is kept and raised once at the end.
 
-HDF5 cannot cope with a full disk: what it has not yet written it tries again when the file is closed and when each of
-the file's objects is let go of, and every one of these fails in its own words. So a write that fails is noted, and
-raised once by who has asked for the file.
+HDF5 does not handle a full disk well: it repeats failed writes when the file is closed and when each of its objects is
+released, and each of these raises an error of its own.
 """
 
 from __future__ import annotations
@@ -15,8 +14,8 @@ from typing import IO
 import h5py
 
 
-class _NotingFile:
-    """The methods of a binary file that h5py needs; the first error of writing is kept in ``failure``."""
+class _RecordingFile:
+    """Binary file with the methods that h5py needs; keeps the first write error in ``failure``."""
 
     def __init__(self, stream: IO[bytes]) -> None:
         self._stream = stream
@@ -42,7 +41,7 @@ class _NotingFile:
         return self._stream.read(size)
 
     def readinto(self, buffer: memoryview) -> int:
-        return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return] # every binary file has it
+        return self._stream.readinto(buffer)  # type: ignore[attr-defined, no-any-return] # raw binary files have it
 
     def seek(self, offset: int, whence: int = 0) -> int:
         return self._stream.seek(offset, whence)
@@ -51,24 +50,24 @@ class _NotingFile:
         return self._stream.tell()
 
     def flush(self) -> None:
-        """Nothing is held back: the stream has no buffer."""
+        """Do nothing: the stream is unbuffered."""
 
 
 @contextlib.contextmanager
 def new_hdf5(path: Path) -> Iterator[h5py.File]:
-    """A new HDF5 file of an old, widely readable format; closed at the end.
+    """Create an HDF5 file, in a format that old versions of HDF5 can read, and close it at the end of the block.
 
     Raises:
-        OSError: it could not be written, as the system says.
+        OSError: the first write error.
     """
     with path.open("w+b", buffering=0) as stream:
-        noting = _NotingFile(stream)
+        recording = _RecordingFile(stream)
         try:
-            with h5py.File(noting, "w", libver=("earliest", "v110"), track_order=False, locking=False) as file:
+            with h5py.File(recording, "w", libver=("earliest", "v110"), track_order=False, locking=False) as file:
                 yield file
         except (OSError, RuntimeError):
-            # Whatever HDF5 makes of a file that has lost some of its bytes.
-            if noting.failure is None:
+            # A consequence of the failed write.
+            if recording.failure is None:
                 raise
-        if noting.failure is not None:
-            raise noting.failure
+        if recording.failure is not None:
+            raise recording.failure

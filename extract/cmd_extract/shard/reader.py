@@ -1,6 +1,6 @@
-"""Reads shards: lazily, once per process, read-only and without locks.
+"""Reading of shards: lazy, read-only, without locks; every process opens its own files.
 
-JPEG bytes are mapped from the file, not copied through HDF5; motion is unpacked from the mapped file.
+JPEGs are memory-mapped rather than copied through HDF5; motion is decompressed from the memory-mapped file.
 """
 
 from __future__ import annotations
@@ -17,20 +17,18 @@ from numpy.typing import NDArray
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
-from cmd_extract.schema import Damage, MotionGrid, ShardHeader, VideoEntry
+from cmd_extract.schema import Damage, DamagedRow, FailedRow, MotionGrid, ShardHeader, VideoEntry
 from cmd_extract.shard.file import OpenShard, read_texts
 
 _MAX_OPEN_SHARDS = 256
 
 
 class ShardReader:
-    """One shard.
-
-    Safe to pickle and to use after a fork: each process opens the file for itself.
+    """Reader of one shard. It can be pickled and used after a fork: each process opens the file itself.
 
     Args:
         path: the HDF5 file.
-        number: its number in the index.
+        number: index of the shard in the output folder.
     """
 
     def __init__(self, path: Path, number: int = 0) -> None:
@@ -43,7 +41,7 @@ class ShardReader:
 
     @property
     def _file(self) -> OpenShard:
-        # A handle opened before a fork reads garbage, so handles are keyed by process.
+        # A handle opened before a fork reads garbage, therefore handles are stored by process id.
         pid = os.getpid()
         if pid not in self._open_files:
             self._open_files.clear()
@@ -51,51 +49,59 @@ class ShardReader:
         return self._open_files[pid]
 
     def close(self) -> None:
-        """Gives back this process's file handle; the next access opens it again."""
+        """Close the file; the next access opens it again."""
         for opened in self._open_files.values():
             opened.h5.close()
         self._open_files.clear()
 
     @property
     def header(self) -> ShardHeader:
-        """Configuration and sizes shared by all videos of the shard."""
+        """Configuration and sizes, common to all videos of the shard."""
         return self._file.header
 
     @property
     def rows_hash(self) -> str:
-        """Identifies the manifest rows that the shard was made of."""
+        """Hash of the manifest rows that the shard was made from."""
         return str(self._file.h5.attrs[schema.ATTR_ROWS_HASH])
 
     def entries(self) -> tuple[VideoEntry, ...]:
-        """The videos of the shard, in manifest order."""
+        """Return the videos in manifest order."""
         return self._file.entries(self.number)
 
-    def failures(self) -> list[tuple[int, str, str, str]]:
-        """Rows that gave no video: (row, path, stage, reason)."""
-        file = self._file.h5
-        rows = file[schema.FAILURE_ROW][:].tolist()
-        texts = (read_texts(file, n) for n in (schema.FAILURE_PATH, schema.FAILURE_STAGE, schema.FAILURE_REASON))
-        return list(zip(rows, *texts, strict=True))
+    @property
+    def frame_count(self) -> int:
+        """Number of frames of all videos."""
+        return sum(self._file.frame_counts)
 
-    def damaged(self) -> list[tuple[int, str, Damage]]:
-        """Videos of sources with known damage: (row, id, damage)."""
-        file = self._file.h5
-        if file.attrs[schema.ATTR_VERSION] == 1 and schema.VIDEO_DAMAGE not in file:
-            return []
-        damage = file[schema.VIDEO_DAMAGE][:]
-        rows, ids = file[schema.VIDEO_ROW][:].tolist(), read_texts(file, schema.VIDEO_ID)
-        return [(rows[i], ids[i], Damage(int(damage[i]))) for i in damage.nonzero()[0]]
+    def video_rows(self) -> NDArray[np.int64]:
+        """Return (V,) int64, the manifest row of each video; segments of one video share it."""
+        rows: NDArray[np.int64] = self._file.h5[schema.VIDEO_ROW][:]
+        return rows
 
-    def source_bytes(self) -> list[int]:
-        """Length in bytes of each video's source file when it was extracted."""
-        sizes: list[int] = self._file.h5[schema.VIDEO_SOURCE_BYTES][:].tolist()
+    def source_bytes(self) -> NDArray[np.int64]:
+        """Return (V,) int64, the size of each video's source file when it was extracted."""
+        sizes: NDArray[np.int64] = self._file.h5[schema.VIDEO_SOURCE_BYTES][:]
         return sizes
 
+    def failures(self) -> list[FailedRow]:
+        """Return the manifest rows that could not be extracted."""
+        file = self._file.h5
+        rows = file[schema.FAILURE_ROW][:].tolist()
+        texts = [read_texts(file, name) for name in (schema.FAILURE_PATH, schema.FAILURE_STAGE, schema.FAILURE_REASON)]
+        return [FailedRow(*row) for row in zip(rows, *texts, strict=True)]
+
+    def damaged(self) -> list[DamagedRow]:
+        """Return the videos whose sources are known to be damaged."""
+        file = self._file.h5
+        damage = file[schema.VIDEO_DAMAGE][:]
+        rows, ids = self.video_rows().tolist(), read_texts(file, schema.VIDEO_ID)
+        return [DamagedRow(rows[i], ids[i], Damage(int(damage[i])).text) for i in damage.nonzero()[0]]
+
     def frame_jpegs(self, position: int, frames: Sequence[int]) -> list[memoryview]:
-        """JPEG bytes of some frames of the video at ``position``, in the order asked for; empty without small frames.
+        """Return the JPEGs of some frames of the video at ``position``, in this order; empty without small frames.
 
         Raises:
-            IndexError: the video has no such frame.
+            IndexError: a frame number is out of range.
         """
         opened = self._file
         first = opened.first_frame[position]
@@ -103,30 +109,33 @@ class ShardReader:
         out = []
         for frame in frames:
             if not 0 <= frame < count:
-                raise IndexError(f"frame {frame} of video {position} in {self.path.name}, which has {count}")
+                raise IndexError(f"frame {frame} of video {position} in {self.path.name}, which has {count} frames")
             start, stop = opened.frame_offset[first + frame : first + frame + 2].tolist()
             out.append(opened.frame_bytes[start:stop])
         return out
 
     def keyframe_jpeg(self, position: int, keyframe: int) -> memoryview:
-        """JPEG bytes of the ``keyframe``-th keyframe, from 0, of the video at ``position``.
+        """Return the JPEG of the keyframe with index ``keyframe`` of the video at ``position``.
 
         Raises:
-            IndexError: the video has no such keyframe.
+            IndexError: the index is out of range.
         """
         opened = self._file
-        row = opened.first_keyframe[position] + keyframe
-        if keyframe < 0 or row >= opened.first_keyframe[position + 1]:
-            raise IndexError(f"keyframe {keyframe} of video {position} in {self.path.name}")
+        first, end = opened.first_keyframe[position : position + 2]
+        row = first + keyframe
+        if not first <= row < end:
+            raise IndexError(
+                f"keyframe {keyframe} of video {position} in {self.path.name}, which has {end - first} keyframes"
+            )
         start, stop = opened.keyframe_offset[row : row + 2].tolist()
         return opened.keyframe_bytes[start:stop]
 
     def motion(self, position: int, start: int, stop: int) -> MotionGrid:
-        """Motion of frames ``start`` to ``stop`` - 1 of the video at ``position``, T = ``stop`` - ``start``.
+        """Return the motion of frames ``start`` to ``stop`` - 1 of the video at ``position``.
 
         Raises:
-            IndexError: the video has no such frames.
-            OSError: what is stored cannot be unpacked.
+            IndexError: a frame number is out of range.
+            OSError: the data cannot be decompressed.
         """
         shape = self.header.grid_shape
         grid = np.empty((max(stop - start, 0), 2, *shape), np.int16)
@@ -135,42 +144,50 @@ class ShardReader:
         return MotionGrid(grid_quarter_px=grid, valid=valid)
 
     def read_motion(self, position: int, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
-        """Motion of consecutive frames of the video at ``position``, written to its place.
+        """Read the motion of T consecutive frames of the video at ``position`` into arrays.
 
         Args:
-            position: of the video in the shard.
+            position: index of the video in the shard.
             start: first frame.
-            grid: (T, 2, gh, gw) int16, contiguous; filled with quarter pixels, channel 0 = dx, 1 = dy.
-            valid: (T, gh, gw) bool, contiguous; filled.
+            grid: (T, 2, gh, gw) int16, contiguous; receives quarter pixels, channel 0 = dx, 1 = dy.
+            valid: (T, gh, gw) bool, contiguous; receives the validity mask.
 
         Raises:
-            IndexError: the video has no such frames.
-            OSError: what is stored cannot be unpacked.
+            IndexError: a frame number is out of range.
+            OSError: the data cannot be decompressed.
         """
         opened = self._file
         first, count, stop = opened.first_frame[position], opened.frame_counts[position], start + len(grid)
         if not 0 <= start <= stop <= count:
-            raise IndexError(f"frames {start}-{stop} of video {position} in {self.path.name}, which has {count}")
+            raise IndexError(
+                f"frames {start} to {stop - 1} of video {position} in {self.path.name}, which has {count} frames"
+            )
         opened.motion_grid.read_into(first + start, grid)
         opened.motion_valid.read_into(first + start, valid)
 
     def frame_types(self, position: int) -> NDArray[np.bytes_]:
-        """(F,) S1, type of each frame of the video in the stream that its vectors come from."""
+        """Return (F,) S1, the type of each frame in the stream that the vectors come from."""
         return self._file.column(schema.FRAME_TYPE, position)
 
     def pts_seconds(self, position: int) -> NDArray[np.float64]:
-        """(F,) float64, seconds since the first frame of the source; those of a later segment do not begin at 0."""
+        """Return (F,) float64, seconds since the first frame of the source; later segments do not start at 0."""
         return self._file.column(schema.FRAME_PTS, position)
 
 
 class ShardSet:
-    """All shards of an output folder, as one list of videos.
+    """All shards of an output folder as one sequence of videos.
 
     Args:
-        folder: an output folder of ``cmd-extract run``.
+        folder: output folder of ``cmd-extract run``.
+
+    Attributes:
+        videos: all videos, in manifest order.
+        header: configuration and sizes, common to all videos.
+        config_hash: hash of the extraction configuration.
+        data_hash: hash of the shards' content.
 
     Raises:
-        ShardError: no complete extraction lies there, or its shards do not belong together.
+        ShardError: the folder contains no complete extraction, or shards that do not belong together.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -184,20 +201,21 @@ class ShardSet:
         for reader, listed in zip(self._readers, index["shards"], strict=True):
             self.header = reader.header
             if self.header.config_hash != self.config_hash:
-                raise ShardError(f"{reader.path}: made with another configuration than {folder / schema.INDEX_NAME}")
+                raise ShardError(
+                    f"{reader.path}: configuration does not match {folder / schema.INDEX_NAME}; {_repair_hint(folder)}"
+                )
             if reader.rows_hash != listed["rows_hash"]:
                 raise ShardError(
-                    f"{reader.path}: made of other manifest rows than {folder / schema.INDEX_NAME} says; "
-                    f"`cmd-extract verify {folder} --repair` makes the right shard again"
+                    f"{reader.path}: manifest rows do not match {folder / schema.INDEX_NAME}; {_repair_hint(folder)}"
                 )
             videos += reader.entries()
             reader.close()
         if not videos:
-            raise ShardError(f"{folder}: the extraction holds no video; see {folder / schema.FAILURES_NAME}")
+            raise ShardError(f"{folder}: all videos failed, see {folder / schema.FAILURES_NAME}")
         self.videos = tuple(videos)
 
     def _reader(self, entry: VideoEntry) -> ShardReader:
-        """The entry's shard; the least recently used one is closed, so that handles never run out."""
+        """Return the reader of the entry's shard. Closes the least recently used shard if too many are open."""
         self._recent[entry.shard] = None
         self._recent.move_to_end(entry.shard)
         if len(self._recent) > _MAX_OPEN_SHARDS:
@@ -206,46 +224,55 @@ class ShardSet:
         return self._readers[entry.shard]
 
     def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[memoryview]:
-        """JPEG bytes of some frames of a video, of ``header.frame_width`` x ``frame_height`` pixels.
+        """Return the JPEGs of some frames of a video, ``header.frame_width`` x ``frame_height`` pixels each.
+
+        They are empty if the shards were extracted with ``--no-frames``.
 
         Raises:
-            IndexError: the video has no such frame.
+            IndexError: a frame number is out of range.
         """
         return self._reader(entry).frame_jpegs(entry.position, frames)
 
     def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> memoryview:
-        """JPEG bytes of the keyframe at number ``keyframe`` of ``entry.keyframe_indices``; canonical size.
+        """Return the JPEG of the keyframe at frame ``entry.keyframe_indices[keyframe]``, of the canonical size.
 
         Raises:
-            IndexError: the video has no such keyframe.
+            IndexError: the index is out of range.
         """
         return self._reader(entry).keyframe_jpeg(entry.position, keyframe)
 
     def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
-        """Motion of frames ``start`` to ``stop`` - 1 of a video; raises as ``ShardReader.motion``."""
+        """Return the motion of frames ``start`` to ``stop`` - 1 of a video; raises like ``ShardReader.motion``."""
         return self._reader(entry).motion(entry.position, start, stop)
 
     def read_motion(self, entry: VideoEntry, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
-        """Motion of consecutive frames of a video, written to its place; see ``ShardReader.read_motion``."""
+        """Read the motion of consecutive frames of a video into arrays, see ``ShardReader.read_motion``."""
         self._reader(entry).read_motion(entry.position, start, grid, valid)
 
 
 def read_index(folder: Path) -> dict[str, Any]:
-    """Reads ``index.json`` of an output folder.
+    """Return the content of ``index.json`` of an output folder.
 
     Raises:
-        ShardError: there is none, or of another format version.
+        ShardError: the file is missing, invalid, or of another format version.
     """
     path = folder / schema.INDEX_NAME
     try:
         index: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
         raise ShardError(
-            f"{folder}: no {schema.INDEX_NAME}; give a folder that `cmd-extract run` has finished "
-            "(started again, it continues one that was interrupted)"
+            f"{folder}: no {schema.INDEX_NAME} found; pass a folder that `cmd-extract run` has completed (to continue "
+            "an interrupted extraction, run the same command again)"
         ) from None
     except (ValueError, OSError) as error:
-        raise ShardError(f"{path}: not readable ({error}); run `cmd-extract run` again to rebuild it") from None
-    if index.get("format") != schema.FORMAT_NAME or index.get("version") not in schema.READABLE_VERSIONS:
-        raise ShardError(f"{path}: format {index.get('format')!r} version {index.get('version')}, not readable here")
+        raise ShardError(f"{path}: cannot be read ({error}); run `cmd-extract run` again to rebuild it") from None
+    if index.get("format") != schema.FORMAT_NAME or index.get("version") != schema.FORMAT_VERSION:
+        raise ShardError(
+            f"{path}: format {index.get('format')!r} version {index.get('version')}, this release reads "
+            f"{schema.FORMAT_NAME!r} version {schema.FORMAT_VERSION}; extract again, or use the release that wrote it"
+        )
     return index
+
+
+def _repair_hint(folder: Path) -> str:
+    return f"run `cmd-extract verify {folder} --repair` to build the shard again"

@@ -1,4 +1,4 @@
-"""What an output folder holds, in numbers."""
+"""Summary of an output folder: totals and statistics."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _SAMPLED_FRAMES = 64
 
 @dataclass(frozen=True, kw_only=True)
 class VectorStatistics:
-    """Motion of a sample of frames, I-frames left out.
+    """Motion in a sample of frames, I-frames excluded.
 
     Attributes:
-        frames: how many were looked at.
-        valid_share: share of cells with a vector.
-        moving_share: share of the valid cells that move at all.
-        length_px: 50th, 90th and 99th percentile and maximum of the lengths of valid vectors, in canonical pixels.
+        frames: number of frames.
+        valid_fraction: fraction of cells with a vector.
+        moving_fraction: fraction of those vectors that are not 0.
+        length_px: 50th, 90th and 99th percentile and maximum of their lengths, in canonical pixels.
     """
 
     frames: int
-    valid_share: float
-    moving_share: float
+    valid_fraction: float
+    moving_fraction: float
     length_px: tuple[float, float, float, float]
 
 
 def vector_statistics(shards: ShardSet) -> VectorStatistics:
-    """Statistics of the motion of up to 200 videos spread over the set, the first 64 frames of each."""
+    """Return statistics over the first 64 frames of 200 to 399 evenly spaced videos, or of all if there are fewer."""
     step = max(1, len(shards.videos) // _SAMPLED_VIDEOS)
     lengths, cells, frames = [np.empty(0)], 0, 0
     for entry in shards.videos[::step]:
@@ -47,34 +47,35 @@ def vector_statistics(shards: ShardSet) -> VectorStatistics:
     shown = np.percentile(joined, [50, 90, 99, 100]) if len(joined) else np.zeros(4)
     return VectorStatistics(
         frames=frames,
-        valid_share=len(joined) / cells if cells else 0.0,
-        moving_share=float((joined > 0).mean()) if len(joined) else 0.0,
+        valid_fraction=len(joined) / cells if cells else 0.0,
+        moving_fraction=float((joined > 0).mean()) if len(joined) else 0.0,
         length_px=(float(shown[0]), float(shown[1]), float(shown[2]), float(shown[3])),
     )
 
 
 def describe_folder(folder: Path) -> list[tuple[str, str]]:
-    """Name and value of everything worth knowing of an output folder, in reading order.
+    """Return names and values of a summary, in display order.
 
     Raises:
-        ShardError: no complete extraction lies there.
+        ShardError: the folder contains no complete extraction.
     """
     index, shards = read_index(folder), ShardSet(folder)
     header, videos = shards.header, shards.videos
     totals = index["totals"]
-    damaged = totals.get("damaged", 0)  # not counted by version 1
+    damaged = totals["damaged"]
     frames = np.array([v.frame_count for v in videos])
     seconds = np.array([v.frame_count / v.fps if v.fps else 0.0 for v in videos])
     motion = vector_statistics(shards)
+    p50, p90, p99, longest = motion.length_px
     codecs = Counter(v.codec for v in videos)
     sizes = Counter(f"{v.source_width}x{v.source_height}" for v in videos)
     splits = {name: Counter(v.splits[name] or "(none)" for v in videos) for name in videos[0].splits}
     rows = [
         ("videos", f"{len(videos)}, {totals['failures']} failures, {len(index['shards'])} shards"),
         ("damaged", f"{damaged} videos, see {folder / DAMAGED_NAME}" if damaged else ""),
-        ("frames", f"{frames.sum()}; a video {frames.min()} to {frames.max()}, median {np.median(frames):.0f}"),
+        ("frames", f"{frames.sum()}; per video {frames.min()} to {frames.max()}, median {np.median(frames):.0f}"),
         ("length", f"{seconds.sum() / 3600:.2f} hours; frame rates {_range([v.fps for v in videos])}"),
-        ("bytes", f"{totals['size_bytes'] / 1e6:.1f} MB, {totals['size_bytes'] / frames.sum():.0f} a frame"),
+        ("size", f"{totals['size_bytes'] / 1e6:.1f} MB, {totals['size_bytes'] / frames.sum():.0f} bytes per frame"),
         ("classes", str(len({v.label for v in videos} - {""}))),
         *((name, _counts(parts)) for name, parts in splits.items()),
         ("source codecs", _counts(codecs)),
@@ -83,8 +84,8 @@ def describe_folder(folder: Path) -> list[tuple[str, str]]:
         ("small frames", f"{header.frame_width}x{header.frame_height}"),
         ("keyframes", f"{sum(len(v.keyframe_indices) for v in videos)}"),
         ("motion grid", f"{header.grid_shape[1]}x{header.grid_shape[0]} cells of {header.cell_px} pixels"),
-        ("vectors", f"{motion.valid_share:.1%} of cells have one, {motion.moving_share:.1%} of these move"),
-        ("vector length", "median {:.2f}, 90 % {:.2f}, 99 % {:.2f}, greatest {:.2f} pixels".format(*motion.length_px)),
+        ("vectors", f"in {motion.valid_fraction:.1%} of cells, {motion.moving_fraction:.1%} of them not 0"),
+        ("vector length", f"median {p50:.2f}, 90th percentile {p90:.2f}, 99th {p99:.2f}, maximum {longest:.2f} pixels"),
         ("configuration", index["config_hash"]),
     ]
     return [(name, value) for name, value in rows if value]

@@ -1,6 +1,6 @@
-"""Writes one shard: videos wait in files, then are laid out at their known size and moved into place.
+"""Writing of a shard: videos are collected in files, then copied into datasets of the final size.
 
-HDF5 cannot grow a contiguous dataset, and only contiguous byte arrays can be mapped by readers; hence the files.
+The files are needed because HDF5 cannot extend contiguous datasets, and readers can memory-map only contiguous ones.
 """
 
 from __future__ import annotations
@@ -27,21 +27,21 @@ from cmd_extract.shard.hdf5_file import new_hdf5
 from cmd_extract.shard.spool import Failure, Sample, Spool
 from cmd_extract.system.files import write_whole
 
-# Small enough to stay in the processor's cache between reading and writing.
+# Small enough for the CPU cache between reading and writing.
 _COPY_BYTES = 1 << 20
 _COPY_FRAMES = 128
 
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenShard:
-    """What became of a shard's rows.
+    """Entry of a shard in the index.
 
     Attributes:
-        name: file name within the output folder.
+        name: file name.
         sha256: checksum of the file.
-        size_bytes: its length.
-        videos, frames, failures: counts.
-        damaged: how many of the videos come from a source with known damage; releases of format version 1 did not say.
+        size_bytes: its size.
+        videos, frames, failures: counts; segments count as videos.
+        damaged: number of videos with known damage of the source.
     """
 
     name: str
@@ -50,19 +50,19 @@ class WrittenShard:
     videos: int
     frames: int
     failures: int
-    damaged: int = 0
+    damaged: int
 
 
 class ShardWriter:
     """Collects the videos and failures of some manifest rows and writes them as one shard.
 
     Args:
-        target: final path of the shard.
-        workdir: an existing folder on the file system of the videos' files, which are moved there and used up.
+        target: path of the shard.
+        workdir: existing folder on the same file system as the files of the videos, which are moved there.
         config: the extraction configuration.
         described: ``config`` as stored, see ``ExtractConfig.describe``.
-        software: name to version of the programs at work.
-        rows_hash: hash of the manifest rows that the shard stands for.
+        software: versions, by name, of the programs used.
+        rows_hash: hash of the manifest rows.
     """
 
     def __init__(
@@ -83,7 +83,7 @@ class ShardWriter:
         self._spool = Spool(workdir)
 
     def add_video(self, record: VideoRecord, video: ExtractedVideo) -> None:
-        """Takes over one video and its files."""
+        """Add a video; its files are moved."""
         spool = self._spool
         spool.append("frame", video.frame_jpeg)
         spool.append("keyframe", video.keyframe_jpeg)
@@ -96,13 +96,14 @@ class ShardWriter:
             spool.samples.append(Sample(record=record, video=video, video_id=name, start=start, stop=stop))
 
     def add_failure(self, record: VideoRecord, error: VideoError) -> None:
-        """Notes a row that gave no video."""
+        """Add a manifest row whose video could not be extracted."""
         self._spool.failures.append(Failure(record=record, stage=error.stage, reason=error.reason))
 
     def finish(self) -> WrittenShard:
-        """Writes the shard under a temporary name, syncs it to disk and renames it; until then nothing is visible.
+        """Write the shard atomically.
 
-        If the working folder is on another file system, HDF5 writes there, in many pieces, and the target gets a copy.
+        If the working folder is on another file system than the target, HDF5's many small writes go to the working
+        folder, and the complete file is copied to the target.
         """
         workdir = self._spool.folder
         if workdir.stat().st_dev == self._target.parent.stat().st_dev:
@@ -146,10 +147,10 @@ class ShardWriter:
 
     def _write_videos(self, file: h5py.File) -> None:
         samples = self._spool.samples
-        records, facts = [s.record for s in samples], [s.video.facts for s in samples]
+        records, sources = [s.record for s in samples], [s.video.source for s in samples]
         counts = np.array([s.frame_count for s in samples], np.int64)
         keyframes = np.array([len(s.keyframe_indices) for s in samples], np.int64)
-        sizes = np.array([(f.width, f.height) for f in facts], np.int32).reshape(len(samples), 2)
+        sizes = np.array([(f.width, f.height) for f in sources], np.int32).reshape(len(samples), 2)
         _put(file, schema.VIDEO_ROW, np.array([r.row for r in records], np.int64))
         _put_text(file, schema.VIDEO_ID, [s.video_id for s in samples])
         _put_text(file, schema.VIDEO_LABEL, [r.label for r in records])
@@ -160,9 +161,9 @@ class ShardWriter:
         _put(file, schema.VIDEO_FRAME_COUNT, counts)
         _put(file, schema.VIDEO_FPS, np.array([s.fps for s in samples], np.float64))
         _put(file, schema.VIDEO_SOURCE_SIZE, sizes)
-        _put_text(file, schema.VIDEO_CODEC, [f.codec for f in facts])
-        _put_text(file, schema.VIDEO_FINGERPRINT, [f.fingerprint for f in facts])
-        _put(file, schema.VIDEO_SOURCE_BYTES, np.array([f.file_bytes for f in facts], np.int64))
+        _put_text(file, schema.VIDEO_CODEC, [f.codec for f in sources])
+        _put_text(file, schema.VIDEO_FINGERPRINT, [f.fingerprint for f in sources])
+        _put(file, schema.VIDEO_SOURCE_BYTES, np.array([f.file_bytes for f in sources], np.int64))
         _put(file, schema.VIDEO_OWN_VECTORS, np.array([s.video.own_vectors for s in samples], np.uint8))
         _put(file, schema.VIDEO_DAMAGE, np.array([s.video.damage for s in samples], np.uint8))
         _put(file, schema.VIDEO_FIRST_FRAME, _starts(counts)[:-1])
@@ -178,10 +179,10 @@ class ShardWriter:
         _put(file, schema.KEYFRAME_OFFSET, _starts(_join([v.keyframe_sizes for v in videos], np.int64)))
         _put(file, schema.KEYFRAME_INDEX, _join([s.keyframe_indices for s in self._spool.samples], np.int64))
 
-    def _copy_bytes(self, file: h5py.File, name: str, spool: str) -> None:
-        dataset = file.create_dataset(name, shape=(self._spool.byte_count(spool),), dtype=np.uint8, track_times=False)
+    def _copy_bytes(self, file: h5py.File, name: str, kind: str) -> None:
+        dataset = file.create_dataset(name, shape=(self._spool.byte_count(kind),), dtype=np.uint8, track_times=False)
         start = 0
-        for block in self._spool.blocks(spool, _COPY_BYTES):
+        for block in self._spool.blocks(kind, _COPY_BYTES):
             dataset[start : start + len(block)] = np.frombuffer(block, np.uint8)
             start += len(block)
 
@@ -196,29 +197,29 @@ class ShardWriter:
         )
 
     def _copy_grid(
-        self, file: h5py.File, name: str, spool: str, shape: tuple[int, ...], dtype: type, chunk_frames: int
+        self, file: h5py.File, name: str, kind: str, shape: tuple[int, ...], dtype: type, chunk_frames: int
     ) -> None:
         dataset = file.create_dataset(
             name,
             shape=shape,
             dtype=dtype,
             chunks=(chunk_frames, *shape[1:]),
-            # Fixed-size datasets may not be smaller than a chunk; very short shards are.
+            # A dataset of fixed size must not be smaller than a chunk.
             maxshape=(None, *shape[1:]),
             track_times=False,
-            # zstd would make it 40 % smaller at the same writing time, but takes three times as long to unpack.
+            # zstd would be 40 % smaller and as fast to write, but takes three times as long to decompress.
             **hdf5plugin.Blosc(cname="lz4hc", clevel=1, shuffle=hdf5plugin.Blosc.SHUFFLE),
         )
         frame_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
         start = 0
-        for block in self._spool.blocks(spool, _COPY_FRAMES * frame_bytes):
+        for block in self._spool.blocks(kind, _COPY_FRAMES * frame_bytes):
             part: NDArray[Any] = np.frombuffer(block, dtype).reshape(-1, *shape[1:])
             dataset[start : start + len(part)] = part
             start += len(part)
         if start != shape[0]:
-            raise ValueError(f"{name}: {start} frames in the files, {shape[0]} in the columns")
-        # Now, not whenever the last reference goes (dask's profiler keeps some for a while): the order in which chunks
-        # are laid down is part of the bytes.
+            raise ValueError(f"{name}: the spooled files contain {start} frames, the videos have {shape[0]}")
+        # Flush now instead of when the last reference is dropped, which may be late (Dask's profiler keeps some): the
+        # order in which chunks are written affects the bytes of the file.
         dataset.flush()
 
     def _write_failures(self, file: h5py.File) -> None:
@@ -235,14 +236,14 @@ def _put(file: h5py.File, name: str, values: NDArray[Any]) -> None:
 
 
 def _put_text(file: h5py.File, name: str, texts: Sequence[str]) -> None:
-    """Fixed-length UTF-8; file names that are not UTF-8 keep their bytes."""
+    """Write a column of fixed-length UTF-8; file names that are not UTF-8 keep their bytes."""
     encoded = [text.encode("utf-8", "surrogateescape") for text in texts]
     length = max((len(e) for e in encoded), default=0) or 1
     _put(file, name, np.array(encoded, h5py.string_dtype("utf-8", length)))
 
 
 def _starts(lengths: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """Offsets of consecutive pieces: one more than there are pieces."""
+    """Return the N + 1 offsets of N consecutive items."""
     return np.concatenate([[0], np.cumsum(lengths)]).astype(np.uint64)
 
 

@@ -1,1 +1,1 @@
-"""Labelled synthetic videos."""
+"""Synthetic videos with known motion, for demos and tests."""

@@ -1,14 +1,13 @@
-"""A labelled synthetic data set: what moves and what it moves in front of are independent of one another.
+"""A labeled synthetic dataset in which foreground motion and background are statistically independent.
 
-The label is the motion class and the group the context class (texture and palette of the background). A method that
-learns motion retrieves by label, one that learns only appearance retrieves by group. Frames come from
-``cmd_extract.synthetic.scenes``; FFmpeg encodes them as ordinary H.264 with B-frames.
+The label is the motion class, the group is the context class (texture and palette of the background). A method that
+learns motion retrieves videos of the same label, one that only learns appearance retrieves videos of the same group.
+``cmd_extract.synthetic.scenes`` renders the frames; FFmpeg encodes them as ordinary H.264 with B-frames.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,25 +25,27 @@ from cmd_extract.manifest.records import write_manifest
 from cmd_extract.schema import VideoRecord
 from cmd_extract.synthetic.scenes import MOTIONS, draw_frames, make_scene, video_rng
 from cmd_extract.synthetic.textures import CONTEXTS
+from cmd_extract.system.files import atomic_write, remove_leftovers
+from cmd_extract.system.validation import require, require_range
 
 MANIFEST_NAME = "manifest.csv"
 CONFIG_NAME = "synthetic.json"
 SPLIT_COLUMN = "split"
-SHOWN_ERROR_LINES = 10
+MAX_ERROR_LINES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class SyntheticConfig:
-    """Everything that decides a synthetic data set.
+    """Settings of a synthetic dataset.
 
     Attributes:
-        videos_per_combination: videos of each pair of motion and context, at least 2 (one to train, one to test).
-        width, height: picture size in pixels, even, at least 64.
-        frames: frames of each video.
+        videos_per_combination: number of videos per pair of motion and context, at least 2 (one train, one test).
+        width, height: frame size in pixels, even, at least 64.
+        frames: number of frames per video.
         fps: frames per second.
-        seed: changes every video; from 0.
-        motions: motion classes, out of ``cmd_extract.synthetic.scenes.MOTIONS``.
-        contexts: context classes, out of ``cmd_extract.synthetic.textures.CONTEXTS``.
+        seed: random seed, at least 0.
+        motions: motion classes, a subset of ``cmd_extract.synthetic.scenes.MOTIONS``.
+        contexts: context classes, a subset of ``cmd_extract.synthetic.textures.CONTEXTS``.
     """
 
     videos_per_combination: int = 4
@@ -57,42 +58,32 @@ class SyntheticConfig:
     contexts: tuple[str, ...] = CONTEXTS
 
     def __post_init__(self) -> None:
-        limits = {
-            "videos_per_combination": (2, 10_000),
-            "width": (64, 4096),
-            "height": (64, 4096),
-            "frames": (2, 100_000),
-            "fps": (1, 240),
-            "seed": (0, 2**63 - 1),
-        }
-        for name, (low, high) in limits.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ValueError(f"{name}: {value} is not between {low} and {high}")
+        require_range(self, "videos_per_combination", ge=2, le=10_000)
+        require_range(self, "width", "height", ge=64, le=4096)
         for name in ("width", "height"):
-            if getattr(self, name) % 2:
-                raise ValueError(f"{name}: {getattr(self, name)} is odd, need an even number of pixels")
+            require(getattr(self, name) % 2 == 0, f"{name}: must be even, got {getattr(self, name)}")
+        require_range(self, "frames", ge=2, le=100_000)
+        require_range(self, "fps", ge=1, le=240)
+        require_range(self, "seed", ge=0, lt=2**63)
         for name, known in (("motions", MOTIONS), ("contexts", CONTEXTS)):
             values = getattr(self, name)
-            unknown = [value for value in values if value not in known]
-            if unknown or not values or len(set(values)) != len(values):
-                raise ValueError(f"{name}: {values} must be one or more different names out of {', '.join(known)}")
+            require(
+                bool(values) and set(values) <= set(known) and len(set(values)) == len(values),
+                f"{name}: must be one or more distinct names out of {', '.join(known)}, got {values}",
+            )
 
     @property
     def test_videos_per_combination(self) -> int:
-        """How many videos of each pair are test: a quarter, rounded, but at least one."""
+        """Number of test videos per pair: a quarter, rounded, but at least one."""
         return max(1, (self.videos_per_combination + 2) // 4)
 
 
 def plan(config: SyntheticConfig) -> tuple[VideoRecord, ...]:
-    """The manifest of a synthetic data set: every pair of motion and context equally often in train and in test.
-
-    Args:
-        config: the data set.
+    """Return the manifest of a synthetic dataset; every pair of motion and context is equally frequent in each part.
 
     Returns:
-        Records ordered by motion, context and number, with ids like ``left-bricks-00``, paths like
-        ``videos/left-bricks-00.mp4``, the motion as label, the context as group and the part in ``split``.
+        Records ordered by motion, context and number, with ids such as ``left-bricks-00``, paths such as
+        ``videos/left-bricks-00.mp4``, the motion as label, the context as group and the part in column ``split``.
     """
     count = config.videos_per_combination
     digits = max(2, len(str(count - 1)))
@@ -116,10 +107,10 @@ def plan(config: SyntheticConfig) -> tuple[VideoRecord, ...]:
 
 
 def render_video(config: SyntheticConfig, record: VideoRecord) -> Iterator[NDArray[np.uint8]]:
-    """The frames of one planned video, each (height, width, 3) uint8 RGB.
+    """Render the frames of one video of ``plan``, each (height, width, 3) uint8 RGB.
 
-    A pure function of the record's id, label and group and of the configuration's seed, size and frame count: the
-    number of videos, and which other classes there are, do not change it.
+    The frames depend on the record's id, label and group and on the seed, frame size and frame count only, not on the
+    number of videos or on the other classes.
     """
     scene = make_scene(
         record.label,
@@ -140,35 +131,36 @@ def synthesize(
     workers: int,
     progress: Callable[[int, int], None],
 ) -> Path:
-    """Write a synthetic data set; started again, it continues.
+    """Write a synthetic dataset, or the missing videos of one that was interrupted.
 
-    A video appears under its name only when it is complete, the manifest only when all videos are.
+    Videos are written atomically, and the manifest once all videos exist.
 
     Args:
-        config: the data set.
-        out: folder to write ``videos/``, ``manifest.csv`` and ``synthetic.json`` (the configuration) to.
+        config: settings of the dataset.
+        out: output folder of ``videos/``, ``manifest.csv`` and ``synthetic.json`` (the configuration).
         ffmpeg_binary: FFmpeg with the encoder libx264.
-        workers: processes that render at the same time.
-        progress: called with the videos done so far, those of earlier runs included, and all videos.
+        workers: number of rendering processes.
+        progress: called with the number of finished videos, including those of earlier runs, and of all videos.
 
     Returns:
-        The manifest.
+        Path of the manifest.
 
     Raises:
-        ValueError: ``workers`` is below 1, or ``out`` holds a data set of another configuration.
+        ValueError: ``workers`` is below 1, or ``out`` contains a dataset with other settings.
         SynthesisError: FFmpeg cannot be started or fails.
     """
-    if workers < 1:
-        raise ValueError(f"workers: {workers} is below 1")
+    require(workers >= 1, f"workers: must be at least 1, got {workers}")
     (out / "videos").mkdir(parents=True, exist_ok=True)
+    for folder in (out, out / "videos"):
+        remove_leftovers(folder)
     _claim_folder(config, out)
     records = plan(config)
-    waiting = [record for record in records if not (out / record.path).is_file()]
-    done = len(records) - len(waiting)
+    missing = [record for record in records if not (out / record.path).is_file()]
+    done = len(records) - len(missing)
     progress(done, len(records))
-    jobs = (joblib.delayed(_write_video)(config, record, out, ffmpeg_binary) for record in waiting)
-    # Unordered, or one slow video would hold back the count of all behind it.
-    for _ in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs) if waiting else ():
+    jobs = (joblib.delayed(_write_video)(config, record, out, ffmpeg_binary) for record in missing)
+    # Unordered, so that a slow video does not delay the progress of later ones.
+    for _ in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs) if missing else ():
         done += 1
         progress(done, len(records))
     write_manifest(records, out / MANIFEST_NAME)
@@ -176,22 +168,26 @@ def synthesize(
 
 
 def _claim_folder(config: SyntheticConfig, out: Path) -> None:
+    """Record the settings in the output folder.
+
+    Raises:
+        ValueError: the folder contains a dataset with other settings.
+    """
     path = out / CONFIG_NAME
     text = json.dumps(asdict(config), indent=2) + "\n"
     if not path.is_file():
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        temporary.replace(path)
+        with atomic_write(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     elif path.read_text(encoding="utf-8") != text:
-        raise ValueError(f"out: {out} holds videos of another configuration ({path}); name another folder or remove it")
+        raise ValueError(f"out: {out} contains videos with other settings ({path}); choose another folder or remove it")
 
 
 def _encoder_command(config: SyntheticConfig, target: Path, ffmpeg_binary: str) -> list[str]:
-    size = (config.width, config.height)  # ffmpeg-python joins the two; a text it would take apart
+    size = (config.width, config.height)  # ffmpeg-python joins a tuple, but splits a string
     frames = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", video_size=size, framerate=config.fps)
-    # One thread: the encoder's bytes must not depend on the machine's number of cores.
+    # One thread, since the encoder's output must not depend on the number of cores.
     options = {"vcodec": "libx264", "preset": "veryfast", "crf": 23, "bf": 2, "pix_fmt": "yuv420p", "threads": 1}
-    # "file:" keeps a path with a colon from being read as a protocol.
+    # Without "file:" FFmpeg would take the part of a path before a colon for a protocol.
     output = ffmpeg.output(frames, f"file:{target}", format="mp4", fflags="+bitexact", **options)
     command: list[str] = output.global_args("-hide_banner", "-loglevel", "error").compile(
         cmd=ffmpeg_binary, overwrite_output=True
@@ -200,19 +196,13 @@ def _encoder_command(config: SyntheticConfig, target: Path, ffmpeg_binary: str) 
 
 
 def _write_video(config: SyntheticConfig, record: VideoRecord, out: Path, ffmpeg_binary: str) -> None:
-    target = out / record.path
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    command = _encoder_command(config, partial, ffmpeg_binary)
-    try:
-        with tempfile.TemporaryFile() as errors:
-            _encode(command, render_video(config, record), errors, record.video_id)
-        partial.replace(target)
-    finally:
-        partial.unlink(missing_ok=True)
+    with atomic_write(out / record.path) as temporary, tempfile.TemporaryFile() as errors:
+        command = _encoder_command(config, temporary, ffmpeg_binary)
+        _encode(command, render_video(config, record), errors, record.video_id)
 
 
 def _encode(command: list[str], frames: Iterator[NDArray[np.uint8]], errors: IO[bytes], video_id: str) -> None:
-    # FFmpeg's messages go to a file: a pipe that nobody reads would stop it once full.
+    # FFmpeg logs to a file: it would block on a full pipe that nobody reads.
     try:
         process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors)
     except OSError as error:
@@ -233,5 +223,5 @@ def _encode(command: list[str], frames: Iterator[NDArray[np.uint8]], errors: IO[
         code = process.wait()
     if code != 0 or broken:
         errors.seek(0)
-        lines = errors.read().decode(errors="replace").strip().splitlines()[-SHOWN_ERROR_LINES:]
-        raise SynthesisError(f"{video_id}: {command[0]!r} ended with code {code}: {' | '.join(lines) or 'no message'}")
+        lines = errors.read().decode(errors="replace").strip().splitlines()[-MAX_ERROR_LINES:]
+        raise SynthesisError(f"{video_id}: {command[0]!r} exited with code {code}: {' | '.join(lines) or 'no output'}")

@@ -1,10 +1,10 @@
-"""What moves in a synthetic video, and its frames.
+"""Scenes of synthetic videos: moving objects in front of a background, and their frames.
 
-A motion class moves every object of a scene in the same manner; which objects, how large, how fast and where from is
-drawn for each video. The picture is a torus for objects: what leaves on one side enters on the other, so that a
-direction never flips and there is motion in every frame. The background sways a little in all videos alike.
+All objects of a scene move in the same way, given by the motion class. Their textures, sizes, speeds and positions are
+random per video. Objects that leave the frame on one side enter on the opposite side, so that every frame has motion
+and no object changes its direction. The background of every video sways slightly, independently of the motion class.
 
-Shape legend: T frames, H, W picture height and width in pixels. x runs right, y runs down.
+Shape legend: T frames, H, W frame height and width in pixels. x points right, y points down.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from cmd_extract.synthetic.textures import background, object_mask, object_textu
 
 TRANSLATIONS = {"left": (-1, 0), "right": (1, 0), "up": (0, -1), "down": (0, 1)}
 ROTATIONS = {"clockwise": 1, "counterclockwise": -1}
-"""Sign of the angle's change; with y down, a growing angle turns clockwise as seen on the screen."""
+"""Sign of the angular velocity; since y points down, increasing angles are clockwise on the screen."""
 ZOOMS = {"expanding": 1, "shrinking": -1}
 MOTIONS = (*TRANSLATIONS, *ROTATIONS, *ZOOMS)
 """Names of the motion classes."""
 
-# Lengths in pixels of a picture 256 pixels high; others scale with their shorter side.
+# Lengths in pixels at a short side of 256 pixels; they scale with the short side.
 REFERENCE_SIDE = 256
 _COUNT = (2, 3)
 _SIZE = (60.0, 140.0)
 _SPEED = (1.7, 5.4)
-_SPEED_SPREAD = (0.9, 1.1)  # of the objects of one video
+_SPEED_SPREAD = (0.9, 1.1)  # between the objects of one video
 _ORBIT_RADIUS = (30.0, 70.0)
 _ORBIT_SPEED = (2.5, 6.0)
-# Sizes in the middle of a zoom are those of the other classes, or a still picture would tell the class.
+# In the middle of a zoom, sizes are those of the other classes, so that a still frame does not reveal the class.
 _ZOOM_SIZE = (130.0, 180.0)
-_ZOOM_START = (0.35, 0.45)  # share of the full size that a zoom starts or ends with
-_ZOOM_SPEED = (1.8, 4.0)  # of the edge, mean over a cycle
+_ZOOM_START = (0.35, 0.45)  # smallest size of a zoom, as a fraction of the full size
+_ZOOM_SPEED = (1.8, 4.0)  # mean speed of the edge over a cycle
 _SWAY = 4.0
 
 
@@ -45,32 +45,32 @@ class MovingObject:
     """One object of a scene.
 
     Attributes:
-        texture: (h, w, 3) uint8 at full size.
-        mask: (h, w) bool at full size; outside of it the background shows.
-        centre_xy: (T, 2) float64, its centre in pixels, not wrapped around.
-        scale: (T,) float64, share of the full size it is drawn with, at most 1.
+        texture: (h, w, 3) uint8, at full size.
+        mask: (h, w) bool, at full size; False where the background is visible.
+        center_xy: (T, 2) float64, center in pixels, not wrapped around.
+        scale: (T,) float64, size as a fraction of the full size, at most 1.
     """
 
     texture: NDArray[np.uint8]
     mask: NDArray[np.bool_]
-    centre_xy: NDArray[np.float64]
+    center_xy: NDArray[np.float64]
     scale: NDArray[np.float64]
 
     def __post_init__(self) -> None:
         if self.texture.shape != (*self.mask.shape, 3):
-            raise ValueError(f"texture: {self.texture.shape} beside a mask of {self.mask.shape}")
-        if self.centre_xy.shape != (len(self.scale), 2):
-            raise ValueError(f"centre_xy: {self.centre_xy.shape} beside {len(self.scale)} scales")
+            raise ValueError(f"texture: shape {self.texture.shape} does not match mask of shape {self.mask.shape}")
+        if self.center_xy.shape != (len(self.scale), 2):
+            raise ValueError(f"center_xy: shape {self.center_xy.shape} does not match {len(self.scale)} scales")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Scene:
-    """Everything that decides the frames of a video.
+    """Content of one video.
 
     Attributes:
-        backdrop: (H + margin, W + margin, 3) uint8, of which each frame shows a part.
-        view_xy: (T, 2) int64, upper left corner of the part that frame t shows.
-        objects: drawn in this order, later ones over earlier ones.
+        backdrop: (H + margin, W + margin, 3) uint8, background that each frame shows a crop of.
+        view_xy: (T, 2) int64, upper left corner of the crop of each frame.
+        objects: objects in drawing order; later ones occlude earlier ones.
     """
 
     backdrop: NDArray[np.uint8]
@@ -79,19 +79,19 @@ class Scene:
 
 
 def video_rng(seed: int, video_id: str) -> np.random.Generator:
-    """The generator of one video's draws: a function of the seed and the id alone."""
+    """Return the random generator of one video, which depends on the seed and the id only."""
     digest = hashlib.sha256(video_id.encode()).digest()
     return np.random.default_rng([seed, int.from_bytes(digest[:8], "little")])
 
 
 def make_scene(motion: str, context: str, rng: np.random.Generator, *, width: int, height: int, frames: int) -> Scene:
-    """Draw the scene of one video.
+    """Sample the scene of one video.
 
     Args:
         motion: one of ``MOTIONS``.
         context: one of ``cmd_extract.synthetic.textures.CONTEXTS``.
-        rng: its generator, used up to here by nothing else.
-        width, height: picture size in pixels.
+        rng: fresh generator from ``video_rng``.
+        width, height: frame size in pixels.
         frames: number of frames T.
     """
     unit = min(width, height) / REFERENCE_SIDE
@@ -109,7 +109,7 @@ def make_scene(motion: str, context: str, rng: np.random.Generator, *, width: in
 
 
 def _sway_path(rng: np.random.Generator, frames: int, reach: float) -> NDArray[np.float64]:
-    # Its mean velocity is about zero whatever the class, so that only the objects tell the class.
+    # The mean velocity is about zero for every class, so that only the objects reveal the class.
     period = rng.uniform(80, 150, 2)
     phase = rng.uniform(0, 2 * np.pi, 2)
     amplitude = rng.uniform(0.4, 1.0, 2) * reach
@@ -126,7 +126,7 @@ def _translating(
     objects: list[MovingObject] = []
     for start in _spread_starts(rng, width, height):
         path = start + direction * speed * rng.uniform(*_SPEED_SPREAD) * time
-        objects.append(_dressed(rng, path, np.ones(frames), rng.uniform(*_SIZE, 2) * unit))
+        objects.append(_make_object(rng, path, np.ones(frames), rng.uniform(*_SIZE, 2) * unit))
     return tuple(objects)
 
 
@@ -135,11 +135,11 @@ def _orbiting(
 ) -> tuple[MovingObject, ...]:
     time = np.arange(frames)
     objects: list[MovingObject] = []
-    for centre in _spread_starts(rng, width, height):
+    for center in _spread_starts(rng, width, height):
         radius, speed = rng.uniform(*_ORBIT_RADIUS) * unit, rng.uniform(*_ORBIT_SPEED) * unit
         angle = rng.uniform(0, 2 * np.pi) + ROTATIONS[motion] * speed / radius * time
-        path = centre + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
-        objects.append(_dressed(rng, path, np.ones(frames), rng.uniform(*_SIZE, 2) * unit))
+        path = center + radius * np.stack([np.cos(angle), np.sin(angle)], axis=1)
+        objects.append(_make_object(rng, path, np.ones(frames), rng.uniform(*_SIZE, 2) * unit))
     return tuple(objects)
 
 
@@ -148,7 +148,7 @@ def _zooming(
 ) -> tuple[MovingObject, ...]:
     time = np.arange(frames)
     objects: list[MovingObject] = []
-    for centre in _spread_starts(rng, width, height):
+    for center in _spread_starts(rng, width, height):
         size = rng.uniform(*_ZOOM_SIZE, 2) * unit
         low = rng.uniform(*_ZOOM_START)
         travel = (1 - low) * size.mean() / 2
@@ -156,33 +156,33 @@ def _zooming(
         progress = (rng.random() + time / cycle) % 1
         if ZOOMS[motion] < 0:
             progress = 1 - progress
-        objects.append(_dressed(rng, np.tile(centre, (frames, 1)), low + (1 - low) * progress, size))
+        objects.append(_make_object(rng, np.tile(center, (frames, 1)), low + (1 - low) * progress, size))
     return tuple(objects)
 
 
 def _spread_starts(rng: np.random.Generator, width: int, height: int) -> NDArray[np.float64]:
-    """Two or three points (count, 2) spread over the torus, so that objects seldom hide one another."""
+    """Sample two or three points (count, 2), spread over the frame so that objects rarely occlude each other."""
     count = int(rng.integers(*_COUNT, endpoint=True))
     size = np.array([width, height], dtype=np.float64)
-    # Steps of 1/count on both axes put them on a diagonal: apart along whichever way they move.
+    # Steps of 1/count on both axes: points on a diagonal are apart in every direction of motion.
     steps = np.arange(count)[:, None] / count + rng.uniform(-0.08, 0.08, (count, 2))
     return (rng.random(2) + steps) % 1 * size
 
 
-def _dressed(
+def _make_object(
     rng: np.random.Generator,
-    centre_xy: NDArray[np.float64],
+    center_xy: NDArray[np.float64],
     scale: NDArray[np.float64],
     size_xy: NDArray[np.float64],
 ) -> MovingObject:
     width, height = (round(side) for side in size_xy)
     texture, mask = object_texture(rng, height, width), object_mask(rng, height, width)
-    rim = mask & ~_shrunk(mask, max(1, round(min(width, height) / 40)))
+    rim = mask & ~_erode(mask, max(1, round(min(width, height) / 40)))
     texture[rim] = texture[rim] // 4
-    return MovingObject(texture=texture, mask=mask, centre_xy=centre_xy, scale=scale)
+    return MovingObject(texture=texture, mask=mask, center_xy=center_xy, scale=scale)
 
 
-def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
+def _erode(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
     padded = np.pad(mask, by)
     inner = mask.copy()
     for dy, dx in ((0, by), (2 * by, by), (by, 0), (by, 2 * by)):
@@ -191,7 +191,7 @@ def _shrunk(mask: NDArray[np.bool_], by: int) -> NDArray[np.bool_]:
 
 
 def draw_frames(scene: Scene, *, width: int, height: int) -> Iterator[NDArray[np.uint8]]:
-    """The frames of a scene, each (H, W, 3) uint8 and an array of its own."""
+    """Yield the frames of a scene, each a new (H, W, 3) uint8 array."""
     for index, (left, top) in enumerate(scene.view_xy):
         frame = scene.backdrop[top : top + height, left : left + width].copy()
         for item in scene.objects:
@@ -208,7 +208,7 @@ def _draw(frame: NDArray[np.uint8], item: MovingObject, index: int) -> None:
         texture, mask = texture[rows[:, None], columns], mask[rows[:, None], columns]
     h, w = mask.shape
     height, width = frame.shape[:2]
-    x, y = item.centre_xy[index]
+    x, y = item.center_xy[index]
     left, top = round(x - w / 2) % width, round(y - h / 2) % height
     for y0 in (top, top - height):
         for x0 in (left, left - width):
@@ -219,6 +219,6 @@ def _draw(frame: NDArray[np.uint8], item: MovingObject, index: int) -> None:
 
 
 def _nearest(length: int, scale: float) -> NDArray[np.int64]:
-    """Indices of the nearest pixels when ``length`` pixels shrink by ``scale``."""
+    """Return the indices of the nearest pixels when ``length`` pixels are scaled by ``scale``."""
     count = max(1, round(length * scale))
     return ((np.arange(count) + 0.5) * length / count).astype(np.int64)

@@ -1,9 +1,10 @@
-"""Textures of the synthetic videos: one family with its palette for each context class, and free ones for objects.
+"""Textures of synthetic videos: a family with its own palette per context class, and random textures for objects.
 
-Every function is pure in its generator. Blocks of 8 to 16 pixels must find their true motion in these textures, so all
-carry unordered detail 4 to 12 pixels wide; regular patterns alone would match themselves a period further on.
+All textures contain irregular detail 4 to 12 pixels wide, so that block matching with blocks of 8 to 16 pixels finds
+the true motion; a regular pattern alone would also match itself one period away. Every function is deterministic given
+its generator.
 
-Shape legend: H, W picture height and width in pixels. Values are float32 in 0..1 until ``to_u8``.
+Shape legend: H, W frame height and width in pixels. Values are float32 in 0..1 until ``to_u8``.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatImage = NDArray[np.float32]
-Colour = tuple[float, float, float]
+Color = tuple[float, float, float]
 
 
 def value_noise(rng: np.random.Generator, height: int, width: int, cell_y: float, cell_x: float) -> FloatImage:
-    """Smooth noise (H, W) in 0..1: random values ``cell_y`` x ``cell_x`` pixels apart, interpolated in between."""
+    """Sample smooth noise (H, W) in 0..1: random values ``cell_y`` x ``cell_x`` pixels apart, interpolated."""
     grid = rng.random((int(height / cell_y) + 3, int(width / cell_x) + 3), dtype=np.float32)
     offset_y, offset_x = rng.random(2)
     rows, row_share = _grid_positions(height, cell_y, offset_y)
@@ -35,14 +36,14 @@ def _grid_positions(length: int, cell: float, offset: float) -> tuple[NDArray[np
     return below, (fraction * fraction * (3 - 2 * fraction)).astype(np.float32)
 
 
-def blend(share: FloatImage, low: Colour, high: Colour) -> FloatImage:
-    """Picture (H, W, 3) that goes from one colour to another as ``share`` (H, W) goes from 0 to 1."""
+def blend(share: FloatImage, low: Color, high: Color) -> FloatImage:
+    """Interpolate between two colors: ``share`` (H, W) is the weight of ``high``; returns (H, W, 3)."""
     first, second = np.asarray(low, dtype=np.float32), np.asarray(high, dtype=np.float32)
     return first + share[..., None] * (second - first)
 
 
 def to_u8(picture: FloatImage) -> NDArray[np.uint8]:
-    """Picture in 0..1 as 8-bit values."""
+    """Convert values in 0..1 to 8 bits."""
     return (np.clip(picture, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
@@ -122,10 +123,10 @@ CONTEXTS = tuple(_FAMILIES)
 
 
 def background(context: str, rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
-    """A background (H, W, 3) of a context class; sizes, phases and light differ from draw to draw.
+    """Sample a background (H, W, 3) of a context class with random sizes, phases and lighting.
 
     Raises:
-        KeyError: no such context.
+        KeyError: the context class does not exist.
     """
     picture = _FAMILIES[context](rng, height, width)
     light = 0.85 + 0.3 * value_noise(rng, height, width, height / 1.5, width / 1.5)
@@ -134,7 +135,7 @@ def background(context: str, rng: np.random.Generator, height: int, width: int) 
 
 
 def object_texture(rng: np.random.Generator, height: int, width: int) -> NDArray[np.uint8]:
-    """A texture (H, W, 3) for an object: patches of three colours of any hue, with detail on them."""
+    """Sample the texture (H, W, 3) of an object: patches of three colors of random hue, with detail."""
     cell = float(rng.uniform(12, 26))
     field = 0.7 * value_noise(rng, height, width, cell, cell) + 0.3 * value_noise(rng, height, width, 6, 6)
     low, high = np.quantile(field, [0.36, 0.68])
@@ -142,18 +143,21 @@ def object_texture(rng: np.random.Generator, height: int, width: int) -> NDArray
     hue = float(rng.random())
     hues = (hue + np.array([0.0, rng.uniform(0.2, 0.4), rng.uniform(0.5, 0.7)])) % 1
     values = rng.permutation(np.array([0.35, 0.7, 0.95]))
-    colours = np.stack([_rgb_of_hue(h, float(rng.uniform(0.5, 0.95)), v) for h, v in zip(hues, values, strict=True)])
-    return to_u8(colours[patch] + _detail(rng, height, width, 0.12))
+    colors = np.stack([_rgb_of_hue(h, float(rng.uniform(0.5, 0.95)), v) for h, v in zip(hues, values, strict=True)])
+    return to_u8(colors[patch] + _detail(rng, height, width, 0.12))
 
 
 def _rgb_of_hue(hue: float, saturation: float, value: float) -> FloatImage:
-    away = np.abs((6 * hue + np.array([0.0, 4.0, 2.0])) % 6 - 3)  # distance of each channel's own hue, in sextants
+    away = np.abs((6 * hue + np.array([0.0, 4.0, 2.0])) % 6 - 3)  # hue distance to each channel, in sextants
     rgb: FloatImage = (value * (1 - saturation * (1 - np.clip(away - 1, 0, 1)))).astype(np.float32)
     return rgb
 
 
 def object_mask(rng: np.random.Generator, height: int, width: int) -> NDArray[np.bool_]:
-    """Silhouette (H, W) of an object that touches all four sides: rounded box, ellipse, diamond or lobed blob."""
+    """Sample the silhouette (H, W) of an object: a rounded box, ellipse, diamond or lobed blob.
+
+    It touches all four sides of the array.
+    """
     y = ((np.arange(height) + 0.5) / height * 2 - 1)[:, None]
     x = ((np.arange(width) + 0.5) / width * 2 - 1)[None, :]
     kind = int(rng.integers(4))

@@ -1,1 +1,1 @@
-"""Files, signals and process liveness."""
+"""Operating system services: atomic files, process limits, heartbeats and signals."""

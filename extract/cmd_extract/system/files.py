@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders for what is unfinished; leftovers of killed runs are removed."""
+"""Atomic writes and scratch folders, and removal of the temporary files that killed processes leave behind."""
 
 from __future__ import annotations
 
@@ -13,19 +13,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cmd_extract.system.liveness import Heartbeat, file_system_time, is_running, machine_identity
-
-_PREFIX = ".extract-"
+from cmd_extract.system.liveness import TEMPORARY_PREFIX, Heartbeat, file_system_time, is_running, machine_identity
 
 
 def temporary_path(path: Path) -> Path:
-    """A name beside ``path``, used by nobody else, under which to write what will be ``path``."""
+    """Return a unique temporary name for ``path`` in the same folder, keeping its suffix."""
     return path.with_name(f"{_own_prefix()}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
-    """A fresh folder of this process in ``parent``, kept alive, and removed at the end."""
+    """Create a temporary folder in ``parent``, with a heartbeat, and remove it at the end of the block."""
     folder = Path(tempfile.mkdtemp(prefix=f"{_own_prefix()}{os.getpid()}-", dir=parent))
     try:
         with Heartbeat(folder):
@@ -34,32 +32,32 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
         remove(folder)
 
 
-def remove_leftovers(folder: Path, silent_seconds: float = 3600.0) -> None:
-    """Removes what killed processes have left in ``folder``, and nothing that a living one may need.
+def remove_leftovers(folder: Path, stale_seconds: float = 3600.0) -> None:
+    """Remove temporary files and folders of killed processes; those of running processes are kept.
 
     Args:
         folder: where to look.
-        silent_seconds: age at which what lies there counts as left, whoever made it: another machine, this one before
-            it was started again, another container. Living processes renew their time stamps every few seconds.
+        stale_seconds: minimum age of the temporary files of other machines, other containers or earlier boots. Running
+            processes update the timestamps of their files every few seconds.
     """
     others = []
-    for path in folder.glob(f"{_PREFIX}*"):
+    for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
         pid = path.name.removeprefix(_own_prefix()).partition("-")[0]
         if not (path.name.startswith(_own_prefix()) and pid.isdigit()):
             others.append(path)
-        # In a container every run may get the same number: what bears ours is of a run before.
+        # In a container every run may get the same process id: a file with our own id is from an earlier run.
         elif int(pid) == os.getpid() or not is_running(int(pid)):
             remove(path)
     if others:
         now = file_system_time(folder)
         for path in others:
             with contextlib.suppress(FileNotFoundError):
-                if now - path.stat().st_mtime > silent_seconds:
+                if now - path.stat().st_mtime > stale_seconds:
                     remove(path)
 
 
 def remove(path: Path) -> None:
-    """Removes a file or folder, as far as possible."""
+    """Remove a file or a folder if it exists; what cannot be removed from a folder is left."""
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -68,13 +66,14 @@ def remove(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
-    """Yields a temporary path beside ``path``; once the block succeeds, that file is synced and renamed to ``path``.
+    """Yield a temporary path; when the block succeeds, sync that file to disk and rename it to ``path``.
 
-    If the block fails, the temporary file is removed and what was at ``path`` stays. The temporary name keeps the
-    suffix, by which libraries choose a format. Other hosts see that the writer is alive by the file's time stamp.
+    If the block fails, the temporary file is removed and an existing ``path`` stays as it was. The temporary file is in
+    the same folder and has the same suffix, by which some libraries choose a format. A heartbeat shows other hosts that
+    the writer is running.
 
     Args:
-        path: the file to create or replace; missing parent folders are created.
+        path: file to create or replace; missing parent folders are created.
 
     Raises:
         OSError: the file cannot be written.
@@ -92,7 +91,12 @@ def atomic_write(path: Path) -> Iterator[Path]:
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Writes a file atomically with a function that writes to the path it is given."""
+    """Write a file atomically.
+
+    Args:
+        path: file to create or replace.
+        write: called with the temporary path to write to.
+    """
     with atomic_write(path) as temporary:
         write(temporary)
 
@@ -106,7 +110,10 @@ def _sync(path: Path) -> None:
 
 
 def _own_prefix() -> str:
-    """Names the machine as the numbers of processes go: two containers may share a name, and have the same numbers."""
+    """Return the prefix of temporary files of this process id namespace.
+
+    The host name alone is not enough: two containers may share it and use the same process ids.
+    """
     host = socket.gethostname()
     digest = hashlib.sha256(f"{host}/{machine_identity()}".encode()).hexdigest()
-    return f"{_PREFIX}{host}-{digest[:12]}-"
+    return f"{TEMPORARY_PREFIX}{host}-{digest[:12]}-"

@@ -1,4 +1,4 @@
-"""Signs of life of processes on one machine and on many: what runs here, and time stamps that are renewed."""
+"""Detection of running processes: by process id on this machine, by heartbeat timestamps across machines."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ import tempfile
 import threading
 from pathlib import Path
 
+TEMPORARY_PREFIX = ".extract-"
+"""Prefix of all temporary files and folders, see ``cmd_extract.system.files.remove_leftovers``."""
 STALE_SECONDS = 180.0
-"""Longer than file systems of clusters take to show a time stamp to other machines (NFS: 60 s)."""
+"""Age at which a heartbeat is stale; longer than cluster file systems take to propagate a timestamp (NFS: 60 s)."""
 BEATS = 9
-"""How often a time stamp is renewed before it would be stale."""
+"""Number of heartbeats within ``STALE_SECONDS``."""
 
 
 def machine_identity() -> str:
-    """The boot and the numbering of processes (a container has its own); empty where the system does not tell."""
+    """Return an id of this boot and this process id namespace (each container has its own); empty if unknown."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
@@ -24,13 +26,13 @@ def machine_identity() -> str:
 
 
 def is_running(pid: int) -> bool:
-    """Whether a process of this machine, as numbered here, exists and has not ended."""
+    """Return whether a process of this machine exists and is not a zombie."""
     if Path("/proc/self/stat").exists():
         try:
             state = Path(f"/proc/{pid}/stat").read_text(errors="replace").rpartition(")")[2].split()[0]
         except (FileNotFoundError, ProcessLookupError):
             return False
-        return state not in "ZX"  # ended, but nobody has asked how
+        return state not in "ZX"
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
@@ -41,22 +43,22 @@ def is_running(pid: int) -> bool:
 
 
 class Heartbeat(threading.Thread):
-    """Renews the time stamp of a file or folder while it runs; use as a context manager.
+    """Context manager that updates the timestamp of a file or folder in a background thread.
 
     Args:
-        path: the file; as long as it is not there, nothing happens.
-        stale_seconds: how old a time stamp may get.
+        path: the file or folder; nothing happens while it does not exist.
+        stale_seconds: age at which other processes consider the timestamp stale.
     """
 
     def __init__(self, path: Path, stale_seconds: float = STALE_SECONDS) -> None:
         super().__init__(daemon=True, name="heartbeat")
         self._path = path
-        self._every = stale_seconds / BEATS
-        self._ended = threading.Event()
+        self._interval = stale_seconds / BEATS
+        self._stop_event = threading.Event()
 
     def run(self) -> None:
-        """What the thread does; see ``Thread.start``."""
-        while not self._ended.wait(self._every):
+        """Update the timestamp until the context ends."""
+        while not self._stop_event.wait(self._interval):
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 
@@ -65,15 +67,21 @@ class Heartbeat(threading.Thread):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._ended.set()
+        self._stop_event.set()
         self.join()
 
 
 def file_system_time(folder: Path) -> float:
-    """The present time by the clock that stamps the files of ``folder``, which on a cluster is not this machine's."""
+    """Return the current time by the clock that stamps the files of ``folder``.
+
+    On a cluster this is the file server's clock, not the one of this machine.
+
+    Raises:
+        OSError: ``folder`` is not writable.
+    """
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as stream:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{TEMPORARY_PREFIX}clock-") as stream:
             os.utime(stream.name)
             return Path(stream.name).stat().st_mtime
     except OSError as error:
-        raise OSError(error.errno, f"cannot write in {folder} to learn the time of its file system") from error
+        raise OSError(error.errno, f"{folder}: cannot write a file to read the file system's clock") from error

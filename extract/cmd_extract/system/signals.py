@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM: both end a run cleanly, and neither gets lost."""
+"""Handling of Ctrl-C and SIGTERM: either one ends a run cleanly, and none is lost."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-_AGAIN_SECONDS = 0.05
+_RESEND_SECONDS = 0.05
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
@@ -19,16 +19,15 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Within, SIGTERM, which schedulers send, raises KeyboardInterrupt like Ctrl-C.
+    """Raise KeyboardInterrupt on SIGTERM, which schedulers send, as on Ctrl-C.
 
-    Python raises it wherever the main thread happens to be. Where that is a callback of the interpreter's own (a weak
-    reference that dies, a hook around a fork) the exception is printed and dropped, and the run would go on as if
-    nothing had been said; it is sent again instead.
+    Python raises the exception wherever the main thread is. In a callback of the interpreter itself (a weak reference
+    callback, a fork hook) it is printed and dropped, and the run would continue. The signal is then sent again.
     """
 
     def resend(unraisable: sys.UnraisableHookArgs) -> None:
         if issubclass(unraisable.exc_type, KeyboardInterrupt):
-            threading.Timer(_AGAIN_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
+            threading.Timer(_RESEND_SECONDS, os.kill, (os.getpid(), signal.SIGINT)).start()
         else:
             hook(unraisable)
 

@@ -1,4 +1,4 @@
-"""Opens pages in the machine's Chromium, without a window and without a network, and says what it saw."""
+"""Headless Chromium without network access, to check how pages render."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _OPTIONS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--hide-scrollbars",
-    # No name is looked up but the driver's own machine: a page that asks for something would fail to get it.
+    # Only the driver's own machine can be resolved: any other request of a page fails.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost, EXCLUDE 127.0.0.1",
 )
 
-# The contrast of each text with what lies behind it, as the browser paints both; a canvas knows every way to write a
-# colour. Texts of drawings count as well, by their fill.
+# Contrast of each text with its background, as the browser renders both. A canvas understands every color syntax.
+# Texts in SVG count as well, by their fill.
 _CONTRAST = """
 const canvas = document.createElement('canvas'); canvas.width = canvas.height = 1;
 const pen = canvas.getContext('2d', {willReadFrequently: true});
@@ -69,7 +69,7 @@ class Browser:
         self._driver = driver
 
     def show(self, page: Path, *, width: int = 1200, dark: bool = False) -> None:
-        """Opens a page; what was said and asked for before is forgotten."""
+        """Open a page, and discard logged errors and requests of earlier pages."""
         for kind in ("browser", "performance"):
             self._driver.get_log(kind)
         size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500}
@@ -81,12 +81,12 @@ class Browser:
     def run(self, script: str) -> Any:
         return self._driver.execute_script(script)
 
-    def complaints(self) -> list[str]:
-        """What the console says of errors, of scripts and of the page's rules."""
+    def errors(self) -> list[str]:
+        """Return console messages about errors, scripts and violations of the content security policy."""
         return [str(line["message"]) for line in self._driver.get_log("browser")]
 
     def requests(self) -> list[str]:
-        """Addresses that were asked for."""
+        """Return requested URLs."""
         messages = [json.loads(line["message"])["message"] for line in self._driver.get_log("performance")]
         return [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
 
@@ -94,24 +94,24 @@ class Browser:
         return list(self.run(_BROKEN_IMAGES))
 
     def contrasts(self) -> list[tuple[float, str]]:
-        """Contrast of each visible text with its background, and which text it is."""
+        """Return the contrast of each visible text with its background, and the text."""
         return [(ratio, text) for ratio, text in self.run(_CONTRAST)]
 
 
 @contextmanager
 def open_browser() -> Iterator[Browser]:
-    """A Chromium for as long as the block lasts; the test is skipped where there is none."""
+    """Run Chromium in a block; skip the test if it is not installed."""
     program = next(filter(None, map(shutil.which, BROWSERS)), None)
     driver_program = shutil.which("chromedriver")
     if not (program and driver_program):
-        pytest.skip("no Chromium with its driver: install Debian's packages chromium and chromium-driver")
+        pytest.skip("Chromium or its driver not found: install the Debian packages chromium and chromium-driver")
     options = webdriver.ChromeOptions()
     options.binary_location = program
     options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
     for option in _OPTIONS:
         options.add_argument(option)
     if os.geteuid() == 0:
-        # Chromium refuses to sandbox what root runs.
+        # Chromium cannot use its sandbox as root.
         options.add_argument("--no-sandbox")
     service = Service(executable_path=driver_program)
     try:
@@ -123,5 +123,5 @@ def open_browser() -> Iterator[Browser]:
         finally:
             driver.quit()
     finally:
-        # By its own process, in case that it did not end with its browser.
+        # The driver process may outlive its browser.
         service.stop()

@@ -1,4 +1,4 @@
-"""The evidence through the real command line: two splits, one seed, a few steps on synthesized videos."""
+"""``cmd-eval evidence`` with two splits, one seed and a few steps on synthetic videos."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ from tests.integration.cmd_train.training import FIELDS
 pytestmark = pytest.mark.slow
 
 TINY = {**FIELDS, "optim.batch_size": 8, "data.workers": 0}
-WORDS = ("--recipe", "demo", "--auxiliary-recipe", "finetune-demo", "--steps", 2, "--auxiliary-steps", 2)
-QUICK = (*WORDS, "--seeds", 1, "--clips", 1, "--device", "cpu")
+RECIPES = ("--recipe", "demo", "--auxiliary-recipe", "finetune-demo", "--steps", 2, "--auxiliary-steps", 2)
+QUICK = (*RECIPES, "--seeds", 1, "--clips", 1, "--device", "cpu")
 _SPEED = {"name": "extract_fps", "value": 640.5, "unit": "frames/s", "versus": "", "machine": "two cores"}
 PAIRS = [f"{name}={value}" for name, value in TINY.items() if name != "optim.warmup_epochs"]
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _trainings_in_this_process() -> Iterator[None]:
-    # Ten of them; that each gets a process of its own is tested in test_auxiliary and unit/test_recognition.
+def _train_in_this_process() -> Iterator[None]:
+    # There are ten runs; processes are tested in test_auxiliary and in the unit tests.
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("cmd_eval.experiments.run.run_cmd_train", train_here)
         yield
 
 
-def evidence(shards: Path, out: Path, *words: object) -> Result:
-    tiny = [word for pair in PAIRS for word in ("--set", pair, "--auxiliary-set", pair)]
-    return call(main, "evidence", shards, out, *QUICK, *tiny, *words)
+def evidence(shards: Path, out: Path, *options: object) -> Result:
+    tiny = [argument for pair in PAIRS for argument in ("--set", pair, "--auxiliary-set", pair)]
+    return call(main, "evidence", shards, out, *QUICK, *tiny, *options)
 
 
 def extract(folder: Path, source: Path, every: int = 1, **cells: list[str]) -> Path:
-    """Every so-many-th video of a manifest with some of its columns changed, or added."""
+    """Extract every n-th video of a manifest, with some columns changed or added."""
     header, *rows = source.read_text().splitlines()
     rows = rows[::every]
     names = header.split(",")
@@ -57,7 +57,7 @@ def extract(folder: Path, source: Path, every: int = 1, **cells: list[str]) -> P
 
 @pytest.fixture(scope="module")
 def shards(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two motions before six backgrounds; each split tests two of the backgrounds."""
+    """Two motions in front of six backgrounds; each split tests two of the backgrounds."""
     manifest = few_shards.parent / "videos" / "manifest.csv"
     scenes = [video.group for video in ShardSet(few_shards).videos]
     number = {scene: n for n, scene in enumerate(sorted(set(scenes)))}
@@ -88,16 +88,16 @@ def test_all_claims_are_in_one_table(first: tuple[Path, Result], shards: Path) -
     assert (record["kind"], record["split_columns"], record["size"]) == ("evidence", ["split", "split_b"], "small")
     rows = {row["model"]: row for row in record["rows"]}
     assert list(rows) == [
-        *("both heads", "context head only", "motion head only", "untrained", "motion grids", "colour histogram")
+        *("both heads", "context head only", "motion head only", "untrained", "motion grids", "color histogram")
     ]
-    # A third of the videos is tested in each split, half of these in both; all ask by group.
+    # Each split tests a third of the videos, half of them in both splits; by group all videos are queries.
     assert record["videos"] == {"by_label": 12, "by_group": 24}
     assert record["chance"]["by_label"] == pytest.approx({"R@1": 0.5, "R@5": 1.0, "R@10": 1.0, "probe": 0.5}, abs=0.03)
     assert rows["motion grids"]["by_label"]["R@1"]["value"] == 1.0
     assert rows["motion grids"]["by_label"]["probe"]["value"] == 1.0
-    assert rows["colour histogram"]["by_group"]["R@1"]["value"] > 0.8
+    assert rows["color histogram"]["by_group"]["R@1"]["value"] > 0.8
     assert [split["split_column"] for split in rows["both heads"]["by_split"]] == ["split", "split_b"]
-    differences = {(d["second"], d["by"], d["measure"]): d["difference"] for d in record["comparisons"]}
+    differences = {(d["second"], d["target"], d["measure"]): d["difference"] for d in record["comparisons"]}
     assert len(differences) == 15
     for (second, by, measure), found in differences.items():
         both, other = (rows[name][f"by_{by}"][measure]["value"] for name in ("both heads", second))
@@ -106,12 +106,12 @@ def test_all_claims_are_in_one_table(first: tuple[Path, Result], shards: Path) -
     assert record["auxiliary"]["pairs"] == 2
     assert [entry["name"] for entry in record["speed"]] == ["extract_fps"]
     assert record["provenance"]["data_hash"] == ShardSet(shards).data_hash
-    for told in ("pre-training run 6 of 6: split_b, seed 0, motion head only, about", "supervised run 4 of 4", "640.5"):
-        assert told in result.output
+    for text in ("pre-training run 6 of 6: split_b, seed 0, motion head only, about", "supervised run 4 of 4", "640.5"):
+        assert text in result.output
     assert f"{100 * rows['untrained']['by_label']['R@1']['value']:.1f} (" in result.output
 
 
-def test_each_row_was_trained_for_its_task_on_its_split(first: tuple[Path, Result]) -> None:
+def test_each_network_was_trained_with_its_heads_on_its_split(first: tuple[Path, Result]) -> None:
     out, _ = first
     for run in record_of(out)["runs"]:
         folder = out / run["run_dir"]
@@ -120,23 +120,23 @@ def test_each_row_was_trained_for_its_task_on_its_split(first: tuple[Path, Resul
         names = {(True, True): "both heads", (True, False): "context head only", (False, True): "motion head only"}
         assert names[heads] == run["heads"]
         assert settings["data"]["split_column"] == run["split_column"]
-        # The warm-up takes the share that it has in the recipe.
+        # The warm-up takes the same share of the run as in the recipe.
         assert settings["optim"]["warmup_epochs"] == pytest.approx(settings["optim"]["epochs"] * 2 / 42, rel=1e-5)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == list(range(1, run["step"] + 1))
 
 
-def test_started_again_it_runs_only_what_is_missing(first: tuple[Path, Result], shards: Path) -> None:
+def test_run_again_it_trains_only_what_is_missing(first: tuple[Path, Result], shards: Path) -> None:
     out, _ = first
     before = record_of(out)
     done = {path: path.stat().st_mtime_ns for path in out.rglob("*") if path.suffix in (".safetensors", ".h5")}
-    # What a kill leaves of two runs: everything but the word that they are finished, and none of their features.
+    # As if killed at the end of two runs, before they were marked as finished.
     killed = [out / before["runs"][number]["run_dir"] for number in (1, 2)]
     for folder in killed:
         (folder / "finished").unlink()
     again = evidence(shards, out, "--at-once", 2)
     assert again.exit_code == 0, again.output
-    assert again.output.count("(done before)") == 4 + 4
+    assert again.output.count("(already done)") == 4 + 4
     for folder in killed:
         assert (folder / "finished").is_file()
         assert f"{folder.name}: " in again.output
@@ -145,16 +145,16 @@ def test_started_again_it_runs_only_what_is_missing(first: tuple[Path, Result], 
     for name in ("rows", "comparisons", "auxiliary", "runs", "chance", "speed"):
         assert after[name] == before[name]
 
-    # More seeds would have to be trained: what does not fit is told before that.
-    for words, told in (
+    # More seeds would have to be trained: mismatches are reported before that.
+    for options, message in (
         (("--set", "loss.temperature=0.2"), "loss.temperature: 0.1 is now 0.2"),
-        (("--auxiliary-steps", 40), "auxiliary/split-seed0-none: holds a training of something else (optim.epochs"),
-        (("--clips", 2), "of 1 clips a video, not 2"),
+        (("--auxiliary-steps", 40), "auxiliary/split-seed0-none: contains a run with different settings (optim.epochs"),
+        (("--clips", 2), "computed with 1 clips per video, not 2"),
     ):
-        changed = evidence(shards, out, *words, "--seeds", 2)
+        changed = evidence(shards, out, *options, "--seeds", 2)
         assert changed.exit_code == 1
-        assert told in changed.output
-        assert "give another OUT" in changed.output
+        assert message in changed.output
+        assert "use another OUT" in changed.output
         assert not list((out / "pretrain").glob("*seed1*"))
 
 
@@ -163,30 +163,48 @@ def test_the_report_shows_the_table_and_the_curves(first: tuple[Path, Result]) -
     result = call(main, "report", out)
     assert result.exit_code == 0, result.output
     text = (out / "report.html").read_text()
-    for told in ('<section id="evidence">', "both heads less untrained", "Context task, top-1", "Motion task, top-1"):
-        assert told in text
+    for content in (
+        '<section id="evidence">',
+        "both heads minus untrained",
+        "Context task, top-1",
+        "Motion task, top-1",
+    ):
+        assert content in text
     assert '<section id="auxiliary">' in text
     (out / record_of(out)["runs"][0]["run_dir"] / "metrics.jsonl").unlink()
     assert "not in the report: learning curves of" in call(main, "report", out).output
 
 
+def test_the_default_split_is_that_of_the_training_run(first: tuple[Path, Result], shards: Path) -> None:
+    out, _ = first
+    run = next(run for run in record_of(out)["runs"] if run["split_column"] == "split_b")
+    result = call(main, "retrieval", out / run["run_dir"], shards, "--clips", 1, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "Split column: split_b, as in the training run" in result.output
+    undecided = call(main, "baseline", shards)
+    assert undecided.exit_code == 1
+    assert "2 split columns (split, split_b); choose one with --split-column" in undecided.output
+
+
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("options", "message"),
     [
         (("--split-column", "split9"), "'split9'"),
         (("--set", "model.motion_head=false"), "--set model.motion_head: this command sets it"),
-        (("--auxiliary-set", "optim.epochs=3"), "--auxiliary-steps change the length"),
+        (("--auxiliary-set", "optim.epochs=3"), "use --steps and --auxiliary-steps"),
         (("--set", "optim.speed=3"), "optim.speed"),
         (("--set", "optim.batch_size=500"), "500"),
         (("--recipe", "finetune-demo"), "'finetune-demo' is not for cmd-train pretrain"),
         (("--seeds", "1", "--single-seeds", "2"), "single_seeds: 2 is more than seeds = 1"),
     ],
 )
-def test_bad_input_is_told_before_any_run(words: tuple[str, ...], told: str, shards: Path, tmp_path: Path) -> None:
-    result = evidence(shards, tmp_path / "out", *words)
+def test_invalid_input_is_reported_before_any_run(
+    options: tuple[str, ...], message: str, shards: Path, tmp_path: Path
+) -> None:
+    result = evidence(shards, tmp_path / "out", *options)
     assert result.exit_code == 1
     assert result.output.startswith("Error: ")
-    assert told in result.output
+    assert message in result.output
     assert not (tmp_path / "out").exists()
 
 
@@ -197,11 +215,11 @@ def test_videos_without_labels_or_groups_are_refused(
     bare = extract(tmp_path / "bare", shards.parent / "manifest.csv", every=3, **{column: [""] * 8})
     result = evidence(bare, tmp_path / "out")
     assert result.exit_code == 1
-    assert f"{column}: no video of" in result.output
+    assert f"{column}: no video in" in result.output
     assert not (tmp_path / "out").exists()
 
 
-def test_a_result_that_cannot_be_read_is_told_before_any_run(shards: Path, tmp_path: Path) -> None:
+def test_an_unreadable_result_is_reported_before_any_run(shards: Path, tmp_path: Path) -> None:
     earlier = tmp_path / "out" / "eval" / "evidence.json"
     earlier.parent.mkdir(parents=True)
     earlier.write_text('{"kind": "evid')
@@ -211,15 +229,15 @@ def test_a_result_that_cannot_be_read_is_told_before_any_run(shards: Path, tmp_p
     assert list((tmp_path / "out").iterdir()) == [earlier.parent]
 
 
-def test_a_file_that_is_not_of_the_benchmarks_is_refused(shards: Path, tmp_path: Path) -> None:
-    for text, told in (
+def test_other_files_than_benchmark_results_are_refused(shards: Path, tmp_path: Path) -> None:
+    for text, message in (
         ("{}", "no entry extract_fps"),
-        ("[1]", "not a result of the benchmarks"),
+        ("[1]", "not a result file of the benchmarks"),
         ("x", "not a result"),
         (json.dumps([_SPEED | {"machine": "two cores; --quick: no measurement"}]), "--quick"),
     ):
         (tmp_path / "bench.json").write_text(text)
         result = evidence(shards, tmp_path / "out", "--bench", tmp_path / "bench.json")
         assert result.exit_code == 1
-        assert told in result.output
+        assert message in result.output
     assert list(tmp_path.iterdir()) == [tmp_path / "bench.json"]

@@ -34,7 +34,7 @@ def call(*arguments: object) -> Result:
 
 
 def make_run(run_dir: Path, shards: Path, **changes: object) -> Path:
-    """A checkpoint as a training leaves it, without the training."""
+    """A run folder with a checkpoint, without training."""
     changes = {name.replace("__", "."): value for name, value in changes.items()}
     config = build_config("demo", SIZES | {"data.split_column": "split"} | changes)
     model = build_model(config.model, seed=config.run.seed)
@@ -66,7 +66,7 @@ def values(path: Path) -> dict[str, bytes]:
     return found
 
 
-def test_embeddings_hold_every_video_and_who_made_them(embeddings: Path, run_dir: Path, few_shards: Path) -> None:
+def test_embeddings_contain_every_video_and_their_provenance(embeddings: Path, run_dir: Path, few_shards: Path) -> None:
     features, shards = read_features(embeddings), ShardSet(few_shards)
     assert features.videos.ids == tuple(entry.video_id for entry in shards.videos)
     assert features.clips_VNF is not None
@@ -79,17 +79,17 @@ def test_embeddings_hold_every_video_and_who_made_them(embeddings: Path, run_dir
 
 
 def start_embedding(run_dir: Path, shards: Path, out: Path) -> subprocess.Popen[str]:
-    # Slowed down, so that the kill comes in the middle.
+    # Slowed down, so that the process is killed midway.
     program = """
 import sys, time, torch
 torch.set_num_threads(1)
 import cmd_eval.features.embed
-plain = cmd_eval.features.embed.EmbeddingSpool.append
+plain = cmd_eval.features.embed.PartialFeatures.append
 def slow(self, feature):
     plain(self, feature)
     print(self.done, flush=True)
     time.sleep(0.05)
-cmd_eval.features.embed.EmbeddingSpool.append = slow
+cmd_eval.features.embed.PartialFeatures.append = slow
 from cmd_eval.cli.main import main
 main()
 """
@@ -101,7 +101,7 @@ main()
 
 
 @pytest.mark.slow
-def test_an_embedding_that_was_killed_continues_to_the_same_bytes(
+def test_a_killed_embedding_is_continued_with_the_same_result(
     embeddings: Path, run_dir: Path, few_shards: Path, tmp_path: Path
 ) -> None:
     out, deadline = tmp_path / "killed.h5", time.monotonic() + 120
@@ -118,21 +118,22 @@ def test_an_embedding_that_was_killed_continues_to_the_same_bytes(
         process.communicate(timeout=60)
         assert process.returncode == -signal.SIGKILL
         assert not out.exists()
-    assert len(reached) < 24, "the second run went on where the first was killed"
-    # Half a video at the end, as a kill within a write leaves it.
-    with out.with_name("killed.h5.partial").open("ab") as stream:
-        stream.write(b"half a video")
+    assert len(reached) < 24, "the second run continued where the first was killed"
+    # The features of the next video are incomplete, as after a kill within a write.
+    with h5py.File(out.with_name("killed.h5.partial"), "r+", locking=False) as file:
+        file["feature/clips"][reached[-1], 0] = 1.0
     result = call("embed", run_dir, few_shards, out, "--clips", 3, *QUICK)
     assert result.exit_code == 0, result.output
     assert values(out) == values(embeddings)
     assert list(tmp_path.iterdir()) == [out]
 
 
-def test_embeddings_of_something_else_are_refused_and_left_alone(
-    embeddings: Path, run_dir: Path, few_shards: Path
-) -> None:
+def test_other_embeddings_are_rejected_and_kept(embeddings: Path, run_dir: Path, few_shards: Path) -> None:
     before = embeddings.read_bytes()
-    for options, words in ((("--clips", 2), "clips 3, need 2"), (("--untrained", "--clips", 3), "untrained False")):
+    for options, words in (
+        (("--clips", 2), "clips 3, expected 2"),
+        (("--untrained", "--clips", 3), "untrained False, expected True"),
+    ):
         result = call("embed", run_dir, few_shards, embeddings, *options, *QUICK)
         assert result.exit_code == 1
         assert words in result.output
@@ -140,7 +141,7 @@ def test_embeddings_of_something_else_are_refused_and_left_alone(
     assert embeddings.read_bytes() == before
 
 
-def test_kept_features_are_made_anew_only_if_asked(few_shards: Path, tmp_path: Path) -> None:
+def test_cached_features_are_recomputed_only_on_request(few_shards: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", few_shards)
     common = ("retrieval", run, few_shards, *SPLIT, *QUICK)
     assert call(*common, "--clips", 1).exit_code == 0
@@ -149,10 +150,10 @@ def test_kept_features_are_made_anew_only_if_asked(few_shards: Path, tmp_path: P
     assert "--fresh" in refused.output
     assert call(*common, "--clips", 2, "--fresh").exit_code == 0
     kept = sorted(path.name for path in (run / "eval").iterdir())
-    # Results of other clips do not overwrite each other, nor those of other parts or of an earlier checkpoint.
+    # Results with other clips, other parts or an earlier checkpoint have their own files.
     found = [f"retrieval-split-label-{clips}-clips.json" for clips in (1, 2)]
     assert kept == [f"embeddings-{ShardSet(few_shards).data_hash[:8]}.h5", *found]
-    assert call(*common, "--clips", 2, "--query", "train", "--gallery", "test").exit_code == 0
+    assert call(*common, "--clips", 2, "--test-part", "train", "--train-part", "test").exit_code == 0
     assert (run / "eval" / "retrieval-split-train-in-test-label-2-clips.json").is_file()
     shutil.copytree(run / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000009")
     earlier = ("retrieval", run / "checkpoints" / "step-00000003", *common[2:], "--clips", 2)
@@ -167,7 +168,7 @@ def test_probe_and_leave_one_out_on_features(embeddings: Path, run_dir: Path) ->
     record = json.loads((run_dir / "eval" / "probe-knn-split-label-3-clips.json").read_text())
     assert record["kind"] == "probe"
     assert record["provenance"]["checkpoint_sha256"] == load_checkpoint(run_dir).weights_hash
-    result = call("retrieval", embeddings, "--leave-one-out", "--label", "group", "--per-class")
+    result = call("retrieval", embeddings, "--leave-one-out", "--target", "group", "--per-class")
     assert result.exit_code == 0, result.output
     record = json.loads((run_dir / "eval" / "retrieval-leave-one-out-group-3-clips.json").read_text())
     assert (record["splits"][0]["queries"], record["splits"][0]["gallery"]) == (24, 23)
@@ -179,7 +180,7 @@ def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     record = json.loads(output.read_text())
     assert record["provenance"]["features"] == "motion descriptor"
-    assert record["splits"][0]["recall"]["R@1"]["value"] == 1.0, "left and up are told by their vectors"
+    assert record["splits"][0]["recall"]["R@1"]["value"] == 1.0, "motion vectors distinguish left and up"
     again = call("retrieval", features, *SPLIT, "--output", tmp_path / "again.json")
     assert again.exit_code == 0, again.output
     assert json.loads((tmp_path / "again.json").read_text())["splits"] == record["splits"]
@@ -187,7 +188,7 @@ def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
     assert probed.exit_code == 0, probed.output
     searched = call("search", next(iter(few_shards.glob("*.h5"))), "--embeddings", features)
     assert searched.exit_code == 1, searched.output
-    assert "holds features of the motion grids, not of a checkpoint" in searched.output
+    assert "contains motion grids features, not those of a checkpoint" in searched.output
     assert (
         json.loads((tmp_path / "probe-linear-split-label-motion-descriptor.json").read_text())["splits"][0]["top1"][
             "value"
@@ -199,17 +200,17 @@ def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("retrieval", "EMBEDDINGS", "SHARDS", *SPLIT), "leave SHARDS away"),
+        (("retrieval", "EMBEDDINGS", "SHARDS", *SPLIT), "remove SHARDS"),
         (("retrieval", "EMBEDDINGS", "--untrained"), "--untrained and --fresh"),
-        (("retrieval", "EMBEDDINGS", "--clips", "5"), "holds 3 clips a video, not 5"),
-        (("retrieval", "RUN"), "SHARDS must be given"),
+        (("retrieval", "EMBEDDINGS", "--clips", "5"), "contains 3 clips per video, not 5"),
+        (("retrieval", "RUN"), "SHARDS is required"),
         (("retrieval", "EMBEDDINGS", "--split-column", "split9"), "split9"),
-        (("probe", "EMBEDDINGS", *SPLIT, "--test", "val"), "'val'"),
-        (("probe", "EMBEDDINGS", *SPLIT, "--test", "train"), "is in the query part and in the gallery part"),
-        (("decoupling", "SHARDS", "--motion", "RUN", *SPLIT), "was trained for context and motion"),
+        (("probe", "EMBEDDINGS", *SPLIT, "--test-part", "val"), "'val'"),
+        (("probe", "EMBEDDINGS", *SPLIT, "--test-part", "train"), "is both a query and in the gallery"),
+        (("decoupling", "SHARDS", "--motion", "RUN", *SPLIT), "trained for context and motion"),
     ],
 )
-def test_bad_input_is_told_in_one_line(
+def test_user_errors_are_reported_in_one_line(
     arguments: tuple[str, ...], words: str, embeddings: Path, run_dir: Path, few_shards: Path
 ) -> None:
     places = {"EMBEDDINGS": embeddings, "RUN": run_dir, "SHARDS": few_shards}
@@ -235,7 +236,7 @@ def test_search_finds_the_video_itself_first(
         header = ShardSet(few_shards).header
         assert picture.width > 6 * header.frame_width
         assert picture.height > 4 * header.frame_height
-        # The query stands above the video itself: the same frames twice.
+        # The first result is the query itself, so its frames appear twice.
         pixels = np.asarray(picture.convert("RGB")).astype(int)
     frame = pixels[33 : 33 + header.frame_height, 10 : 10 + header.frame_width]
     shift = header.frame_height + 15 + 4 * 4
@@ -244,9 +245,7 @@ def test_search_finds_the_video_itself_first(
     np.testing.assert_array_equal(frame, below)
 
 
-def test_search_tells_why_a_file_cannot_be_searched(
-    embeddings: Path, few_shards: Path, run_dir: Path, tmp_path: Path
-) -> None:
+def test_search_reports_why_it_failed(embeddings: Path, few_shards: Path, run_dir: Path, tmp_path: Path) -> None:
     bad = tmp_path / "notes.mp4"
     bad.write_text("no video")
     video = next((few_shards.parent / "videos").glob("**/up-*.mp4"))
@@ -255,7 +254,7 @@ def test_search_tells_why_a_file_cannot_be_searched(
     for name, options, words in (
         (bad, (), "notes.mp4: cannot be extracted (probe: "),
         (video, ("--output", "x.gif"), "must end in"),
-        (video, ("--checkpoint", moved), "not the checkpoint that"),
+        (video, ("--checkpoint", moved), "not the checkpoint of"),
         (video, ("--shards", tmp_path), "no index.json"),
     ):
         result = call("search", name, "--embeddings", embeddings, "--output", picture, *options)
@@ -263,14 +262,14 @@ def test_search_tells_why_a_file_cannot_be_searched(
         assert words in result.output
         assert len(result.output.strip().splitlines()) == 1
     assert not picture.exists()
-    # Checkpoint and features have moved: found where the options say.
+    # A checkpoint that has moved is found with --checkpoint.
     gone = tmp_path / "moved"
     shutil.copytree(run_dir, gone)
     result = call("search", video, "--embeddings", embeddings, "--output", picture, "--checkpoint", gone)
     assert result.exit_code == 0, result.output
 
 
-def test_decoupling_puts_networks_beside_each_other(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_decoupling_compares_networks(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:
     context = make_run(tmp_path / "context", few_shards, model__motion_head=False)
     output = tmp_path / "decoupling.json"
     options = (*SPLIT, "--clips", 1, *QUICK, "--with-grids", "--output", output)

@@ -31,17 +31,17 @@ def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_p
     assert provenance["settings"] == checkpoint.config["settings"]
     assert provenance["trained_on"] == provenance["data_hash"]
     assert provenance["command"].startswith("cmd-eval recognition")
-    assert "top-5 says nothing" in result.output
+    assert "top-5 is not meaningful" in result.output
     assert "6 groups are in both" in result.output
     assert "trained on" not in result.output
 
-    assert split["chance"] == pytest.approx(0.5), "as many of either class"
+    assert split["chance"] == pytest.approx(0.5), "both classes have the same number of videos"
     page = call(eval_main, "report", tuned)
     assert page.exit_code == 0, page.output
     assert "not a whole result" not in page.output
     text = (tuned / "report.html").read_text()
     assert '<section id="recognition">' in text
-    assert "trained network, step 2, 3 clips a video" in text
+    assert "trained network, step 2, 3 clips per video" in text
     assert f"{100 * split['top1']['value']:.1f}" in text
 
     several = call(eval_main, "recognition", tuned, tuned, few_shards, "--clips", 1, "--output", tmp_path / "all.json")
@@ -53,32 +53,30 @@ def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_p
     assert both["splits"][0]["provenance"]["checkpoint_sha256"] == checkpoint.weights_hash
 
 
-def test_recognition_refuses_videos_that_were_trained_on(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_training_videos_are_rejected_as_test_videos(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
     result = call(
-        eval_main, "recognition", tuned, few_shards, "--part", "train", "--clips", 1, "--output", tmp_path / "a"
+        eval_main, "recognition", tuned, few_shards, "--test-part", "train", "--clips", 1, "--output", tmp_path / "a"
     )
     assert result.exit_code == 1
     assert "was trained on 12 of the 12 test videos" in result.output
     assert not (tmp_path / "a").exists()
 
 
-def test_recognition_refuses_what_it_cannot_test(
-    pretrained: Path, tuned: Path, few_shards: Path, tmp_path: Path
-) -> None:
-    for arguments, told in (
+def test_user_errors_are_reported(pretrained: Path, tuned: Path, few_shards: Path, tmp_path: Path) -> None:
+    for arguments, message in (
         ((pretrained, few_shards), "has no classifier; run `cmd-train finetune"),
         ((tuned, few_shards, "--split-column", "split9"), "'split9'"),
-        ((tuned, few_shards, "--part", "val"), "'val'"),
-        ((tmp_path / "nothing", few_shards), "no checkpoint there"),
+        ((tuned, few_shards, "--test-part", "val"), "'val'"),
+        ((tmp_path / "nothing", few_shards), "no checkpoint found"),
     ):
         result = call(eval_main, "recognition", *arguments)
         assert result.exit_code == 1
-        assert told in result.output
+        assert message in result.output
 
 
 @pytest.fixture(scope="module")
 def awkward_shards(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Videos without a label, of a class that is tested only, and a file that is in both parts of one split."""
+    """Shards with an unlabeled video, a class without training videos, and a file in both parts of a split."""
     folder = tmp_path_factory.mktemp("awkward")
     source = few_shards.parent / "videos"
     header, *rows = (source / "manifest.csv").read_text().splitlines()
@@ -98,20 +96,20 @@ def awkward_shards(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -
     return folder / "shards"
 
 
-def test_awkward_labels_and_copies_are_told(awkward_shards: Path, tmp_path: Path) -> None:
+def test_unknown_classes_and_copies_are_reported(awkward_shards: Path, tmp_path: Path) -> None:
     trained = finetune(awkward_shards, tmp_path / "run", optim__batch_size=4, optim__epochs=1)
     assert trained.exit_code == 0, trained.output
-    assert "1 videos have no label and were left out" in trained.output
+    assert "Left out 1 videos without a label" in trained.output
     result = call(eval_main, "recognition", tmp_path / "run", awkward_shards, "--clips", 1)
     assert result.exit_code == 0, result.output
-    assert "1 test videos are of classes that the classifier does not know (strange)" in result.output
+    assert "1 test videos belong to classes unknown to the classifier (strange)" in result.output
     copied = call(eval_main, "recognition", tmp_path / "run", awkward_shards, "--split-column", "split2")
     assert copied.exit_code == 1
     assert "copy" in copied.output
     assert "are the same file" in copied.output
 
 
-def test_retrieval_takes_the_backbone_of_a_fine_tuned_checkpoint(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_retrieval_with_the_backbone_of_a_fine_tuned_checkpoint(tuned: Path, few_shards: Path, tmp_path: Path) -> None:
     words = ("--split-column", "split", "--clips", 1, "--output", tmp_path / "r.json")
     result = call(eval_main, "retrieval", tuned, few_shards, *words)
     assert result.exit_code == 0, result.output

@@ -17,7 +17,7 @@ from tests.integration.cmd_train.training import options
 from tests.unit.cmd_eval.report import result_files as results
 
 WCAG_AA = 4.5
-MOST_BYTES = 5e6
+MAX_BYTES = 5e6
 SECTIONS = ("retrieval", "recognition", "probe", "auxiliary", "decoupling")
 PARTS = ("glance", "run", *SECTIONS, "confusion", "training", "examples", "map", "motion")
 
@@ -28,19 +28,19 @@ def evaluate(*arguments: object) -> Result:
 
 @pytest.fixture(scope="module")
 def run_dir(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training with its results; those that need another training are made up."""
+    """A run with its results; results that need other runs are made up."""
     run = tmp_path_factory.mktemp("report") / "run"
     shown = {"run__knn_epochs": 1, "data__split_column": "split", "optim__batch_size": 6}
-    words = ["pretrain", str(few_shards), str(run), *options(optim__epochs=2, **shown)]
-    trained = CliRunner().invoke(train_main, words)
+    arguments = ["pretrain", str(few_shards), str(run), *options(all_videos=False, optim__epochs=2, **shown)]
+    trained = CliRunner().invoke(train_main, arguments)
     assert trained.exit_code == 0, trained.output
-    questions = (["--split-column", "split"], ["--leave-one-out", "--label", "group"])
-    for words in [(*extra, *more) for extra in questions for more in ([], ["--untrained"])]:
-        result = evaluate("retrieval", run, few_shards, "--clips", 1, "--workers", 0, *words)
+    splits = (["--split-column", "split"], ["--leave-one-out", "--target", "group"])
+    for selection in [(*split, *network) for split in splits for network in ([], ["--untrained"])]:
+        result = evaluate("retrieval", run, few_shards, "--clips", 1, "--workers", 0, *selection)
         assert result.exit_code == 0, result.output
     same = ["--clips", 1, "--workers", 0, "--split-column", "split"]
-    for words in (["probe", run, few_shards, "--method", "knn"], ["decoupling", few_shards, "--both", run]):
-        result = evaluate(*words, *same)
+    for command in (["probe", run, few_shards, "--method", "knn"], ["decoupling", few_shards, "--both", run]):
+        result = evaluate(*command, *same)
         assert result.exit_code == 0, result.output
     provenance = json.loads(next((run / "eval").glob("retrieval-*.json")).read_text())["provenance"]
     for kind in ("recognition", "auxiliary"):
@@ -63,19 +63,19 @@ def browser() -> Iterator[Browser]:
         yield opened
 
 
-def test_the_page_holds_everything_and_stays_small(page: Path, few_shards: Path) -> None:
+def test_the_page_is_complete_and_small(page: Path, few_shards: Path) -> None:
     text = page.read_text()
-    assert page.stat().st_size < MOST_BYTES
+    assert page.stat().st_size < MAX_BYTES
     assert re.findall(r'<section id="([\w-]+)">', text) == list(PARTS)
     labels = sorted({video.label for video in ShardSet(few_shards).videos})
     queries = text.count(">query</div>")
     assert queries == min(12, sum(v.splits["split"] == "test" for v in ShardSet(few_shards).videos))
-    # Each neighbour is called right or wrong, in words and by a sign.
+    # Each neighbor is marked as right or wrong, by a word and by a symbol.
     assert text.count("✓ right</div>") + text.count("✗ wrong</div>") == 5 * queries
     assert text.count("data:image/jpeg") == 6 * queries + 2 * min(6, len(ShardSet(few_shards).videos))
-    assert "if it has the query's label" in text, "examples are by label where there are any"
-    for kind in labels:
-        assert kind in text
+    assert "if it has the query's label" in text, "examples are by label if there are any"
+    for label in labels:
+        assert label in text
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert "https://" not in text
 
@@ -85,7 +85,7 @@ def test_the_same_inputs_give_the_same_page(page: Path, run_dir: Path, tmp_path:
     assert (tmp_path / "again.html").read_bytes() == page.read_bytes()
 
 
-def test_sections_without_data_are_left_out_and_said_to_be(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_sections_without_data_are_left_out_and_listed(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:
     bare = tmp_path / "bare"
     bare.mkdir()
     for name in ("config.json", "metrics.jsonl"):
@@ -94,7 +94,7 @@ def test_sections_without_data_are_left_out_and_said_to_be(run_dir: Path, few_sh
     assert result.exit_code == 0, result.output
     text = (bare / "report.html").read_text()
     assert re.findall(r'<section id="([\w-]+)">', text) == ["glance", "run", "training", "left-out"]
-    for kind in (*SECTIONS, "map of the embeddings", "pictures of retrieval and of motion vectors"):
+    for kind in (*SECTIONS, "embedding map", "retrieval examples and motion vectors"):
         assert f"not in the report: {kind}: no" in result.output
     assert evaluate("report", bare, "--shards", few_shards).exit_code == 0
     assert '<section id="motion">' in (bare / "report.html").read_text()
@@ -102,14 +102,14 @@ def test_sections_without_data_are_left_out_and_said_to_be(run_dir: Path, few_sh
 
 def test_errors_are_one_line(tmp_path: Path, run_dir: Path) -> None:
     (tmp_path / "empty").mkdir()
-    for words, told in (
-        (["report", tmp_path / "empty"], "no training there; give a folder that `cmd-train` has written"),
+    for arguments, message in (
+        (["report", tmp_path / "empty"], "not a run folder; give a folder created by `cmd-train`"),
         (["report", run_dir, "--shards", tmp_path / "empty"], "no index.json"),
     ):
-        result = evaluate(*words)
+        result = evaluate(*arguments)
         assert result.exit_code == 1
         assert result.output.startswith("Error: ")
-        assert told in result.output
+        assert message in result.output
         assert result.output.count("\n") == 1
 
 
@@ -117,11 +117,11 @@ def test_errors_are_one_line(tmp_path: Path, run_dir: Path) -> None:
 @pytest.mark.parametrize("width", [1200, 360])
 def test_the_page_in_chromium(browser: Browser, page: Path, width: int, dark: bool) -> None:
     browser.show(page, width=width, dark=dark)
-    # What is folded away counts as well.
+    # Collapsed parts count as well.
     browser.run("for (const d of document.querySelectorAll('details')) d.open = true;")
     assert browser.broken_images() == []
     assert browser.run("return document.images.length") > 20
-    assert browser.complaints() == []
+    assert browser.errors() == []
     assert {address for address in browser.requests() if not address.startswith("data:")} == {page.as_uri()}
     assert browser.run("return document.documentElement.scrollWidth") <= width
     background = browser.run("return getComputedStyle(document.body).backgroundColor")
@@ -131,7 +131,7 @@ def test_the_page_in_chromium(browser: Browser, page: Path, width: int, dark: bo
     assert [text for ratio, text in contrasts if ratio < WCAG_AA] == []
 
 
-def test_the_checks_see_what_is_wrong(browser: Browser, tmp_path: Path) -> None:
+def test_the_browser_checks_find_problems(browser: Browser, tmp_path: Path) -> None:
     broken = tmp_path / "broken.html"
     broken.write_text(
         "<!DOCTYPE html><body style='background: #fff'><script>nosuch()</script>"
@@ -139,8 +139,8 @@ def test_the_checks_see_what_is_wrong(browser: Browser, tmp_path: Path) -> None:
         "<p style='color: #aaa'>pale</p><p style='color: #000'>dark</p>"
     )
     browser.show(broken, width=360)
-    complaints: list[Any] = browser.complaints()
-    assert any("nosuch is not defined" in line for line in complaints)
+    errors: list[Any] = browser.errors()
+    assert any("nosuch is not defined" in line for line in errors)
     assert browser.broken_images() == ["lost"]
     assert "http://example.invalid/a.png" in browser.requests()
     assert browser.run("return document.documentElement.scrollWidth") > 360

@@ -1,3 +1,5 @@
+"""Isolation of videos that crash, hang or exhaust memory, and runs that are interrupted."""
+
 from __future__ import annotations
 
 import csv
@@ -19,8 +21,7 @@ from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo, extract_video
 from cmd_extract.errors import FailureLimitError
-from cmd_extract.run.job import RunJob
-from cmd_extract.run.limits import Limits
+from cmd_extract.run.job import Limits, RunJob
 from cmd_extract.run.pipeline import run_extraction
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.reader import ShardSet
@@ -29,28 +30,28 @@ MakeVideo = Callable[..., Path]
 CONFIG = ExtractConfig(width=64, height=48, frame_short_side=24)
 
 
-def sleep_of(folder: Path) -> str:
-    """Seconds, of this test alone: the same test may be running elsewhere on the machine."""
+def unique_sleep(folder: Path) -> str:
+    """Return a sleep time unique to this test, since the same test may be running elsewhere on the machine."""
     return f"1000.{zlib.crc32(bytes(folder))}"
 
 
 def hostile_extract(source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary) -> ExtractedVideo:
-    """The real thing, except that some names do to the process what a broken native library would."""
+    """Extract a video, except that certain file names crash, hang or exhaust memory like a broken native library."""
     match source.stem.partition("-")[0]:
         case "segv":
-            faulthandler.disable()  # pytest's would print a page about what is meant to happen
+            faulthandler.disable()  # pytest enables it; the crash is intended
             ctypes.string_at(1)
         case "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         case "exit":
             os._exit(7)
         case "hang":
-            subprocess.run(["sleep", sleep_of(source.parent)], check=True)
+            subprocess.run(["sleep", unique_sleep(source.parent)], check=True)
         case "hog":
-            kept = [b"x" * (16 << 20) for _ in range(1000)]
-            raise AssertionError(f"{len(kept)} blocks were granted")
+            blocks = [b"x" * (16 << 20) for _ in range(1000)]
+            raise AssertionError(f"{len(blocks)} blocks were allocated")
         case "bug":
-            raise KeyError("unforeseen")
+            raise KeyError("unexpected")
     return extract_video(source, config, workdir, binary)
 
 
@@ -89,7 +90,7 @@ def processes_with(text: str) -> list[str]:
 
 
 def processes_of_session(leader: int) -> list[str]:
-    """Whatever a command has started and left: workers do not name their folders in their command lines."""
+    """Return the command lines of all processes of a session, since those of workers do not name their folders."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
@@ -103,9 +104,7 @@ def processes_of_session(leader: int) -> list[str]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_what_kills_its_process_costs_one_video(
-    one_video: Path, ffmpeg: FfmpegBinary, tmp_path: Path, workers: int
-) -> None:
+def test_only_the_offending_video_fails(one_video: Path, ffmpeg: FfmpegBinary, tmp_path: Path, workers: int) -> None:
     bad = {"segv": "crash", "kill": "crash", "exit": "crash", "hang": "timeout", "hog": "memory", "bug": "error"}
     names = [name for kind in bad for name in (kind, f"fine{kind}")]
     rows = make_rows(tmp_path, one_video, names)
@@ -121,13 +120,11 @@ def test_what_kills_its_process_costs_one_video(
     assert "--max-memory-mb" in found["hog"][1]
     assert "KeyError" in found["bug"][1]
     assert {v.video_id for v in ShardSet(tmp_path / "out").videos} == {f"fine{kind}" for kind in bad}
-    assert not processes_with(f"sleep {sleep_of(tmp_path)}"), "what a video has started ends with it"
+    assert not processes_with(f"sleep {unique_sleep(tmp_path)}"), "processes started for a video end with it"
     assert not [p for p in (tmp_path / "out").iterdir() if p.name.startswith(".")]
 
 
-def test_the_videos_beside_a_culprit_are_not_changed_by_it(
-    one_video: Path, ffmpeg: FfmpegBinary, tmp_path: Path
-) -> None:
+def test_other_videos_do_not_depend_on_the_offending_one(one_video: Path, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
     rows = make_rows(tmp_path / "v", one_video, ["a", "segv", "b"])
     for out, workers in (("x", 1), ("y", 2)):
         job = make_job(tmp_path / "v", tmp_path / out, ffmpeg)
@@ -136,8 +133,8 @@ def test_the_videos_beside_a_culprit_are_not_changed_by_it(
     assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
 
 
-def test_memory_of_ffmpeg_is_bounded_too(make_video: MakeVideo, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
-    # 8192 x 8192 pixels need 100 MB a picture, and a decoder holds several; the file is small.
+def test_memory_limit_covers_ffmpeg(make_video: MakeVideo, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
+    # A picture of 8192 x 8192 pixels takes 100 MB, and a decoder holds several; the file itself is small.
     fast = ("-c:v", "libx264", "-preset", "ultrafast")
     make_video(tmp_path / "huge.mkv", *fast, source="color", size="8192x8192", frames=3)
     rows = [VideoRecord(row=0, video_id="huge", path="huge.mkv")]
@@ -148,7 +145,7 @@ def test_memory_of_ffmpeg_is_bounded_too(make_video: MakeVideo, ffmpeg: FfmpegBi
     assert stage == "memory", reason
 
 
-def test_what_is_no_plain_file_is_refused(one_video: Path, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
+def test_special_files_are_rejected(one_video: Path, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "zero.mp4").symlink_to("/dev/zero")
@@ -162,15 +159,15 @@ def test_what_is_no_plain_file_is_refused(one_video: Path, ffmpeg: FfmpegBinary,
     assert {stage for stage, _ in failures(tmp_path / "out").values()} == {"open"}
 
 
-def test_a_file_that_grows_forever_meets_the_timeout(ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
+def test_endless_file_times_out(ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
     with (tmp_path / "growing.mp4").open("wb") as stream:
-        stream.truncate(1 << 42)  # sparse: reading its zeros takes many minutes
+        stream.truncate(1 << 42)  # sparse; reading its zeros would take many minutes
     rows = [VideoRecord(row=0, video_id="growing", path="growing.mp4")]
     run_extraction(rows, make_job(tmp_path, tmp_path / "out", ffmpeg, timeout=1.5), workers=1)
     assert failures(tmp_path / "out")["growing"][0] == "timeout"
 
 
-def test_the_failure_limit_stops_and_keeps_what_is_written(
+def test_failure_limit_stops_the_run_and_keeps_finished_shards(
     one_video: Path, ffmpeg: FfmpegBinary, tmp_path: Path
 ) -> None:
     names = ["a", "b", "bug-1", "bug-2", "c", "bug-3", "d", "e"]
@@ -188,27 +185,27 @@ def test_the_failure_limit_stops_and_keeps_what_is_written(
 
 
 PROGRAM = "from cmd_extract.cli.main import main; main()"
-# A worker that hangs up in the middle of a video; then what its child says.
-HANGS_UP = """
+# A worker closes its connection while the child process extracts a video; the child must exit quietly.
+DISCONNECTS = """
 import multiprocessing, sys
 from pathlib import Path
 from cmd_extract.config import ExtractConfig
 from cmd_extract.run.containment import ContainedExtractor
 from cmd_extract.decode.ffmpeg import FfmpegBinary
-from cmd_extract.run.limits import Limits
-from cmd_extract.decode.source import VideoError
+from cmd_extract.run.job import Limits
+from cmd_extract.errors import VideoError
 folder = Path(sys.argv[1])
-begun, hung_up = (multiprocessing.get_context("fork").Event() for _ in range(2))
+started, disconnected = (multiprocessing.get_context("fork").Event() for _ in range(2))
 def slow(source, *_):
-    begun.set()
-    assert hung_up.wait(20)
-    raise VideoError("error", "nobody hears this")
+    started.set()
+    assert disconnected.wait(20)
+    raise VideoError("error", "never received")
 extractor = ContainedExtractor(ExtractConfig(), FfmpegBinary(path="", version=""), Limits(), slow)
 child = extractor._start()
 child.connection.send((folder, folder))
-assert begun.wait(20)
+assert started.wait(20)
 child.connection.close()
-hung_up.set()
+disconnected.set()
 child.process.join(20)
 sys.exit(child.process.exitcode)
 """
@@ -221,16 +218,18 @@ def start_run(folder: Path, out: Path, workers: int, count: int) -> subprocess.P
     )
     deadline = time.monotonic() + 30
     while len(list(out.glob("shard-*.h5"))) < count:
-        assert process.poll() is None, "too early"
+        assert process.poll() is None, "the run ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     return process
 
 
 @pytest.fixture(scope="module")
-def twelve(one_video: Path, tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> tuple[Path, Path]:
-    """A folder with a manifest of twelve videos, and the undisturbed extraction of it."""
-    folder = tmp_path_factory.mktemp("twelve")
+def twelve_videos(
+    one_video: Path, tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo
+) -> tuple[Path, Path]:
+    """A folder with a manifest of twelve videos, and its uninterrupted extraction."""
+    folder = tmp_path_factory.mktemp("videos")
     video = make_video(folder / "v.mp4", "-c:v", "libx264", frames=60)
     with (folder / "m.csv").open("w") as stream:
         stream.write("id,path\n" + "".join(f"{i},{video.name}\n" for i in range(11)) + "gone,gone.mp4\n")
@@ -249,22 +248,22 @@ def contents(out: Path) -> dict[str, bytes]:
         (signal.SIGKILL, False, 1), (signal.SIGKILL, False, 2), (signal.SIGKILL, True, 2),
     ],
 )  # fmt: skip
-def test_a_run_that_is_stopped_continues_to_the_same_bytes(
-    twelve: tuple[Path, Path], tmp_path: Path, number: signal.Signals, whole_group: bool, workers: int
+def test_interrupted_run_resumes_with_identical_output(
+    twelve_videos: tuple[Path, Path], tmp_path: Path, number: signal.Signals, whole_group: bool, workers: int
 ) -> None:
-    folder, undisturbed = twelve
+    folder, reference = twelve_videos
     out = tmp_path / "out"
     process = start_run(folder, out, workers, count=1)
     start = time.monotonic()
     (os.killpg if whole_group else os.kill)(process.pid, number)
-    _, said = process.communicate(timeout=20)
+    _, output = process.communicate(timeout=20)
     assert time.monotonic() - start < 10
     if number is signal.SIGKILL:
         assert process.returncode == -number
     else:
-        assert process.returncode == 130, said
-        assert "same command" in said
-        assert "Traceback" not in said
+        assert process.returncode == 130, output
+        assert "same command" in output
+        assert "Traceback" not in output
     deadline = time.monotonic() + 8
     while left := processes_of_session(process.pid):
         assert time.monotonic() < deadline, left
@@ -274,52 +273,52 @@ def test_a_run_that_is_stopped_continues_to_the_same_bytes(
     start_again = start_run(folder, out, workers, count=12)
     start_again.communicate(timeout=60)
     assert start_again.returncode == 3
-    assert contents(out) == contents(undisturbed)
+    assert contents(out) == contents(reference)
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in before.items())
 
 
-def test_a_repair_that_is_stopped_leaves_nothing_behind_and_continues(
-    twelve: tuple[Path, Path], tmp_path: Path
+def test_interrupted_repair_leaves_no_temporary_files_and_resumes(
+    twelve_videos: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    _, undisturbed = twelve
+    _, reference = twelve_videos
     out = tmp_path / "out"
-    shutil.copytree(undisturbed, out)
+    shutil.copytree(reference, out)
     for shard in out.glob("shard-*.h5"):
         shard.unlink()
     command = [sys.executable, "-c", PROGRAM, "verify", str(out), "--repair", "--workers", "1"]
     process = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     deadline = time.monotonic() + 30
     while not list(out.glob("shard-*.h5")):
-        assert process.poll() is None, "too early"
+        assert process.poll() is None, "the run ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.005)
     process.terminate()
-    _, said = process.communicate(timeout=20)
-    assert process.returncode == 130, said
-    assert "same command" in said
-    assert "Traceback" not in said, said
+    _, output = process.communicate(timeout=20)
+    assert process.returncode == 130, output
+    assert "same command" in output
+    assert "Traceback" not in output, output
     assert not list(out.glob(".*"))
     assert subprocess.run(command, capture_output=True).returncode == 0
-    assert contents(out) == contents(undisturbed)
+    assert contents(out) == contents(reference)
 
 
-def test_nothing_is_said_to_a_worker_that_is_gone(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", HANGS_UP, tmp_path], capture_output=True, text=True, timeout=60)
+def test_child_exits_quietly_if_its_worker_is_gone(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", DISCONNECTS, tmp_path], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_killed_worker_stops_the_run_with_advice(twelve: tuple[Path, Path], tmp_path: Path) -> None:
-    folder, undisturbed = twelve
+def test_killed_worker_stops_the_run_with_advice(twelve_videos: tuple[Path, Path], tmp_path: Path) -> None:
+    folder, reference = twelve_videos
     out = tmp_path / "out"
     process = start_run(folder, out, 2, count=1)
     children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     workers = [pid for pid in children if b"loky" in Path(f"/proc/{pid}/cmdline").read_bytes()]
     os.kill(int(workers[-1]), signal.SIGKILL)
-    _, said = process.communicate(timeout=30)
-    if process.returncode != 3:  # 3: the worker had nothing left to do
-        assert process.returncode == 1, said
-        assert "run the same command again" in said
-        assert "Traceback" not in said
+    _, output = process.communicate(timeout=30)
+    if process.returncode != 3:  # 3: the worker had already finished
+        assert process.returncode == 1, output
+        assert "run the same command again" in output
+        assert "Traceback" not in output
     again = start_run(folder, out, 2, count=12)
     again.communicate(timeout=60)
-    assert contents(out) == contents(undisturbed)
+    assert contents(out) == contents(reference)

@@ -1,3 +1,5 @@
+"""Extraction end to end: shard contents, failures, reproducible bytes, an independent check of the grid."""
+
 from __future__ import annotations
 
 import csv
@@ -61,7 +63,7 @@ def extracted(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def test_every_row_ends_in_a_shard_or_in_the_failure_list(videos: Path, extracted: Path) -> None:
+def test_every_row_is_extracted_or_listed_as_failure(videos: Path, extracted: Path) -> None:
     shards = ShardSet(extracted)
     counts = {entry.video_id: entry.frame_count for entry in shards.videos}
     assert counts == {"-x.avi": 25, "b frames.mp4": 40, "one.mp4": 1, "slow.mkv": 9}
@@ -74,7 +76,7 @@ def test_every_row_ends_in_a_shard_or_in_the_failure_list(videos: Path, extracte
     assert not [p for p in extracted.iterdir() if p.name.startswith(".")]
 
 
-def test_frames_keyframes_and_motion_belong_together(videos: Path, extracted: Path) -> None:
+def test_frames_keyframes_and_motion_are_aligned(videos: Path, extracted: Path) -> None:
     shards = ShardSet(extracted)
     entry = next(e for e in shards.videos if e.video_id == "b frames.mp4")
     assert entry.keyframe_indices == (0, 12, 24, 36)
@@ -85,7 +87,7 @@ def test_frames_keyframes_and_motion_belong_together(videos: Path, extracted: Pa
         source = [f.to_ndarray(format="rgb24", width=170, height=128) for f in container.decode(video=0)]
     for i in (0, 13, 39):
         errors = [np.abs(frames[i].astype(int) - s.astype(int)).mean() for s in source]
-        assert int(np.argmin(errors)) == i, "frame n of the shard is frame n of the source"
+        assert int(np.argmin(errors)) == i, "frame n of the shard must be frame n of the source"
     for number, index in enumerate(entry.keyframe_indices):
         keyframe = simplejpeg.decode_jpeg(shards.keyframe_jpeg(entry, number))
         assert keyframe.shape == (256, 340, 3)
@@ -97,7 +99,7 @@ def test_frames_keyframes_and_motion_belong_together(videos: Path, extracted: Pa
     assert motion.valid[1].mean() > 0.5
 
 
-def test_bytes_do_not_depend_on_workers_or_interruptions(videos: Path, extracted: Path, tmp_path: Path) -> None:
+def test_output_does_not_depend_on_workers_or_interruptions(videos: Path, extracted: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
     assert run("run", videos / "manifest.csv", out, "--workers", 1, "--videos-per-shard", 2)[0] == 3
     names = sorted(p.name for p in extracted.glob("*.h5"))
@@ -113,7 +115,7 @@ def test_bytes_do_not_depend_on_workers_or_interruptions(videos: Path, extracted
     assert (out / names[0]).stat().st_mtime_ns == untouched, "finished shards are left alone"
 
 
-def test_another_configuration_is_refused_and_named(videos: Path, extracted: Path) -> None:
+def test_different_configuration_is_rejected(videos: Path, extracted: Path) -> None:
     before = {p.name: p.read_bytes() for p in extracted.iterdir()}
     code, output = run("run", videos / "manifest.csv", extracted, "--gop", 10, "--videos-per-shard", 2)
     assert code == 1
@@ -122,13 +124,13 @@ def test_another_configuration_is_refused_and_named(videos: Path, extracted: Pat
 
 
 @pytest.mark.parametrize("arguments", [("--size", "big"), ("--gop", "0"), ("--cell", "4"), ("--workers", "0")])
-def test_wrong_usage_exits_with_2(videos: Path, tmp_path: Path, arguments: tuple[str, str]) -> None:
+def test_usage_errors_exit_with_2(videos: Path, tmp_path: Path, arguments: tuple[str, str]) -> None:
     code, _ = run("run", videos / "manifest.csv", tmp_path / "out", *arguments)
     assert code == 2
     assert not (tmp_path / "out").exists()
 
 
-def test_constant_frame_rate_and_h264_and_coarse_cells(videos: Path, tmp_path: Path) -> None:
+def test_constant_frame_rate_h264_and_coarse_cells(videos: Path, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.csv", [("v", str(videos / "b frames.mp4"))])
     options = ("--fps", "15", "--codec", "h264", "--cell", "16", "--size", "320x240")
     code, output = run("run", manifest, tmp_path / "out", *options)
@@ -143,7 +145,7 @@ def test_constant_frame_rate_and_h264_and_coarse_cells(videos: Path, tmp_path: P
 
 
 def rasterize_with_pyav(path: Path, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """The same grid by another way: PyAV with one thread, a plain loop over vectors, painting pixels."""
+    """Compute the grid independently: PyAV with one thread, a plain loop over vectors, drawing pixels."""
     rows, columns = grid_shape(width, height, 8)
     grids, valids = [], []
     with av.open(str(path)) as container:
@@ -168,7 +170,7 @@ def rasterize_with_pyav(path: Path, width: int, height: int) -> tuple[np.ndarray
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "h264"])
-def test_grid_equals_an_independent_reading(
+def test_grid_equals_an_independent_computation(
     make_video: MakeVideo, ffmpeg: FfmpegBinary, tmp_path: Path, codec: str
 ) -> None:
     source = make_video(tmp_path / "in.mp4", "-c:v", "libx264", source="mandelbrot", frames=30)
@@ -204,12 +206,12 @@ def test_real_videos(real_videos: Path, ffmpeg: FfmpegBinary, tmp_path: Path) ->
 def test_grids_of_some_gestures(real_videos: Path, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
     files = sorted((real_videos / "gestures").glob("*/*"))
     assert len(files) == 237
-    for number, file in enumerate(files[::60]):  # all were compared once by hand
+    for number, file in enumerate(files[::60]):  # all 237 were compared once
         (tmp_path / str(number)).mkdir()
         check_grid(file, ExtractConfig(), ffmpeg, tmp_path / str(number))
 
 
-def test_a_playlist_in_disguise_reaches_no_other_file(videos: Path, tmp_path: Path) -> None:
+def test_disguised_playlist_cannot_open_other_files(videos: Path, tmp_path: Path) -> None:
     shutil.copy(videos / "b frames.mp4", tmp_path / "other.mp4")
     (tmp_path / "concat.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
     (tmp_path / "hls.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nother.mp4\n#EXT-X-ENDLIST\n")
@@ -219,7 +221,7 @@ def test_a_playlist_in_disguise_reaches_no_other_file(videos: Path, tmp_path: Pa
     assert json.loads((tmp_path / "out" / "index.json").read_text())["totals"]["videos"] == 0
 
 
-def test_heavy_modules_stay_out_of_help() -> None:
+def test_help_imports_no_heavy_modules() -> None:
     program = (
         "import sys; from cmd_extract.cli.main import main; main(['--help'], standalone_mode=False);"
         "heavy = {'torch', 'av', 'h5py', 'joblib', 'numpy'} & set(sys.modules); sys.exit(str(heavy) if heavy else 0)"

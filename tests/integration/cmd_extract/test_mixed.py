@@ -1,4 +1,4 @@
-"""H.264 pictures of which one slice is intra-coded and another is not."""
+"""H.264 pictures with both intra-coded and inter-coded slices."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ CUT = 9
 
 
 def slices_of(source: Path) -> tuple[list[bytes], list[int]]:
-    """The NAL units of an elementary stream, and which of them are slices."""
+    """Return the NAL units of an elementary stream and the indices of the slices."""
     units = source.read_bytes().split(b"\0\0\1")
     return units, [number for number, unit in enumerate(units) if unit and unit[0] & 31 in (1, 5)]
 
 
 @pytest.mark.parametrize("suffix", ["h264", "mp4"])
-def test_a_picture_with_slices_of_both_types_is_no_keyframe(
+def test_picture_with_mixed_slice_types_is_not_a_keyframe(
     make_video: MakeVideo, ffmpeg: FfmpegBinary, tmp_path: Path, suffix: str
 ) -> None:
     streams = []
-    for scenecut in (400, 0):  # an I-frame that is not a point to start from, and none
+    for scenecut in (400, 0):  # a non-IDR I-frame at the cut, and a P-frame
         private = f"slices=2:ref=1:bframes=0:keyint=250:min-keyint=100:mbtree=0:qp=24:scenecut={scenecut}"
         options = ("-vf", f"negate=enable='gte(n,{CUT})'", "-c:v", "libx264", "-x264-params", private)
         streams.append(slices_of(make_video(tmp_path / f"{scenecut}.h264", *options, source="mandelbrot", frames=20)))
@@ -45,4 +45,4 @@ def test_a_picture_with_slices_of_both_types_is_no_keyframe(
     assert entry.keyframe_indices == (0,)
     assert b"".join(shards._reader(entry).frame_types(0)) == b"I" + b"P" * 19
     lower = shards.motion(entry, CUT, CUT + 1).valid[0, 8:]
-    assert lower.any(), "the vectors of its other slice are kept"
+    assert lower.any(), "the vectors of the other slice are kept"

@@ -1,4 +1,4 @@
-"""An output folder that cannot be written, or is not what it was."""
+"""Output folders that cannot be written or have been damaged, and changed sources."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def run(*arguments: object, file_bytes: int | None = None) -> tuple[int, str]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
 
     command = [sys.executable, "-c", PROGRAM, *map(str, arguments)]
-    # What coverage would write is bounded, too.
+    # The limit would also apply to the files that coverage writes.
     env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
     done = subprocess.run(command, capture_output=True, text=True, timeout=120, preexec_fn=limit, check=False, env=env)
     assert "Traceback" not in done.stderr, done.stderr
@@ -38,8 +38,8 @@ def videos(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> P
 
 
 @pytest.fixture(scope="module")
-def undisturbed(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
-    out = tmp_path_factory.mktemp("undisturbed") / "out"
+def expected(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    out = tmp_path_factory.mktemp("expected") / "out"
     assert run("run", videos / "m.csv", out, "--workers", 1)[0] == 0
     return contents(out)
 
@@ -49,67 +49,67 @@ def contents(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("stopped", ["ffmpeg", "hdf5"])
-def test_no_room_is_an_error_of_the_run_and_of_no_video(
-    videos: Path, undisturbed: dict[str, bytes], tmp_path: Path, stopped: str, workers: int
+@pytest.mark.parametrize("program", ["ffmpeg", "hdf5"])
+def test_a_failed_write_is_an_error_of_the_run_not_of_a_video(
+    videos: Path, expected: dict[str, bytes], tmp_path: Path, program: str, workers: int
 ) -> None:
     out = tmp_path / "out"
-    shard_bytes = min(len(data) for name, data in undisturbed.items() if name.endswith(".h5"))
-    file_bytes = {"ffmpeg": 30_000, "hdf5": shard_bytes - 4096}[stopped]
-    code, said = run("run", videos / "m.csv", out, "--workers", workers, file_bytes=file_bytes)
+    shard_bytes = min(len(data) for name, data in expected.items() if name.endswith(".h5"))
+    file_bytes = {"ffmpeg": 30_000, "hdf5": shard_bytes - 4096}[program]
+    code, errors = run("run", videos / "m.csv", out, "--workers", workers, file_bytes=file_bytes)
     assert code == 1
-    assert "cannot write" in said
-    assert "same command again" in said
+    assert "cannot write" in errors
+    assert "same command again" in errors
     assert not (out / "failures.csv").exists()
-    assert [p.name for p in out.iterdir()] == ["run.json"], "nothing half done is left"
+    assert [p.name for p in out.iterdir()] == ["run.json"], "no partial files are left behind"
     assert run("run", videos / "m.csv", out, "--workers", workers)[0] == 0
-    assert contents(out) == undisturbed
+    assert contents(out) == expected
 
 
-def test_a_full_disk(videos: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_a_full_disk(videos: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    room = 4 * max(map(len, undisturbed.values()))
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={room}", "tmpfs", str(out)]
+    size = 4 * max(map(len, expected.values()))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(out)]
     if subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("mounting a small file system needs more rights")
+        pytest.skip("not permitted to mount a small file system")
     try:
-        code, said = run("run", videos / "m.csv", out, "--workers", 1)
+        code, errors = run("run", videos / "m.csv", out, "--workers", 1)
         assert code == 1
-        assert "No space left on device" in said
+        assert "No space left on device" in errors
         kept = {p.name: p.read_bytes() for p in out.glob("shard-*.h5")}
-        assert kept, "what was finished before stays"
-        assert all(undisturbed[name] == data for name, data in kept.items())
+        assert kept, "finished shards are kept"
+        assert all(expected[name] == data for name, data in kept.items())
         subprocess.run(["mount", "-o", "remount,size=64m", out], check=True)
         assert run("run", videos / "m.csv", out, "--workers", 1)[0] == 0
-        assert contents(out) == undisturbed
+        assert contents(out) == expected
     finally:
         subprocess.run(["umount", "-l", out], check=True)
 
 
-def test_a_folder_that_cannot_be_written(videos: Path, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("in the way")
-    code, said = run("run", videos / "m.csv", tmp_path / "file" / "out")
+def test_an_output_folder_that_is_not_writable(videos: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    code, errors = run("run", videos / "m.csv", tmp_path / "file" / "out")
     assert code == 1
-    assert str(tmp_path / "file") in said
+    assert str(tmp_path / "file") in errors
     if os.getuid():
         (tmp_path / "locked").mkdir(mode=0o500)
-        code, said = run("run", videos / "m.csv", tmp_path / "locked" / "out")
+        code, errors = run("run", videos / "m.csv", tmp_path / "locked" / "out")
         assert code == 1
-        assert "Permission denied" in said
+        assert "Permission denied" in errors
 
 
-def test_a_damaged_shard_is_made_again(videos: Path, undisturbed: dict[str, bytes], tmp_path: Path) -> None:
+def test_an_unreadable_shard_is_built_again(videos: Path, expected: dict[str, bytes], tmp_path: Path) -> None:
     out = tmp_path / "out"
     out.mkdir()
     assert run("run", videos / "m.csv", out, "--workers", 1)[0] == 0
     shard = out / "shard-00001.h5"
     shard.write_bytes(shard.read_bytes()[:1000])
     assert run("run", videos / "m.csv", out, "--workers", 1)[0] == 0
-    assert contents(out) == undisturbed
+    assert contents(out) == expected
 
 
-def test_a_source_that_changed_is_named(videos: Path, tmp_path: Path, make_video: MakeVideo) -> None:
+def test_a_changed_source_is_reported(videos: Path, tmp_path: Path, make_video: MakeVideo) -> None:
     for name in "abcd":
         (tmp_path / f"{name}.mp4").write_bytes((videos / f"{name}.mp4").read_bytes())
     (tmp_path / "m.csv").write_bytes((videos / "m.csv").read_bytes())
@@ -117,10 +117,10 @@ def test_a_source_that_changed_is_named(videos: Path, tmp_path: Path, make_video
     assert run("run", tmp_path / "m.csv", out, "--workers", 1)[0] == 0
     before = contents(out)
     make_video(tmp_path / "c.mp4", "-c:v", "libx264", frames=20)
-    code, said = run("run", tmp_path / "m.csv", out, "--workers", 1)
+    code, errors = run("run", tmp_path / "m.csv", out, "--workers", 1)
     assert code == 1
-    assert "c.mp4" in said
-    assert "verify" in said
+    assert "c.mp4" in errors
+    assert "verify" in errors
     assert contents(out) == before
     (tmp_path / "c.mp4").unlink()
-    assert run("run", tmp_path / "m.csv", out, "--workers", 1)[0] == 0, "a source that is gone is no longer needed"
+    assert run("run", tmp_path / "m.csv", out, "--workers", 1)[0] == 0, "a missing source is not needed any more"

@@ -1,13 +1,16 @@
-"""Failures tried again, damage counted, the failure limit on the command line, and real files with 1 and 2 workers."""
+"""Continued runs, retries of failures, damage, the failure limit, and real files with 1 and 2 workers."""
 
 from __future__ import annotations
 
 import csv
 import json
 import shutil
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import h5py
 import pytest
 from click.testing import CliRunner
 
@@ -38,22 +41,22 @@ def table(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
-def test_failures_are_tried_again_by_stage(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_failures_are_retried_by_stage(make_video: MakeVideo, tmp_path: Path) -> None:
     names = ["a.mp4", "lost.mp4", "b.mp4", "text.mp4", "c.mp4"]
     for name in "abc":
         make_video(tmp_path / f"{name}.mp4", *X264, frames=13)
-    (tmp_path / "text.mp4").write_text("no video")
+    (tmp_path / "text.mp4").write_text("not a video")
     manifest, out = write_manifest(tmp_path, names), tmp_path / "out"
     run = ("run", manifest, out, "--workers", 1, "--videos-per-shard", 1, *SIZE)
     assert call(*run)[0] == 3
     stages = {row["path"]: row["stage"] for row in table(out / "failures.csv")}
     assert stages == {"lost.mp4": "open", "text.mp4": "probe"}
-    (tmp_path / "b.mp4").rename(tmp_path / "lost.mp4")  # found again; that b is gone matters no more
+    (tmp_path / "b.mp4").rename(tmp_path / "lost.mp4")  # found again; the missing b.mp4 is not needed any more
     stamps = {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*.h5")}
-    assert call(*run)[0] == 3, "a finished failure is not tried again unasked"
+    assert call(*run)[0] == 3, "failures are not retried by default"
     assert {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*.h5")} == stamps
-    code, said = call(*run, "--retry-failures", "timeout,open")
-    assert code == 3, said
+    code, output = call(*run, "--retry-failures", "timeout,open")
+    assert code == 3, output
     assert [row["path"] for row in table(out / "failures.csv")] == ["text.mp4"]
     changed = {p.name for p in out.glob("shard-*.h5") if p.stat().st_mtime_ns != stamps[p.name]}
     assert changed == {"shard-00001.h5"}
@@ -65,51 +68,85 @@ def test_failures_are_tried_again_by_stage(make_video: MakeVideo, tmp_path: Path
     assert call("verify", out)[0] == 0
 
 
-def test_an_unknown_stage_is_wrong_usage(tmp_path: Path) -> None:
+def test_a_continued_run_opens_each_finished_shard_once(
+    make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_video(tmp_path / "a.mp4", *X264, frames=5)
+    manifest, out = write_manifest(tmp_path, ["a.mp4", "lost.mp4"]), tmp_path / "out"
+    run = ("run", manifest, out, "--workers", 1, "--videos-per-shard", 1, *SIZE)
+    assert call(*run)[0] == 3
+    before = contents(out)
+    opened: Counter[str] = Counter()
+
+    class CountingFile(h5py.File):
+        def __init__(self, name: Any, *args: Any, **kwargs: Any) -> None:
+            opened[Path(name).name] += 1
+            super().__init__(name, *args, **kwargs)
+
+    monkeypatch.setattr(h5py, "File", CountingFile)
+    assert call(*run)[0] == 3
+    assert opened == {"shard-00000.h5": 1, "shard-00001.h5": 1}
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("record", ["{", "[]", "{}"])
+def test_an_invalid_record_is_named(make_video: MakeVideo, tmp_path: Path, record: str) -> None:
+    make_video(tmp_path / "a.mp4", *X264, frames=5)
+    manifest, out = write_manifest(tmp_path, ["a.mp4"]), tmp_path / "out"
+    out.mkdir()
+    (out / "run.json").write_text(record)
+    for command in (("run", manifest, out, *SIZE), ("verify", out), ("merge", out), ("status", out)):
+        code, output = call(*command)
+        assert code == 1, output
+        assert f"{out / 'run.json'}: not a valid record" in output
+    assert [path.name for path in out.iterdir()] == ["run.json"]
+
+
+def test_an_unknown_stage_is_a_usage_error(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, ["a.mp4"])
-    code, said = call("run", manifest, tmp_path / "out", "--retry-failures", "opne")
+    code, output = call("run", manifest, tmp_path / "out", "--retry-failures", "opne")
     assert code == 2
-    assert "opne" in said
-    assert "timeout" in said
+    assert "opne" in output
+    assert "timeout" in output
     assert not (tmp_path / "out").exists()
 
 
-def test_the_failure_limit_ends_with_4(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_the_failure_limit_has_exit_code_4(make_video: MakeVideo, tmp_path: Path) -> None:
     make_video(tmp_path / "a.mp4", *X264, frames=5)
     manifest = write_manifest(tmp_path, ["a.mp4", "x.mp4", "y.mp4"])
     run = ("run", manifest, tmp_path / "out", "--workers", 1, "--videos-per-shard", 1, *SIZE)
     for limit in ("1", "50%"):
-        code, said = call(*run, "--max-failures", limit)
-        assert code == 4, said
-        assert "--max-failures" in said
+        code, output = call(*run, "--max-failures", limit)
+        assert code == 4, output
+        assert "--max-failures" in output
     assert len(table(tmp_path / "out" / "failures.csv")) == 2
     assert (tmp_path / "out" / "shard-00000.h5").exists()
     assert call(*run, "--max-failures", "2")[0] == 3
 
 
 @pytest.mark.parametrize("options", [(), ("--transcode", "never", "--no-frames"), ("--transcode", "never")])
-def test_damage_is_counted_and_named(make_video: MakeVideo, tmp_path: Path, options: tuple[str, ...]) -> None:
-    whole = make_video(tmp_path / "whole.avi", "-c:v", "mpeg4", source="mandelbrot", frames=60)
-    data = bytearray(whole.read_bytes())
+def test_damage_is_counted_and_listed(make_video: MakeVideo, tmp_path: Path, options: tuple[str, ...]) -> None:
+    intact = make_video(tmp_path / "intact.avi", "-c:v", "mpeg4", source="mandelbrot", frames=60)
+    data = bytearray(intact.read_bytes())
     (tmp_path / "short.avi").write_bytes(data[: len(data) // 2])
     for at in range(len(data) // 3, len(data) // 2, 997):
         data[at] ^= 0x55
-    (tmp_path / "garbled.avi").write_bytes(data)
-    manifest, out = write_manifest(tmp_path, ["whole.avi", "short.avi", "garbled.avi"]), tmp_path / "out"
-    code, said = call("run", manifest, out, "--workers", 1, *SIZE, *options)
-    assert code == 0, said
-    assert "damaged   2" in said
+    (tmp_path / "corrupt.avi").write_bytes(data)
+    manifest, out = write_manifest(tmp_path, ["intact.avi", "short.avi", "corrupt.avi"]), tmp_path / "out"
+    code, output = call("run", manifest, out, "--workers", 1, *SIZE, *options)
+    assert code == 0, output
+    assert "damaged   2" in output
     found = {row["id"]: (row["row"], row["damage"]) for row in table(out / "damaged.csv")}
-    assert set(found) == {"short.avi", "garbled.avi"}
+    assert set(found) == {"short.avi", "corrupt.avi"}
     assert "frames missing" in found["short.avi"][1]
-    assert found["garbled.avi"] == ("2", "decode errors")
+    assert found["corrupt.avi"] == ("2", "decode errors")
     assert json.loads((out / "run.json").read_text())["summary"]["damaged"] == 2
     assert "2 videos" in call("inspect", out)[1]
     assert call("verify", out)[0] == 0
     (out / "damaged.csv").write_text("row,id,damage\n")
-    code, said = call("verify", out)
+    code, output = call("verify", out)
     assert code == 1
-    assert "damaged.csv" in said
+    assert "damaged.csv" in output
 
 
 def test_real_files_give_the_same_bytes_with_1_and_2_workers(real_videos: Path, tmp_path: Path) -> None:

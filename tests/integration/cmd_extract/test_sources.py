@@ -1,4 +1,4 @@
-"""What becomes of sources of many kinds: the rules of extract/README.md, one by one."""
+"""Extraction of many kinds of sources: each rule of extract/README.md."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZE = ("--size", "160x120", "--frame-short-side", "48")
 
 
 def extract(folder: Path, *options: str, root: Path | None = None) -> tuple[Path, dict[str, str]]:
-    """Extracts all videos of a folder; returns the output folder and reasons of failures."""
+    """Extract all videos of a folder; return the output folder and the reason of each failure by path."""
     files = sorted(p.name for p in folder.iterdir() if p.suffix != ".csv" and p.name != "out")
     with (folder / "m.csv").open("w", newline="", errors="surrogateescape") as stream:
         csv.writer(stream).writerows([("id", "path"), *((f"v{i}", name) for i, name in enumerate(files))])
@@ -60,7 +60,7 @@ def own_vectors(out: Path) -> dict[str, bool]:
 
 
 def independent_grid(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    """Past vectors by PyAV with one thread, a plain loop, and one pixel of every cell."""
+    """Return grids, masks and frame types from PyAV with one thread, drawn by a plain loop over past vectors."""
     grids, valids, types = [], [], ""
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -98,7 +98,7 @@ def test_both_readers_write_the_same_bytes(make_video: MakeVideo, tmp_path: Path
 
 
 @pytest.mark.parametrize("options", [PLAIN, (*X264, "-bf", "2", "-g", "20"), ("-c:v", "mpeg4", "-bf", "2", "-g", "9")])
-def test_own_vectors_are_those_of_the_source(make_video: MakeVideo, tmp_path: Path, options: tuple[str, ...]) -> None:
+def test_own_vectors_equal_those_of_the_source(make_video: MakeVideo, tmp_path: Path, options: tuple[str, ...]) -> None:
     source = make_video(tmp_path / "a.mp4", *options, frames=50)
     out, failures = extract(tmp_path, "--transcode", "never")
     assert not failures
@@ -115,15 +115,15 @@ def test_own_vectors_are_those_of_the_source(make_video: MakeVideo, tmp_path: Pa
         assert int(np.argmin([np.abs(picture - f).mean() for f in frames])) == i
 
 
-def test_auto_takes_own_vectors_of_streams_like_the_canonical_one_only(make_video: MakeVideo, tmp_path: Path) -> None:
-    fit = {
-        "fit0.mp4": PLAIN,
-        "fit1.mkv": PLAIN,
-        "fit2.avi": ("-c:v", "mpeg4", "-bf", "0", "-g", "12"),
-        "fit3.h264": PLAIN,
-        "fit4.ts": PLAIN,
+def test_auto_uses_own_vectors_of_canonical_like_streams_only(make_video: MakeVideo, tmp_path: Path) -> None:
+    accepted = {
+        "accepted0.mp4": PLAIN,
+        "accepted1.mkv": PLAIN,
+        "accepted2.avi": ("-c:v", "mpeg4", "-bf", "0", "-g", "12"),
+        "accepted3.h264": PLAIN,
+        "accepted4.ts": PLAIN,
     }
-    unfit = {
+    rejected = {
         "b-frames.mp4": (*X264, "-bf", "1", "-refs", "1", "-g", "12"),
         "b-frames.avi": ("-c:v", "mpeg4", "-bf", "1", "-g", "12"),
         "gop.mp4": (*X264, "-bf", "0", "-refs", "1", "-g", "13"),
@@ -132,29 +132,29 @@ def test_auto_takes_own_vectors_of_streams_like_the_canonical_one_only(make_vide
         "interlaced.mp4": (*PLAIN, "-flags", "+ilme+ildct"),
         "hevc.mp4": ("-c:v", "libx265", "-x265-params", "log-level=none"),
     }
-    for name, options in (fit | unfit).items():
+    for name, options in (accepted | rejected).items():
         make_video(tmp_path / name, *options, source="mandelbrot", frames=26)
     make_video(tmp_path / "size.mp4", *PLAIN, size="168x120", frames=26)
     out, failures = extract(tmp_path, "--transcode", "auto")
     assert not failures
-    names = sorted([*fit, *unfit, "size.mp4"])
-    assert {n: own for n, own in zip(names, own_vectors(out).values(), strict=True) if own} == dict.fromkeys(fit, True)
+    names = sorted([*accepted, *rejected, "size.mp4"])
+    assert {name for name, own in zip(names, own_vectors(out).values(), strict=True) if own} == set(accepted)
 
 
-def test_never_says_why_it_cannot(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_never_reports_why_vectors_are_unusable(make_video: MakeVideo, tmp_path: Path) -> None:
     make_video(tmp_path / "hevc.mp4", "-c:v", "libx265", "-x265-params", "log-level=none", frames=5)
     make_video(tmp_path / "vp9.webm", "-c:v", "libvpx-vp9", "-deadline", "realtime", frames=5)
     make_video(tmp_path / "size.mp4", *X264, size="168x120", frames=5)
     make_video(tmp_path / "fine.mp4", *X264, frames=5)
     _, failures = extract(tmp_path, "--transcode", "never")
-    assert "the codec hevc gives no motion vectors" in failures.pop("hevc.mp4")
-    assert "the codec vp9 gives no motion vectors" in failures.pop("vp9.webm")
-    assert "size 168x120 is not 160x120" in failures.pop("size.mp4")
+    assert "no motion vectors available for codec hevc" in failures.pop("hevc.mp4")
+    assert "no motion vectors available for codec vp9" in failures.pop("vp9.webm")
+    assert "size 168x120 is not the --size 160x120" in failures.pop("size.mp4")
     assert not failures
 
 
 @pytest.mark.parametrize("suffix", ["mp4", "h264"])
-def test_without_frames_all_else_is_the_same(make_video: MakeVideo, tmp_path: Path, suffix: str) -> None:
+def test_no_frames_changes_nothing_else(make_video: MakeVideo, tmp_path: Path, suffix: str) -> None:
     for name in ("with", "without"):
         # An elementary stream has no time stamps.
         make_video(tmp_path / name / f"a.{suffix}", *X264, source="mandelbrot", frames=40)
@@ -181,10 +181,10 @@ def ffmpeg_run(ffmpeg: FfmpegBinary) -> Callable[..., None]:
 
 def test_rotation_is_applied(make_video: MakeVideo, ffmpeg_run: Callable[..., None], tmp_path: Path) -> None:
     upright = make_video(tmp_path / "upright" / "a.mp4", *X264, frames=5)
-    (tmp_path / "turned").mkdir()
-    ffmpeg_run("-display_rotation", 180, "-i", upright, "-c", "copy", tmp_path / "turned" / "a.mp4")
+    (tmp_path / "rotated").mkdir()
+    ffmpeg_run("-display_rotation", 180, "-i", upright, "-c", "copy", tmp_path / "rotated" / "a.mp4")
     first = pictures(*only(extract(tmp_path / "upright")[0])).astype(int)
-    second = pictures(*only(extract(tmp_path / "turned")[0])).astype(int)
+    second = pictures(*only(extract(tmp_path / "rotated")[0])).astype(int)
     assert np.abs(first[:, ::-1, ::-1] - second).mean() < 6 < np.abs(first - second).mean()
 
 
@@ -201,15 +201,15 @@ def test_own_vectors_keep_the_coded_orientation(
     assert own_vectors(extract(tmp_path / "auto", "--transcode", "auto")[0]) == {"v0": False}
 
 
-def test_pixel_shape_is_not_looked_at(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_pixel_aspect_ratio_is_ignored(make_video: MakeVideo, tmp_path: Path) -> None:
     make_video(tmp_path / "square" / "a.mp4", *X264, frames=5)
     make_video(tmp_path / "wide" / "a.mp4", *X264, "-vf", "setsar=2/1", frames=5)
     first, second = (pictures(*only(extract(tmp_path / name)[0])) for name in ("square", "wide"))
     np.testing.assert_array_equal(first, second)
 
 
-def test_variable_frame_rate_keeps_every_frame_and_its_time(make_video: MakeVideo, tmp_path: Path) -> None:
-    # Every frame twice as late as the one before would be: 0, 1, 4, 9, ... thirtieths of a second.
+def test_variable_frame_rate_keeps_every_frame_and_time_stamp(make_video: MakeVideo, tmp_path: Path) -> None:
+    # Time stamps 0, 1, 4, 9, ... thirtieths of a second.
     make_video(tmp_path / "a.mkv", *X264, "-vf", "setpts=N*N/30/TB", "-fps_mode", "passthrough", frames=12)
     shards, entry = only(extract(tmp_path)[0])
     assert entry.frame_count == 12
@@ -225,7 +225,7 @@ def test_variable_frame_rate_keeps_every_frame_and_its_time(make_video: MakeVide
         ("160x120", ("-pix_fmt", "yuv422p10le")), ("160x120", ("-color_range", "pc", "-pix_fmt", "yuvj420p")),
     ],
 )  # fmt: skip
-def test_odd_sizes_and_deep_or_full_colours(
+def test_odd_sizes_high_bit_depth_and_full_range(
     make_video: MakeVideo, tmp_path: Path, size: str, options: tuple[str, ...]
 ) -> None:
     source = make_video(tmp_path / "a.mkv", *X264, *options, "-crf", "10", source="testsrc", size=size, frames=5)
@@ -234,10 +234,10 @@ def test_odd_sizes_and_deep_or_full_colours(
     with av.open(str(source)) as container:
         frames = [f.reformat(64, 48, "rgb24", interpolation="AREA").to_ndarray() for f in container.decode(video=0)]
     error = np.abs(pictures(shards, entry).astype(int) - np.stack(frames)).mean()
-    assert error < 12, "colours and geometry are kept"
+    assert error < 12, "colors and geometry are preserved"
 
 
-def test_the_largest_video_stream_counts_and_covers_do_not(
+def test_largest_video_stream_is_used_and_cover_pictures_are_not(
     make_video: MakeVideo, ffmpeg_run: Callable[..., None], tmp_path: Path
 ) -> None:
     small = make_video(tmp_path / "parts" / "small.mp4", *X264, size="64x48", frames=9)
@@ -256,7 +256,7 @@ def test_the_largest_video_stream_counts_and_covers_do_not(
 
 
 @pytest.mark.parametrize("transcode", ["always", "auto", "never"])
-def test_a_change_of_resolution_within_a_stream(make_video: MakeVideo, tmp_path: Path, transcode: str) -> None:
+def test_resolution_change_within_a_stream(make_video: MakeVideo, tmp_path: Path, transcode: str) -> None:
     parts = [
         make_video(tmp_path / "parts" / f"{i}.h264", *PLAIN, "-vf", f"scale={size}", frames=12)
         for i, size in enumerate(["160:120", "96:64"])
@@ -265,16 +265,16 @@ def test_a_change_of_resolution_within_a_stream(make_video: MakeVideo, tmp_path:
     (tmp_path / "v" / "a.h264").write_bytes(b"".join(p.read_bytes() for p in parts))
     out, failures = extract(tmp_path / "v", "--transcode", transcode)
     if transcode == "never":
-        assert "size of the picture changes" in failures["a.h264"]
+        assert "picture size changes" in failures["a.h264"]
         return
     shards, entry = only(out)
     assert entry.frame_count == 24
     assert own_vectors(out) == {"v0": False}
     first, second = pictures(shards, entry).reshape(2, 12, 48, 64, 3).astype(int)
-    assert np.abs(first - second).mean() < 25, "both parts fill the same picture"
+    assert np.abs(first - second).mean() < 25, "both parts are scaled to the same size"
 
 
-def test_names_that_are_hard_to_pass_on(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_unusual_file_names(make_video: MakeVideo, tmp_path: Path) -> None:
     plain = make_video(tmp_path / "plain.mp4", *X264, frames=3)
     names = ["a b.mp4", "-i.mp4", "qu'o\"te.mp4", "line\nbreak.mp4", "%d.mp4", "file:x.mp4", "ünï.mp4", "[x],;.mp4"]
     folder = tmp_path / "v"
@@ -291,10 +291,10 @@ def test_names_that_are_hard_to_pass_on(make_video: MakeVideo, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("transcode", ["always", "never"])
-def test_texts_in_the_source_need_not_be_utf_8(make_video: MakeVideo, tmp_path: Path, transcode: str) -> None:
+def test_metadata_need_not_be_utf_8(make_video: MakeVideo, tmp_path: Path, transcode: str) -> None:
     for suffix in ("avi", "mp4", "mkv"):
-        texts = ("-metadata", "title=Vor\udcfc", "-metadata:s:v:0", "title=Vor\udcfc")
-        make_video(tmp_path / f"a.{suffix}", "-c:v", "mpeg4", *texts, frames=13)
+        metadata = ("-metadata", "title=Vor\udcfc", "-metadata:s:v:0", "title=Vor\udcfc")
+        make_video(tmp_path / f"a.{suffix}", "-c:v", "mpeg4", *metadata, frames=13)
     out, failures = extract(tmp_path, "--transcode", transcode)
     assert not failures
     assert [entry.frame_count for entry in ShardSet(out).videos] == [13, 13, 13]
@@ -309,12 +309,12 @@ def test_packed_b_frames_in_avi(real_videos: Path, tmp_path: Path) -> None:
     assert entry.frame_count == decoded
 
 
-def test_segments_are_the_whole_in_pieces(make_video: MakeVideo, tmp_path: Path) -> None:
+def test_segments_equal_slices_of_the_whole_video(make_video: MakeVideo, tmp_path: Path) -> None:
     for name in ("whole", "cut"):
         make_video(tmp_path / name / "a.mp4", *X264, source="mandelbrot", frames=80)
     shards, whole = only(extract(tmp_path / "whole", "--gop", "10")[0])
     pieces = ShardSet(extract(tmp_path / "cut", "--gop", "10", "--segment-seconds", "0.8")[0])
-    # 24 frames are 0.8 s; the next I-frames stand at 30, 50 and 80, which is the end.
+    # 0.8 s are 24 frames; the next I-frames are at frames 30, 50 and 80, which is the end.
     assert [(v.video_id, v.row, v.frame_count) for v in pieces.videos] == [
         ("v0#0000", 0, 30), ("v0#0001", 0, 20), ("v0#0002", 0, 30),
     ]  # fmt: skip
@@ -331,5 +331,5 @@ def test_segments_are_the_whole_in_pieces(make_video: MakeVideo, tmp_path: Path)
         assert bytes(pieces.keyframe_jpeg(piece, 0)) == bytes(shards.keyframe_jpeg(whole, first))
         start = stop
     assert start == whole.frame_count
-    code = CliRunner().invoke(main, ["verify", str(tmp_path / "cut" / "out")])
-    assert code.exit_code == 0, code.output
+    result = CliRunner().invoke(main, ["verify", str(tmp_path / "cut" / "out")])
+    assert result.exit_code == 0, result.output

@@ -1,4 +1,4 @@
-"""What `cmd-extract submit` would submit and what it refuses; a real Slurm takes part in tests/cluster."""
+"""Dry runs and rejected options of `cmd-extract submit`; tests/cluster submits to a real Slurm."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ def write_manifest(folder: Path, rows: int) -> Path:
     return path
 
 
-def test_submit_shows_what_it_would_do_and_refuses_what_run_would_refuse(tmp_path: Path) -> None:
+def test_submit_shows_its_scripts_and_rejects_invalid_options_of_run(tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path, 9)
     out = tmp_path / "it's 100% mine"
     options = ("--partition", "main", "--array-parallelism", 2, "--num-tasks", 3, "--time", "1:00", "--mem", "2G")
     code, output = run("submit", manifest, out, *options, "--dry-run", "--", "--videos-per-shard", 2)
     assert code == 0, output
     lines = output.splitlines()
-    wanted = ("--array=0-2%2", "--partition=main", "--time=1:00", "--mem=2G", "--requeue")
-    assert all(f"#SBATCH {option}" in lines for option in wanted)
+    expected = ("--array=0-2%2", "--partition=main", "--time=1:00", "--mem=2G", "--requeue")
+    assert all(f"#SBATCH {option}" in lines for option in expected)
     assert f'#SBATCH --output="{tmp_path}/it\'s 100%% mine/jobs/logs/extract-%A_%a.log"' in lines
     assert any(line.startswith("exec ") and line.endswith("--num-tasks 3 --videos-per-shard 2") for line in lines)
     assert not out.exists()
@@ -44,22 +44,22 @@ def test_submit_shows_what_it_would_do_and_refuses_what_run_would_refuse(tmp_pat
     assert code == 2
     assert "--videos-per-shrad" in output
     code, output = run("submit", manifest, out, "--dry-run", "--", "--transcode", "never", "--fps", 25)
-    assert code == 2, "run checks more than the names"
+    assert code == 2, "values are checked, not only names"
     assert "fps" in output
 
 
 @pytest.mark.parametrize(
-    "words",
+    "arguments",
     [("--task", 0), ("--num-tasks", 4), ("--no-share",), ("--backend", "dask"), ("--retry-failures", "all")],
 )
-def test_submit_refuses_what_contradicts_an_array(tmp_path: Path, words: tuple[object, ...]) -> None:
+def test_submit_rejects_options_that_contradict_an_array(tmp_path: Path, arguments: tuple[object, ...]) -> None:
     manifest = write_manifest(tmp_path, 9)
-    code, output = run("submit", manifest, tmp_path / "out", "--dry-run", "--", *words)
+    code, output = run("submit", manifest, tmp_path / "out", "--dry-run", "--", *arguments)
     assert code == 2
-    assert f"{words[0]}: not among the options of the tasks" in output
+    assert f"{arguments[0]}: cannot be passed to the tasks" in output
 
 
-def test_submit_refuses_the_folder_of_another_extraction(make_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_submit_rejects_a_folder_with_another_extraction(make_video: Callable[..., Path], tmp_path: Path) -> None:
     make_video(tmp_path / "v0.mp4", "-c:v", "libx264", frames=6, size="64x48")
     manifest, out = write_manifest(tmp_path, 1), tmp_path / "out"
     assert run("run", manifest, out, *OPTIONS)[0] == 0

@@ -1,10 +1,11 @@
-"""Extraction by tasks, without a scheduler: they run one after the other, or find what others have left."""
+"""Distributed extraction without a scheduler: tasks run one after the other, or find the state left by others."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from tests.command_line import call as run_command
 
 SHARDS = 5
 OPTIONS = ("--videos-per-shard", "2", "--workers", "1", "--size", "64x48", "--frame-short-side", "24")
-WITH_FAILURES = 3
+SOME_FAILED = 3  # exit code
 PROGRAM = (sys.executable, "-c", "from cmd_extract.cli.main import main; main()")
 
 
@@ -39,14 +40,14 @@ def run(*arguments: object) -> tuple[int, str]:
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
-    """Nine rows, the first of a truncated file, the last without a file."""
+    """Manifest of nine rows; the first file is truncated, the last is missing."""
     folder = tmp_path_factory.mktemp("videos")
     for i in range(1, 8):
         make_video(folder / f"v{i}.mp4", "-c:v", "libx264", frames=5 + i, size="64x48")
-    whole = make_video(
+    truncated = make_video(
         folder / "v0.mp4", "-c:v", "libx264", "-movflags", "+faststart", source="mandelbrot", frames=20, size="64x48"
     )
-    whole.write_bytes(whole.read_bytes()[: whole.stat().st_size * 2 // 3])
+    truncated.write_bytes(truncated.read_bytes()[: truncated.stat().st_size * 2 // 3])
     path = folder / "manifest.csv"
     path.write_text("id,path\n" + "".join(f"v{i},v{i}.mp4\n" for i in range(9)))
     return path
@@ -54,8 +55,8 @@ def manifest(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[...,
 
 @pytest.fixture(scope="module")
 def reference(manifest: Path) -> dict[str, str]:
-    out = manifest.parent / "one"
-    assert run("run", manifest, out, *OPTIONS)[0] == WITH_FAILURES
+    out = manifest.parent / "single"
+    assert run("run", manifest, out, *OPTIONS)[0] == SOME_FAILED
     return results(out)
 
 
@@ -64,8 +65,8 @@ def results(out: Path) -> dict[str, str]:
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
-def put_claim(out: Path, number: int) -> Path:
-    """A claim of a process of another machine that seems to be alive."""
+def write_claim(out: Path, number: int) -> Path:
+    """Write a claim that appears to belong to a running process on another machine."""
     path = out / "claims" / f"shard-{number:05d}.h5"
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(asdict(Owner(host="n1", machine="another", pid=1, job="7", restart=0))))
@@ -73,7 +74,7 @@ def put_claim(out: Path, number: int) -> Path:
 
 
 @pytest.mark.parametrize("num_tasks", [2, 7])
-def test_tasks_make_together_what_one_run_makes(
+def test_tasks_produce_the_same_output_as_a_single_run(
     manifest: Path, reference: dict[str, str], tmp_path: Path, num_tasks: int
 ) -> None:
     out = tmp_path / "out"
@@ -81,9 +82,9 @@ def test_tasks_make_together_what_one_run_makes(
         code, output = run("run", manifest, out, *OPTIONS, "--task", task, "--num-tasks", num_tasks)
         assert code == 0, output
         assert not (out / "index.json").exists()
-    assert "damaged   1, extracted as far" in output  # of task 0, the last to run
+    assert "damaged   1, extracted as far" in output  # task 0 runs last
     code, output = run("merge", out)
-    assert code == WITH_FAILURES
+    assert code == SOME_FAILED
     assert f"1 damaged ({out / 'damaged.csv'})" in output
     assert "v0" in (out / "damaged.csv").read_text()
     assert results(out) == reference
@@ -92,35 +93,33 @@ def test_tasks_make_together_what_one_run_makes(
     assert json.loads((out / "run.json").read_text())["summary"]["new_videos"] == 8
 
 
-def test_a_merge_does_not_trust_a_shard_that_is_not_as_its_task_left_it(
-    manifest: Path, reference: dict[str, str], tmp_path: Path
-) -> None:
+def test_merge_reads_a_shard_whose_logs_disagree(manifest: Path, reference: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)
     (log,) = (out / "tasks").iterdir()
     lines = log.read_text().splitlines()
-    # Two attempts that disagree: the shard is read.
-    told = json.loads(lines[1]) | {"sha256": "0" * 64}
-    (out / "tasks" / "00000-of-00001--n1-1-1.jsonl").write_text(f"{lines[0]}\n{json.dumps(told)}\n")
-    assert run("merge", out)[0] == WITH_FAILURES
+    # With two attempts that disagree, the merge must compute the checksum itself.
+    event = json.loads(lines[1]) | {"sha256": "0" * 64}
+    (out / "tasks" / "00000-of-00001--n1-1-1.jsonl").write_text(f"{lines[0]}\n{json.dumps(event)}\n")
+    assert run("merge", out)[0] == SOME_FAILED
     assert results(out) == reference
 
 
-def test_a_merge_reads_a_shard_that_was_made_again_without_a_log(manifest: Path, tmp_path: Path) -> None:
+def test_merge_reads_a_shard_rebuilt_without_a_log(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)
     shard = out / "shard-00002.h5"
     before = shard.read_bytes()
-    with h5py.File(shard, "r+", locking=False) as file:  # as long as before, like many a shard that is made again
+    with h5py.File(shard, "r+", locking=False) as file:  # keep the size, as a retry often does
         file[FRAME_JPEG][9] ^= 1
     after = shard.read_bytes()
     assert len(after) == len(before)
-    assert run("merge", out)[0] == WITH_FAILURES
+    assert run("merge", out)[0] == SOME_FAILED
     entry = json.loads((out / "index.json").read_text())["shards"][2]
     assert entry["sha256"] == hashlib.sha256(after).hexdigest()
 
 
-def test_a_merge_leaves_alone_what_others_are_at_work_on(manifest: Path, tmp_path: Path) -> None:
+def test_merge_keeps_temporary_files_of_running_processes(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)
     retry, merge = out / ".extract-n1-1-scratch", out / ".extract-n2-1-index.json"
@@ -129,24 +128,24 @@ def test_a_merge_leaves_alone_what_others_are_at_work_on(manifest: Path, tmp_pat
     for path in (merge, old):
         path.touch()
     os.utime(old, (0, 0))
-    assert run("merge", out)[0] == WITH_FAILURES
+    assert run("merge", out)[0] == SOME_FAILED
     assert set(out.glob(".*")) == {retry, merge}
 
 
-def test_status_goes_by_the_clock_of_the_file_system(
+def test_status_uses_the_clock_of_the_file_system(
     manifest: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "out"
     (out / "jobs").mkdir(parents=True)
     code, output = run("status", out)
     assert code == 0
-    assert "submitted, no task has started yet" in output
-    # The hosts' clocks disagree, in both directions.
+    assert "submitted, but no task has started yet" in output
+    # Host clocks are off in both directions.
     clock = time.time
     for task, offset in enumerate((9000, -9000)):
         monkeypatch.setattr(time, "time", lambda offset=offset: clock() + offset)
         run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 2, "--max-failures", task)
-    put_claim(out, 1)
+    write_claim(out, 1)
     assert "1 running, 0 stale" in run("status", out)[1]
     monkeypatch.setattr(time, "time", clock)
     first, second = read_attempts(out, clock(), 180)
@@ -154,16 +153,17 @@ def test_status_goes_by_the_clock_of_the_file_system(
     assert all(0 <= attempt.seconds < 300 for attempt in (first, second))
 
 
-def test_a_shard_that_has_gone_is_not_done(manifest: Path, tmp_path: Path) -> None:
+def test_removed_shard_is_not_done(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)
     (out / "shard-00001.h5").unlink()
     output = run("status", out, "--shards")[1]
     assert "4 done, 0 running, 1 stale" in output
-    assert "0 of 1     stale          4/5" in output
+    assert re.search(r"^0 of 1 +stale .* 4/5 ", output, re.MULTILINE)
+    assert re.search(r"^shard-00001.h5 +stale$", output, re.MULTILINE)
 
 
-def test_a_merge_names_what_is_missing_and_status_says_why(manifest: Path, tmp_path: Path) -> None:
+def test_merge_names_missing_shards_and_status_shows_the_reason(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     share = ("--num-tasks", 3, "--task")
     assert run("run", manifest, out, *OPTIONS, *share, 0)[0] == 0
@@ -171,28 +171,27 @@ def test_a_merge_names_what_is_missing_and_status_says_why(manifest: Path, tmp_p
     assert code == 4, output  # shards 1 and 4; the row without a file is in 4
     code, output = run("merge", out)
     assert code == 1
-    assert "missing of 5: 2 shards (shard-00002.h5; shard-00004.h5)" in output
-    put_claim(out, 2)
+    assert "missing 2 shards (shard-00002.h5; shard-00004.h5) of 5" in output
+    write_claim(out, 2)
     code, output = run("status", out, "--shards")
     assert code == 0
-    assert "3 done, 1 running, 0 stale, 1 failed, 0 waiting; 5 in all" in output
-    assert "more than 0 videos failed" in output
-    assert "shard-00002.h5  running" in output
-    assert "shard-00004.h5  failed" in output
+    assert "5 shards: 3 done, 1 running, 0 stale, 1 failed, 0 waiting" in output
+    assert "failed, more than --max-failures allows" in output
+    assert re.search(r"^shard-00002.h5 +running\nshard-00004.h5 +failed$", output, re.MULTILINE)
     os.utime(out / "claims" / "shard-00002.h5", (0, 0))
     assert "3 done, 0 running, 1 stale, 1 failed" in run("status", out)[1]
-    # What is missing is made by a run that shares it otherwise.
+    # A run with a different number of tasks builds the missing shards.
     assert run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)[0] == 0
-    assert run("merge", out)[0] == WITH_FAILURES
-    assert "5 done, 0 running, 0 stale, 0 failed, 0 waiting; 5 in all; merged" in run("status", out)[1]
+    assert run("merge", out)[0] == SOME_FAILED
+    assert "5 shards: 5 done, 0 running, 0 stale, 0 failed, 0 waiting; merged" in run("status", out)[1]
 
 
-def test_a_shard_that_another_holds_is_awaited_and_taken_over_when_it_falls_silent(
+def test_task_waits_for_a_claimed_shard_and_takes_over_a_stale_claim(
     manifest: Path, reference: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    claim = put_claim(out, 3)
+    claim = write_claim(out, 3)
     task = ("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1, "--stale-after", "2")
     stop = threading.Event()
 
@@ -200,10 +199,10 @@ def test_a_shard_that_another_holds_is_awaited_and_taken_over_when_it_falls_sile
         while not stop.wait(0.1):
             os.utime(claim)
 
-    other = threading.Thread(target=keep_alive)
-    other.start()
+    owner = threading.Thread(target=keep_alive)
+    owner.start()
     codes: list[int] = []
-    waiting = threading.Thread(target=lambda: codes.append(in_a_process(task)))
+    waiting = threading.Thread(target=lambda: codes.append(run_in_process(task)))
     waiting.start()
     end = time.monotonic() + 120
     while len(list(out.glob("shard-*.h5"))) < SHARDS - 1:
@@ -212,18 +211,18 @@ def test_a_shard_that_another_holds_is_awaited_and_taken_over_when_it_falls_sile
     assert waiting.is_alive()
     assert not (out / "shard-00003.h5").exists()
     stop.set()
-    other.join()
+    owner.join()
     waiting.join(120)
     assert codes == [0]
-    assert run("merge", out)[0] == WITH_FAILURES
+    assert run("merge", out)[0] == SOME_FAILED
     assert results(out) == reference
 
 
-def in_a_process(arguments: tuple[object, ...]) -> int:
+def run_in_process(arguments: tuple[object, ...]) -> int:
     return subprocess.run([*PROGRAM, *map(str, arguments)], check=False, capture_output=True, timeout=120).returncode
 
 
-def test_a_task_that_is_stopped_gives_back_its_claims_and_says_so(
+def test_stopped_task_releases_its_claims_and_logs_its_state(
     manifest: Path, reference: dict[str, str], ffmpeg: FfmpegBinary, tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
@@ -238,7 +237,7 @@ def test_a_task_that_is_stopped_gives_back_its_claims_and_says_so(
         while sorted(p.name for p in (out / "claims").glob("shard-*")) != ["shard-00001.h5", "shard-00002.h5"]:
             assert time.monotonic() < end
             time.sleep(0.05)
-        task.terminate()  # what a scheduler does at the time limit
+        task.terminate()  # as a scheduler does at the time limit
         assert task.wait(120) == 130
     finally:
         task.kill()
@@ -250,24 +249,24 @@ def test_a_task_that_is_stopped_gives_back_its_claims_and_says_so(
     for gate in gates:
         gate.unlink()
     assert run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1, "--ffmpeg", gated)[0] == 0
-    assert run("merge", out)[0] == WITH_FAILURES
+    assert run("merge", out)[0] == SOME_FAILED
     assert results(out) == reference
 
 
-def test_a_shard_that_another_finishes_is_not_made_again(
+def test_shard_finished_by_another_process_is_not_rebuilt(
     manifest: Path, reference: dict[str, str], tmp_path: Path
 ) -> None:
     out = tmp_path / "out"
     out.mkdir()
-    put_claim(out, 3)
-    done = manifest.parent / "one" / "shard-00003.h5"
-    timer = threading.Thread(target=lambda: (wait_for_shards(out), shutil.copy(done, out / done.name)))
-    timer.start()
+    write_claim(out, 3)
+    done = manifest.parent / "single" / "shard-00003.h5"
+    other = threading.Thread(target=lambda: (wait_for_shards(out), shutil.copy(done, out / done.name)))
+    other.start()
     code, output = run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)
-    timer.join()
+    other.join()
     assert code == 0, output
-    assert "4 made, 1 were there or made by others" in output
-    assert run("merge", out)[0] == WITH_FAILURES
+    assert "4 built, 1 existing or built by other tasks" in output
+    assert run("merge", out)[0] == SOME_FAILED
     assert results(out) == reference
 
 
@@ -277,22 +276,22 @@ def wait_for_shards(out: Path) -> None:
         time.sleep(0.1)
 
 
-def test_a_scratch_folder_on_another_file_system_gives_the_same_bytes(
+def test_scratch_folder_on_another_file_system_gives_the_same_bytes(
     manifest: Path, reference: dict[str, str], tmp_path: Path
 ) -> None:
     other = Path("/dev/shm")
     if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
-        pytest.skip("there is only one file system here")
+        pytest.skip("needs a second file system in /dev/shm")
     with tempfile.TemporaryDirectory(dir=other) as scratch:
-        assert run("run", manifest, tmp_path / "out", *OPTIONS, "--scratch", scratch)[0] == WITH_FAILURES
+        assert run("run", manifest, tmp_path / "out", *OPTIONS, "--scratch", scratch)[0] == SOME_FAILED
         assert not list(Path(scratch).iterdir())
     assert results(tmp_path / "out") == reference
 
 
-def test_the_bytes_do_not_depend_on_who_else_looks_at_a_dataset(
+def test_bytes_do_not_depend_on_other_references_to_a_dataset(
     manifest: Path, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # A profiler that keeps a frame keeps its local variables, and a dataset would be closed when that lets go.
+    # A profiler that holds a stack frame also holds its local variables, which delays the closing of datasets.
     kept = []
     create = h5py.File.create_dataset
 
@@ -303,6 +302,6 @@ def test_the_bytes_do_not_depend_on_who_else_looks_at_a_dataset(
         return dataset
 
     monkeypatch.setattr(h5py.File, "create_dataset", create_and_keep)
-    assert run("run", manifest, tmp_path / "out", *OPTIONS)[0] == WITH_FAILURES
+    assert run("run", manifest, tmp_path / "out", *OPTIONS)[0] == SOME_FAILED
     assert len(kept) == SHARDS
     assert results(tmp_path / "out") == reference

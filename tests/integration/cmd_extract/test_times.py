@@ -1,4 +1,4 @@
-"""Time stamps are the source's, whatever is extracted and whoever reads it."""
+"""Time stamps equal those of the source with and without frames, for every reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 from tests.integration.cmd_extract.test_sources import X264, extract, only
 
 MakeVideo = Callable[..., Path]
-# 0, 1, 4, 9, ... thirtieths of a second.
+# "variable.mkv": time stamps 0, 1, 4, 9, ... thirtieths of a second.
 SOURCES = {
     "30.mp4": X264,
     "30.avi": ("-c:v", "mpeg4", "-bf", "2"),
@@ -23,7 +23,7 @@ SOURCES = {
 
 @pytest.mark.parametrize("name", SOURCES)
 @pytest.mark.parametrize("transcode", ["always", "auto"])
-def test_a_canonical_stream_without_frames_keeps_the_times_of_the_source(
+def test_source_time_stamps_are_kept_without_frames(
     make_video: MakeVideo, tmp_path: Path, name: str, transcode: str
 ) -> None:
     found = {}

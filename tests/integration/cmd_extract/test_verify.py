@@ -1,3 +1,5 @@
+"""``verify``, ``inspect`` and ``preview``."""
+
 from __future__ import annotations
 
 import json
@@ -28,7 +30,7 @@ def original(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) ->
     folder = tmp_path_factory.mktemp("original")
     for name in "abc":
         make_video(folder / f"{name}.mp4", "-c:v", "libx264", source="mandelbrot", frames=26)
-    (folder / "bad.mp4").write_text("no video")
+    (folder / "bad.mp4").write_text("not a video")
     rows = [f"{n},{n}.mp4,class {n},train" for n in ("a", "bad", "b", "c")]
     (folder / "m.csv").write_text("\n".join(["id,path,label,split", *rows]) + "\n")
     size = ("--size", "160x120", "--frame-short-side", "48")
@@ -44,8 +46,8 @@ def folder(original: Path, tmp_path: Path) -> Path:
     return tmp_path / "copy"
 
 
-def reseal(out: Path, number: int) -> None:
-    """Makes the index agree with a shard's bytes, so that only its contents can give the damage away."""
+def update_index(out: Path, number: int) -> None:
+    """Update size and checksum of a shard in the index, so that only the content reveals the damage."""
     index = json.loads((out / "index.json").read_text())
     path = out / index["shards"][number]["name"]
     before = index["shards"][number]["size_bytes"]
@@ -58,10 +60,10 @@ def contents(out: Path) -> dict[str, bytes]:
     return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "run.json"}
 
 
-def test_a_whole_extraction_is_well(folder: Path) -> None:
-    code, said = call("verify", folder / "out")
-    assert code == 0, said
-    assert "all well" in said
+def test_an_intact_extraction_has_no_problems(folder: Path) -> None:
+    code, output = call("verify", folder / "out")
+    assert code == 0, output
+    assert "no problems found" in output
 
 
 def break_jpeg(file: h5py.File) -> None:
@@ -96,87 +98,89 @@ def break_row(file: h5py.File) -> None:
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (break_jpeg, "frame 3: a damaged JPEG"), (break_keyframe_size, "keyframe 0: 160x120 pixels, not 158x118"),
-        (break_offset, "frame/offset does not divide"), (break_count, "first frames do not follow|the videos have"),
-        (break_keyframe, "keyframes are not the I-frames"), (break_grid, "motion in invalid cells"),
-        (break_row, "are not the manifest rows"),
+        (break_jpeg, "frame 3: damaged JPEG"), (break_keyframe_size, "keyframe 0: 160x120 pixels, expected 158x118"),
+        (break_offset, "frame/offset does not match"), (break_count, "video/first_frame does not match"),
+        (break_keyframe, "the keyframes are not the I-frames"), (break_grid, "motion in invalid cells"),
+        (break_row, "do not cover exactly the manifest rows 2 to 3"),
     ],
 )  # fmt: skip
-def test_damage_that_checksums_do_not_show_is_named(
+def test_damage_with_a_matching_checksum_is_reported(
     folder: Path, damage: Callable[[h5py.File], None], message: str
 ) -> None:
     out = folder / "out"
     with h5py.File(out / "shard-00001.h5", "r+") as file:
         damage(file)
-    reseal(out, 1)
-    code, said = call("verify", out)
+    update_index(out, 1)
+    code, output = call("verify", out)
     assert code == 1
-    assert any(part in said for part in message.split("|")), said
-    assert "shard-00000" not in said
+    assert message in output, output
+    assert "shard-00000" not in output
 
 
-@pytest.mark.parametrize("how", ["flipped", "truncated", "missing", "source", "failures"])
-def test_repair_makes_exactly_the_damaged_again(folder: Path, original: Path, make_video: MakeVideo, how: str) -> None:
+@pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "source", "failures"])
+def test_repair_rebuilds_exactly_the_damaged_shards(
+    folder: Path, original: Path, make_video: MakeVideo, damage: str
+) -> None:
     out = folder / "out"
     shard = out / "shard-00001.h5"
     data = bytearray(shard.read_bytes())
-    if how == "flipped":
+    if damage == "flipped":
         data[len(data) // 2] ^= 1
         shard.write_bytes(data)
-    elif how == "truncated":
+    elif damage == "truncated":
         shard.write_bytes(data[: len(data) // 2])
-    elif how == "missing":
+    elif damage == "missing":
         shard.unlink()
-    elif how == "source":
+    elif damage == "source":
         make_video(folder / "c.mp4", "-c:v", "libx264", source="testsrc2", frames=26)
     else:
         (out / "failures.csv").write_text("row,path,stage,reason\n")
-    code, said = call("verify", out)
+    code, output = call("verify", out)
     assert code == 1
-    assert {"source": "c.mp4 has changed", "failures": "failures.csv"}.get(how, "shard-00001.h5") in said
+    assert {"source": "c.mp4 has changed", "failures": "failures.csv"}.get(damage, "shard-00001.h5") in output
     untouched = (out / "shard-00000.h5").stat().st_mtime_ns
-    code, said = call("verify", out, "--repair", "--workers", 1)
-    assert code == 0, said
+    code, output = call("verify", out, "--repair", "--workers", 1)
+    assert code == 0, output
     assert (out / "shard-00000.h5").stat().st_mtime_ns == untouched
-    if how == "source":
+    if damage == "source":
         assert contents(out)["shard-00001.h5"] != contents(original / "out")["shard-00001.h5"]
     else:
         assert contents(out) == contents(original / "out")
 
 
-def test_repair_gives_a_video_the_time_it_is_told(folder: Path) -> None:
+def test_repair_obeys_the_timeout(folder: Path) -> None:
     (folder / "out" / "shard-00001.h5").unlink()
-    code, said = call("verify", folder / "out", "--repair", "--workers", 1, "--timeout", 0.001)
-    assert code == 0, said
+    code, output = call("verify", folder / "out", "--repair", "--workers", 1, "--timeout", 0.001)
+    assert code == 0, output
     reasons = (folder / "out" / "failures.csv").read_text("utf-8")
-    assert "timeout,not done after 0.001 s (--timeout)" in reasons
+    assert "timeout,not finished after 0.001 s (--timeout)" in reasons
 
 
-def test_a_manifest_that_changed_is_no_basis_for_repair(folder: Path) -> None:
+def test_repair_rejects_a_changed_manifest(folder: Path) -> None:
     (folder / "m.csv").write_text((folder / "m.csv").read_text().replace("class a", "class x"))
-    code, said = call("verify", folder / "out", "--repair")
+    code, output = call("verify", folder / "out", "--repair")
     assert code == 1
-    assert "is not what it was" in said
+    assert "has changed since" in output
     assert call("verify", folder / "out", "--no-sources")[0] == 0
 
 
-def test_inspect_tells_the_totals(folder: Path) -> None:
-    code, said = call("inspect", folder / "out")
+def test_inspect_shows_totals(folder: Path) -> None:
+    code, output = call("inspect", folder / "out")
     assert code == 0
-    for text in ("3, 1 failures, 2 shards", "78; a video 26 to 26", "h264 3", "160x120 3", "20x15 cells of 8 pixels"):
-        assert text in said
+    for text in ("3, 1 failures, 2 shards", "78; per video 26 to 26", "h264 3", "160x120 3", "20x15 cells of 8 pixels"):
+        assert text in output
 
 
-def test_preview_shows_what_moves_where(folder: Path, tmp_path: Path) -> None:
-    code, said = call("preview", folder / "out", "--video", "b", "--to", tmp_path / "p.png")
-    assert code == 0, said
+def test_preview_shows_frame_and_motion(folder: Path, tmp_path: Path) -> None:
+    code, output = call("preview", folder / "out", "--video", "b", "--output", tmp_path / "p.png")
+    assert code == 0, output
     picture = np.asarray(Image.open(tmp_path / "p.png")).astype(int)
     assert picture.shape == (4 * (120 + 18), 4 * 164, 3)
-    keyframe, frame, colours, mask = (picture[14:134, 164 * i : 164 * i + 160] for i in range(4))
-    assert np.abs(keyframe - frame).mean() < 40, "both show the video"
+    keyframe, frame, colors, mask = (picture[14:134, 164 * i : 164 * i + 160] for i in range(4))
+    assert np.abs(keyframe - frame).mean() < 40, "both show the same video"
     assert set(np.unique(mask)) <= {0, 255}
     assert mask.any()
-    assert colours.std() > 5
-    assert call("preview", folder / "out", "--video", "b", "--to", tmp_path / "p.gif", "--frames", 6)[0] == 0
+    assert colors.std() > 5
+    assert call("preview", folder / "out", "--video", "b", "--output", tmp_path / "p.gif", "--frames", 6)[0] == 0
     assert getattr(Image.open(tmp_path / "p.gif"), "n_frames", 1) == 6
     assert call("preview", folder / "out", "--video", "zzz")[0] == 2

@@ -1,4 +1,4 @@
-"""A fine-tuning small enough for tests."""
+"""Tiny fine-tuning runs."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from tests.integration.cmd_train.training import options
 
 
 def settings(**changes: object) -> list[str]:
-    """As of the other trainings; of their fields those that are not the recipe's."""
-    words = options(**changes)
+    """Return the options of the other tiny runs with the fine-tuning recipe, on the train part of the split."""
+    words = options(all_videos=False, **changes)
     words[words.index("demo")] = "finetune-demo"
     return [*words, "--split-column", "split"]
 

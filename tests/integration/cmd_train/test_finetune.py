@@ -1,4 +1,4 @@
-"""Fine-tuning through the real command line, on synthesized videos."""
+"""Fine-tuning by the command line, on synthesized videos."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.integration.cmd_train.finetuning import config_of, finetune, settings
 from tests.integration.cmd_train.training import finish, launch, metrics, options, same, until_line, weights
 
 
-def test_a_classifier_is_trained_from_scratch(tuned: Path) -> None:
+def test_classifier_is_trained_from_scratch(tuned: Path) -> None:
     lines = metrics(tuned)
     assert [line["step"] for line in lines] == list(range(1, len(lines) + 1))
     assert all(line["loss"] == line["classification_loss"] for line in lines)
@@ -32,7 +32,7 @@ def test_a_classifier_is_trained_from_scratch(tuned: Path) -> None:
 
 
 @pytest.mark.parametrize("auxiliary", ["none", "motion"])
-def test_it_starts_from_a_pretrained_checkpoint(
+def test_classifier_starts_from_a_pretrained_checkpoint(
     auxiliary: str, pretrained: Path, few_shards: Path, tmp_path: Path
 ) -> None:
     still = {"optim__lr_per_sample": 1e-30, "optim__warmup_lr_per_sample": 0, "optim__epochs": 1}
@@ -41,20 +41,20 @@ def test_it_starts_from_a_pretrained_checkpoint(
     shutil.copytree(pretrained, source)
     result = finetune(few_shards, tmp_path / "run", *words, start=source, **still)
     assert result.exit_code == 0, result.output
-    told = "backbone and motion head" if auxiliary == "motion" else "backbone"
-    assert f"took the {told} of {source}" in result.output
-    assert "sampling.stride 1 there, 2 here" in result.output
+    part = "backbone and motion head" if auxiliary == "motion" else "backbone"
+    assert f"Loaded the {part} from {source}" in result.output
+    assert "sampling.stride 1 in the source, 2 in this run" in result.output
     theirs, ours = weights(pretrained), weights(tmp_path / "run")
     taken = [name for name in ours if not name.startswith("classifier.") and name in theirs]
     assert any(name.startswith("motion.") for name in taken) == (auxiliary == "motion")
     assert all(torch.equal(theirs[name], ours[name]) for name in taken if "running" not in name and "num_" not in name)
     assert ("motion_loss" in metrics(tmp_path / "run")[-1]) == (auxiliary == "motion")
-    # To continue, the source is not needed, but it must be the same one.
+    # Continuing does not need the source, but the same option.
     shutil.rmtree(source)
     assert finetune(few_shards, tmp_path / "run", *words, start=source, **still).exit_code == 0
     other = finetune(few_shards, tmp_path / "run", *words, **still)
     assert other.exit_code == 1
-    assert f"began from {source}" in other.output
+    assert f"started from {source}" in other.output
     record = config_of(tmp_path / "run")["init"]
     assert record["trained_on"]["split_column"] == "split"
 
@@ -68,7 +68,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_stopped_fine_tuning_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
+def test_stopped_fine_tuning_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
     words = ["--from", "scratch", "--auxiliary", "motion", *settings(optim__epochs=30, data__workers=1)]
     process = launch(1, [few_shards, tmp_path / "stopped", *words], "finetune")
     until_line(process, "step 4/")
@@ -78,13 +78,13 @@ def test_a_stopped_fine_tuning_continues_bit_for_bit(few_shards: Path, tmp_path:
     stopped_at = load_checkpoint(tmp_path / "stopped").step
     assert 4 <= stopped_at < 30
     continued = call(train_main, "finetune", few_shards, tmp_path / "stopped", *words)
-    assert f"continuing after step {stopped_at}" in continued.output
+    assert f"Continuing after step {stopped_at}" in continued.output
     whole = call(train_main, "finetune", few_shards, tmp_path / "whole", *words)
     assert (continued.exit_code, whole.exit_code) == (0, 0), whole.output
     assert_same_run(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_a_classifier_alone_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
+def test_fine_tuning_without_motion_continues_bit_for_bit(few_shards: Path, tmp_path: Path) -> None:
     changes = {"optim__epochs": 6, "run__checkpoint_epochs": 1, "run__keep_checkpoints": 9, "data__workers": 1}
     whole = finetune(few_shards, tmp_path / "whole", **changes)
     assert whole.exit_code == 0, whole.output
@@ -92,7 +92,7 @@ def test_a_classifier_alone_continues_bit_for_bit(few_shards: Path, tmp_path: Pa
     for path in list_checkpoints(tmp_path / "part")[2:]:
         shutil.rmtree(path)
     continued = finetune(few_shards, tmp_path / "part", **changes)
-    assert "continuing after step 2 of 6" in continued.output
+    assert "Continuing after step 2 of 6" in continued.output
     assert_same_run(tmp_path / "part", tmp_path / "whole")
 
 
@@ -100,8 +100,8 @@ def test_a_classifier_alone_continues_bit_for_bit(few_shards: Path, tmp_path: Pa
 def test_two_ranks_train_one_classifier(few_shards: Path, tmp_path: Path) -> None:
     words = ["--from", "scratch", "--auxiliary", "motion", *settings(optim__epochs=1)]
     process = launch(2, [few_shards, tmp_path / "run", *words], "finetune")
-    said = finish(process)
-    assert process.returncode == 0, said
+    output = finish(process)
+    assert process.returncode == 0, output
     assert metrics(tmp_path / "run")
 
 
@@ -110,35 +110,39 @@ def test_pretraining_and_fine_tuning_do_not_continue_each_other(
 ) -> None:
     result = finetune(few_shards, pretrained, start=pretrained)
     assert result.exit_code == 1
-    result_of_other = call(train_main, "pretrain", few_shards, tuned, *options(), "--split-column", "split")
+    result_of_other = call(train_main, "pretrain", few_shards, tuned, *options(all_videos=False))
     assert result_of_other.exit_code == 1
-    assert "holds a fine-tuning" in result_of_other.output
+    assert "contains a fine-tuning run" in result_of_other.output
 
 
 @pytest.mark.parametrize(
-    ("words", "start", "told"),
+    ("words", "start", "message"),
     [
         ((), "/nowhere/weights.pth", "/nowhere/weights.pth"),
-        (("--set", "model.width=12"), None, "model.width 8 there, 12 here"),
+        (("--set", "model.width=12"), None, "model.width 8 in the source, 12 in this run"),
         (("--recipe", "ucf101"), "scratch", "'ucf101' is not for cmd-train finetune"),
-        (("--set", "augment.rotation_degrees=5", "--auxiliary", "motion"), "scratch", "rotation_degrees: 5"),
+        (
+            ("--set", "augment.rotation_degrees=5", "--auxiliary", "motion"),
+            "scratch",
+            "must be 0 with --auxiliary motion",
+        ),
         (("--set", "model.context_head=true"), "scratch", "model.context_head"),
         (("--set", "model.motion_head=true", "--set", "sampling.motion_room=true"), "scratch", "--auxiliary none"),
-        (("--part", "val"), "scratch", "'val'"),
+        (("--train-part", "val"), "scratch", "'val'"),
         (("--set", "optim.batch_size=500"), "scratch", "500"),
     ],
 )
-def test_bad_input_is_named_before_the_first_step(
-    words: tuple[str, ...], start: str | None, told: str, few_shards: Path, pretrained: Path, tmp_path: Path
+def test_errors_name_invalid_input_before_the_first_step(
+    words: tuple[str, ...], start: str | None, message: str, few_shards: Path, pretrained: Path, tmp_path: Path
 ) -> None:
     result = finetune(few_shards, tmp_path / "run", *words, start=start or pretrained)
     assert result.exit_code == 1
-    assert told in result.output
+    assert message in result.output
     assert result.output.count("Error:") == 1
     assert not list_checkpoints(tmp_path / "run")
 
 
-def test_where_it_starts_must_be_said(few_shards: Path, tmp_path: Path) -> None:
+def test_from_is_required(few_shards: Path, tmp_path: Path) -> None:
     result = call(train_main, "finetune", few_shards, tmp_path / "run")
     assert result.exit_code == 2
     assert "Missing option '--from'" in result.output
@@ -146,7 +150,7 @@ def test_where_it_starts_must_be_said(few_shards: Path, tmp_path: Path) -> None:
     assert json.loads(printed.output)["model"]["motion_head"] is True
 
 
-def test_one_class_is_refused(few_shards: Path, tmp_path: Path) -> None:
+def test_single_class_is_rejected(few_shards: Path, tmp_path: Path) -> None:
     manifest = few_shards.parent / "videos" / "manifest.csv"
     header, *rows = manifest.read_text().splitlines()
     alone = manifest.with_name("one.csv")
@@ -156,4 +160,4 @@ def test_one_class_is_refused(few_shards: Path, tmp_path: Path) -> None:
     words[words.index("demo")] = "finetune-demo"
     result = call(train_main, "finetune", tmp_path / "shards", tmp_path / "run", *words)
     assert result.exit_code == 1
-    assert "all 3 that have one are 'left'; need at least 2 classes" in result.output
+    assert "have the label 'left' only (3 videos); fine-tuning needs at least 2 classes" in result.output

@@ -16,7 +16,7 @@ from tests.integration.cmd_train.training import finish, launch, metrics, option
 
 pytestmark = pytest.mark.slow
 
-# Augmentation and dropout are on, the queue is filled over both ranks, and workers read.
+# With augmentation, dropout, a key queue filled by all ranks, and data workers.
 OPTIONS = options(
     optim__epochs=4, model__context_queue=12, data__workers=1, run__checkpoint_epochs=1, run__keep_checkpoints=9
 )
@@ -28,12 +28,12 @@ def whole(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "two").mkdir()
     process = launch(2, [few_shards, folder / "run", *OPTIONS], RECORD=str(folder / "two"))
-    said = finish(process)
-    assert process.returncode == 0, said
+    output = finish(process)
+    assert process.returncode == 0, output
     return folder
 
 
-def forget_after(run_dir: Path, step: int) -> None:
+def remove_checkpoints_after(run_dir: Path, step: int) -> None:
     for path in list_checkpoints(run_dir):
         if path.name > f"step-{step:08d}":
             shutil.rmtree(path)
@@ -42,8 +42,8 @@ def forget_after(run_dir: Path, step: int) -> None:
 
 def test_one_and_two_ranks_take_the_same_global_batches(whole: Path, few_shards: Path, tmp_path: Path) -> None:
     process = launch(1, [few_shards, tmp_path / "run", *OPTIONS], RECORD=str(tmp_path))
-    said = finish(process)
-    assert process.returncode == 0, said
+    output = finish(process)
+    assert process.returncode == 0, output
     halves = zip(recorded(whole / "two", 0), recorded(whole / "two", 1), strict=True)
     joined = [list(chain.from_iterable(half)) for half in halves]
     assert joined == recorded(tmp_path, 0)
@@ -53,48 +53,48 @@ def test_one_and_two_ranks_take_the_same_global_batches(whole: Path, few_shards:
 
 def test_two_ranks_continue_bit_for_bit(whole: Path, few_shards: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "run", tmp_path / "run")
-    forget_after(tmp_path / "run", 6)
+    remove_checkpoints_after(tmp_path / "run", 6)
     process = launch(2, [few_shards, tmp_path / "run", *OPTIONS])
-    said = finish(process)
-    assert process.returncode == 0, said
-    assert "continuing after step 6 of 12" in said
+    output = finish(process)
+    assert process.returncode == 0, output
+    assert "Continuing after step 6 of 12" in output
     assert metrics(tmp_path / "run") == metrics(whole / "run")
     assert same(weights(tmp_path / "run"), weights(whole / "run"))
     first, second = (load_checkpoint(folder / "run").load_state()["optimizer"]["state"] for folder in (tmp_path, whole))
     assert all(same(first[key], second[key]) for key in second)
 
 
-def test_two_ranks_that_are_stopped_leave_after_the_same_step(whole: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_stopped_ranks_exit_after_the_same_step(whole: Path, few_shards: Path, tmp_path: Path) -> None:
     process = launch(2, [few_shards, tmp_path / "run", *OPTIONS])
     until_line(process, "step 4/")
-    os.kill(process.pid, signal.SIGTERM)  # torchrun hands it on
+    os.kill(process.pid, signal.SIGTERM)  # torchrun forwards it
     finish(process, timeout=60)
     stopped_at = load_checkpoint(tmp_path / "run").step
     assert 4 <= stopped_at < STEPS
-    said = finish(launch(2, [few_shards, tmp_path / "run", *OPTIONS]))
-    assert f"continuing after step {stopped_at}" in said
+    output = finish(launch(2, [few_shards, tmp_path / "run", *OPTIONS]))
+    assert f"Continuing after step {stopped_at}" in output
     assert metrics(tmp_path / "run") == metrics(whole / "run")
     assert same(weights(tmp_path / "run"), weights(whole / "run"))
 
 
 @pytest.mark.parametrize("ranks", [1, 4])
-def test_another_number_of_ranks_continues(ranks: int, whole: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_run_continues_with_other_numbers_of_ranks(ranks: int, whole: Path, few_shards: Path, tmp_path: Path) -> None:
     shutil.copytree(whole / "run", tmp_path / "run")
-    forget_after(tmp_path / "run", 9)
+    remove_checkpoints_after(tmp_path / "run", 9)
     process = launch(ranks, [few_shards, tmp_path / "run", *OPTIONS], RECORD=str(tmp_path))
-    said = finish(process)
-    assert process.returncode == 0, said
+    output = finish(process)
+    assert process.returncode == 0, output
     taken = zip(*(recorded(tmp_path, rank) for rank in range(ranks)), strict=True)
     before = zip(recorded(whole / "two", 0)[9:], recorded(whole / "two", 1)[9:], strict=True)
     assert [list(chain.from_iterable(t)) for t in taken] == [list(chain.from_iterable(b)) for b in before]
     assert [line["step"] for line in metrics(tmp_path / "run")] == list(range(1, STEPS + 1))
 
 
-def test_a_rank_that_fails_is_named(few_shards: Path, tmp_path: Path) -> None:
+def test_failed_rank_is_named(few_shards: Path, tmp_path: Path) -> None:
     process = launch(2, [few_shards, tmp_path / "run", *OPTIONS], RECORD=str(tmp_path), FAIL_AT="1:3")
-    said = finish(process)
+    output = finish(process)
     assert process.returncode != 0
-    assert f"rank 1 of 2 on {socket.gethostname()}: a broken device" in said
+    assert f"rank 1 of 2 on {socket.gethostname()}: a broken device" in output
     first = min((tmp_path / "run" / "errors").iterdir(), key=lambda path: path.name)
     kept = first.read_text()
     assert kept.startswith(f"rank 1 of 2 on {socket.gethostname()}, process ")
@@ -103,19 +103,19 @@ def test_a_rank_that_fails_is_named(few_shards: Path, tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "run").iterdir()}.isdisjoint({"finished", "stopped"})
 
 
-def test_torchrun_starts_again_after_a_kill_but_not_after_a_stop(whole: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_torchrun_restarts_after_a_kill_but_not_after_a_stop(whole: Path, few_shards: Path, tmp_path: Path) -> None:
     arguments = [few_shards, tmp_path / "run", *OPTIONS]
     process = launch(2, [*arguments, "--max-hours", "1e-9"], restarts=2)
-    said = finish(process)
-    assert process.returncode == 0, said
+    output = finish(process)
+    assert process.returncode == 0, output
     assert json.loads((tmp_path / "run" / "stopped").read_text())["step"] == 1
-    assert said.count("stopped after step 1 (the time is up);") == 1, "one start, one rank speaks"
+    assert output.count("Stopped after step 1 (time limit reached).") == 1, "no restart, and only rank 0 reports"
     process = launch(2, arguments, restarts=1, RECORD=str(tmp_path), KILL_AT="1:7")
-    said = finish(process)
-    assert process.returncode == 0, said
+    output = finish(process)
+    assert process.returncode == 0, output
     assert (tmp_path / "run" / "finished").exists()
-    # Steps 2 to 7 were done, 8 was begun; then it began again after the checkpoint of step 6.
-    assert "continuing after step 6 of 12" in said
+    # Steps 2 to 7 were completed and 8 was started; then the run restarted from the checkpoint of step 6.
+    assert "Continuing after step 6 of 12" in output
     for rank in range(2):
         assert recorded(tmp_path, rank) == [*recorded(whole / "two", rank)[1:8], *recorded(whole / "two", rank)[6:]]
     assert metrics(tmp_path / "run") == metrics(whole / "run")
@@ -128,7 +128,7 @@ def free_port() -> str:
         return str(probe.getsockname()[1])
 
 
-def test_slurm_tasks_find_each_other(whole: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_slurm_tasks_connect_to_each_other(whole: Path, few_shards: Path, tmp_path: Path) -> None:
     port = free_port()
 
     def task(rank: int) -> subprocess.Popen[str]:
@@ -137,24 +137,24 @@ def test_slurm_tasks_find_each_other(whole: Path, few_shards: Path, tmp_path: Pa
         return launch(1, [few_shards, tmp_path / "run", *OPTIONS], **job)
 
     tasks = [task(rank) for rank in range(2)]
-    said = [finish(process) for process in tasks]
-    assert [process.returncode for process in tasks] == [0, 0], said
+    output = [finish(process) for process in tasks]
+    assert [process.returncode for process in tasks] == [0, 0], output
     assert same(weights(tmp_path / "run"), weights(whole / "run"))
 
 
-def test_ranks_that_see_other_checkpoints_refuse_to_continue(whole: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_ranks_with_different_checkpoints_refuse_to_continue(whole: Path, few_shards: Path, tmp_path: Path) -> None:
     port = free_port()
     tasks = []
-    for rank, last in enumerate((9, 6)):  # folders of two hosts that do not share one
+    for rank, last in enumerate((9, 6)):  # two hosts without a shared folder
         run_dir = tmp_path / str(rank)
         shutil.copytree(whole / "run", run_dir)
         (run_dir / "finished").unlink()
-        forget_after(run_dir, last)
-        seat = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-        tasks.append(launch(1, [few_shards, run_dir, *OPTIONS], MASTER_PORT=port, **seat))
+        remove_checkpoints_after(run_dir, last)
+        launch_info = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+        tasks.append(launch(1, [few_shards, run_dir, *OPTIONS], MASTER_PORT=port, **launch_info))
     for rank, process in enumerate(tasks):
-        said = finish(process)
-        assert process.returncode not in (None, 0), said
-        assert f"rank 0 on {socket.gethostname()}: step-00000009 (" in said
-        assert f"rank 1 on {socket.gethostname()}: step-00000006 (" in said
+        output = finish(process)
+        assert process.returncode not in (None, 0), output
+        assert f"rank 0 on {socket.gethostname()}: step-00000009 (" in output
+        assert f"rank 1 on {socket.gethostname()}: step-00000006 (" in output
         assert not (tmp_path / str(rank) / "finished").exists()

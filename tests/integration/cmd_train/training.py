@@ -1,7 +1,8 @@
-"""A training small enough for tests, and its numbers read back; `python -m` it is cmd-train that records its batches.
+"""Tiny training runs and helpers to read their results; as a program, cmd-train with its batches recorded.
 
-As a program it appends the keys of every batch to ``RECORD/rank-R.jsonl``. When a rank has recorded so many lines, it
-fails if FAIL_AT=rank:lines asks for it, is killed (KILL_AT), or waits for the file HOLD_FOR (HOLD_AT).
+The program appends the keys of every batch to ``RECORD/rank-R.jsonl``. Environment variables of the form rank:lines
+make a rank fail (FAIL_AT), kill itself (KILL_AT) or wait for the file HOLD_FOR (HOLD_AT) once it has recorded that many
+lines.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import torch
 
 from cmd_train.checkpoints.files import load_checkpoint
 from tests.paths import ROOT
-from tests.process_groups import leave_for_good
+from tests.process_groups import leave_and_check
 
 SIZES = {
     "model.width": 8,
@@ -38,9 +39,9 @@ FIELDS = SIZES | {
 }
 
 
-def options(**changes: object) -> list[str]:
-    """Words for the command line; ``run__knn_epochs=1`` sets run.knn_epochs."""
-    words = ["--recipe", "demo", "--device", "cpu"]
+def options(*, all_videos: bool = True, **changes: object) -> list[str]:
+    """Return command-line options; ``run__knn_epochs=1`` sets run.knn_epochs."""
+    words = ["--recipe", "demo", "--device", "cpu", *(["--all-videos"] if all_videos else [])]
     given = FIELDS | {"optim.batch_size": 8, "data.workers": 0}
     given |= {name.replace("__", "."): value for name, value in changes.items()}
     return words + [word for field, value in given.items() for word in ("--set", f"{field}={value}")]
@@ -49,15 +50,15 @@ def options(**changes: object) -> list[str]:
 def launch(
     ranks: int, arguments: list[Any], task: str = "pretrain", restarts: int = 0, **environment: str
 ) -> subprocess.Popen[str]:
-    """Starts cmd-train, under torchrun if there are several ranks."""
+    """Start cmd-train, under torchrun if there are several ranks."""
     command = [sys.executable]
     if ranks > 1:
         command += ["-m", "torch.distributed.run", "--nproc-per-node", str(ranks), "--rdzv-backend", "c10d"]
         command += ["--rdzv-endpoint", "localhost:0", "--local-addr", "127.0.0.1", "--max-restarts", str(restarts)]
     command += ["-m", "tests.integration.cmd_train.training", task, *map(str, arguments)]
-    # Another number of threads makes sums in another order.
+    # A different number of threads would change the order of summation.
     given = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"} | environment
-    # Without it, torchrun's restarts fail now and then.
+    # Without this, torchrun's restarts fail occasionally.
     given["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
     return subprocess.Popen(
         command,
@@ -71,7 +72,7 @@ def launch(
 
 
 def finish(process: subprocess.Popen[str], timeout: float = 240) -> str:
-    """All that it says; everything it started is killed if it takes too long."""
+    """Wait for a process and return its output; kill its process group after a timeout."""
     try:
         return process.communicate(timeout=timeout)[0]
     except subprocess.TimeoutExpired:
@@ -80,20 +81,20 @@ def finish(process: subprocess.Popen[str], timeout: float = 240) -> str:
 
 
 def until_line(process: subprocess.Popen[str], start: str) -> None:
-    """Reads what it says up to a line that starts so."""
+    """Read the output of a process up to a line with the given start."""
     deadline = time.monotonic() + 120
     assert process.stdout is not None
-    heard = []
+    output = []
     for line in process.stdout:
-        heard.append(line)
+        output.append(line)
         assert time.monotonic() < deadline
         if line.startswith(start):
             return
-    raise AssertionError("".join(heard))
+    raise AssertionError("".join(output))
 
 
 def metrics(run_dir: Path) -> list[dict[str, float]]:
-    """The lines of metrics.jsonl without what depends on the clock."""
+    """Return the lines of metrics.jsonl without the fields that depend on the clock."""
     lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k not in ("clips_per_second", "data_wait_share")} for line in lines]
 
@@ -137,7 +138,7 @@ def _record_batches() -> None:
             _wait_for(Path(os.environ["HOLD_FOR"]))
         return plain(self, model, batch)
 
-    PretrainObjective.__call__ = recording  # type: ignore[method-assign] # recorded
+    PretrainObjective.__call__ = recording  # type: ignore[method-assign] # replaced on purpose
 
 
 if __name__ == "__main__":
@@ -145,7 +146,7 @@ if __name__ == "__main__":
     from cmd_train.distributed import process_group as distributed
 
     torch.set_num_threads(1)
-    distributed.leave_group = leave_for_good
+    distributed.leave_group = leave_and_check
     if "RECORD" in os.environ:
         _record_batches()
     main()

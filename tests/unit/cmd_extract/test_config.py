@@ -1,34 +1,37 @@
 from __future__ import annotations
 
-import os
-import pickle
-import signal
-import time
-from pathlib import Path
-
 import pytest
 
 from cmd_extract.config import ExtractConfig
-from cmd_extract.decode.ffmpeg import FfmpegBinary
-from cmd_extract.run.job import RunJob
-from cmd_extract.run.plan import automatic_videos_per_shard, plan_shards
-from cmd_extract.schema import VideoRecord
-from cmd_extract.system.signals import interruptible
+from cmd_extract.schema import hash_json
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
     [
         ("width", 341), ("height", 8), ("codec", "hevc"), ("gop", 0), ("quality", 99), ("fps", "fast"), ("fps", "1/0"),
-        ("fps", "1e9"), ("frame_short_side", 300), ("jpeg_quality", 1), ("cell_px", 4),
+        ("fps", "1e9"), ("frame_short_side", 300), ("jpeg_quality", 1), ("cell_px", 4), ("transcode", "sometimes"),
+        ("segment_seconds", 0.0),
     ],
 )  # fmt: skip
-def test_bad_values_are_named(field: str, value: object) -> None:
-    with pytest.raises(ValueError, match=field):
+def test_errors_name_the_field(field: str, value: object) -> None:
+    with pytest.raises(ValueError, match=f"^{field}: "):
         ExtractConfig(**{field: value})
 
 
-def test_frame_size_keeps_the_geometry() -> None:
+def test_quality_range_depends_on_the_codec() -> None:
+    assert ExtractConfig(codec="h264", quality=51).resolved_quality == 51
+    with pytest.raises(ValueError, match="quality: must be at least 1 and at most 31, got 51"):
+        ExtractConfig(quality=51)
+
+
+def test_constant_frame_rate_requires_transcoding() -> None:
+    assert ExtractConfig(fps="30000/1001").fps == "30000/1001"
+    with pytest.raises(ValueError, match="fps: 25 requires transcode always, got auto"):
+        ExtractConfig(fps="25", transcode="auto")
+
+
+def test_frame_size_keeps_the_aspect_ratio() -> None:
     assert ExtractConfig().frame_size == (170, 128)
     assert ExtractConfig(width=256, height=340).frame_size == (128, 170)
 
@@ -38,52 +41,8 @@ def test_default_quality_is_resolved_before_hashing() -> None:
     assert ExtractConfig().describe("x") != ExtractConfig().describe("y")
 
 
-def records(count: int) -> list[VideoRecord]:
-    return [VideoRecord(row=i, video_id=str(i), path=str(i)) for i in range(count)]
-
-
-@pytest.mark.parametrize("count", [1, 7, 32, 33, 237, 9000])
-def test_plan_covers_every_row_once_in_order(count: int) -> None:
-    plans = plan_shards(records(count))
-    assert [r.row for p in plans for r in p.records] == list(range(count))
-    assert max(len(p.records) for p in plans) == min(automatic_videos_per_shard(count), count) <= 256
-    assert [p.number for p in plans] == list(range(len(plans)))
-
-
-def test_plan_refuses_empty_shards() -> None:
-    with pytest.raises(ValueError, match="videos_per_shard: 0"):
-        plan_shards(records(3), 0)
-
-
-def test_an_interrupt_that_the_interpreter_drops_comes_again() -> None:
-    class Witness:
-        def __del__(self) -> None:
-            os.kill(os.getpid(), signal.SIGTERM)
-            # Within a destructor the exception goes nowhere.
-            for _ in range(1000):
-                pass
-
-    def work() -> None:
-        Witness()
-        time.sleep(5)
-        pytest.fail("the interrupt was lost")
-
-    with pytest.raises(KeyboardInterrupt), interruptible():
-        work()
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
-def test_a_worker_elsewhere_tells_the_versions_that_it_works_with(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    binary = FfmpegBinary(path="ffmpeg", version="ffmpeg version 7.1")
-    config = ExtractConfig(transcode="auto")
-    job = RunJob(root=tmp_path, out=tmp_path, scratch=tmp_path, config=config, binary=binary)
-    here = job.described["keyframes"], job.software["av"]
-    sent = pickle.dumps(job)
-    monkeypatch.setattr("cmd_extract.config.version", lambda name: "0.1")
-    monkeypatch.setattr("cmd_extract.run.job.version", lambda name: "0.1")
-    arrived = pickle.loads(sent)
-    assert arrived == job
-    assert (arrived.described["keyframes"], arrived.software["av"]) == ("PyAV 0.1, simplejpeg 0.1", "0.1")
-    assert (job.described["keyframes"], job.software["av"]) == here
+def test_extractor_version_is_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
+    described = ExtractConfig().describe("x")
+    assert (described["format_version"], described["extractor_version"]) == (1, 1)
+    monkeypatch.setattr("cmd_extract.config.EXTRACTOR_VERSION", 2)
+    assert hash_json(ExtractConfig().describe("x")) != hash_json(described)

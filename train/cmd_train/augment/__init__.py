@@ -1,1 +1,1 @@
-"""Augmentation on the training device."""
+"""Data augmentation, computed on the training device."""

@@ -1,46 +1,62 @@
-"""What training does to its pictures and vectors."""
+"""Settings of the augmentation and the shape of the motion input; imports no torch."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
-from cmd_train.augment.global_motion import GLOBAL_MOTIONS, GlobalMotion
+from cmd_extract.system.validation import require, require_choice, require_range
 
-NATIVE_STRIDE = 4
-"""Crop pixels per cell of the native motion input, along each axis."""
+MotionInput = Literal["native", "paper"]
+MOTION_INPUTS: tuple[MotionInput, ...] = get_args(MotionInput)
+
+GlobalMotion = Literal["keep", "median", "affine"]
+GLOBAL_MOTIONS: tuple[GlobalMotion, ...] = get_args(GlobalMotion)
+
+NATIVE_CELL_PX = 4
+"""Side of a cell of the native motion input, in pixels of the crop."""
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+def motion_input_shape(motion_input: MotionInput, *, frames: int, crop_size: int) -> tuple[int, int, int, int]:
+    """Return the shape (C, T, H, W) of a motion window at the input of the motion encoder.
+
+    Args:
+        motion_input: "native" (dx, dy and validity; one cell per 4 x 4 pixels of the crop) or "paper" (dx and dy; one
+            value per pixel of the crop).
+        frames: motion frames per window.
+        crop_size: side of the crop in pixels.
+    """
+    if motion_input == "native":
+        side = crop_size // NATIVE_CELL_PX
+        return 3, frames, side, side
+    return 2, frames, crop_size, crop_size
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentConfig:
-    """What training does to its pictures and vectors; the defaults are the paper's.
+    """Settings of the augmentation; the defaults are the paper's.
 
     Attributes:
-        crop_size: side in pixels of the square that every crop is resized to.
-        crop_area: least and greatest share of the picture's area that a crop covers.
-        crop_aspect: least and greatest ratio of a crop's width to its height.
-        flip_probability: of a horizontal flip; vectors turn their sign with it.
-        blur_probability: of a Gaussian blur.
-        blur_sigma: its least and greatest standard deviation, in pixels of a 112-pixel crop; smaller crops are blurred
-            by proportionally less.
-        jitter_probability: of a change of colours, all four together.
-        brightness, contrast, saturation: greatest change of the factor 1.
-        hue: greatest shift, in turns of the colour circle.
-        grey_probability: of a picture without colours.
-        rotation_degrees: greatest rotation of the clip to either side; allowed only where no motion is read.
-        motion_input: ``native``: one cell per 4 x 4 crop pixels, channels dx, dy and validity; ``paper``: crop
+        crop_size: side in pixels of the square to which every crop is resized.
+        crop_area: range of the crop's share of the picture area.
+        crop_aspect: range of the crop's aspect ratio, width divided by height.
+        flip_probability: probability of a horizontal flip; vectors are mirrored with the picture.
+        blur_probability: probability of a Gaussian blur.
+        blur_sigma: range of its standard deviation, in pixels of a 112-pixel crop; scaled in proportion to the crop.
+        jitter_probability: probability of color jitter (brightness, contrast, saturation and hue together).
+        brightness, contrast, saturation: maximum change of the respective factor from 1.
+        hue: maximum shift of the hue, as a fraction of the color circle.
+        gray_probability: probability of conversion to grayscale.
+        rotation_degrees: maximum rotation of the clip in either direction; must be 0 if motion is used.
+        motion_input: ``native``: one cell per 4 x 4 crop pixels, channels dx, dy and validity. ``paper``: crop
             resolution, channels dx and dy.
-        motion_clamp_px: vectors are clamped to this many pixels and divided by it.
-        rescale_vectors: False: vectors keep the units of the stored picture, however large the crop is. True: they
-            are in pixels of a picture to whose size the crop has been enlarged, that is, dx is divided by the crop's
-            share of the width and dy by its share of the height.
-        global_motion: ``keep``; ``median`` or ``affine`` remove camera motion (``cmd_train.augment.global_motion``).
+        motion_clamp_px: vectors are clamped to this many pixels and then divided by it.
+        rescale_vectors: false: vectors stay in units of the stored picture, regardless of the crop. True: vectors are
+            scaled as if the crop were enlarged to the size of the whole picture: dx is divided by the crop's share of
+            the width, dy by its share of the height.
+        global_motion: ``median`` or ``affine`` remove camera motion (see ``cmd_train.augment.global_motion``);
+            ``keep`` does not.
     """
 
     crop_size: int = 112
@@ -54,45 +70,35 @@ class AugmentConfig:
     contrast: float = 0.4
     saturation: float = 0.4
     hue: float = 0.1
-    grey_probability: float = 0.2
+    gray_probability: float = 0.2
     rotation_degrees: float = 0.0
-    motion_input: Literal["native", "paper"] = "native"
+    motion_input: MotionInput = "native"
     motion_clamp_px: float = 10.0
     rescale_vectors: bool = False
     global_motion: GlobalMotion = "keep"
 
     def __post_init__(self) -> None:
-        size = self.crop_size
-        _require(
-            size >= NATIVE_STRIDE and size % NATIVE_STRIDE == 0,
-            f"crop_size: {size} is not allowed, need a positive multiple of {NATIVE_STRIDE}",
+        require(
+            self.crop_size > 0 and self.crop_size % NATIVE_CELL_PX == 0,
+            f"crop_size: must be a positive multiple of {NATIVE_CELL_PX}, got {self.crop_size}",
         )
-        for name in ("flip", "blur", "jitter", "grey"):
-            value = getattr(self, f"{name}_probability")
-            _require(0 <= value <= 1, f"{name}_probability: {value} is not allowed, need 0 to 1")
+        probabilities = ("flip_probability", "blur_probability", "jitter_probability", "gray_probability")
+        require_range(self, *probabilities, "brightness", "contrast", "saturation", ge=0, le=1)
+        require_range(self, "hue", ge=0, le=0.5)
+        require_range(self, "rotation_degrees", ge=0, le=180)
+        require_range(self, "motion_clamp_px", gt=0)
         for name, limit in (("crop_area", 1.0), ("crop_aspect", math.inf), ("blur_sigma", math.inf)):
             low, high = getattr(self, name)
-            _require(0 < low <= high <= limit, f"{name}: {(low, high)} is not allowed, need 0 < low <= high <= {limit}")
-        limits = {"brightness": 1.0, "contrast": 1.0, "saturation": 1.0, "hue": 0.5, "rotation_degrees": 180.0}
-        for name, limit in limits.items():
-            value = getattr(self, name)
-            _require(0 <= value <= limit, f"{name}: {value} is not allowed, need 0 to {limit}")
-        _require(self.motion_clamp_px > 0, f"motion_clamp_px: {self.motion_clamp_px} is not allowed, need more than 0")
-        _require(
-            self.motion_input in ("native", "paper"),
-            f"motion_input: {self.motion_input!r} is not allowed, need 'native' or 'paper'",
-        )
-        _require(
-            self.global_motion in GLOBAL_MOTIONS,
-            f"global_motion: {self.global_motion!r} is not allowed, need one of {', '.join(GLOBAL_MOTIONS)}",
-        )
+            require(0 < low <= high <= limit, f"{name}: must satisfy 0 < low <= high <= {limit}, got {(low, high)}")
+        require_choice(self, "motion_input", MOTION_INPUTS)
+        require_choice(self, "global_motion", GLOBAL_MOTIONS)
 
     @property
     def motion_size(self) -> int:
-        """Cells along each side of the motion input."""
-        return self.crop_size // NATIVE_STRIDE if self.motion_input == "native" else self.crop_size
+        """Number of cells along each side of the motion input."""
+        return motion_input_shape(self.motion_input, frames=1, crop_size=self.crop_size)[-1]
 
     @property
     def motion_channels(self) -> int:
-        """Channels of the motion input."""
-        return 3 if self.motion_input == "native" else 2
+        """Number of channels of the motion input."""
+        return motion_input_shape(self.motion_input, frames=1, crop_size=self.crop_size)[0]

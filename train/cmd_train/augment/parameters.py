@@ -1,14 +1,13 @@
-"""Draws of the augmentation: on the CPU, one independent stream a sample.
+"""Random augmentation parameters, drawn on the CPU from an independent stream per sample.
 
-A sample's draws follow from (seed, epoch, position) alone, so they never depend on the batch it lands in, on workers,
-ranks or the device, and a resumed run draws what the interrupted one would have drawn. A fixed number of variates is
-taken a sample, in a fixed order, whatever the configuration: to switch one augmentation off leaves the others as they
-were.
+The parameters of a sample depend only on (seed, epoch, position), never on the batch it is in, nor on workers, ranks or
+the device, and a resumed run draws exactly what the interrupted one would have drawn. Each sample uses a fixed number
+of variates in a fixed order, regardless of the configuration, so disabling one augmentation does not change the others.
 
 Shape legend: B samples, W motion windows (the positive first, then the temporal negatives).
 """
 
-# ruff: noqa: N815 (carriers name the shapes of their tensors)
+# ruff: noqa: N815 (field names carry the shapes of their tensors)
 
 from __future__ import annotations
 
@@ -20,11 +19,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from cmd_extract.system.validation import require
 from cmd_train.augment.config import AugmentConfig
 from cmd_train.data.sampling import seed_sequence
 
 EVALUATION_SIDE = 112 / 128
-"""Side of the evaluation's central square, relative to the picture's short side (the paper: 112 of 128 pixels)."""
+"""Side of the central evaluation crop, relative to the short side of the picture (in the paper, 112 of 128 pixels)."""
 
 _PURPOSE_AUGMENT = (3,)
 _CROP_ATTEMPTS = 10
@@ -34,37 +34,33 @@ _COLOR_DRAWS = 8
 FloatArray = NDArray[np.float64]
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 @dataclass(frozen=True, kw_only=True)
 class CropParameters:
-    """Crops in fractions of the picture, so that they fit it at any of its stored sizes; leading axes are free.
+    """Crops in fractions of the picture, independent of the size it is stored at; any leading axes.
 
     Attributes:
         box: (..., 4) float32: left, top, width, height.
-        flip: (...) bool: mirrored left to right after the crop.
+        flip: (...) bool: whether to flip horizontally after the crop.
     """
 
     box: Tensor
     flip: Tensor
 
     def __post_init__(self) -> None:
-        _require(self.box.shape == (*self.flip.shape, 4), f"box: {tuple(self.box.shape)}, flip: {self.flip.shape}")
+        shape = (*self.flip.shape, 4)
+        require(self.box.shape == shape, f"box: must have shape {shape}, got {tuple(self.box.shape)}")
 
 
 @dataclass(frozen=True, kw_only=True)
 class ColorParameters:
-    """Changes of colour and sharpness; neutral values where an augmentation is off.
+    """Color and blur parameters; neutral values where an augmentation is not applied.
 
     Attributes:
-        blur_sigma_B: float32, pixels of a 112-pixel crop; 0 = none.
-        jitter_B: bool, whether any of the next four is not neutral.
-        brightness_B, contrast_B, saturation_B: float32 factors; 1 = none.
-        hue_B: float32, turns; 0 = none.
-        grey_B: bool.
+        blur_sigma_B: float32, standard deviation in pixels of a 112-pixel crop; 0 = no blur.
+        jitter_B: bool, whether color jitter is applied; if not, the next four are neutral.
+        brightness_B, contrast_B, saturation_B: float32 factors; 1 = no change.
+        hue_B: float32 shifts as fractions of the color circle; 0 = no change.
+        gray_B: bool, whether to convert to grayscale.
     """
 
     blur_sigma_B: Tensor
@@ -73,19 +69,19 @@ class ColorParameters:
     contrast_B: Tensor
     saturation_B: Tensor
     hue_B: Tensor
-    grey_B: Tensor
+    gray_B: Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
 class AugmentParameters:
-    """All draws of some samples; kept on the CPU.
+    """Augmentation parameters of a batch of samples; kept on the CPU.
 
     Attributes:
-        clip_crop: (B,) crops; the positive motion window has the same.
-        keyframe_crop: (B,) crops.
-        motion_crop: (B, W) crops, that of the clip first.
-        clip_color, keyframe_color: (B,).
-        rotation_B: float32 degrees, counter-clockwise, of the clip.
+        clip_crop: (B,) crops of the clips, shared with the positive motion windows.
+        keyframe_crop: (B,) crops of the keyframes.
+        motion_crop: (B, W) crops of the motion windows, the clip's crop first.
+        clip_color, keyframe_color: (B,) color parameters.
+        rotation_B: float32, rotation of the clip in degrees, counter-clockwise.
     """
 
     clip_crop: CropParameters
@@ -99,21 +95,21 @@ class AugmentParameters:
 def draw_parameters(
     config: AugmentConfig, keys: Sequence[tuple[int, int]], *, seed: int, windows: int, picture_size: tuple[int, int]
 ) -> AugmentParameters:
-    """Draw the augmentation of some samples.
+    """Draw the augmentation parameters of a batch of samples.
 
-    The clip and its positive motion share a crop and flip; the keyframe and each temporal negative have their own.
+    The clip and its positive motion window share crop and flip; the keyframe and each temporal negative have their own.
 
     Args:
-        config: what to draw from.
+        config: probabilities and ranges.
         keys: (epoch, position) of each sample, ``Batch.keys``.
-        seed: of the run.
-        windows: motion windows a sample, W; at least 1.
-        picture_size: (width, height) of the picture in pixels of any size it is stored at; the shape of crops follows.
+        seed: random seed of the run.
+        windows: motion windows W per sample; at least 1.
+        picture_size: (width, height) of the picture; only the aspect ratio matters.
 
     Returns:
         Parameters of B = ``len(keys)`` samples.
     """
-    _require(windows >= 1, f"windows: {windows} is not allowed, need at least 1")
+    require(windows >= 1, f"windows: must be at least 1, got {windows}")
     count = 1 + 2 * _COLOR_DRAWS + (windows + 1) * _CROP_DRAWS
     draws = np.stack([_sample_draws(seed, key, count) for key in keys])
     colors = draws[:, 1 : 1 + 2 * _COLOR_DRAWS].reshape(len(keys), 2, _COLOR_DRAWS)
@@ -131,7 +127,7 @@ def draw_parameters(
 
 
 def center_parameters(count: int, *, windows: int, picture_size: tuple[int, int]) -> AugmentParameters:
-    """Parameters that only take the central square of the evaluation, of ``count`` samples with ``windows`` each."""
+    """Return parameters of the central evaluation crop alone, for ``count`` samples with ``windows`` windows each."""
     box = center_box(*picture_size)
     crop = CropParameters(box=box.expand(count, 4), flip=torch.zeros(count, dtype=torch.bool))
     zeros, ones, off = torch.zeros(count), torch.ones(count), torch.zeros(count, dtype=torch.bool)
@@ -142,7 +138,7 @@ def center_parameters(count: int, *, windows: int, picture_size: tuple[int, int]
         contrast_B=ones,
         saturation_B=ones,
         hue_B=zeros,
-        grey_B=off,
+        gray_B=off,
     )
     return AugmentParameters(
         clip_crop=crop,
@@ -157,7 +153,7 @@ def center_parameters(count: int, *, windows: int, picture_size: tuple[int, int]
 
 
 def center_box(width: int, height: int) -> Tensor:
-    """(4,) float32: the evaluation's central square in fractions of a picture of this size."""
+    """Return the box of the central evaluation crop, (4,) float32, in fractions of a picture of this size."""
     side = EVALUATION_SIDE * min(width, height)
     return torch.tensor([(1 - side / width) / 2, (1 - side / height) / 2, side / width, side / height])
 
@@ -168,10 +164,10 @@ def _sample_draws(seed: int, key: tuple[int, int], count: int) -> FloatArray:
 
 
 def _crops(config: AugmentConfig, draws: FloatArray, picture_aspect: float) -> tuple[Tensor, Tensor]:
-    """Boxes (..., 4) and flips (...) from uniform draws (..., _CROP_DRAWS).
+    """Return boxes (..., 4) and flips (...) from uniform draws (..., _CROP_DRAWS).
 
-    Area and the logarithm of the aspect are uniform; the first of ten attempts that fits the picture is taken, else
-    the greatest central crop of an allowed aspect.
+    The area and the logarithm of the aspect ratio are uniform. The first of ten attempts that fits into the picture is
+    used; if none does, the largest central crop with an allowed aspect ratio.
     """
     low, high = config.crop_area
     area = low + (high - low) * draws[..., :_CROP_ATTEMPTS]
@@ -184,16 +180,16 @@ def _crops(config: AugmentConfig, draws: FloatArray, picture_aspect: float) -> t
     fallback = min(max(picture_aspect, config.crop_aspect[0]), config.crop_aspect[1]) / picture_aspect
     width = np.where(found, np.take_along_axis(widths, first, -1)[..., 0], min(fallback, 1.0))
     height = np.where(found, np.take_along_axis(heights, first, -1)[..., 0], min(1 / fallback, 1.0))
-    across, down, flip = np.moveaxis(draws[..., 2 * _CROP_ATTEMPTS :], -1, 0)
-    left = np.where(found, across, 0.5) * (1 - width)
-    top = np.where(found, down, 0.5) * (1 - height)
+    horizontal, vertical, flip = np.moveaxis(draws[..., 2 * _CROP_ATTEMPTS :], -1, 0)
+    left = np.where(found, horizontal, 0.5) * (1 - width)
+    top = np.where(found, vertical, 0.5) * (1 - height)
     box = _float32(np.stack([left, top, width, height], -1))
     return box, torch.from_numpy(flip < config.flip_probability)
 
 
 def _colors(config: AugmentConfig, draws: FloatArray) -> ColorParameters:
-    """Colour parameters from uniform draws (B, _COLOR_DRAWS)."""
-    blur, jitter, grey, sigma, *factors, hue = draws.T
+    """Return color parameters from uniform draws (B, _COLOR_DRAWS)."""
+    blur, jitter, gray, sigma, *factors, hue = draws.T
     low, high = config.blur_sigma
     jittered = jitter < config.jitter_probability
     strengths = (config.brightness, config.contrast, config.saturation)
@@ -208,7 +204,7 @@ def _colors(config: AugmentConfig, draws: FloatArray) -> ColorParameters:
         contrast_B=contrast,
         saturation_B=saturation,
         hue_B=_float32(np.where(jittered, config.hue * (2 * hue - 1), 0.0)),
-        grey_B=torch.from_numpy(grey < config.grey_probability),
+        gray_B=torch.from_numpy(gray < config.gray_probability),
     )
 
 

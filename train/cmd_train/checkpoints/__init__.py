@@ -1,1 +1,1 @@
-"""Checkpoint files, their retention, initial weights."""
+"""Checkpoint files, retention, and initial weights."""

@@ -1,8 +1,8 @@
-"""Checkpoints: a folder each, written aside and renamed, so that one is either complete or not there.
+"""Checkpoints: one folder each, written under a temporary name and renamed, so that a checkpoint is always complete.
 
-``model.safetensors`` holds the weights, with the resolved configuration in its metadata; ``state.pt`` the rest, in
-types that ``torch.load(weights_only=True)`` accepts; ``config.json`` the configuration, for people. The link ``best``
-points to the best of them.
+``model.safetensors`` holds the weights, with the resolved configuration in its metadata; ``state.pt`` the optimizer and
+counters, in types that ``torch.load(weights_only=True)`` accepts; ``config.json`` the configuration in readable form.
+The link ``best`` points to the best checkpoint.
 """
 
 from __future__ import annotations
@@ -27,23 +27,25 @@ WEIGHTS_NAME = "model.safetensors"
 STATE_NAME = "state.pt"
 CONFIG_NAME = "config.json"
 BEST_NAME = "best"
+FINISHED_NAME = "finished"
+"""File in a run folder that marks a finished run."""
 _STEP_PATTERN = re.compile(r"step-(\d{8})")
 
 
 class CheckpointError(ValueError):
-    """A checkpoint that is missing, damaged or of something else."""
+    """A checkpoint is missing, damaged, or belongs to a different run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A checkpoint read back.
+    """A loaded checkpoint.
 
     Attributes:
-        path: its folder.
-        weights_file: the file of its weights.
-        config: the resolved training configuration.
-        weights: parameter and buffer names to tensors, on the CPU.
-        step: optimiser steps done.
+        path: checkpoint folder.
+        weights_file: weights file.
+        config: the recorded configuration: settings, data and origin of the run.
+        weights: tensors by parameter or buffer name, on the CPU.
+        step: completed optimizer steps.
     """
 
     path: Path
@@ -55,11 +57,10 @@ class Checkpoint:
     @property
     def weights_hash(self) -> str:
         """SHA-256 (hex) of the weights file."""
-        with self.weights_file.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return sha256(self.weights_file)
 
     def load_state(self) -> dict[str, Any]:
-        """Optimiser and counters."""
+        """Load the optimizer state and counters."""
         state: dict[str, Any] = torch.load(self.path / STATE_NAME, map_location="cpu", weights_only=True)
         return state
 
@@ -67,17 +68,17 @@ class Checkpoint:
 def save_checkpoint(
     run_dir: Path, *, step: int, weights: Mapping[str, Tensor], state: Mapping[str, Any], config: Mapping[str, Any]
 ) -> Path:
-    """Writes a checkpoint of ``step`` into ``run_dir``.
+    """Write a checkpoint to a run folder.
 
     Args:
-        run_dir: the training's folder.
-        step: optimiser steps done.
-        weights: the model's state dict.
-        state: anything else, of tensors, numbers, strings, lists and dicts.
-        config: the resolved configuration.
+        run_dir: run folder.
+        step: completed optimizer steps.
+        weights: state dict of the model.
+        state: other state, made of tensors, numbers, strings, lists and dicts.
+        config: configuration to record.
 
     Returns:
-        The checkpoint's folder.
+        The checkpoint folder.
     """
     folder = run_dir / FOLDER_NAME
     folder.mkdir(parents=True, exist_ok=True)
@@ -93,37 +94,36 @@ def save_checkpoint(
     for file in (*temporary.iterdir(), temporary):
         _sync(file)
     if target.exists():
-        # The same step again: the old one makes room by a rename, so that a kill leaves it whole or out of the way.
+        # Move an old checkpoint of the same step away by renaming it, so that a kill never leaves half of one.
         target.replace(temporary.with_suffix(".old.tmp"))
     temporary.replace(target)
     _sync(folder)
     return target
 
 
-def prune_checkpoints(run_dir: Path, keep: int, stays: Callable[[int], bool] = lambda _: False) -> None:
-    """Removes all but the newest ``keep`` checkpoints, and what interrupted saves have left.
+def prune_checkpoints(run_dir: Path, keep: int, protected: Callable[[int], bool] = lambda _: False) -> None:
+    """Remove all but the newest checkpoints, and the leftovers of interrupted saves.
 
     Args:
-        run_dir: the training's folder.
-        keep: how many stay, at least 1.
-        stays: tells by the step which others stay.
+        run_dir: run folder.
+        keep: number of newest checkpoints to keep, at least 1.
+        protected: whether to keep an older checkpoint, given its step.
     """
     folder = run_dir / FOLDER_NAME
     for path in list_checkpoints(run_dir)[:-keep]:
-        if not stays(int(path.name.removeprefix("step-"))):
-            # Out of the list first: half a checkpoint must not look like a whole one.
-            doomed = folder / f".{path.name}.{os.getpid()}.tmp"
-            path.replace(doomed)
+        if not protected(int(path.name.removeprefix("step-"))):
+            # Rename it first: a partly removed checkpoint must not look complete.
+            path.replace(folder / f".{path.name}.{os.getpid()}.tmp")
     for stale in folder.glob(".step-*.tmp"):
         shutil.rmtree(stale, ignore_errors=True)
 
 
-def mark_best(run_dir: Path, step: int | None) -> None:
-    """Makes ``checkpoints/best`` a link to the checkpoint of a step; removes it if there is none."""
+def link_best(run_dir: Path, step: int | None) -> None:
+    """Link ``checkpoints/best`` to the checkpoint of a step; remove the link if there is no such checkpoint."""
     folder = run_dir / FOLDER_NAME
     link, target = folder / BEST_NAME, folder / f"step-{step:08d}" if step is not None else None
     if link.is_dir() and not link.is_symlink():
-        # Somebody has copied the folder in a way that follows links.
+        # The run folder was copied by a program that follows links.
         shutil.rmtree(link)
     if target is None or not target.is_dir():
         link.unlink(missing_ok=True)
@@ -135,7 +135,7 @@ def mark_best(run_dir: Path, step: int | None) -> None:
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
-    """The complete checkpoints of a training, oldest first."""
+    """List the checkpoints of a run, oldest first."""
     folder = run_dir / FOLDER_NAME
     if not folder.is_dir():
         return []
@@ -143,24 +143,24 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """The folder of a checkpoint; a training's folder stands for its last one.
+    """Return a checkpoint folder, given that folder or a run folder, which stands for its last checkpoint.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is no checkpoint.
     """
     if (path / WEIGHTS_NAME).is_file():
         return path
     saved = list_checkpoints(path)
     if not saved:
-        raise CheckpointError(f"{path}: no checkpoint there; give a folder that `cmd-train pretrain` has written")
+        raise CheckpointError(f"{path}: no checkpoint found; give a run folder of cmd-train or one of its checkpoints")
     return saved[-1]
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint, or the last one of a training's folder.
+    """Load a checkpoint, or the last one in a run folder.
 
     Raises:
-        CheckpointError: there is none, or it is damaged.
+        CheckpointError: there is no checkpoint, or it is damaged.
     """
     folder = find_checkpoint(path)
     try:
@@ -172,10 +172,10 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def read_weights(file: Path) -> Checkpoint:
-    """Reads the weights file of a checkpoint, whatever its name is now.
+    """Load the weights file of a checkpoint; it may have been renamed.
 
     Raises:
-        KeyError, ValueError, OSError, SafetensorError: it is none.
+        KeyError, ValueError, OSError, SafetensorError: not the weights file of a checkpoint.
     """
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata() or {}
@@ -190,7 +190,7 @@ def read_weights(file: Path) -> Checkpoint:
 
 
 def is_weights_file(file: Path) -> bool:
-    """Whether a file, of whatever name, is the weights file of a checkpoint: it carries a configuration and a step."""
+    """Return whether a file of any name is the weights file of a checkpoint, by its metadata."""
     if not file.is_file():
         return False
     try:
@@ -200,12 +200,15 @@ def is_weights_file(file: Path) -> bool:
         return False
 
 
+def sha256(file: Path) -> str:
+    """Return the SHA-256 digest (hex) of a file."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
 def _sync(path: Path) -> None:
     handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-FINISHED_NAME = "finished"

@@ -1,16 +1,13 @@
-"""Where a network's first weights come from: published files, imported or used at once, and our own checkpoints."""
+"""Initial weights of a network, from published files or from checkpoints of this project."""
 
 from __future__ import annotations
 
-import hashlib
-import pickle
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
 
 from cmd_train.checkpoints.files import (
@@ -21,60 +18,48 @@ from cmd_train.checkpoints.files import (
     load_checkpoint,
     read_weights,
     save_checkpoint,
+    sha256,
 )
 from cmd_train.checkpoints.published import (
     PUBLISHED_BACKBONE,
     load_named,
     load_published,
+    load_submodule,
     published_name,
     read_weights_file,
     without_wrappers,
 )
 from cmd_train.config import TrainConfig, config_from_dict
-from cmd_train.models.backbones import BACKBONE_NAMES, Backbone, BackboneName, build_backbone
+from cmd_train.models.backbones import build_backbone
 from cmd_train.models.build import build_model
+from cmd_train.models.config import BACKBONE_NAMES, BackboneName
 from cmd_train.models.pretrain import PretrainModel
 
 InitPart = Literal["auto", "all", "backbone"]
 INIT_PARTS: tuple[InitPart, ...] = get_args(InitPart)
-_BACKBONE = "backbone."
-_LIST_LENGTH = 8
-_NEITHER = "; give a training's folder, a checkpoint or its weights file, or a published .pth or .safetensors file"
+BACKBONE_PREFIX = "backbone."
+_NAMES_SHOWN = 8
+_ALLOWED_SOURCES = "; give a run folder, a checkpoint or its weights file, or a published .pth or .safetensors file"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedNetwork:
-    """What a published file holds, as its names tell.
+    """Network in a published file, as inferred from its parameter names.
 
     Attributes:
-        backbone: which backbone.
-        whole: whether the other parts of the pre-training network are there too.
+        backbone: name of the backbone.
+        complete: whether the file holds the complete pre-training network, not the backbone alone.
     """
 
     backbone: BackboneName
-    whole: bool
-
-
-def read_published(path: Path) -> dict[str, Tensor]:
-    """The tensors of a weights file; no code in it is run.
-
-    Raises:
-        ValueError: the file is not one of named tensors.
-        OSError: it cannot be read.
-    """
-    try:
-        return read_weights_file(path)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        # torch goes on for a page about settings that nobody can give here.
-        why = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise ValueError(f"{path}: not a readable .pth or .safetensors file of weights ({why})") from error
+    complete: bool
 
 
 def detect_network(state: Mapping[str, Tensor]) -> PublishedNetwork:
-    """Tells the published networks apart by the names of their tensors.
+    """Infer the network in a published file from its parameter names.
 
     Raises:
-        ValueError: the names are those of none of them; the message shows some.
+        ValueError: the names fit none of the backbones; the message shows some of them.
     """
     given = set(without_wrappers(state))
     prefixed = {name for name in given if name.startswith(PUBLISHED_BACKBONE)}
@@ -82,9 +67,11 @@ def detect_network(state: Mapping[str, Tensor]) -> PublishedNetwork:
     expected = {name: _published_names(name) for name in BACKBONE_NAMES}
     best = min(BACKBONE_NAMES, key=lambda name: len(expected[name] ^ names))
     if 2 * len(expected[best] & names) < len(expected[best]):
-        shown = ", ".join(sorted(given)[:_LIST_LENGTH])
-        raise ValueError(f"none of {', '.join(BACKBONE_NAMES)} has names like these ({len(given)}): {shown} ...")
-    return PublishedNetwork(backbone=best, whole=bool(prefixed) and len(prefixed) < len(given))
+        shown = ", ".join(sorted(given)[:_NAMES_SHOWN])
+        raise ValueError(
+            f"the {len(given)} parameter names fit none of the backbones {', '.join(BACKBONE_NAMES)}: {shown} ..."
+        )
+    return PublishedNetwork(backbone=best, complete=bool(prefixed) and len(prefixed) < len(given))
 
 
 def _published_names(backbone: str) -> set[str]:
@@ -94,12 +81,12 @@ def _published_names(backbone: str) -> set[str]:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSource:
-    """A file of weights, read.
+    """A loaded weights file.
 
     Attributes:
-        file: the file itself.
-        state: its tensors, by the names that it gives them.
-        checkpoint: the checkpoint of this project that it belongs to; None for a published file.
+        file: the file.
+        state: tensors by name, as named in the file.
+        checkpoint: checkpoint of this project that the file belongs to; None for a published file.
     """
 
     file: Path
@@ -109,120 +96,133 @@ class WeightsSource:
     @property
     def sha256(self) -> str:
         """SHA-256 (hex) of the file."""
-        return _sha256(self.file)
+        return sha256(self.file)
 
 
 def open_source(path: Path) -> WeightsSource:
-    """Reads a checkpoint, its weights file by any name, a training's folder (its last checkpoint) or a published file.
+    """Read a checkpoint, its weights file under any name, the last checkpoint of a run folder, or a published file.
 
     Raises:
-        ValueError: it is none of these.
+        ValueError: the path is none of these.
         OSError: it cannot be read.
     """
     if path.is_dir() or is_weights_file(path):
         checkpoint = load_checkpoint(path) if path.is_dir() else read_weights(path)
         return WeightsSource(file=checkpoint.weights_file, state=checkpoint.weights, checkpoint=checkpoint)
     try:
-        return WeightsSource(file=path, state=read_published(path), checkpoint=None)
+        return WeightsSource(file=path, state=read_weights_file(path), checkpoint=None)
     except ValueError as error:
-        raise ValueError(f"{error}{_NEITHER}") from error
+        raise ValueError(f"{error}{_ALLOWED_SOURCES}") from error
 
 
-def training_of(checkpoint: Checkpoint) -> dict[str, Any]:
-    """What a checkpoint was trained on, to be recorded by a training that starts from it.
+def training_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
+    """Return what a checkpoint was trained on, to be recorded by a run that starts from it.
 
     Returns:
-        ``data_hash``, ``split_column`` and ``part``, and ``began_from``: the record of where it started itself.
+        ``data_hash``, ``split_column``, ``train_part``, and ``began_from``: the same record of its own initial weights.
     """
     config = checkpoint.config
     data = config_from_dict(config.get("settings", {})).data
     return {
         "data_hash": config.get("data_hash"),
         "split_column": data.split_column,
-        "part": data.part,
+        "train_part": data.train_part,
         "began_from": config.get("init"),
     }
 
 
-def write_imported(
-    path: Path,
-    out_dir: Path,
-    config: TrainConfig,
-    state: Mapping[str, Tensor],
-) -> Path:
-    """Writes a checkpoint of step 0 with published weights.
+def recorded_initial(run_dir: Path) -> dict[str, Any] | None:
+    """Return the record of the initial weights of a run with checkpoints; None if it started from scratch."""
+    record: dict[str, Any] | None = load_checkpoint(run_dir).config.get("init")
+    return record
+
+
+def check_same_initial(run_dir: Path, record: Mapping[str, Any] | None, source: Path | None) -> None:
+    """Check that a run that is to be continued started from the given initial weights.
 
     Args:
-        path: where the weights come from; recorded.
-        out_dir: as the folder of a training.
-        config: its ``model`` section says what the file holds; a network without heads takes a backbone.
-        state: the file's tensors.
-
-    Returns:
-        The checkpoint's folder.
+        run_dir: run folder.
+        record: record of its initial weights.
+        source: path of the given initial weights; None for scratch.
 
     Raises:
-        ValueError: names are missing or unexpected or shapes differ; all are listed.
-        CheckpointError: ``out_dir`` holds checkpoints already.
+        CheckpointError: the run started from other weights.
+    """
+    recorded = Path(record["source"]).resolve() if record else None
+    if recorded != (source and source.resolve()):
+        raise CheckpointError(
+            f"{run_dir} contains a run that started from {record['source'] if record else 'scratch'}; "
+            "choose another folder, or give the same initial weights to continue it"
+        )
+
+
+def write_imported(path: Path, out_dir: Path, config: TrainConfig, state: Mapping[str, Tensor]) -> Path:
+    """Write a checkpoint of step 0 with published weights.
+
+    Args:
+        path: published file; recorded.
+        out_dir: run folder to write to.
+        config: configuration whose ``model`` section describes the network; one without heads is a backbone.
+        state: tensors of the file.
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        ValueError: names are missing or unexpected, or shapes differ; the message lists them.
+        CheckpointError: ``out_dir`` already contains checkpoints.
     """
     if list_checkpoints(out_dir):
-        raise CheckpointError(f"{out_dir} holds checkpoints already; choose another folder")
+        raise CheckpointError(f"{out_dir} already contains checkpoints; choose another folder")
     model = build_model(config.model, seed=config.run.seed)
-    whole = config.model.context_head or config.model.motion_head
-    load_published(model if whole else model.backbone, state)
+    complete = config.model.context_head or config.model.motion_head
+    load_published(model if complete else model.backbone, state)
     stored = {
         "settings": config.as_dict(),
         "data_hash": None,
-        "imported": {"source": str(path), "sha256": _sha256(path), "part": "all" if whole else "backbone"},
+        "imported": {"source": str(path), "sha256": sha256(path), "part": "all" if complete else "backbone"},
     }
-    fresh: dict[str, Any] = {"step": 0, "recent_metrics": {}}
-    return save_checkpoint(out_dir, step=0, weights=model.state_dict(), state=fresh, config=stored)
+    state_of_run: dict[str, Any] = {"step": 0, "recent_metrics": {}}
+    return save_checkpoint(out_dir, step=0, weights=model.state_dict(), state=state_of_run, config=stored)
 
 
 def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict[str, Any]:
-    """Replaces a fresh network's weights, all that are asked for or none.
+    """Load initial weights into a pre-training network, all that are requested or none.
 
     Args:
-        model: the network to fill, in place.
-        source: a checkpoint or a training's folder of this project, or a published file.
-        part: ``all`` of the network, its ``backbone`` alone, or ``auto``: all if the source holds more than a
-            backbone.
+        model: network to fill, in place.
+        source: checkpoint, its weights file, run folder, or published file.
+        part: ``all`` for the whole network, ``backbone`` for the backbone alone, or ``auto`` for the whole network if
+            the source holds more than a backbone.
 
     Returns:
-        What to record: ``source``, ``sha256`` of the weights file, the ``part`` taken and, of a checkpoint of this
-        project, what it was ``trained_on``.
+        Record of the initial weights: ``source``, ``sha256`` of the weights file, the ``part`` loaded and, for a
+        checkpoint of this project, what it was ``trained_on``.
 
     Raises:
-        ValueError: names are missing or unexpected or shapes differ; all are listed.
+        ValueError: names are missing or unexpected, or shapes differ; the message lists them.
         OSError: the source cannot be read.
     """
     if part not in INIT_PARTS:
-        raise ValueError(f"init_part: {part!r} is not one of {', '.join(INIT_PARTS)}")
-    load: Callable[[PretrainModel | Backbone, Mapping[str, Tensor]], None]
+        raise ValueError(f"init_part: must be one of {', '.join(INIT_PARTS)}, got {part!r}")
     given = open_source(source)
-    if given.checkpoint:
-        whole, load = any(not name.startswith(_BACKBONE) for name in given.state), _load_own
-    else:
+    complete = part == "all"
+    if part == "auto" and given.checkpoint:
+        complete = any(not name.startswith(BACKBONE_PREFIX) for name in given.state)
+    elif part == "auto":
         try:
-            whole, load = part == "auto" and detect_network(given.state).whole, load_published
+            complete = detect_network(given.state).complete
         except ValueError as error:
-            raise ValueError(f"{source}: {error}{_NEITHER}") from error
-    everything = part == "all" or (part == "auto" and whole)
+            raise ValueError(f"{source}: {error}{_ALLOWED_SOURCES}") from error
     try:
-        load(model if everything else model.backbone, given.state)
+        if not given.checkpoint:
+            load_published(model if complete else model.backbone, given.state)
+        elif complete:
+            load_named(model, given.state)
+        else:
+            load_submodule(model.backbone, given.state, BACKBONE_PREFIX)
     except ValueError as error:
-        hint = "; --init-part backbone takes the backbone alone" if everything else ""
+        hint = "; --init-part backbone loads the backbone alone" if complete else ""
         raise ValueError(f"{source}: {error}{hint}") from error
-    record = {"source": str(source), "sha256": given.sha256, "part": "all" if everything else "backbone"}
-    return record | ({"trained_on": training_of(given.checkpoint)} if given.checkpoint else {})
-
-
-def _load_own(model: PretrainModel | Backbone, weights: Mapping[str, Tensor]) -> None:
-    if isinstance(model, Backbone):
-        weights = {name.removeprefix(_BACKBONE): t for name, t in weights.items() if name.startswith(_BACKBONE)}
-    load_named(model, weights)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    record = {"source": str(source), "sha256": given.sha256, "part": "all" if complete else "backbone"}
+    return record | ({"trained_on": training_provenance(given.checkpoint)} if given.checkpoint else {})

@@ -1,19 +1,21 @@
-"""Loads the authors' published checkpoints: reads a weights file and maps its names onto this project's networks."""
+"""Load the authors' published weights: read a weights file and map its names to the networks of this project."""
 
 from __future__ import annotations
 
+import pickle
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from cmd_train.models.backbones import Backbone
 from cmd_train.models.pretrain import PretrainModel
 
-# Rewrites from our names to the published ones, applied in turn; a name may be rewritten by several.
+# Substitutions that turn our names into the published ones; all of them are applied, in this order.
 _PRETRAIN_RULES = (
     (r"^backbone\.", "rgb_backbone."),
     (r"^motion\.encoder\.", "m_backbone."),
@@ -37,23 +39,23 @@ _PRETRAIN_RULES = (
 )
 PUBLISHED_BACKBONE = "rgb_backbone."
 _WRAPPER_KEYS = ("state_dict", "model")
-_QUEUE = "context_queue."
+_QUEUE = "context_queue."  # buffers of the queue of keys
 
 
 def _publish_convolution(match: re.Match[str]) -> str:
-    """Names one convolution or BatchNorm as published: units count from 1, factor `_s` or `_t` behind."""
+    """Return the published name of a convolution or BatchNorm: units count from 1; the suffix is `_s` or `_t`."""
     number = int(match["unit"]) + 1 if match["unit"] else 1
     factor = f"_{match['factor'][0]}" if match["factor"] else ""
     return f"{'conv' if match['part'] == 'conv' else 'bn'}{number}{factor}."
 
 
 def published_name(name: str) -> str:
-    """Returns the name that the authors' checkpoints give to one of our parameters or buffers.
+    """Return the published name of a parameter or buffer.
 
     Args:
-        name: a key of the `state_dict()` of a `PretrainModel` or of a `Backbone`.
+        name: key of the state dict of a `PretrainModel` or a `Backbone`.
     """
-    # The Transformer's rules are told from the ResNets' by their own words; the stages' come last.
+    # The rules of the Transformer match names that the ResNets do not have; those of the stages come last.
     for pattern, replacement in _PRETRAIN_RULES:
         name = re.sub(pattern, replacement, name)
     name = re.sub(r"\btrunk\.", "", name)
@@ -70,7 +72,7 @@ def published_name(name: str) -> str:
 
 
 def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Drops leading name components (`module.` and the like) as long as all names share them."""
+    """Strip leading name components, such as `module.`, that all names share."""
     named = dict(state)
     while named:
         heads = {name.partition(".")[0] for name in named}
@@ -82,24 +84,20 @@ def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
-def _listed(title: str, names: list[str]) -> str:
-    return f"{title}: {', '.join(names)}"
-
-
 def load_published(model: PretrainModel | Backbone, state: Mapping[str, Tensor]) -> None:
-    """Copies a published checkpoint into a model, all of it or nothing.
+    """Load published weights into a model, all of them or none.
 
-    A `PretrainModel` (with both heads and `motion_input="paper"`, as published) takes a whole pre-training
-    checkpoint; a `Backbone` takes a backbone's, or the backbone's part of a whole one. Names may carry any common
+    A `PretrainModel` (with both heads and `motion_input="paper"`, as published) loads a complete pre-training
+    checkpoint; a `Backbone` loads backbone weights, alone or from a complete checkpoint. Names may have any common
     prefix, such as `module.`.
 
     Args:
-        model: the network to fill, in place.
-        state: published names and tensors.
+        model: network to fill, in place.
+        state: tensors by published name.
 
     Raises:
-        ValueError: if names are missing or unexpected or shapes differ; the message lists them, and the model is
-            left as it was.
+        ValueError: names are missing or unexpected, or shapes differ; the message lists them, and the model stays
+            unchanged.
     """
     given = without_wrappers(state)
     if isinstance(model, Backbone) and any(name.startswith(PUBLISHED_BACKBONE) for name in given):
@@ -108,7 +106,7 @@ def load_published(model: PretrainModel | Backbone, state: Mapping[str, Tensor])
             for name, tensor in given.items()
             if name.startswith(PUBLISHED_BACKBONE)
         }
-    # Published heads are convolutions over one position, ours linear layers.
+    # The published heads are convolutions with kernel size 1; ours are linear layers.
     flat = {
         name: tensor[:, :, 0]
         if name.partition(".")[0].endswith("_head") and tensor.ndim == 3 and tensor.shape[2] == 1
@@ -121,26 +119,26 @@ def load_published(model: PretrainModel | Backbone, state: Mapping[str, Tensor])
 def load_named(
     model: nn.Module, given: Mapping[str, Tensor], name_of: Callable[[str], str] = lambda name: name
 ) -> None:
-    """Copies tensors into a model by name, all of them or none; a queue of keys starts empty.
+    """Copy tensors into a model by name, all of them or none; the queue of keys starts empty.
 
     Args:
-        model: the network to fill, in place.
+        model: network to fill, in place.
         given: tensors by name.
-        name_of: the name in ``given`` of one of the model's own parameters or buffers.
+        name_of: function from the model's own names to the names in `given`.
 
     Raises:
-        ValueError: if names are missing or unexpected or shapes differ; the message lists them, and the model is
-            left as it was.
+        ValueError: names are missing or unexpected, or shapes differ; the message lists them, and the model stays
+            unchanged.
     """
-    # The queue holds what other weights have made of other data.
+    # The queue holds embeddings of other data, computed with other weights.
     own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_QUEUE)}
     given = {name: tensor for name, tensor in given.items() if not name.startswith(_QUEUE)}
     theirs = {name: name_of(name) for name in own}
     problems = []
     if missing := sorted(set(theirs.values()) - set(given)):
-        problems.append(_listed("missing", missing))
+        problems.append(f"missing: {', '.join(missing)}")
     if unexpected := sorted(set(given) - set(theirs.values())):
-        problems.append(_listed("unexpected", unexpected))
+        problems.append(f"unexpected: {', '.join(unexpected)}")
     found = {name: given[other] for name, other in theirs.items() if other in given}
     misshapen = [
         f"{theirs[name]} {tuple(tensor.shape)} instead of {tuple(own[name].shape)}"
@@ -148,36 +146,54 @@ def load_named(
         if tensor.shape != own[name].shape
     ]
     if misshapen:
-        problems.append(_listed("of another shape", misshapen))
+        problems.append(f"different shape: {', '.join(misshapen)}")
     if problems:
-        raise ValueError("the checkpoint does not fit the model; " + "; ".join(problems))
+        raise ValueError("the weights do not fit the network; " + "; ".join(problems))
     model.load_state_dict(found, strict=False)
     if isinstance(model, PretrainModel):
         model.restart_queue()
 
 
-def read_weights_file(path: Path | str) -> dict[str, Tensor]:
-    """Reads the tensors of a `.safetensors` or PyTorch weights file, without running any code in it.
+def load_submodule(module: nn.Module, weights: Mapping[str, Tensor], prefix: str) -> None:
+    """Load one submodule from the weights of a checkpoint of this project.
+
+    Args:
+        module: network to fill, in place.
+        weights: tensors of the whole network by name.
+        prefix: name of the submodule followed by a dot, such as `backbone.`; other tensors are ignored.
+
+    Raises:
+        ValueError: as in `load_named`.
+    """
+    load_named(module, {name.removeprefix(prefix): t for name, t in weights.items() if name.startswith(prefix)})
+
+
+def read_weights_file(path: Path) -> dict[str, Tensor]:
+    """Read the tensors in a `.safetensors` or PyTorch file, without running any code in it.
 
     A PyTorch file may wrap its tensors in a dictionary under "state_dict" or "model".
 
     Args:
-        path: the file; any suffix but `.safetensors` is taken for a PyTorch file.
+        path: weights file; any suffix but `.safetensors` stands for a PyTorch file.
 
     Raises:
-        ValueError: if the file does not hold named tensors.
-        FileNotFoundError: if there is no such file.
+        ValueError: the file does not contain named tensors.
+        OSError: the file cannot be read.
     """
-    path = Path(path)
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    content = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
+        # torch appends advice on settings that users cannot change here.
+        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise ValueError(f"{path}: not a readable .pth or .safetensors file of weights ({reason})") from error
     for key in _WRAPPER_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
     if not isinstance(content, Mapping) or not content:
-        raise ValueError(f"path must hold named tensors, not {type(content).__name__}: {path}")
-    strangers = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
-    if strangers:
-        raise ValueError(f"path must hold tensors only; {_listed('others', strangers)}: {path}")
+        raise ValueError(f"{path}: must contain named tensors, contains {type(content).__name__}")
+    others = [str(name) for name, value in content.items() if not isinstance(value, Tensor)]
+    if others:
+        raise ValueError(f"{path}: must contain named tensors only, also contains {', '.join(others)}")
     return dict(content)

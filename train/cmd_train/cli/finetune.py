@@ -1,4 +1,4 @@
-"""``cmd-train finetune``. Heavy imports wait until the command needs them."""
+"""The command ``cmd-train finetune``; slow imports are deferred until it runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cmd_train.cli.options import both_folders, deadline, given_fields, tell_end, training_options
+from cmd_train.cli.options import deadline, given_fields, report_outcome, require_folders, training_options
 from cmd_train.recipes import complete_recipe
 
 SCRATCH = "scratch"
@@ -19,19 +19,21 @@ SCRATCH = "scratch"
     "--from",
     "start",
     metavar="CHECKPOINT|RUN_DIR|FILE|scratch",
-    help="Whose backbone to start from: of a checkpoint, of a training's last one, of a published file; or new.",
+    help="Initial weights: a checkpoint, the last checkpoint of a run folder, a published file; or scratch for random "
+    "weights.  [required]",
 )
 @click.option(
     "--recipe",
     default="finetune-ucf101",
     shell_complete=complete_recipe(finetune=True),
-    help="Named settings; `cmd-train recipes` lists them.",
+    help="Config preset; `cmd-train recipes` lists them.",
 )
 @click.option(
     "--auxiliary",
     type=click.Choice(["none", "motion"]),
     default="none",
-    help="motion: predict motion as well, as in pre-training; without rotation, which vectors do not follow.",
+    help="Auxiliary loss. motion: predict motion as in pre-training; disables rotation, which motion vectors do not "
+    "follow.",
 )
 def finetune(
     shards: Path | None,
@@ -44,13 +46,13 @@ def finetune(
     device: str,
     print_config: bool,
     dry_run: bool,
-    **named: Any,
+    **options: Any,
 ) -> None:
-    """Train a classifier on the labelled videos of SHARDS, end to end; write checkpoints to RUN_DIR.
+    """Train a classifier end to end on the labeled videos of SHARDS; write checkpoints to RUN_DIR.
 
-    Videos without a label are left out. Started again with the same settings, it continues from the last checkpoint;
-    --from is not read again then. SIGTERM, SIGUSR1, Ctrl-C or a file RUN_DIR/stop saves and stops; RUN_DIR/finished or
-    RUN_DIR/stopped tells the end. `cmd-eval recognition` tests the result.
+    Videos without a label are left out. The same command continues from the last checkpoint, without reading --from
+    again. SIGTERM, SIGUSR1, Ctrl-C or a file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped
+    records how it ended. `cmd-eval recognition` evaluates the classifier.
     """
     import json
 
@@ -58,33 +60,31 @@ def finetune(
     from cmd_train.recipes import AUXILIARY_MOTION, check_recipe
 
     check_recipe(recipe, finetune=True)
-    given = given_fields(**named) | parse_overrides(pairs)
-    config = build_config(recipe, {**(AUXILIARY_MOTION if auxiliary == "motion" else {}), **given})
+    overrides = given_fields(**options) | parse_overrides(pairs)
+    config = build_config(recipe, {**(AUXILIARY_MOTION if auxiliary == "motion" else {}), **overrides})
     if config.model.motion_head != (auxiliary == "motion"):
-        raise ValueError(f"model.motion_head: {config.model.motion_head} disagrees with --auxiliary {auxiliary}")
+        raise ValueError(f"model.motion_head: {config.model.motion_head} contradicts --auxiliary {auxiliary}")
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return
-    folder, target = both_folders(shards, run_dir)
+    folder, target = require_folders(shards, run_dir)
     if start is None:
-        raise click.UsageError("Missing option '--from'; `--from scratch` starts new.")
+        raise click.UsageError("Missing option '--from'; `--from scratch` starts from random weights.")
+    from cmd_extract.console.progress import ProgressDisplay
     from cmd_train.engine.finetune import run_finetuning
-    from cmd_train.monitoring.live_line import LiveLine
 
-    source = None if start == SCRATCH else Path(start)
-    with LiveLine() as live:
+    with ProgressDisplay("train", "steps", plain_seconds=None) as progress:
         result = run_finetuning(
             folder,
             target,
             config,
-            start=source,
+            start=None if start == SCRATCH else Path(start),
             device=device,
-            say=live.say,
-            live=live,
+            log=progress.log,
+            progress=progress,
             recipe=recipe,
             deadline=deadline(max_hours),
             dry_run=dry_run,
         )
-    if dry_run:
-        return
-    tell_end(result, target)
+    if not dry_run:
+        report_outcome(result, target)

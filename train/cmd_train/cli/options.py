@@ -1,4 +1,4 @@
-"""Options that all trainings share on the command line; nothing heavy is imported here."""
+"""Options shared by ``cmd-train pretrain`` and ``cmd-train finetune``; imports nothing slow."""
 
 from __future__ import annotations
 
@@ -10,37 +10,47 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmd_extract.console.commands import EXIT_INTERRUPTED
+
 if TYPE_CHECKING:
     from cmd_train.engine.loop import TrainingResult
 
-EXIT_INTERRUPTED = 130
-
-# The time that a training is given counts from here, not from its first step: loading takes its time, too.
+# --max-hours counts from the start of the process, since loading takes time, too.
 _STARTED = time.monotonic()
 
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds SHARDS, RUN_DIR and the options that choose data, length, seed, device and any other field."""
+    """Add SHARDS, RUN_DIR and the shared options to a command."""
     for option in (
-        click.option("--dry-run", is_flag=True, help="Check settings and data, tell steps and sizes; write nothing."),
-        click.option("--print-config", is_flag=True, help="Print the resolved settings and stop; needs no SHARDS."),
+        click.option("--dry-run", is_flag=True, help="Check settings and data, show steps and sizes; write nothing."),
+        click.option("--print-config", is_flag=True, help="Print the resolved settings and exit; needs no SHARDS."),
         click.option(
-            "--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Change any field; repeatable."
+            "--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Override any setting; repeatable."
         ),
         click.option(
             "--max-hours",
             type=click.FloatRange(0, min_open=True),
-            help="Save and stop this long after the start of the process.  [default: no limit]",
+            help="Time limit, counted from the start of the process; save and stop then.  [default: no limit]",
         ),
-        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Where to compute."),
-        click.option("--workers", type=click.IntRange(0), help="Decoding processes.  [default: the recipe's]"),
-        click.option("--seed", type=click.IntRange(0), default=0, help="Decides everything random."),
+        click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Compute device."),
         click.option(
-            "--batch-size", type=click.IntRange(2), help="Samples a step, all ranks.  [default: the recipe's]"
+            "--workers",
+            type=click.IntRange(0),
+            help="Data loading processes per rank.  [default: from the recipe]",
         ),
-        click.option("--epochs", type=click.IntRange(1), help="Passes over the videos.  [default: the recipe's]"),
-        click.option("--part", default="train", help="Part of the split to train on."),
-        click.option("--split-column", help="Train on one part of this split only.  [default: all videos]"),
+        click.option("--seed", type=click.IntRange(0), default=0, help="Random seed."),
+        click.option(
+            "--batch-size",
+            type=click.IntRange(2),
+            help="Global batch size, over all ranks.  [default: from the recipe]",
+        ),
+        click.option("--epochs", type=click.IntRange(1), help="Passes over the videos.  [default: from the recipe]"),
+        click.option("--all-videos", is_flag=True, default=None, help="Train on all videos; ignore the splits."),
+        click.option("--train-part", help="Part of the split to train on.  [default: train]"),
+        click.option(
+            "--split-column",
+            help="Split column of the manifest.  [default: the only one in the shards; all videos if there is none]",
+        ),
         click.argument("run_dir", required=False, type=click.Path(file_okay=False, path_type=Path)),
         click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)),
     ):
@@ -48,24 +58,32 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def given_fields(**named: Any) -> dict[str, Any]:
-    """The fields that the shared options set, those that were not given left out."""
-    names = {
+def given_fields(**options: Any) -> dict[str, Any]:
+    """Return the settings given by the shared options, without the options that were not given.
+
+    Raises:
+        click.UsageError: ``--all-videos`` is given together with a split.
+    """
+    for name in ("split_column", "train_part"):
+        if options["all_videos"] and options[name] is not None:
+            raise click.UsageError(f"--all-videos cannot be combined with --{name.replace('_', '-')}.")
+    fields = {
         "split_column": "data.split_column",
-        "part": "data.part",
+        "train_part": "data.train_part",
+        "all_videos": "data.all_videos",
         "epochs": "optim.epochs",
         "batch_size": "optim.batch_size",
         "seed": "run.seed",
         "workers": "data.workers",
     }
-    return {names[name]: value for name, value in named.items() if value is not None}
+    return {fields[name]: value for name, value in options.items() if value is not None}
 
 
-def both_folders(shards: Path | None, run_dir: Path | None) -> tuple[Path, Path]:
-    """The two arguments, which only --print-config can do without.
+def require_folders(shards: Path | None, run_dir: Path | None) -> tuple[Path, Path]:
+    """Return the two arguments, which are optional only for ``--print-config``.
 
     Raises:
-        click.UsageError: one is missing.
+        click.UsageError: one of them is missing.
     """
     if shards is None or run_dir is None:
         raise click.UsageError(f"Missing argument '{'SHARDS' if shards is None else 'RUN_DIR'}'.")
@@ -73,26 +91,26 @@ def both_folders(shards: Path | None, run_dir: Path | None) -> tuple[Path, Path]
 
 
 def deadline(max_hours: float | None) -> float:
-    """The ``time.monotonic()`` at which so many hours have passed since this process started; inf without a limit."""
+    """Return the time limit as a value of ``time.monotonic()``; infinity without a limit."""
     return math.inf if max_hours is None else _STARTED + 3600 * max_hours
 
 
-def tell_end(result: TrainingResult, run_dir: Path) -> None:
-    """Says how a training ended, once for all its processes.
+def report_outcome(result: TrainingResult, run_dir: Path) -> None:
+    """Print the outcome of a run, on rank 0 only.
 
     Raises:
-        SystemExit: it was interrupted.
+        SystemExit: the run was stopped before its end.
     """
     import os
 
-    from cmd_train.distributed.process_group import find_seat
+    from cmd_train.distributed.process_group import read_launch_info
 
-    seat = find_seat(os.environ)
-    if seat.rank == 0 and result.finished:
-        click.echo(f"trained {result.steps} steps; checkpoint in {run_dir}")
-    elif seat.rank == 0:
-        again = "run the same command again to continue"
-        click.echo(f"stopped after step {result.steps} ({result.reason}); {again}", err=True)
+    launch = read_launch_info(os.environ)
+    if launch.rank == 0 and result.finished:
+        click.echo(f"Finished after {result.steps} steps; checkpoint in {run_dir}")
+    elif launch.rank == 0:
+        again = "Run the same command again to continue."
+        click.echo(f"Stopped after step {result.steps} ({result.reason}). {again}", err=True)
     if not result.finished:
-        # A launcher would take it for a failure, and torchrun would start all again.
-        raise SystemExit(0 if seat.launched else EXIT_INTERRUPTED)
+        # A launcher would treat any other exit code as a failure, and torchrun would restart all ranks.
+        raise SystemExit(0 if launch.launched else EXIT_INTERRUPTED)

@@ -1,4 +1,4 @@
-"""The named recipes as text: what each is for and in what it differs from the paper's settings."""
+"""The list of recipes: what each is for, and how it differs from the paper's settings."""
 
 from __future__ import annotations
 
@@ -12,30 +12,30 @@ _LINE_CHARACTERS = 100
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 
 NOTES: Mapping[str, str] = {
-    "ucf101": "the paper's pre-training on UCF101, with the motion encoder at the grid's resolution",
-    "hmdb51": "pre-training for HMDB51: as published, the ucf101 recipe unchanged",
+    "ucf101": "the paper's pre-training on UCF101, with the motion encoder at grid resolution",
+    "hmdb51": "pre-training on HMDB51; the same settings as ucf101, as published",
     "kinetics400": "the paper's pre-training on Kinetics-400",
-    "gestures": "a small network for short real clips of gestures",
-    "demo": "a small network for the synthesized videos: minutes on two cores",
+    "gestures": "a small network for short real gesture clips",
+    "demo": "a small network for the synthesized videos; takes minutes on two cores",
     "finetune-ucf101": "the paper's fine-tuning on UCF101",
     "finetune-hmdb51": "the paper's fine-tuning on HMDB51",
-    "finetune-gestures": "with labels: the small network for short real clips of gestures",
-    "finetune-demo": "with labels: the small network for the synthesized videos",
+    "finetune-gestures": "fine-tuning of the small network on short real gesture clips",
+    "finetune-demo": "fine-tuning of the small network on the synthesized videos",
 }
 
 
 def list_recipes() -> str:
-    """Each recipe's name, what it is for, and below it the fields in which it differs from the paper's settings."""
+    """Return each recipe with its purpose and the settings in which it differs from the paper."""
     width = max(map(len, RECIPES)) + 2
     margin = " " * width
-    told = []
+    lines = []
     for name in RECIPES:
-        told.append(f"{name:{width}}{NOTES[name]}")
-        # A field and its value stay on one line.
-        fields = ", ".join(field.replace(" ", _NO_BREAK) for field in _differences(name))
-        lines = textwrap.wrap(fields, _LINE_CHARACTERS - width, break_long_words=False, break_on_hyphens=False)
-        told += [margin + line.replace(_NO_BREAK, " ") for line in lines]
-    return "\n".join(told)
+        lines.append(f"{name:{width}}{NOTES[name]}")
+        # Keep a setting and its value on one line.
+        settings = ", ".join(setting.replace(" ", _NO_BREAK) for setting in _differences(name))
+        wrapped = textwrap.wrap(settings, _LINE_CHARACTERS - width, break_long_words=False, break_on_hyphens=False)
+        lines += [margin + line.replace(_NO_BREAK, " ") for line in wrapped]
+    return "\n".join(lines)
 
 
 def _differences(name: str) -> list[str]:

@@ -1,1 +1,1 @@
-"""From shards to batches: selection, sampling, loading."""
+"""Data loading: selection of videos, sampling, datasets and batches."""

@@ -1,14 +1,14 @@
-"""Memory for batches, made before they are read and used again: pictures are decoded to where they stay.
+"""Reusable memory for batches, into which samples are decoded directly.
 
-A batch is one block, in data workers of shared memory, so that one handle takes it to the training process and nothing
-is copied. New shared memory is slow: the system clears each page when it is touched first, which takes nearly as long
-as decoding the pictures in it. So blocks return: the block's first byte, which both processes see, says whether
-somebody still needs it.
+A batch is a single block; in data workers it is shared memory, so that only a handle is sent to the training process
+and nothing is copied. Fresh shared memory is slow: the operating system zeroes each page on first access, which takes
+nearly as long as decoding the pictures. Blocks are therefore reused: the first byte of a block, visible to both
+processes, marks whether it is in use.
 
 Shape legend: as in ``cmd_train.data.batch``.
 """
 
-# ruff: noqa: N815 (carriers name the shapes of their tensors)
+# ruff: noqa: N815 (field names carry the shapes of their tensors)
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-# Arrays begin at multiples of a cache line; the first line is the block's own.
+# Arrays are aligned to cache lines; the first line of a block holds its in-use flag.
 _LINE_BYTES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchLayout:
-    """What a batch holds of each of its samples, and how that lies in a block.
+    """Layout of the arrays of a batch in a block.
 
     Attributes:
-        samples: B, at most.
+        samples: capacity B.
         clip: T, H, W.
         keyframe: Hk, Wk.
         windows: W, Tm.
@@ -54,20 +54,20 @@ class BatchLayout:
 
     @property
     def block_bytes(self) -> int:
-        """Length of a block."""
-        return _LINE_BYTES + sum(_in_lines(shape, dtype) for shape, dtype in self._arrays())
+        """Size of a block in bytes."""
+        return _LINE_BYTES + sum(_aligned_bytes(shape, dtype) for shape, dtype in self._arrays())
 
     def views(self, block: Tensor) -> BatchArrays:
-        """The arrays in a block of ``block_bytes`` uint8."""
+        """Return views of the arrays in a block of ``block_bytes`` uint8."""
         start, arrays = _LINE_BYTES, []
         for shape, dtype in self._arrays():
             stop = start + math.prod(shape) * dtype.itemsize
             arrays.append(block[start:stop].view(dtype).view(shape))
-            start += _in_lines(shape, dtype)
+            start += _aligned_bytes(shape, dtype)
         return BatchArrays(*arrays)
 
 
-def _in_lines(shape: tuple[int, ...], dtype: torch.dtype) -> int:
+def _aligned_bytes(shape: tuple[int, ...], dtype: torch.dtype) -> int:
     return -(-math.prod(shape) * dtype.itemsize // _LINE_BYTES) * _LINE_BYTES
 
 
@@ -83,7 +83,7 @@ class BatchArrays:
 
 @dataclass(frozen=True)
 class SampleMemory:
-    """Where one sample is written; its content is whatever was there.
+    """Destination of one sample; its initial content is arbitrary.
 
     Attributes:
         clip_u8: (T, H, W, 3) uint8.
@@ -99,13 +99,13 @@ class SampleMemory:
 
 
 class BatchMemory:
-    """A block, and where the samples of a batch are written in it.
+    """Block of memory with views for the samples of a batch.
 
     Args:
-        layout: of the block.
+        layout: layout of the block.
 
     Attributes:
-        layout: of the block.
+        layout: layout of the block.
         block: (bytes,) uint8.
     """
 
@@ -121,18 +121,18 @@ class BatchMemory:
         ]
 
     def sample(self, number: int) -> SampleMemory:
-        """The memory of one sample."""
+        """Return the memory of one sample."""
         return SampleMemory(*(array[number] for array in self._arrays))
 
 
 class BatchPool:
-    """Blocks of one process that are written again once nobody needs them; never fewer than are in use."""
+    """Pool of the reusable blocks of a process; grows while all of its blocks are in use."""
 
     def __init__(self) -> None:
         self._memories: list[BatchMemory] = []
 
     def take(self, layout: BatchLayout) -> BatchMemory:
-        """A block of this layout that nobody uses; from now on it is in use, until ``release``."""
+        """Return an unused block with this layout and mark it as in use until ``release`` is called."""
         free = (m for m in self._memories if m.layout == layout and not m.block[0])
         memory = next(free, None)
         if memory is None:
@@ -143,14 +143,14 @@ class BatchPool:
 
 
 def release(block: Tensor) -> None:
-    """Gives a block back, from whatever process; it may be overwritten at once."""
+    """Mark a block as unused, from any process; it may be overwritten immediately."""
     block[0] = 0
 
 
 def _new_block(size: int) -> Tensor:
     if get_worker_info() is None:
-        # numpy asks for large pages, which are far cheaper to get.
+        # NumPy requests huge pages, which are much cheaper to allocate.
         return torch.from_numpy(np.empty(size, np.uint8))
-    # As torch's own collation does in workers; a tensor that is not shared yet would be copied on its way.
-    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call] # torch leaves it bare
+    # As in torch's default collation in workers: a tensor outside shared memory would be copied when sent.
+    storage = torch.UntypedStorage._new_shared(size)  # type: ignore[no-untyped-call] # untyped in torch
     return torch.empty(0, dtype=torch.uint8).set_(storage)

@@ -1,7 +1,7 @@
-"""Reads samples out of shards: decodes JPEG and gathers motion, in the data workers.
+"""Datasets that read samples from shards in data workers: they decode JPEGs and read motion grids.
 
-A sample is asked for by its key (epoch, position), which alone, with the seed, decides what is read. So workers share
-no state, and a run can resume anywhere. ``cmd_train.data.epoch_sampler`` makes the keys.
+The key of a sample, (epoch, position), and the seed determine its content. Workers therefore share no state, and a run
+can resume at any step. ``cmd_train.data.epoch_sampler`` generates the keys.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from cmd_train.data.sampling_report import SamplingReport
 
 
 class DamagedSampleError(RuntimeError):
-    """Stored data of a video that cannot be read; the message names the video and what is damaged.
+    """Stored data of a video cannot be read; the message names the video and the damaged part.
 
-    It takes one argument, the message, so that the data loader can raise it again in the parent process.
+    The message is the only argument, so that the data loader can re-raise the error in the parent process.
     """
 
 
 class VideoSource(Protocol):
-    """What the datasets need of ``cmd_extract.shard.reader.ShardSet``."""
+    """Interface of ``cmd_extract.shard.reader.ShardSet`` that the datasets use."""
 
     header: ShardHeader
 
     def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> Sequence[bytes | memoryview]:
-        """JPEG bytes of some frames, in the order asked for."""
+        """Return the JPEG bytes of the given frames, in the given order."""
 
     def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> bytes | memoryview:
-        """JPEG bytes of a keyframe, by its number among the video's keyframes."""
+        """Return the JPEG bytes of a keyframe, given its index among the video's keyframes."""
 
     def read_motion(self, entry: VideoEntry, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
-        """Motion of consecutive frames from ``start`` on, as many as the arrays hold, written to them."""
+        """Read the motion of consecutive frames from ``start`` into arrays, whose length is the number of frames."""
 
 
 class PretrainDataset(Dataset[ClipSample]):
-    """Training samples, by key.
+    """Training samples, indexed by key.
 
     Args:
-        shards: where the videos are read from.
-        entries: the videos to train on. Position p of an epoch belongs to video p modulo their number.
-        sampling: geometry of a sample.
-        seed: decides, with the key, which frames a sample takes; see ``cmd_train.data.sampling``.
-        clips_only: whether motion and keyframes are left unread; their arrays are empty then.
+        shards: source of the videos.
+        entries: videos to train on. Position p of an epoch is a sample of video p modulo their number.
+        sampling: temporal geometry of a sample.
+        seed: random seed; with the key, it determines the frames of a sample (see ``cmd_train.data.sampling``).
+        clips_only: skip motion and keyframes; their arrays are then empty.
 
     Raises:
-        ValueError: if there is no video.
+        ValueError: there are no videos.
     """
 
     def __init__(
@@ -74,19 +74,19 @@ class PretrainDataset(Dataset[ClipSample]):
         self._clips_only = clips_only
 
     def video_id(self, key: tuple[int, int]) -> str:
-        """The video that the sample of ``key`` is of."""
+        """Return the id of the video of a sample."""
         return self._entries[key[1] % len(self._entries)].video_id
 
     def __getitem__(self, key: tuple[int, int]) -> ClipSample:
-        """Read the sample of ``key`` = (epoch, position), to memory of its own.
+        """Read the sample with ``key`` = (epoch, position) into its own memory.
 
         Raises:
-            DamagedSampleError: if what is stored cannot be decoded or has the wrong size.
+            DamagedSampleError: the stored data cannot be decoded or has the wrong size.
         """
         return self.read(key, BatchMemory(self.layout(1)).sample(0))
 
     def layout(self, samples: int) -> BatchLayout:
-        """How so many samples lie side by side."""
+        """Return the memory layout of a batch of ``samples`` samples."""
         header, sampling = self._shards.header, self._sampling
         return BatchLayout(
             samples=samples,
@@ -97,14 +97,14 @@ class PretrainDataset(Dataset[ClipSample]):
         )
 
     def read(self, key: tuple[int, int], memory: SampleMemory) -> ClipSample:
-        """Read the sample of ``key`` = (epoch, position).
+        """Read the sample with ``key`` = (epoch, position).
 
         Args:
-            key: of the sample.
-            memory: where it is written; where reading fails, it may be used again.
+            key: key of the sample.
+            memory: destination; it can be reused if reading fails.
 
         Raises:
-            DamagedSampleError: if what is stored cannot be decoded or has the wrong size.
+            DamagedSampleError: the stored data cannot be decoded or has the wrong size.
         """
         epoch, position = key
         video = position % len(self._entries)
@@ -131,16 +131,16 @@ class PretrainDataset(Dataset[ClipSample]):
 
 
 class EvalDataset(Dataset[EvalSample]):
-    """Evaluation clips at equal spacing, one item a video.
+    """Evenly spaced evaluation clips; one item per video.
 
     Args:
-        shards: where the videos are read from.
-        entries: the videos to evaluate.
-        sampling: geometry of a clip.
-        clips: clips a video.
+        shards: source of the videos.
+        entries: videos to evaluate.
+        sampling: temporal geometry of a clip.
+        clips: clips per video.
 
     Raises:
-        ValueError: if there is no video, or the shards hold no small frames.
+        ValueError: there are no videos, or the shards contain no small frames.
     """
 
     def __init__(
@@ -160,7 +160,7 @@ class EvalDataset(Dataset[EvalSample]):
         """Read all clips of a video.
 
         Raises:
-            DamagedSampleError: if what is stored cannot be decoded or has the wrong size.
+            DamagedSampleError: the stored data cannot be decoded or has the wrong size.
         """
         entry = self._entries[video]
         clips = evaluation_clips(entry.frame_count, self._sampling, self._clips)
@@ -170,65 +170,65 @@ class EvalDataset(Dataset[EvalSample]):
         return EvalSample(clips_u8=pictures.reshape(len(clips), -1, *size, 3), video=video)
 
     def report(self) -> SamplingReport:
-        """How many videos are too short for the configured clips."""
-        return SamplingReport.of_evaluation((entry.frame_count for entry in self._entries), self._sampling)
+        """Count the videos that are too short for the configured clips."""
+        return SamplingReport.from_evaluation((entry.frame_count for entry in self._entries), self._sampling)
 
 
 def _require_entries(entries: Sequence[VideoEntry]) -> None:
     if not entries:
-        raise ValueError("entries: no video is selected, need at least one; check the split's name and part")
+        raise ValueError("entries: no videos selected; check the split column and its part")
 
 
 def require_frames(header: ShardHeader) -> None:
-    """Refuses shards that have been extracted without small frames.
+    """Check that shards contain the small frames that clips are decoded from.
 
     Raises:
-        ValueError: they have.
+        ValueError: they were extracted without them.
     """
     if not header.config.get("store_frames", True):
         raise ValueError(
-            "shards: hold no small frames, which clips are made of (cmd-extract run --no-frames); extract into another "
-            "folder, with --frames"
+            "shards: contain no small frames, which clips are decoded from (extracted with --no-frames); extract "
+            "again with --frames into another folder"
         )
 
 
-def _read_frames(shards: VideoSource, entry: VideoEntry, wanted: Sequence[int], into: NDArray[np.uint8]) -> None:
-    """Fills (N, H, W, 3) uint8; a frame that is wanted several times is decoded once."""
-    frames = sorted(set(wanted))
-    jpegs = dict(zip(frames, shards.frame_jpegs(entry, frames), strict=True))
-    place_of: dict[int, int] = {}
-    for place, frame in enumerate(wanted):
-        if frame in place_of:
-            into[place] = into[place_of[frame]]
+def _read_frames(shards: VideoSource, entry: VideoEntry, frames: Sequence[int], out: NDArray[np.uint8]) -> None:
+    """Decode frames into (N, H, W, 3) uint8; repeated frames are decoded only once."""
+    distinct = sorted(set(frames))
+    jpegs = dict(zip(distinct, shards.frame_jpegs(entry, distinct), strict=True))
+    decoded: dict[int, int] = {}
+    for index, frame in enumerate(frames):
+        if frame in decoded:
+            out[index] = out[decoded[frame]]
         else:
-            _decode(jpegs[frame], into[place], entry, f"frame {frame}")
-            place_of[frame] = place
+            _decode(jpegs[frame], out[index], entry, f"frame {frame}")
+            decoded[frame] = index
 
 
-def _read_keyframe(shards: VideoSource, entry: VideoEntry, keyframe: int, into: NDArray[np.uint8]) -> None:
-    """Fills (Hk, Wk, 3) uint8."""
+def _read_keyframe(shards: VideoSource, entry: VideoEntry, keyframe: int, out: NDArray[np.uint8]) -> None:
+    """Decode a keyframe into (Hk, Wk, 3) uint8."""
     jpeg = shards.keyframe_jpeg(entry, keyframe)
-    _decode(jpeg, into, entry, f"keyframe {keyframe} (frame {entry.keyframe_indices[keyframe]})")
+    _decode(jpeg, out, entry, f"keyframe {keyframe} (frame {entry.keyframe_indices[keyframe]})")
 
 
-def _decode(jpeg: bytes | memoryview, into: NDArray[np.uint8], entry: VideoEntry, what: str) -> None:
-    """Decodes a picture to its place; pictures put together afterwards would be copied once more."""
+def _decode(jpeg: bytes | memoryview, out: NDArray[np.uint8], entry: VideoEntry, name: str) -> None:
+    """Decode a picture into its final memory; stacking pictures afterwards would copy them once more."""
     try:
-        # The fast transforms win 5 % of the time and would make pixels depend on the library's build. A picture that is
-        # too large for its place is refused, so that it cannot spill over.
-        shape = simplejpeg.decode_jpeg(jpeg, "RGB", fastdct=False, fastupsample=False, buffer=into).shape
+        # The fast transforms save 5 % of the time, but would make pixels depend on the build of the library. Pictures
+        # that are larger than the buffer raise an error; they never overrun it.
+        shape = simplejpeg.decode_jpeg(jpeg, "RGB", fastdct=False, fastupsample=False, buffer=out).shape
     except ValueError as error:
-        shape = _size_of(jpeg)
-        if shape is None or shape == into.shape:
-            raise DamagedSampleError(f"video {entry.video_id}: {what} is not a readable JPEG ({error})") from error
-    if shape != into.shape:
+        shape = _jpeg_shape(jpeg)
+        if shape is None or shape == out.shape:
+            raise DamagedSampleError(f"video {entry.video_id}: {name} is not a readable JPEG ({error})") from error
+    if shape != out.shape:
         raise DamagedSampleError(
-            f"video {entry.video_id}: {what} has {shape[1]} x {shape[0]} pixels, "
-            f"the shard says {into.shape[1]} x {into.shape[0]}"
+            f"video {entry.video_id}: {name} has {shape[1]} x {shape[0]} pixels, "
+            f"expected {out.shape[1]} x {out.shape[0]}"
         )
 
 
-def _size_of(jpeg: bytes | memoryview) -> tuple[int, int, int] | None:
+def _jpeg_shape(jpeg: bytes | memoryview) -> tuple[int, int, int] | None:
     try:
         height, width, *_ = simplejpeg.decode_jpeg_header(jpeg)
     except ValueError:
@@ -243,7 +243,7 @@ def _read_motion(
     grid: NDArray[np.int16],
     valid: NDArray[np.bool_],
 ) -> None:
-    """Fills (W, Tm, 2, gh, gw) int16 and (W, Tm, gh, gw) bool; frames that do not exist are zero and invalid."""
+    """Read motion windows into (W, Tm, 2, gh, gw) int16 and (W, Tm, gh, gw) bool; missing frames are 0 and invalid."""
     for number, (start, count) in enumerate(windows):
         grid[number, count:] = 0
         valid[number, count:] = False

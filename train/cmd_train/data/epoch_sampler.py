@@ -1,4 +1,4 @@
-"""In which order samples are trained on: a pure function of (seed, epoch), cut into global batches."""
+"""Order of the training samples, a pure function of (seed, epoch), divided into global batches."""
 
 from __future__ import annotations
 
@@ -9,36 +9,37 @@ import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
+from cmd_extract.system.validation import require, require_range
 from cmd_train.data.sampling import seed_sequence
 
 _PURPOSE_ORDER = (1,)
-# As a user changes it.
+# The setting that users change, for error messages.
 _BATCH = "optim.batch_size (--batch-size)"
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochSampler(Sampler[list[tuple[int, int]]]):
-    """Batches of keys (epoch, position) for one rank, from some step to the end of the training.
+    """Batches of keys (epoch, position) for one rank, from a given step to the end of the run.
 
-    Step s of a training is global batch s mod ``steps_per_epoch`` of epoch s div ``steps_per_epoch``. It holds the
-    same samples whatever the number of ranks; each rank takes its own contiguous part. Give it to a data loader as
-    ``batch_sampler``; one loader then serves all epochs without emptying its workers in between.
+    Step s of a run is global batch s mod ``steps_per_epoch`` of epoch s div ``steps_per_epoch``. It contains the same
+    samples for any number of ranks; each rank takes a contiguous part. Used as the sampler
+    of a data loader with ``batch_size=None``, it covers all epochs, so that workers stay busy between them.
 
-    An epoch shuffles the videos; with ``samples_per_video`` > 1 it passes over them that often, each pass shuffled
-    anew, so that a video returns within one global batch only where two passes meet. The last, incomplete global
+    Each epoch shuffles the videos; with ``samples_per_video`` > 1 it makes as many passes, each shuffled independently,
+    so that a video can occur twice in a global batch only at the boundary of two passes. The last, incomplete global
     batch of an epoch is dropped.
 
     Attributes:
-        video_count: videos trained on.
-        global_batch: samples a step, all ranks together.
-        epochs: where the training ends.
-        seed: decides the order.
-        samples_per_video: samples that an epoch takes of each video.
-        rank, world_size: which part of each global batch to take.
-        first_step: the first step to give, counted from the start of the training: 0, or the steps already done.
+        video_count: number of training videos.
+        global_batch: samples per step over all ranks.
+        epochs: number of epochs.
+        seed: random seed of the order.
+        samples_per_video: samples per video and epoch.
+        rank, world_size: this rank and the number of ranks, which select the part of each global batch.
+        first_step: first step to return, counted from the start of the run: 0, or the number of completed steps.
 
     Raises:
-        ValueError: if a number is out of range, or an epoch has fewer samples than one global batch.
+        ValueError: a number is out of range, or an epoch has fewer samples than a global batch.
     """
 
     video_count: int
@@ -51,36 +52,32 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     first_step: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("video_count", "global_batch", "epochs", "samples_per_video", "world_size"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not allowed, need at least 1")
-        if not 0 <= self.rank < self.world_size:
-            raise ValueError(f"rank: {self.rank} is not allowed, need 0 to {self.world_size - 1}")
-        if self.global_batch % self.world_size:
-            raise ValueError(
-                f"{_BATCH}: {self.global_batch} is not allowed, need a multiple of the {self.world_size} ranks"
-            )
-        if self.steps_per_epoch == 0:
-            raise ValueError(
-                f"{_BATCH}: {self.global_batch} is not allowed, need at most the {self.samples_per_epoch} samples "
-                f"of an epoch ({self.video_count} videos, data.samples_per_video={self.samples_per_video})"
-            )
-        if not 0 <= self.first_step <= self.total_steps:
-            raise ValueError(f"first_step: {self.first_step} is not allowed, need 0 to {self.total_steps}")
+        require_range(self, "video_count", "global_batch", "epochs", "samples_per_video", "world_size", ge=1)
+        require_range(self, "rank", ge=0, lt=self.world_size)
+        require(
+            self.global_batch % self.world_size == 0,
+            f"{_BATCH}: must be a multiple of the number of ranks, {self.world_size}, got {self.global_batch}",
+        )
+        require(
+            self.steps_per_epoch > 0,
+            f"{_BATCH}: must be at most the {self.samples_per_epoch} samples of an epoch ({self.video_count} videos, "
+            f"data.samples_per_video={self.samples_per_video}), got {self.global_batch}",
+        )
+        require_range(self, "first_step", ge=0, le=self.total_steps)
 
     @property
     def samples_per_epoch(self) -> int:
-        """Samples that an epoch draws from; those of its incomplete last batch are dropped."""
+        """Samples per epoch, including those of the incomplete last batch, which are dropped."""
         return self.video_count * self.samples_per_video
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global batches of an epoch."""
+        """Global batches per epoch."""
         return self.samples_per_epoch // self.global_batch
 
     @property
     def total_steps(self) -> int:
-        """Global batches of the training."""
+        """Global batches of the whole run."""
         return self.steps_per_epoch * self.epochs
 
     def __len__(self) -> int:
@@ -97,7 +94,7 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
             yield [(epoch, int(position)) for position in order[start : start + local]]
 
     def epoch_order(self, epoch: int) -> NDArray[np.int64]:
-        """(samples_per_epoch,) int64, the positions of an epoch in the order of training."""
+        """Return the positions of an epoch in training order, (samples_per_epoch,) int64."""
         passes = []
         for number in range(self.samples_per_video):
             rng = np.random.default_rng(seed_sequence(self.seed, epoch, number, purpose=_PURPOSE_ORDER))

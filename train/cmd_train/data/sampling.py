@@ -1,19 +1,19 @@
-"""Which frames, motion windows and keyframe a training sample takes: pure functions of numbers, no pixels.
+"""Selection of the frames, motion windows and keyframe of a training sample: pure functions of numbers, no pixels.
 
-A sample of the default configuration, seen along its video (the paper's numbers)::
+A sample with the default configuration (the paper's values) along its video::
 
     clip: 16 frames, every 4th          skipped   future motion
-    |x...x...x...x.. ... ..x...x...x|     ..       |--------|      71 frames in all
+    |x...x...x...x.. ... ..x...x...x|     ..       |--------|      71 frames in total
      <------------ 61 ------------->     2             8
 
-What is not said by the paper, and therefore decided here:
+Rules for cases that the paper does not specify:
 
-- a video shorter than this window lowers the stride, one at a time, until the window fits; if it does not fit even at
-  stride 1, the clip starts at frame 0, frames beyond the end repeat the last one, and motion beyond the end is
-  marked invalid, never repeated;
-- temporal negatives lie wholly within the video and overlap neither the positive window nor one another; all
-  arrangements are equally likely; where fewer fit, the rest is marked invalid and counted;
-- where no keyframe lies near the clip, the nearest one is taken (the earlier of two) and counted.
+- If a video is shorter than this window, the stride is lowered in steps of one until the window fits. If it does not
+  fit even at stride 1, the clip starts at frame 0, frames beyond the end repeat the last frame, and motion beyond the
+  end is marked invalid, never repeated.
+- Temporal negatives lie entirely within the video and overlap neither the positive window nor each other; all
+  arrangements are equally likely. If fewer fit, the missing ones are marked invalid and counted.
+- If no keyframe is near the clip, the nearest one is used (the earlier of two) and counted.
 """
 
 from __future__ import annotations
@@ -27,29 +27,26 @@ from typing import NamedTuple
 
 import numpy as np
 
+from cmd_extract.system.validation import require, require_range
+
 SEED_LIMIT = 2**32
-"""Seeds, epochs and positions are below this, so that each is one word of a seed sequence."""
-
-
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
+"""Upper bound of seeds, epochs and positions, so that each is one word of a seed sequence."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingConfig:
-    """Geometry of a training sample in time.
+    """Temporal geometry of a training sample.
 
     Attributes:
-        clip_frames: frames of a clip.
-        stride: frames from one frame of the clip to the next; lowered for short videos.
-        future_interval: frames skipped between the clip's last frame and the first frame of motion. Below 0 the motion
-            begins so many frames before the clip's end: it is then what the clip shows, not what comes after.
-        motion_frames: consecutive frames of a motion window.
-        temporal_negatives: further motion windows of the same video.
-        keyframe_margin: how many frames before or behind the clip a keyframe may lie.
-        motion_room: whether a clip leaves room for its future motion before the video's end. False lets it lie
-            anywhere in the video, which suits trainings that read no motion.
+        clip_frames: frames per clip.
+        stride: distance between consecutive frames of a clip, in frames of the video; lowered for short videos.
+        future_interval: frames skipped between the last frame of the clip and the first frame of motion. If negative,
+            motion starts that many frames before the end of the clip and thus shows the clip itself, not its future.
+        motion_frames: consecutive frames per motion window.
+        temporal_negatives: number of additional motion windows from the same video.
+        keyframe_margin: maximum distance of a keyframe from the clip, in frames.
+        motion_room: reserve room for the future motion between the clip and the end of the video. False allows clips
+            anywhere in the video, for runs that do not use motion.
     """
 
     clip_frames: int = 16
@@ -61,36 +58,33 @@ class SamplingConfig:
     motion_room: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("clip_frames", "stride", "motion_frames"):
-            _require(getattr(self, name) >= 1, f"{name}: {getattr(self, name)} is not allowed, need at least 1")
-        for name in ("temporal_negatives", "keyframe_margin"):
-            _require(getattr(self, name) >= 0, f"{name}: {getattr(self, name)} is not allowed, need at least 0")
-
-        _require(
+        require_range(self, "clip_frames", "stride", "motion_frames", ge=1)
+        require_range(self, "temporal_negatives", "keyframe_margin", ge=0)
+        require(
             self.future_interval >= -self.clip_frames,
-            f"future_interval: {self.future_interval} is not allowed, need at least -clip_frames = {-self.clip_frames}",
+            f"future_interval: must be at least -clip_frames = {-self.clip_frames}, got {self.future_interval}",
         )
 
     @property
     def window_count(self) -> int:
-        """Motion windows of a sample: the positive and the temporal negatives."""
+        """Motion windows per sample: the positive one and the temporal negatives."""
         return 1 + self.temporal_negatives
 
     def clip_span(self, stride: int) -> int:
-        """Frames from the first to the last frame of a clip, both counted."""
+        """Return the number of frames from the first to the last frame of a clip, inclusive."""
         return (self.clip_frames - 1) * stride + 1
 
     def window_span(self, stride: int) -> int:
-        """Frames from the clip's first frame to the last frame of its future motion, both counted.
+        """Return the number of frames from the first frame of a clip to the last frame of its future motion, inclusive.
 
-        Without ``motion_room`` to the last frame of the clip.
+        Without ``motion_room``, the window ends with the clip.
         """
         room = self.future_interval + self.motion_frames if self.motion_room else 0
         return self.clip_span(stride) + max(room, 0)
 
 
 class MotionWindow(NamedTuple):
-    """Consecutive frames of motion; only the first ``valid_frames`` of ``motion_frames`` exist."""
+    """Window of consecutive motion frames; only the first ``valid_frames`` of ``motion_frames`` exist."""
 
     start: int
     valid_frames: int
@@ -98,19 +92,19 @@ class MotionWindow(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class SamplePlan:
-    """What to read for one sample.
+    """Frames, motion windows and keyframe to read for one sample.
 
     Attributes:
-        clip_frames: frame numbers within the video; the last one may be repeated.
+        clip_frames: frame indices within the video; the last one may be repeated.
         stride: stride used.
         motion_windows: the positive window first, then the temporal negatives, by start; missing ones are (0, 0).
-            Empty for a clip alone.
-        keyframe: number of the keyframe within the video's keyframes (not a frame number); None for a clip alone.
-        stride_shrunk: the stride is lower than configured.
-        clip_padded: the clip repeats the video's last frame.
-        motion_padded: the positive window ends behind the video's end.
-        negatives_missing: temporal negatives for which there is no room.
-        keyframe_outside: no keyframe lies within the margin; ``keyframe`` is the nearest one.
+            Empty for a clip without motion.
+        keyframe: index among the video's keyframes (not a frame index); None for a clip without keyframe.
+        stride_shrunk: whether the stride is lower than configured.
+        clip_padded: whether the clip repeats the last frame of the video.
+        motion_padded: whether the positive window extends beyond the end of the video.
+        negatives_missing: number of temporal negatives that do not fit into the video.
+        keyframe_outside: whether no keyframe is within the margin and ``keyframe`` is the nearest one.
     """
 
     clip_frames: tuple[int, ...]
@@ -130,40 +124,40 @@ class SamplePlan:
 
 
 def sample_rng(seed: int, epoch: int, index: int) -> np.random.Generator:
-    """Generator that decides which frames sample ``index`` of ``epoch`` takes.
+    """Return the random generator of the frames of sample ``index`` in ``epoch``.
 
     Raises:
-        ValueError: if a number is negative or does not fit into 32 bits.
+        ValueError: a number is negative or does not fit into 32 bits.
     """
     return np.random.default_rng(seed_sequence(seed, epoch, index))
 
 
 def seed_sequence(*words: int, purpose: tuple[int, ...] = ()) -> np.random.SeedSequence:
-    """Seed sequence of some numbers below 2**32; different ``purpose``s give independent streams."""
+    """Return a seed sequence of numbers below 2**32; each ``purpose`` yields an independent stream."""
     for word in words:
-        _require(0 <= word < SEED_LIMIT, f"seed, epoch and index: {word} is not allowed, need 0 to 2**32 - 1")
+        require(0 <= word < SEED_LIMIT, f"seed, epoch and index: must be from 0 to 2**32 - 1, got {word}")
     return np.random.SeedSequence(list(words), spawn_key=purpose)
 
 
 def plan_sample(
     frame_count: int, keyframe_indices: Sequence[int], config: SamplingConfig, rng: np.random.Generator
 ) -> SamplePlan:
-    """Draw one training sample of a video, by the rules at the head of this module.
+    """Draw a training sample of a video according to the rules in the module docstring.
 
     Args:
         frame_count: frames of the video.
-        keyframe_indices: frame numbers of its keyframes, ascending.
-        config: geometry of the sample.
-        rng: source of every draw, see ``sample_rng``.
+        keyframe_indices: frame indices of its keyframes, ascending.
+        config: temporal geometry of the sample.
+        rng: random generator, see ``sample_rng``.
 
     Returns:
-        The plan; a pure function of the arguments and of the generator's state.
+        The plan; a pure function of the arguments and the state of the generator.
 
     Raises:
-        ValueError: if the video has no frame or no keyframe.
+        ValueError: the video has no frames or no keyframes.
     """
-    _require(frame_count >= 1, f"frame_count: {frame_count} is not allowed, need at least 1")
-    _require(len(keyframe_indices) >= 1, "keyframe_indices: empty, need at least one keyframe")
+    require(frame_count >= 1, f"frame_count: must be at least 1, got {frame_count}")
+    require(len(keyframe_indices) >= 1, "keyframe_indices: must not be empty")
     first, stride = _draw_clip(frame_count, config, rng)
     clip = _clip_at(first, stride, frame_count, config)
     motion_start = first + config.clip_span(stride) + config.future_interval
@@ -185,12 +179,12 @@ def plan_sample(
 
 
 def plan_clip(frame_count: int, config: SamplingConfig, rng: np.random.Generator) -> SamplePlan:
-    """Draw a clip alone; the very clip that ``plan_sample`` takes with the same arguments.
+    """Draw a clip without motion and keyframe; the same clip as ``plan_sample`` with the same arguments.
 
     Raises:
-        ValueError: if the video has no frame.
+        ValueError: the video has no frames.
     """
-    _require(frame_count >= 1, f"frame_count: {frame_count} is not allowed, need at least 1")
+    require(frame_count >= 1, f"frame_count: must be at least 1, got {frame_count}")
     first, stride = _draw_clip(frame_count, config, rng)
     return SamplePlan(
         clip_frames=_clip_at(first, stride, frame_count, config),
@@ -206,24 +200,24 @@ def plan_clip(frame_count: int, config: SamplingConfig, rng: np.random.Generator
 
 
 def evaluation_clips(frame_count: int, config: SamplingConfig, clips: int = 10) -> tuple[tuple[int, ...], ...]:
-    """Clips at equal spacing: the first starts at frame 0, the last ends with the video, a single one is central.
+    """Return evenly spaced clips: the first starts at frame 0, the last ends with the video, a single one is central.
 
-    Evaluation reads no motion, so only the clip's span must fit; the stride shrinks as in training, and a video with
-    fewer frames than a clip repeats its last one.
+    Evaluation uses no motion, so only the clip itself has to fit. The stride is lowered as in training, and a video
+    with fewer frames than a clip repeats its last frame.
 
     Args:
         frame_count: frames of the video.
-        config: geometry of a clip.
+        config: temporal geometry of a clip.
         clips: number of clips.
 
     Returns:
-        ``clips`` tuples of ``config.clip_frames`` frame numbers.
+        ``clips`` tuples of ``config.clip_frames`` frame indices.
 
     Raises:
-        ValueError: if there is no frame, or ``clips`` is not positive.
+        ValueError: the video has no frames, or ``clips`` is not positive.
     """
-    _require(frame_count >= 1, f"frame_count: {frame_count} is not allowed, need at least 1")
-    _require(clips >= 1, f"clips: {clips} is not allowed, need at least 1")
+    require(frame_count >= 1, f"frame_count: must be at least 1, got {frame_count}")
+    require(clips >= 1, f"clips: must be at least 1, got {clips}")
     stride = fitting_stride(frame_count, config, 0)
     room = max(frame_count - config.clip_span(stride), 0)
     starts = [room // 2] if clips == 1 else [number * room // (clips - 1) for number in range(clips)]
@@ -231,13 +225,13 @@ def evaluation_clips(frame_count: int, config: SamplingConfig, clips: int = 10) 
 
 
 def fitting_stride(frame_count: int, config: SamplingConfig, reserve: int) -> int:
-    """Largest stride, at most the configured one, at which a clip and ``reserve`` more frames fit; at least 1."""
+    """Return the largest stride up to the configured one at which a clip plus ``reserve`` frames fit; at least 1."""
     fitting = (s for s in range(config.stride, 0, -1) if config.clip_span(s) + reserve <= frame_count)
     return next(fitting, 1)
 
 
 def _draw_clip(frame_count: int, config: SamplingConfig, rng: np.random.Generator) -> tuple[int, int]:
-    """First frame and stride of a training clip."""
+    """Draw the first frame of a training clip; return it with the stride."""
     stride = fitting_stride(frame_count, config, config.window_span(1) - config.clip_span(1))
     return int(rng.integers(max(frame_count - config.window_span(stride), 0) + 1)), stride
 
@@ -249,30 +243,33 @@ def _clip_at(first: int, stride: int, frame_count: int, config: SamplingConfig) 
 def _draw_negatives(
     frame_count: int, positive_start: int, config: SamplingConfig, rng: np.random.Generator
 ) -> list[MotionWindow]:
-    """As many disjoint windows as fit, at most ``temporal_negatives``; every arrangement equally likely."""
+    """Draw as many disjoint windows as fit, up to ``temporal_negatives``; all arrangements are equally likely."""
     length = config.motion_frames
-    behind = positive_start + length
-    rooms = (min(positive_start, frame_count), max(frame_count - behind, 0))
-    count = min(config.temporal_negatives, rooms[0] // length + rooms[1] // length)
-    # i windows before the positive one, the others behind it: weighted by the number of such arrangements.
-    ways = [_arrangements(rooms[0], i, length) * _arrangements(rooms[1], count - i, length) for i in range(count + 1)]
-    reached = list(accumulate(way / sum(ways) for way in ways))
-    before = bisect_right([share / reached[-1] for share in reached], rng.random())
-    starts = _draw_disjoint(rooms[0], before, length, rng)
-    starts += [behind + start for start in _draw_disjoint(rooms[1], count - before, length, rng)]
+    after_start = positive_start + length
+    room_before, room_after = min(positive_start, frame_count), max(frame_count - after_start, 0)
+    count = min(config.temporal_negatives, room_before // length + room_after // length)
+    # Number of windows before the positive one, weighted by the number of arrangements with that many.
+    ways = [
+        _arrangements(room_before, before, length) * _arrangements(room_after, count - before, length)
+        for before in range(count + 1)
+    ]
+    cumulative = list(accumulate(way / sum(ways) for way in ways))
+    before = bisect_right([share / cumulative[-1] for share in cumulative], rng.random())
+    starts = _draw_disjoint(room_before, before, length, rng)
+    starts += [after_start + start for start in _draw_disjoint(room_after, count - before, length, rng)]
     return [MotionWindow(start, length) for start in starts]
 
 
 def _arrangements(room: int, count: int, length: int) -> int:
-    """In how many ways ``count`` disjoint windows of ``length`` frames fit into ``room`` frames."""
+    """Return the number of arrangements of ``count`` disjoint windows of ``length`` frames within ``room`` frames."""
     return math.comb(max(room - count * (length - 1), 0), count)
 
 
 def _draw_disjoint(room: int, count: int, length: int, rng: np.random.Generator) -> list[int]:
-    """Starts of ``count`` disjoint windows, ascending."""
+    """Draw the starts of ``count`` disjoint windows, ascending."""
     if count == 0:
         return []
-    # Windows shrunk to one frame each are distinct numbers; growing them back moves each by those before it.
+    # Windows shrunk to one frame are distinct integers; expanding them shifts each by the windows before it.
     slots = np.sort(rng.choice(room - count * (length - 1), size=count, replace=False))
     return [int(slot) + number * (length - 1) for number, slot in enumerate(slots)]
 
@@ -280,7 +277,7 @@ def _draw_disjoint(room: int, count: int, length: int, rng: np.random.Generator)
 def _draw_keyframe(
     keyframe_indices: Sequence[int], first: int, last: int, margin: int, rng: np.random.Generator
 ) -> tuple[int, bool]:
-    """Number of a keyframe near the clip, and whether it lies outside the margin."""
+    """Draw a keyframe near the clip; return its index and whether it is outside the margin."""
     distances = [max(first - frame, frame - last, 0) for frame in keyframe_indices]
     near = [number for number, distance in enumerate(distances) if distance <= margin]
     if near:

@@ -1,4 +1,4 @@
-"""Counts of the samples that each rule for awkward videos concerned, so that nothing happens silently."""
+"""Counts of the samples affected by each rule for short or irregular videos, so that no rule applies silently."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from cmd_train.data.sampling import SamplePlan, SamplingConfig, fitting_stride
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingReport:
-    """How many samples each rule for awkward videos concerned. Reports add up with ``+``.
+    """Number of samples affected by each rule for short or irregular videos. ``+`` adds reports.
 
     Attributes:
-        samples: samples counted.
+        samples: number of samples.
         stride_shrunk: samples whose clip has a lower stride than configured.
         clip_padded: samples whose clip repeats the last frame.
-        motion_padded: samples whose future motion is cut off by the video's end, wholly or in part.
-        motion_missing: samples of these that have no frame of future motion at all.
+        motion_padded: samples whose future motion extends beyond the end of the video, partly or entirely.
+        motion_missing: samples without any frame of future motion; included in ``motion_padded``.
         short_of_negatives: samples with fewer temporal negatives than configured.
-        negatives_missing: temporal negatives (not samples) that had no room.
-        keyframe_outside: samples whose keyframe lies farther from the clip than the margin.
+        negatives_missing: number of temporal negatives (not samples) that did not fit.
+        keyframe_outside: samples whose keyframe is farther from the clip than the margin.
     """
 
     samples: int = 0
@@ -36,13 +36,13 @@ class SamplingReport:
         return SamplingReport(**{f.name: getattr(self, f.name) + getattr(other, f.name) for f in fields(self)})
 
     @classmethod
-    def of_plans(cls, plans: Iterable[SamplePlan]) -> SamplingReport:
-        """Count some plans."""
+    def from_plans(cls, plans: Iterable[SamplePlan]) -> SamplingReport:
+        """Count the plans of samples."""
         return sum((_report_of(plan) for plan in plans), cls())
 
     @classmethod
-    def of_evaluation(cls, frame_counts: Iterable[int], config: SamplingConfig) -> SamplingReport:
-        """Count videos by what ``evaluation_clips`` does to them."""
+    def from_evaluation(cls, frame_counts: Iterable[int], config: SamplingConfig) -> SamplingReport:
+        """Count the rules that ``evaluation_clips`` applies to videos with the given numbers of frames."""
         report = cls()
         for count in frame_counts:
             shrunk = fitting_stride(count, config, 0) < config.stride
@@ -50,17 +50,17 @@ class SamplingReport:
         return report
 
     def text(self) -> str:
-        """One line per rule, for people."""
+        """Return a human-readable summary, one line per rule."""
         lines = [
-            (self.stride_shrunk, "the video is short: the clip's stride was lowered"),
-            (self.clip_padded, "the video is shorter than a clip at stride 1: its last frame was repeated"),
-            (self.motion_padded, "the future motion ends behind the video: what is missing was marked invalid"),
-            (self.motion_missing, "no future motion at all (counted above as well): no motion loss"),
+            (self.stride_shrunk, "short video: stride of the clip lowered"),
+            (self.clip_padded, "video shorter than a clip at stride 1: last frame repeated"),
+            (self.motion_padded, "future motion extends beyond the end of the video: missing frames marked invalid"),
+            (self.motion_missing, "no future motion at all (also counted above): no motion loss"),
             (self.short_of_negatives, f"too few temporal negatives fit ({self.negatives_missing} windows missing)"),
-            (self.keyframe_outside, "no keyframe within the margin: the nearest one was taken"),
+            (self.keyframe_outside, "no keyframe within the margin: nearest one used"),
         ]
         shares = (f"  {count} ({count / max(self.samples, 1):.1%}): {rule}" for count, rule in lines)
-        return "\n".join([f"{self.samples} samples, of which", *shares])
+        return "\n".join([f"{self.samples} samples:", *shares])
 
 
 def _report_of(plan: SamplePlan) -> SamplingReport:

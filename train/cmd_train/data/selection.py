@@ -1,4 +1,4 @@
-"""Which videos of a shard set take part: one part of a split, or all."""
+"""Select the videos of a shard set to use: one part of a split, or all of them."""
 
 from __future__ import annotations
 
@@ -7,27 +7,55 @@ from collections.abc import Sequence
 from cmd_extract.schema import VideoEntry
 
 
-def select_videos(entries: Sequence[VideoEntry], split_column: str | None, part: str) -> tuple[VideoEntry, ...]:
-    """The videos of one part of a split, in order; all videos if no split column is named.
+def resolve_split_columns(
+    available: Sequence[str], given: Sequence[str], *, alternative: str = "use all videos with --all-videos"
+) -> tuple[str, ...]:
+    """Return the split columns to use: the given ones, or else the only one in the shards.
 
-    An empty cell of the manifest means that a video is in no part.
+    Args:
+        available: split columns of the shards.
+        given: split columns chosen by the user; may be empty.
+        alternative: what to do instead of choosing a split column, for the error message.
+
+    Returns:
+        The given columns without repetitions; if none is given, the only available column, or () if there is none.
 
     Raises:
-        ValueError: the split column does not exist, no part is named, or no video is in the part.
+        ValueError: a given column is not available, or none is given and several are available.
+    """
+    listing = ", ".join(available)
+    for column in given:
+        if column not in available:
+            found = f"available: {listing}" if available else "the shards have no split columns"
+            raise ValueError(f"split column {column!r} is not in the shards; {found}")
+    if not given and len(available) > 1:
+        raise ValueError(
+            f"the shards have {len(available)} split columns ({listing}); "
+            f"choose one with --split-column, or {alternative}"
+        )
+    return tuple(dict.fromkeys(given or available))
+
+
+def select_videos(entries: Sequence[VideoEntry], split_column: str | None, part: str) -> tuple[VideoEntry, ...]:
+    """Return the videos in one part of a split, in their order, or all videos if `split_column` is None.
+
+    A video whose manifest cell is empty belongs to no part.
+
+    Raises:
+        ValueError: the split column does not exist, `part` is empty, or the part contains no videos.
     """
     if split_column is None:
         return tuple(entries)
     if not part:
-        raise ValueError(f"part: empty; name a part of {split_column}, an empty cell means that a video is in none")
-    columns = sorted({name for entry in entries for name in entry.splits})
-    if split_column not in columns:
         raise ValueError(
-            f"split_column: {split_column!r} is not in the shards; they have {', '.join(columns) or 'none'}"
+            f"part: must not be empty; name a part of {split_column} (videos with an empty cell are in no part)"
         )
+    resolve_split_columns(sorted({name for entry in entries for name in entry.splits}), [split_column])
     chosen = tuple(entry for entry in entries if entry.splits.get(split_column) == part)
     if not chosen:
         parts = sorted({entry.splits.get(split_column, "") for entry in entries} - {""})
         raise ValueError(
-            f"part: no video of {split_column} is in {part!r}; its parts are {', '.join(parts) or 'all empty'}"
+            f"part: {part!r} of split column {split_column!r} contains no videos; "
+            f"parts with videos: {', '.join(parts) or 'none'}"
         )
     return chosen

@@ -1,1 +1,1 @@
-"""Process groups, gathering, errors of ranks."""
+"""Process groups, collective operations and error files of several ranks."""

@@ -1,4 +1,4 @@
-"""What one of several processes has failed of, kept in the training's folder: host, rank and traceback, a file each."""
+"""Error files of failed ranks in the run folder: one file per failure with host, rank and traceback."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from pathlib import Path
 
 FOLDER_NAME = "errors"
 
-# Which attempt it was, and the host's name as the scheduler knows it.
-_SAID_TOO = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURMD_NODENAME", "TORCHELASTIC_RESTART_COUNT")
+# Identify the attempt, and the host by its name in Slurm.
+_ENVIRONMENT = ("SLURM_JOB_ID", "SLURM_RESTART_COUNT", "SLURMD_NODENAME", "TORCHELASTIC_RESTART_COUNT")
 
 
 def write_error(folder: Path, error: BaseException, *, rank: int, world_size: int) -> Path:
-    """Writes a failure down.
+    """Write the traceback of a failure to a file.
 
     Args:
-        folder: where; made if it is not there.
-        error: what has happened.
-        rank, world_size: of this process.
+        folder: destination folder, created if necessary.
+        error: the exception.
+        rank, world_size: rank of this process and number of ranks.
 
     Returns:
-        The file. Names sort by time (UTC), so that the cause comes before what it brings about on other ranks.
+        The file. File names sort by time (UTC), so the cause comes before the failures it triggers on other ranks.
     """
     now = datetime.datetime.now(datetime.UTC)
     lines = [
         f"rank {rank} of {world_size} on {socket.gethostname()}, process {os.getpid()}, {now:%Y-%m-%d %H:%M:%S} UTC",
-        *[f"{name}={os.environ[name]}" for name in _SAID_TOO if name in os.environ],
+        *[f"{name}={os.environ[name]}" for name in _ENVIRONMENT if name in os.environ],
         "",
         *traceback.format_exception(error),
     ]

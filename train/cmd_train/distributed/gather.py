@@ -1,7 +1,7 @@
-"""Tensors of all ranks, side by side. Ranks' parts may differ in their first dimension; then sizes are to be given.
+"""Gather tensors from all ranks. Parts may differ in length along the first dimension if their sizes are given.
 
 Shape legend:
-    N  any count along the first dimension
+    N  length of the first dimension
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 Sizes = Sequence[int] | None
-"""Length of each rank's part, in rank order; None where all are of one length."""
+"""Length of each rank's part, in rank order; None if all parts have the same length."""
 
 
 class _GatherWithGradient(torch.autograd.Function):
-    """Concatenates a tensor over ranks; a rank's gradient is the sum of what all ranks' losses ask of its part."""
+    """Concatenate a tensor over ranks; the gradient of a rank's part is summed over the losses of all ranks."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, sizes: Sizes) -> Tensor:
@@ -34,7 +34,7 @@ class _GatherWithGradient(torch.autograd.Function):
 
 def _gather(tensor: Tensor, sizes: Sizes) -> Tensor:
     sizes = sizes or [len(tensor)] * dist.get_world_size()
-    # Collectives want one shape on all ranks: shorter parts are filled up and cut again.
+    # Collectives need the same shape on all ranks: pad shorter parts, then cut off the padding.
     padded = torch.cat([tensor, tensor.new_zeros(max(sizes) - len(tensor), *tensor.shape[1:])]).contiguous()
     parts = [torch.empty_like(padded) for _ in sizes]
     dist.all_gather(parts, padded)
@@ -42,29 +42,29 @@ def _gather(tensor: Tensor, sizes: Sizes) -> Tensor:
 
 
 def rank_and_world() -> tuple[int, int]:
-    """This process's number and how many there are; (0, 1) without a process group."""
+    """Return the rank of this process and the number of ranks; (0, 1) without a process group."""
     if dist.is_available() and dist.is_initialized():
         return dist.get_rank(), dist.get_world_size()
     return 0, 1
 
 
 def first_row(count: int, sizes: Sizes) -> int:
-    """Where this rank's part begins among all ranks' parts.
+    """Return the index of this rank's first row in the gathered tensor.
 
     Args:
         count: length of this rank's part.
-        sizes: those of all; None if they are equal.
+        sizes: lengths of all parts; None if they are equal.
     """
     rank, _ = rank_and_world()
     return rank * count if sizes is None else sum(sizes[:rank])
 
 
 def sizes_of_ranks(count: int, device: torch.device) -> list[int]:
-    """Length of each rank's part; all ranks must call this together.
+    """Return the length of each rank's part; a collective operation.
 
     Args:
         count: length of this rank's part.
-        device: where collectives take place.
+        device: device of the process group.
     """
     if rank_and_world()[1] == 1:
         return [count]
@@ -74,10 +74,10 @@ def sizes_of_ranks(count: int, device: torch.device) -> list[int]:
 
 
 def gather_with_grad(tensor: Tensor, sizes: Sizes = None) -> Tensor:
-    """Concatenates the ranks' tensors along the first dimension, in rank order, with gradients to all of them.
+    """Concatenate the ranks' tensors along the first dimension, in rank order, with gradients to all ranks.
 
     Args:
-        tensor: this rank's part. Returned as it is if there is one process only.
+        tensor: this rank's part; returned unchanged in a single process.
         sizes: lengths of all parts; None if they are equal.
     """
     if rank_and_world()[1] == 1:
@@ -86,24 +86,24 @@ def gather_with_grad(tensor: Tensor, sizes: Sizes = None) -> Tensor:
 
 
 def gather(tensor: Tensor, sizes: Sizes = None) -> Tensor:
-    """Concatenates the ranks' tensors along the first dimension, in rank order, without gradients.
+    """Concatenate the ranks' tensors along the first dimension, in rank order, without gradients.
 
     Args:
-        tensor: this rank's part. Returned as it is if there is one process only.
+        tensor: this rank's part; returned unchanged in a single process.
         sizes: lengths of all parts; None if they are equal.
     """
     return tensor if rank_and_world()[1] == 1 else _gather(tensor, sizes)
 
 
 def gather_flags(valid_N: Tensor, sizes: Sizes = None) -> Tensor:
-    """Concatenates boolean flags along the first dimension, in rank order.
+    """Concatenate boolean flags along the first dimension, in rank order.
 
     Args:
-        valid_N: this rank's flags; further dimensions may follow the first.
+        valid_N: this rank's flags; may have more dimensions.
         sizes: lengths of all parts; None if they are equal.
 
     Returns:
-        bool, the sum of all lengths along the first dimension.
+        Boolean flags of all ranks.
     """
     if rank_and_world()[1] == 1:
         return valid_N.bool()

@@ -1,1 +1,1 @@
-"""The training loop and what it is made of."""
+"""Setup, loop and steps of a run; pre-training and fine-tuning."""

@@ -1,4 +1,4 @@
-"""Activation checkpointing: blocks keep their inputs only and compute what lies between once more for the gradient."""
+"""Activation checkpointing: blocks store only their inputs and recompute their activations in the backward pass."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BLOCKS = (ResidualBlock, BiasedConvNorm, TransformerLayer)
 
 
 def recompute_activations(model: nn.Module) -> None:
-    """Makes every block of a network forget its inner activations; numbers stay the same to the last bit."""
+    """Enable activation checkpointing in all blocks of a network; results stay bit-identical."""
     for module in model.modules():
         if isinstance(module, BLOCKS):
-            # An instance attribute goes before the method; parameters keep their names.
-            forgetful = partial(_forward_checkpointed, module, module.forward)
-            module.forward = forgetful  # type: ignore[method-assign] # as meant
+            # An instance attribute shadows the method, and parameters keep their names.
+            forward = partial(_forward_checkpointed, module, module.forward)
+            module.forward = forward  # type: ignore[method-assign] # intended
 
 
 def _forward_checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs: Any, **named: Any) -> Any:
@@ -39,7 +39,7 @@ def _forward_checkpointed(block: nn.Module, forward: Callable[..., Any], *inputs
 
 @contextmanager
 def _without_statistics(block: nn.Module) -> Iterator[None]:
-    """BatchNorm would count the batch a second time."""
+    """Keep BatchNorm from updating its running statistics a second time."""
     norms = [module for module in block.modules() if isinstance(module, _BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:

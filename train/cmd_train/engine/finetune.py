@@ -1,4 +1,4 @@
-"""Fine-tuning with labels: selects the videos and their classes, builds the network, runs the loop."""
+"""Fine-tuning of a classifier on a folder of shards."""
 
 from __future__ import annotations
 
@@ -9,46 +9,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.checkpoints.files import list_checkpoints
+from cmd_train.checkpoints.initial import check_same_initial, recorded_initial
 from cmd_train.config import TrainConfig
-from cmd_train.data.selection import select_videos
 from cmd_train.distributed import errors as rank_errors
 from cmd_train.distributed.process_group import process_group
-from cmd_train.engine.dry_run import rehearse
-from cmd_train.engine.finetune_start import has_started, load_start, recorded_start
+from cmd_train.engine.dry_run import perform_dry_run
+from cmd_train.engine.finetune_start import load_start
 from cmd_train.engine.loop import TrainingResult, train
+from cmd_train.engine.setup import select_training_videos
 from cmd_train.engine.supervised_objective import SupervisedObjective
 from cmd_train.models.build import build_classifier
 from cmd_train.models.supervised import SupervisedModel
-from cmd_train.monitoring.live_line import LiveLine
 
-LEAST_CLASSES = 2
+MIN_CLASSES = 2
 
 
 @dataclass(frozen=True, kw_only=True)
-class LabelledVideos:
-    """What a classifier is trained on.
+class LabeledVideos:
+    """Labeled training videos and their classes.
 
     Attributes:
         entries: the videos that have a label.
-        classes: their labels, sorted; a class's number is its place.
-        unlabelled: videos of the part that have no label and were left out.
+        classes: sorted labels; the index is the class number.
+        unlabeled: number of videos left out because they have no label.
     """
 
     entries: tuple[VideoEntry, ...]
     classes: tuple[str, ...]
-    unlabelled: int
+    unlabeled: int
 
     @property
     def class_numbers(self) -> list[int]:
-        """The class of each entry."""
+        """Class number of each entry."""
         number_of = {name: number for number, name in enumerate(self.classes)}
         return [number_of[entry.label] for entry in self.entries]
 
     @property
     def record(self) -> dict[str, Any]:
-        """``classes``, names of the outputs in their order; ``class_videos``, how many of each; ``videos`` in all."""
+        """Record for checkpoints: ``classes`` by output number, ``class_videos`` per class, ``videos`` in total."""
         counts = Counter(self.class_numbers)
         return {
             "classes": list(self.classes),
@@ -57,34 +59,36 @@ class LabelledVideos:
         }
 
 
-def select_classes(entries: Sequence[VideoEntry]) -> LabelledVideos:
-    """The videos with a label, and the classes.
+def select_classes(entries: Sequence[VideoEntry]) -> LabeledVideos:
+    """Select the videos that have a label, and determine the classes.
 
     Raises:
         ValueError: there are fewer than two classes.
     """
-    labelled = tuple(entry for entry in entries if entry.label)
-    classes = tuple(sorted({entry.label for entry in labelled}))
-    if len(classes) < LEAST_CLASSES:
-        found = f"all {len(labelled)} that have one are {classes[0]!r}" if classes else "none has one"
+    labeled = tuple(entry for entry in entries if entry.label)
+    classes = tuple(sorted({entry.label for entry in labeled}))
+    if len(classes) < MIN_CLASSES:
+        found = f"the label {classes[0]!r} only ({len(labeled)} videos)" if classes else "no labels"
         raise ValueError(
-            f"label: of the {len(entries)} videos to train on {found}; need at least {LEAST_CLASSES} classes. "
-            "Labels come from the manifest's column label"
+            f"the {len(entries)} videos to train on have {found}; fine-tuning needs at least {MIN_CLASSES} classes. "
+            "Labels come from the column `label` of the manifest"
         )
-    return LabelledVideos(entries=labelled, classes=classes, unlabelled=len(entries) - len(labelled))
+    return LabeledVideos(entries=labeled, classes=classes, unlabeled=len(entries) - len(labeled))
 
 
-def _initialise(
-    model: SupervisedModel, config: TrainConfig, run_dir: Path, start: Path | None, say: Callable[[str], None]
+def _initialize(
+    model: SupervisedModel, config: TrainConfig, run_dir: Path, start: Path | None, log: Callable[[str], None]
 ) -> dict[str, Any] | None:
-    """Loads the weights to start from, unless a checkpoint is there to continue from; what they are, recorded."""
-    if has_started(run_dir):
-        return recorded_start(run_dir, start)
+    """Load the initial weights unless the run is continued; return the record of the initial weights."""
+    if list_checkpoints(run_dir):
+        record = recorded_initial(run_dir)
+        check_same_initial(run_dir, record, start)
+        return record
     if start is None:
         return None
     init, lines = load_start(model, config, start)
     for line in lines:
-        say(line)
+        log(line)
     return init
 
 
@@ -95,56 +99,55 @@ def run_finetuning(
     *,
     start: Path | None,
     device: str,
-    say: Callable[[str], None],
-    live: LiveLine | None = None,
+    log: Callable[[str], None],
+    progress: ProgressDisplay | None = None,
     recipe: str | None = None,
     deadline: float = math.inf,
     dry_run: bool = False,
 ) -> TrainingResult:
-    """Trains a classifier on the shards in ``folder``; see ``cmd_train.engine.loop.train``.
+    """Train a classifier on a folder of shards; see ``cmd_train.engine.loop.train``.
 
     Args:
-        folder: of shards.
-        run_dir: where checkpoints, metrics and configuration go. Checkpoints carry ``LabelledVideos.record``.
-        config: the settings.
-        start: a checkpoint, a training's folder or a published file; None starts from scratch. Not read again where
-            ``run_dir`` has a checkpoint to continue from.
+        folder: folder of shards.
+        run_dir: folder for checkpoints, metrics and configuration. Checkpoints record ``LabeledVideos.record``.
+        config: configuration of the run.
+        start: checkpoint, run folder or published file; None starts from scratch. Not read again when a run is
+            continued.
         device: ``auto``, ``cpu`` or ``cuda``.
-        say: prints a line for the user.
-        live: shows how it goes, on a terminal.
-        recipe: name of the preset that ``config`` was made from; recorded.
-        deadline: ``time.monotonic()`` from which on it stops by itself.
-        dry_run: tell what would be done, and write nothing; see ``cmd_train.engine.dry_run.rehearse``.
+        log: prints a line for the user.
+        progress: progress display for a terminal.
+        recipe: name of the recipe that ``config`` is based on; recorded.
+        deadline: time limit as a value of ``time.monotonic()``.
+        dry_run: only report what would be done; see ``cmd_train.engine.dry_run.perform_dry_run``.
 
     Raises:
-        ValueError: settings, shards, labels or initial weights that do not fit.
+        ValueError: the settings, shards, labels or initial weights do not fit together.
     """
-    with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as placement:
-        speak = say if placement.is_main else lambda _: None
+    with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as context:
+        log_once = log if context.is_main else lambda _: None
         shards = ShardSet(folder)
-        chosen = select_classes(select_videos(shards.videos, config.data.split_column, config.data.part))
-        objective = SupervisedObjective(config, shards.header, chosen.class_numbers, len(chosen.classes))
-        auxiliary = ", with motion prediction" if config.model.motion_head else ""
-        network = f"{config.model.backbone} on {placement.device}{auxiliary}"
-        speak(f"{len(chosen.entries)} videos of {len(chosen.classes)} classes, {network}")
-        if chosen.unlabelled:
-            speak(f"{chosen.unlabelled} videos have no label and were left out")
-        model = build_classifier(config.model, len(chosen.classes), seed=config.run.seed)
-        init = _initialise(model, config, run_dir, start, speak)
-        result = (rehearse if dry_run else train)(
+        chosen = select_training_videos(shards.videos, config)
+        config, labeled = chosen.config, select_classes(chosen.entries)
+        objective = SupervisedObjective(config, shards.header, labeled.class_numbers, len(labeled.classes))
+        log_once(chosen.description)
+        if labeled.unlabeled:
+            log_once(f"Left out {labeled.unlabeled} videos without a label")
+        auxiliary = " with motion prediction" if config.model.motion_head else ""
+        network = f"{config.model.backbone}{auxiliary} on {context.device}"
+        log_once(f"Fine-tuning {network}: {len(labeled.entries)} videos, {len(labeled.classes)} classes")
+        model = build_classifier(config.model, len(labeled.classes), seed=config.run.seed)
+        init = _initialize(model, config, run_dir, start, log_once)
+        return (perform_dry_run if dry_run else train)(
             model,
             objective,
             shards,
-            chosen.entries,
+            labeled.entries,
             config,
             run_dir,
-            placement,
+            context,
             data_hash=shards.data_hash,
-            record={"recipe": recipe, "init": init, **chosen.record},
-            say=speak,
-            live=live if placement.is_main else None,
+            record={"recipe": recipe, "init": init, **labeled.record},
+            log=log_once,
+            progress=progress if context.is_main else None,
             deadline=deadline,
         )
-        if result.report.samples:
-            speak(result.report.text())
-        return result

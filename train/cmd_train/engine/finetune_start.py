@@ -1,4 +1,4 @@
-"""What fine-tuning takes from where it starts: a backbone and, if it is to go on with it, the motion head."""
+"""Initial weights of fine-tuning: a backbone and, with the auxiliary motion loss, a motion head."""
 
 from __future__ import annotations
 
@@ -6,44 +6,40 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
-from cmd_train.checkpoints.files import CheckpointError, list_checkpoints, load_checkpoint
-from cmd_train.checkpoints.initial import open_source, training_of
-from cmd_train.checkpoints.published import load_named, load_published
+from cmd_train.checkpoints.initial import BACKBONE_PREFIX, open_source, training_provenance
+from cmd_train.checkpoints.published import load_published, load_submodule
 from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.models.supervised import SupervisedModel
 
+# Fields that must be the same to load a backbone or a motion head.
 BACKBONE_FIELDS = ("model.backbone", "model.width")
 MOTION_FIELDS = (
     *("model.motion_input", "model.clip_frames", "model.crop_size", "model.motion_frames", "model.encoder_width"),
     *("model.predictor_width", "model.predictor_heads", "model.predictor_ff", "model.encoder_layers"),
     *("model.decoder_layers", "model.head_hidden", "model.embedding_dim"),
 )
+# Fields that may differ, but change what the network sees.
 CLIP_FIELDS = ("model.clip_frames", "sampling.stride", "model.crop_size")
 VECTOR_FIELDS = ("augment.motion_clamp_px", "augment.rescale_vectors", "augment.global_motion")
-"""These may differ, but change what the network sees."""
-
-_BACKBONE, _MOTION = "backbone.", "motion."
+_MOTION_PREFIX = "motion."
 
 
 def load_start(model: SupervisedModel, config: TrainConfig, source: Path) -> tuple[dict[str, Any], list[str]]:
-    """Replaces a fresh network's backbone, and its motion head if both it and the source have one.
+    """Load the backbone of a classifier, and its motion head if both it and the source have one.
 
-    The source's other heads, and the classifier of a fine-tuned one, are dropped; the classifier stays new. Of a
-    published file the backbone alone is taken.
+    Other heads and the classifier of the source are ignored. From a published file, only the backbone is loaded.
 
     Args:
-        model: the network to fill, in place; unchanged after an error.
+        model: network to fill, in place; unchanged after an error.
         config: its configuration.
-        source: a checkpoint or a training's folder of this project, or a published file.
+        source: checkpoint, its weights file, run folder, or published file.
 
     Returns:
-        What to record (``source``, ``sha256`` of the weights file, the ``part`` taken and, if known, what it was
-        ``trained_on``), and lines for the user.
+        Record of the initial weights (``source``, ``sha256`` of the weights file, the ``part`` loaded and, if known,
+        what it was ``trained_on``), and lines for the user.
 
     Raises:
-        ValueError: the networks differ; the message names all fields, or all names and shapes.
+        ValueError: the networks differ; the message lists the fields, or the names and shapes.
         OSError: the source cannot be read.
     """
     given = open_source(source)
@@ -53,65 +49,34 @@ def load_start(model: SupervisedModel, config: TrainConfig, source: Path) -> tup
             load_published(model.backbone, given.state)
         except ValueError as error:
             raise ValueError(f"{source}: {error}") from error
-        new_head = ["the motion head starts new"] if config.model.motion_head else []
-        return record, [f"took the backbone of {source}", *new_head]
+        new_head = ["The motion head is initialized from scratch"] if config.model.motion_head else []
+        return record, [f"Loaded the backbone from {source}", *new_head]
     settings = given.checkpoint.config["settings"]
     theirs = config_from_dict(settings)
-    with_motion = config.model.motion_head and any(name.startswith(_MOTION) for name in given.state)
+    with_motion = config.model.motion_head and any(name.startswith(_MOTION_PREFIX) for name in given.state)
     _require_equal(source, theirs, config, (*BACKBONE_FIELDS, *(MOTION_FIELDS if with_motion else ())))
     try:
-        load_named(model.backbone, _below(given.state, _BACKBONE))
+        load_submodule(model.backbone, given.state, BACKBONE_PREFIX)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     if with_motion:
-        load_named(model.motion, _below(given.state, _MOTION))
+        load_submodule(model.motion, given.state, _MOTION_PREFIX)
         record["part"] = "backbone and motion head"
-    record["trained_on"] = training_of(given.checkpoint)
-    said = [f"took the {record['part']} of {given.checkpoint.path}, step {given.checkpoint.step}"]
+    record["trained_on"] = training_provenance(given.checkpoint)
+    lines = [f"Loaded the {record['part']} from {given.checkpoint.path}, step {given.checkpoint.step}"]
     if config.model.motion_head and not with_motion:
-        said.append("it has no motion head; that one starts new")
+        lines.append("The source has no motion head; the motion head is initialized from scratch")
     changed = _differences(theirs, config, (*CLIP_FIELDS, *(VECTOR_FIELDS if with_motion else ())))
     if changed:
-        said.append(f"note: it was trained on other input: {_told(changed)}")
-    return record, said
-
-
-def recorded_start(run_dir: Path, source: Path | None) -> dict[str, Any] | None:
-    """What the training in a folder has recorded of its start.
-
-    Args:
-        run_dir: has a checkpoint.
-        source: where it is to have started; None for scratch.
-
-    Raises:
-        CheckpointError: it started elsewhere.
-    """
-    record: dict[str, Any] | None = load_checkpoint(run_dir).config.get("init")
-    began = Path(record["source"]).resolve() if record else None
-    if began != (source and source.resolve()):
-        raise CheckpointError(
-            f"{run_dir} holds a training that began from {record['source'] if record else 'scratch'}; "
-            "choose another folder, or give the same --from to continue it"
-        )
-    return record
-
-
-def has_started(run_dir: Path) -> bool:
-    """Whether there is a training to continue."""
-    return bool(list_checkpoints(run_dir))
-
-
-def _below(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): tensor for name, tensor in state.items() if name.startswith(prefix)}
+        lines.append(f"Note: the source was trained with different input: {_format(changed)}")
+    return record, lines
 
 
 def _require_equal(source: Path, theirs: TrainConfig, ours: TrainConfig, names: tuple[str, ...]) -> None:
     differ = _differences(theirs, ours, names)
     if differ:
-        same = " ".join(f"--set {name}={value}" for name, (value, _) in differ.items())
-        raise ValueError(
-            f"{source}: its network is another one: {_told(differ)}; choose another recipe, or give {same}"
-        )
+        options = " ".join(f"--set {name}={value}" for name, (value, _) in differ.items())
+        raise ValueError(f"{source}: different network: {_format(differ)}; choose another recipe, or add {options}")
 
 
 def _differences(theirs: TrainConfig, ours: TrainConfig, names: tuple[str, ...]) -> dict[str, tuple[Any, Any]]:
@@ -124,5 +89,5 @@ def _value(config: TrainConfig, name: str) -> Any:
     return getattr(getattr(config, section), field)
 
 
-def _told(differ: Mapping[str, tuple[Any, Any]]) -> str:
-    return ", ".join(f"{name} {theirs} there, {ours} here" for name, (theirs, ours) in differ.items())
+def _format(differ: Mapping[str, tuple[Any, Any]]) -> str:
+    return ", ".join(f"{name} {theirs} in the source, {ours} in this run" for name, (theirs, ours) in differ.items())

@@ -1,4 +1,4 @@
-"""What the training loop optimises: turns a batch into a loss and numbers to log."""
+"""Objective of pre-training: computes the loss and metrics of a batch."""
 
 from __future__ import annotations
 
@@ -6,34 +6,36 @@ import torch
 from torch import Tensor, nn
 
 from cmd_extract.schema import ShardHeader
-from cmd_train.augment.apply import augment, draw_parameters
+from cmd_train.augment.apply import augment
+from cmd_train.augment.parameters import draw_parameters
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch
 from cmd_train.losses.contrast import InfoNCEOutput
 from cmd_train.losses.feature_spread import describe_features
-from cmd_train.losses.pretrain import StepOutput, pretrain_loss
+from cmd_train.losses.outputs import StepOutput
+from cmd_train.losses.pretrain import pretrain_loss
 from cmd_train.losses.static_positions import moving_positions, static_share
 
 
 class PretrainObjective:
-    """Context matching plus motion prediction (the paper's pre-training).
+    """Context matching plus motion prediction, the paper's pre-training.
 
     Args:
-        config: the training configuration.
-        header: sizes of the shards that batches come from.
+        config: configuration of the run.
+        header: header of the shards that batches come from.
 
     Raises:
-        ValueError: if both heads are off.
+        ValueError: both heads are off.
     """
 
     def __init__(self, config: TrainConfig, header: ShardHeader) -> None:
         if not (config.model.context_head or config.model.motion_head):
-            raise ValueError("context_head and motion_head must not both be False")
+            raise ValueError("model.context_head, model.motion_head: at least one must be True for pre-training")
         self._config = config
         self._header = header
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepOutput:
-        """Augments a batch that lies on the training device, runs the model and computes both losses."""
+        """Augment a batch on its device, run the model and compute both losses."""
         config = self._config
         parameters = draw_parameters(
             config.augment,
@@ -50,21 +52,10 @@ class PretrainObjective:
         moving_BP = moving_positions(
             inputs.motion_BWCTHW,
             config.model.token_grid[1:],
-            least_px=config.loss.drop_static_px if config.model.motion_head else 0.0,
+            min_px=config.loss.drop_static_px if config.model.motion_head else 0.0,
             clamp_px=config.augment.motion_clamp_px,
         )
-        loss = pretrain_loss(
-            output,
-            valid_BW,
-            context_weight=config.loss.context_weight,
-            motion_weight=config.loss.motion_weight,
-            temperature=config.loss.temperature,
-            symmetric=config.loss.symmetric,
-            own_video=config.loss.motion_own_video,
-            own_place=config.loss.motion_own_place,
-            query_valid_BP=moving_BP,
-            rank_sizes=batch.rank_sizes,
-        )
+        loss = pretrain_loss(output, valid_BW, config.loss, query_valid_BP=moving_BP, rank_sizes=batch.rank_sizes)
         metrics = {"loss": loss.total.detach(), **describe_features(output, valid_BW)}
         for name, part in (("context", loss.context), ("motion", loss.motion)):
             if part is not None:
@@ -75,7 +66,7 @@ class PretrainObjective:
 
 
 def describe_contrast(name: str, part: InfoNCEOutput) -> dict[str, Tensor]:
-    """Loss, top-1, top-5 and candidates of one head, to log."""
+    """Return loss, top-1, top-5 and number of candidates of a head, for logging."""
     return {
         f"{name}_loss": part.loss.detach(),
         f"{name}_top1": part.top1,

@@ -1,4 +1,4 @@
-"""Optimiser and learning-rate schedule of the paper's recipes; rates scale with the global batch."""
+"""Optimizers and learning-rate schedule; learning rates scale with the global batch size."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from torch import nn
 from cmd_train.config import OptimConfig
 
 
-def _require(condition: bool, message: str) -> None:
-    if not condition:
-        raise ValueError(message)
-
-
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """The configured optimiser over all trainable parameters."""
+    """Build the configured optimizer over all trainable parameters."""
     parameters = [p for p in model.parameters() if p.requires_grad]
     peak = config.lr_per_sample * config.batch_size
     if config.optimizer == "adamw":
@@ -34,12 +29,12 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: OptimConfig) -> float:
-    """Learning rate of a step: linear warm-up, then half a cosine to the final rate.
+    """Return the learning rate of a step: linear warm-up, then half a cosine down to the final rate.
 
     Args:
-        step: steps done before this one.
-        steps_per_epoch: steps of an epoch.
-        config: the recipe.
+        step: steps completed before this one.
+        steps_per_epoch: steps per epoch.
+        config: optimizer settings.
     """
     peak, start, final = (
         rate * config.batch_size
@@ -53,6 +48,6 @@ def learning_rate(step: int, steps_per_epoch: int, config: OptimConfig) -> float
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the rate of all parameter groups."""
+    """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:
         group["lr"] = rate

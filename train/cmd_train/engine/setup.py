@@ -1,9 +1,9 @@
-"""What happens before the first step of a training: checks, the last checkpoint, where batches come from."""
+"""Setup of a run before its first step: training videos, preflight checks, optimizer, last checkpoint."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +14,70 @@ from cmd_extract.schema import VideoEntry
 from cmd_train.config import TrainConfig
 from cmd_train.data.dataset import PretrainDataset, VideoSource
 from cmd_train.data.epoch_sampler import EpochSampler
-from cmd_train.distributed.process_group import Placement
-from cmd_train.engine.damage import TolerantDataset
+from cmd_train.data.selection import resolve_split_columns, select_videos
+from cmd_train.distributed.process_group import RankContext, gather_texts
+from cmd_train.engine.damaged_samples import TolerantDataset
 from cmd_train.engine.optim import build_optimizer
-from cmd_train.engine.readiness import check_before_start
 from cmd_train.engine.resume import resume
 
 
 @dataclass(frozen=True, kw_only=True)
-class Beginning:
-    """Where a training begins, or goes on.
+class TrainingVideos:
+    """The videos to train on.
 
     Attributes:
-        sampler: all batches of the training.
-        optimizer: over the network's parameters.
-        first_step: steps done already.
-        state: what else the last checkpoint holds; empty without one.
+        entries: the videos.
+        config: the configuration with its ``data`` section resolved: either a split column or ``all_videos``.
+        description: the selection in words, for the log.
+    """
+
+    entries: tuple[VideoEntry, ...]
+    config: TrainConfig
+    description: str
+
+
+def select_training_videos(videos: Sequence[VideoEntry], config: TrainConfig) -> TrainingVideos:
+    """Select the videos to train on: one part of a split, or all videos.
+
+    Args:
+        videos: all videos of the shards.
+        config: configuration of the run. Without ``data.split_column`` and ``data.all_videos``, the only split column
+            of the shards is used, or all videos if they have none.
+
+    Raises:
+        ValueError: the split column or its part does not exist, or the shards have several split columns to choose
+            from.
+    """
+    data = config.data
+    column: str | None
+    if data.all_videos:
+        column, reason = None, "--all-videos"
+    else:
+        available = sorted({name for entry in videos for name in entry.splits})
+        columns = resolve_split_columns(available, [data.split_column] if data.split_column else [])
+        column = columns[0] if columns else None
+        reason = "the shards have no split columns"
+        if column is None and data.train_part != "train":
+            raise ValueError(f"data.train_part: cannot select part {data.train_part!r}, {reason}")
+    entries = select_videos(videos, column, data.train_part)
+    description = (
+        f"Training on all {len(entries)} videos ({reason})"
+        if column is None
+        else f"Training on part {data.train_part!r} of split column {column!r}: {len(entries)} of {len(videos)} videos"
+    )
+    resolved = replace(config, data=replace(data, split_column=column, all_videos=column is None))
+    return TrainingVideos(entries=entries, config=resolved, description=description)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStart:
+    """State of a run before its next step.
+
+    Attributes:
+        sampler: batches of the whole run.
+        optimizer: optimizer of the network's parameters.
+        first_step: completed steps.
+        state: other state in the last checkpoint; empty without one.
     """
 
     sampler: EpochSampler
@@ -38,24 +86,24 @@ class Beginning:
     state: dict[str, Any]
 
 
-def begin(
+def prepare_run(
     model: nn.Module,
     entries: Sequence[VideoEntry],
     config: TrainConfig,
     run_dir: Path,
-    placement: Placement,
+    context: RankContext,
     *,
     stored: dict[str, Any],
-    say: Callable[[str], None],
-) -> Beginning:
-    """Checks what can be checked before the first step, and takes up the last checkpoint; writes nothing.
+    log: Callable[[str], None],
+) -> RunStart:
+    """Run the preflight checks, build the optimizer and load the last checkpoint; writes nothing.
 
     Args:
-        model, entries, config, run_dir, placement, say: see ``cmd_train.engine.loop.train``.
-        stored: what checkpoints of this training say of where they come from.
+        model, entries, config, run_dir, context, log: see ``cmd_train.engine.loop.train``.
+        stored: configuration to be recorded in checkpoints of this run.
 
     Raises:
-        ValueError: the settings do not fit the videos or the number of processes.
+        ValueError: the settings do not fit the videos or the number of ranks.
         CheckpointError: see ``cmd_train.engine.loop.train``.
     """
     sampler = EpochSampler(
@@ -64,21 +112,51 @@ def begin(
         epochs=config.optim.epochs,
         seed=config.run.seed,
         samples_per_video=config.data.samples_per_video,
-        rank=placement.rank,
-        world_size=placement.world_size,
+        rank=context.rank,
+        world_size=context.world_size,
     )
-    check_before_start(config, entries, stored["data_hash"], placement)
+    preflight(config, entries, stored["data_hash"], context)
     layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
-    model.to(placement.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload knows 4D only
+    model.to(context.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload covers 4D only
     optimizer = build_optimizer(model, config.optim)
-    first_step, state = resume(run_dir, model, optimizer, stored, sampler.total_steps, placement)
+    first_step, state = resume(run_dir, model, optimizer, stored, sampler.total_steps, context)
     if first_step:
-        say(f"continuing after step {first_step} of {sampler.total_steps}")
-    return Beginning(sampler=sampler, optimizer=optimizer, first_step=first_step, state=state)
+        log(f"Continuing after step {first_step} of {sampler.total_steps}")
+    return RunStart(sampler=sampler, optimizer=optimizer, first_step=first_step, state=state)
 
 
-def training_batches(shards: VideoSource, entries: Sequence[VideoEntry], config: TrainConfig) -> TolerantDataset:
-    """Batches of a training by the keys of their samples; what no head asks for is left unread."""
+def preflight(config: TrainConfig, entries: Sequence[VideoEntry], data_hash: str, context: RankContext) -> None:
+    """Reject settings that would fail later, or from which nothing could be learned; a collective operation.
+
+    Args:
+        config: configuration of the run.
+        entries: videos to train on.
+        data_hash: hash that identifies the shards read by this rank.
+        context: this process among all.
+
+    Raises:
+        ValueError: there is only one video, so that clips have no negatives; a micro-batch is too small for BatchNorm;
+            ``run.knn_epochs`` is set without two labels; or ranks read different shards.
+    """
+    if len(entries) < 2:
+        raise ValueError(f"only one video to train on ({entries[0].video_id}); clips need at least 2 for negatives")
+    batch, parts = config.optim.batch_size, config.optim.accumulate
+    shares = context.world_size * parts
+    if batch % shares or batch // shares < 2:
+        raise ValueError(
+            f"optim.batch_size: must be a multiple of {shares} and at least {2 * shares}, got {batch}; the number of "
+            f"ranks is {context.world_size}, optim.accumulate is {parts}, and a micro-batch needs at least 2 clips"
+        )
+    if config.run.knn_epochs and len({entry.label for entry in entries} - {""}) < 2:
+        raise ValueError("run.knn_epochs: needs videos with at least 2 different labels; set it to 0")
+    hashes = gather_texts(data_hash, context)
+    others = [str(rank) for rank, other in enumerate(hashes) if other != hashes[0]]
+    if others:
+        raise ValueError(f"shards: ranks {', '.join(others)} read different shards than rank 0")
+
+
+def batch_dataset(shards: VideoSource, entries: Sequence[VideoEntry], config: TrainConfig) -> TolerantDataset:
+    """Build the dataset of batches; without heads, it reads neither keyframes nor motion."""
     clips_only = not (config.model.context_head or config.model.motion_head)
     return TolerantDataset(
         PretrainDataset(shards, entries, config.sampling, seed=config.run.seed, clips_only=clips_only)

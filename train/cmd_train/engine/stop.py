@@ -1,7 +1,7 @@
-"""How a training is asked to stop between two steps: by a signal, by a file in its folder, or by the time it was given.
+"""Stopping a run between two steps: on a signal, by a file ``stop`` in the run folder, or at a time limit.
 
-What has come of it is said by a file as well: batch scripts decide by ``finished`` and ``stopped``, since exit codes of
-several processes on several hosts get lost.
+The files ``finished`` and ``stopped`` record the outcome. Batch scripts rely on them, since the exit codes of several
+processes on several hosts get lost.
 """
 
 from __future__ import annotations
@@ -15,97 +15,98 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from cmd_extract.system.files import atomic_write
 from cmd_train.checkpoints.files import FINISHED_NAME
-from cmd_train.distributed.process_group import Placement
+from cmd_train.distributed.process_group import RankContext
 
 STOP_NAME = "stop"
 STOPPED_NAME = "stopped"
 
-# Shared file systems answer slowly, and a step may take a hundredth of a second.
-_LOOK_SECONDS = 1.0
-# A launcher that hands a signal on doubles the one that the whole process group has got.
-_HURRY_SECONDS = 1.0
+TIME_LIMIT_REASON = "time limit reached"
+
+# Shared file systems respond slowly, and a step may take as little as 10 ms.
+_POLL_SECONDS = 1.0
+# A launcher that forwards a signal duplicates the one that the process group received.
+_DUPLICATE_SECONDS = 1.0
 
 
 class StopRequest:
-    """Whether this process has been asked to stop; the loop looks at it between steps.
+    """Request to stop this process, checked by the training loop between steps.
 
     Args:
-        file: asks as soon as it exists; None: there is none to look for.
-        deadline: ``time.monotonic()`` from which on the time is up.
+        file: requests a stop once it exists; None checks no file.
+        deadline: time limit as a value of ``time.monotonic()``.
     """
 
     def __init__(self, file: Path | None = None, deadline: float = math.inf) -> None:
         self._file, self._deadline = file, deadline
         self._reason = ""
-        self._looked, self._interrupted = -math.inf, math.inf
+        self._polled_at, self._interrupted_at = -math.inf, math.inf
 
     def on_signal(self, number: int, _: object = None) -> None:
-        """Handles a signal; says at once that the first Ctrl-C was heard, since a step may take long.
+        """Handle a signal; acknowledge the first Ctrl-C at once, since a step may take long.
 
         Raises:
-            KeyboardInterrupt: the second Ctrl-C: somebody is in a hurry.
+            KeyboardInterrupt: this is the second Ctrl-C.
         """
         if number == signal.SIGINT:
             now = time.monotonic()
-            if self._interrupted == math.inf and self._file:
-                # Not print: a signal may come while the very stream is being written to.
-                os.write(2, b"Ctrl-C: ends this step and saves; once more ends without saving\n")
-            self._interrupted = min(self._interrupted, now)
-            if now - self._interrupted >= _HURRY_SECONDS:
+            if self._interrupted_at == math.inf and self._file:
+                # Do not print: the signal may arrive during a write to the same stream.
+                os.write(2, b"Finishing this step, then saving. Press Ctrl-C again to quit without saving.\n")
+            self._interrupted_at = min(self._interrupted_at, now)
+            if now - self._interrupted_at >= _DUPLICATE_SECONDS:
                 raise KeyboardInterrupt
         self._reason = self._reason or signal.Signals(number).name
 
     def reason(self) -> str:
-        """Why it is to stop; empty as long as it is not."""
+        """Return the reason to stop, or an empty string if there is none."""
         now = time.monotonic()
         if not self._reason and now >= self._deadline:
-            self._reason = "the time is up"
-        if not self._reason and self._file and now - self._looked >= _LOOK_SECONDS:
-            self._looked = now
+            self._reason = TIME_LIMIT_REASON
+        if not self._reason and self._file and now - self._polled_at >= _POLL_SECONDS:
+            self._polled_at = now
             if self._file.exists():
-                self._reason = f"{self._file} was there"
+                self._reason = f"found {self._file}"
         return self._reason
 
 
 @contextmanager
-def stop_requests(run_dir: Path, deadline: float, placement: Placement) -> Iterator[StopRequest]:
-    """Listens for as long as the context lasts, and removes what an earlier run has said of its end.
+def stop_requests(run_dir: Path, deadline: float, context: RankContext) -> Iterator[StopRequest]:
+    """Listen for stop requests while the context is active, after removing the outcome of earlier runs.
 
     Args:
-        run_dir: the training's folder; a file ``stop`` in it asks to stop, and is removed at the end.
-        deadline: ``time.monotonic()`` from which on the time is up.
-        placement: this process among all; one of them looks for the file, and at the clock, so that it knows why.
+        run_dir: run folder; a file ``stop`` in it requests a stop and is removed at the end.
+        deadline: time limit as a value of ``time.monotonic()``.
+        context: this process among all; rank 0 checks the file and the time limit, so that it can report the reason.
     """
-    if placement.is_main:
+    if context.is_main:
         for name in (FINISHED_NAME, STOPPED_NAME):
             (run_dir / name).unlink(missing_ok=True)
-    request = StopRequest(run_dir / STOP_NAME, deadline) if placement.is_main else StopRequest()
+    request = StopRequest(run_dir / STOP_NAME, deadline) if context.is_main else StopRequest()
     numbers = [signal.SIGTERM, signal.SIGINT]
-    # NCCL may have taken it for itself.
+    # NCCL may have installed its own handler.
     if signal.getsignal(signal.SIGUSR1) == signal.SIG_DFL:
         numbers.append(signal.SIGUSR1)
     before = {number: signal.signal(number, request.on_signal) for number in numbers}
     try:
         yield request
-        if placement.is_main:
+        if context.is_main:
             (run_dir / STOP_NAME).unlink(missing_ok=True)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
-def mark_end(run_dir: Path, *, finished: bool, step: int, reason: str) -> None:
-    """Says in ``run_dir`` how a training has ended, once everything is saved.
+def write_outcome(run_dir: Path, *, finished: bool, step: int, reason: str) -> None:
+    """Record how a run ended; call this after everything is saved.
 
     Args:
-        run_dir: the training's folder.
-        finished: whether all steps are done.
-        step: steps done.
-        reason: why it has stopped.
+        run_dir: run folder.
+        finished: whether all steps are completed.
+        step: completed steps.
+        reason: reason for the stop; unused if finished.
     """
     content = {"step": step} if finished else {"step": step, "reason": reason}
-    path = run_dir / (FINISHED_NAME if finished else STOPPED_NAME)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(json.dumps(content) + "\n", "utf-8")
-    temporary.replace(path)
+    with atomic_write(run_dir / (FINISHED_NAME if finished else STOPPED_NAME)) as temporary:
+        temporary.write_text(json.dumps(content) + "\n", "utf-8")

@@ -1,6 +1,6 @@
-"""What fine-tuning optimises: turns a batch and its videos' labels into a loss and numbers to log.
+"""Objective of fine-tuning: computes the loss and metrics of a batch and its labels.
 
-Shape legend: B samples of a batch, V videos, W motion windows, P positions of the predicted motion.
+Shape legend: B samples, V videos, W motion windows, P positions of the predicted motion.
 """
 
 from __future__ import annotations
@@ -11,27 +11,28 @@ import torch
 from torch import Tensor, nn
 
 from cmd_extract.schema import ShardHeader
-from cmd_train.augment.apply import AugmentParameters, augment_clip, augment_motion, draw_parameters
+from cmd_train.augment.apply import augment_clip, augment_motion
+from cmd_train.augment.parameters import AugmentParameters, draw_parameters
 from cmd_train.config import TrainConfig, check_finetuning
 from cmd_train.data.batch import Batch
 from cmd_train.engine.objective import describe_contrast
 from cmd_train.losses.feature_spread import describe_features
-from cmd_train.losses.pretrain import StepOutput
+from cmd_train.losses.outputs import StepOutput, SupervisedOutput
 from cmd_train.losses.static_positions import moving_positions, static_share
-from cmd_train.models.supervised import SupervisedLoss, SupervisedOutput, supervised_loss
+from cmd_train.losses.supervised import SupervisedLoss, supervised_loss
 
 
 class SupervisedObjective:
-    """Cross-entropy and, with ``model.motion_head``, motion prediction as an auxiliary loss (the paper).
+    """Cross-entropy plus, with ``model.motion_head``, motion prediction as an auxiliary loss, as in the paper.
 
     Args:
-        config: the training configuration.
-        header: sizes of the shards that batches come from.
-        class_V: the class of each video of the dataset, by its number there.
-        classes: how many classes there are.
+        config: configuration of the run.
+        header: header of the shards that batches come from.
+        class_V: class number of each video of the dataset.
+        classes: number of classes.
 
     Raises:
-        ValueError: the context head is on, or clips are to be rotated away from their motion.
+        ValueError: fine-tuning does not support the settings; see ``check_finetuning``.
     """
 
     def __init__(self, config: TrainConfig, header: ShardHeader, class_V: Sequence[int], classes: int) -> None:
@@ -42,7 +43,7 @@ class SupervisedObjective:
         self._classes = classes
 
     def __call__(self, model: nn.Module, batch: Batch) -> StepOutput:
-        """Augments a batch that lies on the training device, runs the model and computes the loss."""
+        """Augment a batch on its device, run the model and compute the loss."""
         config = self._config
         device = batch.clip_u8_BTHWC.device
         parameters = draw_parameters(
@@ -61,7 +62,7 @@ class SupervisedObjective:
             moving_BP = moving_positions(
                 motion_BWCTHW,
                 config.model.token_grid[1:],
-                least_px=config.loss.drop_static_px,
+                min_px=config.loss.drop_static_px,
                 clamp_px=config.augment.motion_clamp_px,
             )
         self._class_V = self._class_V.to(device)
@@ -69,11 +70,7 @@ class SupervisedObjective:
             output,
             self._class_V[batch.video_B],
             batch.window_valid_BW,
-            motion_weight=config.loss.motion_weight,
-            temperature=config.loss.temperature,
-            symmetric=config.loss.symmetric,
-            own_video=config.loss.motion_own_video,
-            own_place=config.loss.motion_own_place,
+            config.loss,
             query_valid_BP=moving_BP,
             rank_sizes=batch.rank_sizes,
         )

@@ -1,1 +1,1 @@
-"""Contrastive losses."""
+"""Losses of pre-training and fine-tuning."""

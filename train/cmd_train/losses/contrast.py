@@ -1,8 +1,9 @@
-"""Contrast of queries with keys: InfoNCE, and the two properties that tell good embeddings from collapsed ones.
+"""InfoNCE, and two measures that distinguish useful embeddings from collapsed ones: alignment and uniformity.
 
 Shape legend:
     N  queries, M  keys
     D  features of an embedding
+    K  pairs of embeddings
 """
 
 from __future__ import annotations
@@ -13,20 +14,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-DEFAULT_TEMPERATURE = 0.1
-_IGNORED = -100
+from cmd_train.losses.config import DEFAULT_TEMPERATURE
+
+_IGNORE_INDEX = -100
 
 
 @dataclass(frozen=True, kw_only=True)
 class InfoNCEOutput:
-    """A contrastive loss and how well queries find their keys; all scalars are 0-d tensors, so no device waits.
+    """InfoNCE loss with retrieval metrics; all scalars are 0-d tensors, so computing them does not sync the device.
 
     Attributes:
         loss: mean cross-entropy over the valid queries, with gradient; 0 if there are none.
-        top1: fraction of valid queries whose key beats all others. A tie is a miss: collapsed embeddings score 0.
-        top5: fraction of valid queries whose key is among the best five.
-        candidates: valid keys that every query chose from; the mean over queries where they differ in it.
-        queries: valid queries.
+        top1: fraction of valid queries whose own key scores highest. Ties are misses: collapsed embeddings score 0.
+        top5: fraction of valid queries whose own key is among the five highest.
+        candidates: candidate keys per query; the mean over queries if their numbers differ.
+        queries: number of valid queries.
     """
 
     loss: Tensor
@@ -47,71 +49,71 @@ def info_nce(
     pair_valid_NM: Tensor | None = None,
     symmetric: bool = False,
 ) -> InfoNCEOutput:
-    """Cross-entropy of every query's choice among the keys (the paper's loss), in float32.
+    """Compute the cross-entropy of classifying each query's own key among all keys (the paper's loss), in float32.
 
     Args:
         query_ND: queries of unit length.
         key_MD: keys of unit length.
         target_N: index of each query's own key.
-        temperature: divides the similarities; positive.
-        key_valid_M: keys that take part (all if None). A query whose own key does not is left out.
-        query_valid_N: queries that take part (all if None).
-        pair_valid_NM: keys that each query chooses from (all if None); its own key must be among them. Not applied
-            to the reverse choice.
-        symmetric: whether to average the loss with that of the reverse choice, in which each query's own key chooses
-            among the valid queries; the other outputs stay those of the queries.
+        temperature: divisor of the similarities; positive.
+        key_valid_M: keys that are candidates (all if None). Queries whose own key is not are ignored.
+        query_valid_N: queries to include (all if None).
+        pair_valid_NM: candidate keys of each query (all if None); must include its own key. Not applied to the
+            reverse direction.
+        symmetric: average the loss with that of the reverse direction, in which each query's own key classifies its
+            query among the valid queries; the other outputs remain those of the queries.
 
     Raises:
-        ValueError: if the temperature is not positive or shapes disagree.
+        ValueError: the temperature is not positive, or shapes do not match.
     """
-    _check_matching(query_ND, key_MD, target_N, temperature, key_valid_M, query_valid_N, pair_valid_NM)
+    _check_arguments(query_ND, key_MD, target_N, temperature, key_valid_M, query_valid_N, pair_valid_NM)
     valid_N = torch.ones_like(target_N, dtype=torch.bool) if query_valid_N is None else query_valid_N.bool()
-    # Autocast would compute similarities in half precision; divided by the temperature they need more.
+    # Autocast would compute similarities in half precision, which is too coarse once divided by the temperature.
     with torch.autocast(query_ND.device.type, enabled=False):
         query_ND, key_MD = query_ND.float(), key_MD.float()
         if key_valid_M is not None:
             valid_N = valid_N & key_valid_M.bool()[target_N]
-        logits_NM, candidates = _choices(query_ND, key_MD, temperature, key_valid_M, pair_valid_NM)
-        asked_N = target_N.masked_fill(~valid_N, _IGNORED)
-        summed = F.cross_entropy(logits_NM, asked_N, ignore_index=_IGNORED, reduction="sum")
+        logits_NM, candidates = _masked_logits(query_ND, key_MD, temperature, key_valid_M, pair_valid_NM)
+        label_N = target_N.masked_fill(~valid_N, _IGNORE_INDEX)
+        summed = F.cross_entropy(logits_NM, label_N, ignore_index=_IGNORE_INDEX, reduction="sum")
     queries = valid_N.sum()
     loss = summed / queries.clamp(min=1)
     if symmetric:
         own_N = torch.arange(len(query_ND), device=target_N.device)
         reverse = info_nce(key_MD[target_N], query_ND, own_N, temperature=temperature, key_valid_M=valid_N)
         loss = (loss + reverse.loss) / 2
-    top1, top5 = (_found_among_best(rank, logits_NM, target_N, valid_N) for rank in (1, 5))
+    top1, top5 = (_topk_accuracy(k, logits_NM, target_N, valid_N) for k in (1, 5))
     return InfoNCEOutput(loss=loss, top1=top1, top5=top5, candidates=candidates, queries=queries)
 
 
-def _choices(
+def _masked_logits(
     query_ND: Tensor, key_MD: Tensor, temperature: float, key_valid_M: Tensor | None, pair_valid_NM: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Logits (N, M), -inf where a key cannot be chosen, and from how many keys a query chooses.
+    """Return logits (N, M), -inf where a key is no candidate, and the (mean) number of candidates per query.
 
-    Where a query could choose none at all, nothing is barred: a row of -inf would make gradients NaN, and such a query
-    does not count in any case.
+    Queries without any candidate keep all their logits: a row of -inf would make gradients NaN, and such queries are
+    ignored anyway.
     """
     valid_M = torch.ones_like(key_MD[:, 0], dtype=torch.bool) if key_valid_M is None else key_valid_M.bool()
     if pair_valid_NM is None:
         mask_M = torch.zeros_like(key_MD[:, 0]).masked_fill(~valid_M & valid_M.any(), -torch.inf)
         return torch.addmm(mask_M, query_ND, key_MD.T, alpha=1 / temperature), valid_M.sum()
     allowed_NM = pair_valid_NM & valid_M
-    barred_NM = ~allowed_NM & allowed_NM.any(dim=1, keepdim=True)
-    logits_NM = (query_ND @ key_MD.T / temperature).masked_fill(barred_NM, -torch.inf)
+    masked_NM = ~allowed_NM & allowed_NM.any(dim=1, keepdim=True)
+    logits_NM = (query_ND @ key_MD.T / temperature).masked_fill(masked_NM, -torch.inf)
     return logits_NM, allowed_NM.sum() / len(query_ND)
 
 
 @torch.no_grad()
-def _found_among_best(rank: int, logits_NM: Tensor, target_N: Tensor, valid_N: Tensor) -> Tensor:
-    """Fraction of valid queries with fewer than ``rank`` keys ahead of their own."""
+def _topk_accuracy(k: int, logits_NM: Tensor, target_N: Tensor, valid_N: Tensor) -> Tensor:
+    """Return the fraction of valid queries with fewer than ``k`` keys ranked above their own."""
     own_N1 = logits_NM.gather(1, target_N[:, None])
-    # "Not smaller" rather than "greater": counts ties and NaN against the query.
-    ahead_N = (~(logits_NM < own_N1)).sum(dim=1) - 1
-    return ((ahead_N < rank) & valid_N).sum() / valid_N.sum().clamp(min=1)
+    # "Not less" instead of "greater" counts ties and NaN as ranked above.
+    above_N = (~(logits_NM < own_N1)).sum(dim=1) - 1
+    return ((above_N < k) & valid_N).sum() / valid_N.sum().clamp(min=1)
 
 
-def _check_matching(
+def _check_arguments(
     query_ND: Tensor,
     key_MD: Tensor,
     target_N: Tensor,
@@ -121,30 +123,26 @@ def _check_matching(
     pair_valid_NM: Tensor | None,
 ) -> None:
     if not temperature > 0:
-        raise ValueError(f"temperature must be positive, not {temperature}")
+        raise ValueError(f"temperature: must be greater than 0, got {temperature}")
     if query_ND.ndim != 2 or key_MD.ndim != 2 or query_ND.shape[1] != key_MD.shape[1]:
-        raise ValueError(
-            f"query_ND and key_MD must be (N, D) and (M, D), not {tuple(query_ND.shape)} and {tuple(key_MD.shape)}"
-        )
-    for field, tensor, count in (
-        ("target_N", target_N, len(query_ND)),
-        ("query_valid_N", query_valid_N, len(query_ND)),
-        ("key_valid_M", key_valid_M, len(key_MD)),
+        shapes = f"{tuple(query_ND.shape)} and {tuple(key_MD.shape)}"
+        raise ValueError(f"query_ND and key_MD: must have shapes (N, D) and (M, D), got {shapes}")
+    for name, tensor, shape in (
+        ("target_N", target_N, (len(query_ND),)),
+        ("query_valid_N", query_valid_N, (len(query_ND),)),
+        ("key_valid_M", key_valid_M, (len(key_MD),)),
+        ("pair_valid_NM", pair_valid_NM, (len(query_ND), len(key_MD))),
     ):
-        if tensor is not None and tensor.shape != (count,):
-            raise ValueError(f"{field} must have shape ({count},), not {tuple(tensor.shape)}")
-    if pair_valid_NM is not None and pair_valid_NM.shape != (len(query_ND), len(key_MD)):
-        raise ValueError(
-            f"pair_valid_NM must have shape {(len(query_ND), len(key_MD))}, not {tuple(pair_valid_NM.shape)}"
-        )
+        if tensor is not None and tensor.shape != shape:
+            raise ValueError(f"{name}: must have shape {shape}, got {tuple(tensor.shape)}")
 
 
 def alignment(query_ND: Tensor, key_ND: Tensor, valid_N: Tensor | None = None) -> Tensor:
-    """Mean squared distance of matching pairs of unit length: 0 is perfect (Wang & Isola, 2020).
+    """Return the mean squared distance of matching pairs; 0 is perfect (Wang & Isola, 2020).
 
     Args:
         query_ND, key_ND: matching embeddings of unit length.
-        valid_N: pairs that count (all if None); 0 is returned if none does.
+        valid_N: pairs to include (all if None); the result is 0 if there are none.
     """
     squared_N = (query_ND.float() - key_ND.float()).square().sum(dim=1)
     if valid_N is None:
@@ -153,19 +151,19 @@ def alignment(query_ND: Tensor, key_ND: Tensor, valid_N: Tensor | None = None) -
 
 
 def uniformity(embedding_ND: Tensor, valid_N: Tensor | None = None) -> Tensor:
-    """Log of the mean Gaussian potential exp(-2 d^2) over all pairs: 0 is collapsed, lower is more spread out.
+    """Return the log of the mean Gaussian potential exp(-2 d^2) over all pairs (Wang & Isola, 2020).
 
-    Source: Wang & Isola, 2020.
+    0 means collapsed; lower values mean more evenly spread embeddings.
 
     Args:
         embedding_ND: at least two embeddings of unit length.
-        valid_N: embeddings that count (all if None); 0 is returned if fewer than two do.
+        valid_N: embeddings to include (all if None); the result is 0 if there are fewer than two.
 
     Raises:
-        ValueError: if there are fewer than two embeddings.
+        ValueError: there are fewer than two embeddings.
     """
     if len(embedding_ND) < 2:
-        raise ValueError(f"embedding_ND must hold at least 2 embeddings, not {len(embedding_ND)}")
+        raise ValueError(f"embedding_ND: must contain at least 2 embeddings, got {len(embedding_ND)}")
     potential_K = (-2 * F.pdist(embedding_ND.float()).square()).exp()
     if valid_N is None:
         return potential_K.mean().log()

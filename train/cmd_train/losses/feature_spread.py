@@ -1,11 +1,11 @@
-"""Alignment and uniformity of both heads' embeddings: whether matching pairs are close and all others spread out.
+"""Alignment and uniformity of both heads' embeddings, computed on the rank's own samples.
 
-A loss can fall while embeddings crowd together; these two numbers tell (Wang & Isola, 2020). They are of the rank's
-own samples.
+A loss can fall while embeddings collapse; these metrics reveal it: alignment measures how close matching pairs are,
+uniformity how spread out all embeddings are (Wang & Isola, 2020).
 
 Shape legend:
     B  samples of a batch, W  motion windows of a sample, P  positions of the predicted motion
-    N  embeddings looked at
+    N  embeddings
     D  features of an embedding
 """
 
@@ -15,23 +15,23 @@ import torch
 from torch import Tensor
 
 from cmd_train.losses.contrast import alignment, uniformity
-from cmd_train.losses.model_output import ModelOutput
+from cmd_train.losses.outputs import ModelOutput
 
-MOST_EMBEDDINGS = 256
-"""Uniformity looks at all pairs; of more embeddings than this it takes some at equal spacing."""
+MAX_EMBEDDINGS = 256
+"""Maximum number of embeddings for uniformity, which compares all pairs; more are subsampled at equal spacing."""
 
 
 @torch.no_grad()
 def describe_features(output: ModelOutput, window_valid_BW: Tensor | None) -> dict[str, Tensor]:
-    """Alignment of queries with their keys, and uniformity of both, for each head that is on.
+    """Compute the alignment of queries and keys, and the uniformity of both, for each head that is on.
 
     Args:
         output: embeddings of this rank's batch.
-        window_valid_BW: motion windows that exist; None only without motion embeddings.
+        window_valid_BW: whether each motion window exists; None only without motion embeddings.
 
     Returns:
-        ``context_`` and ``motion_`` with ``alignment``, ``query_uniformity`` and ``key_uniformity``; scalars. Motion
-        keys are those of the predicted window.
+        Scalars named ``context_`` or ``motion_`` plus ``alignment``, ``query_uniformity`` or ``key_uniformity``.
+        Motion keys are those of the predicted window.
     """
     metrics: dict[str, Tensor] = {}
     if output.context_query_BD is not None and output.context_key_BD is not None:
@@ -45,10 +45,10 @@ def describe_features(output: ModelOutput, window_valid_BW: Tensor | None) -> di
 
 
 def _describe(head: str, query_ND: Tensor, key_ND: Tensor, valid_N: Tensor) -> dict[str, Tensor]:
-    count = min(len(query_ND), MOST_EMBEDDINGS)
-    some = torch.arange(count, device=query_ND.device) * len(query_ND) // count
+    count = min(len(query_ND), MAX_EMBEDDINGS)
+    chosen = torch.arange(count, device=query_ND.device) * len(query_ND) // count
     metrics = {f"{head}_alignment": alignment(query_ND, key_ND, valid_N)}
     if count >= 2:
-        metrics[f"{head}_query_uniformity"] = uniformity(query_ND[some], valid_N[some])
-        metrics[f"{head}_key_uniformity"] = uniformity(key_ND[some], valid_N[some])
+        metrics[f"{head}_query_uniformity"] = uniformity(query_ND[chosen], valid_N[chosen])
+        metrics[f"{head}_key_uniformity"] = uniformity(key_ND[chosen], valid_N[chosen])
     return metrics

@@ -1,1 +1,1 @@
-"""Backbones, encoders, heads and the networks made of them."""
+"""Backbones, encoders, heads and the networks built from them."""

@@ -1,4 +1,4 @@
-"""Builds the networks that trainings start from."""
+"""Construction of freshly initialized networks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cmd_train.models.supervised import SupervisedModel
 
 
 def build_model(config: ModelConfig, *, seed: int) -> PretrainModel:
-    """The freshly initialised network; its weights depend on the seed alone."""
+    """Build a pre-training network; its weights depend on the seed only."""
     torch.manual_seed(seed)
     return PretrainModel(config)
 
 
 def build_classifier(config: ModelConfig, classes: int, *, seed: int) -> SupervisedModel:
-    """The freshly initialised network with a classifier; its weights depend on the seed alone.
+    """Build a network with a classifier; its weights depend on the seed only.
 
-    With and without the motion head, all else starts from the same weights.
+    All other weights are the same with and without the motion head.
     """
     torch.manual_seed(seed)
     return SupervisedModel(config, classes=classes)

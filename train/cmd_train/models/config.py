@@ -1,44 +1,76 @@
-"""Sizes and switches of the pre-training network."""
+"""Sizes and switches of the networks; imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from cmd_train.models.backbones import BACKBONE_NAMES, BackboneName, token_grid
-from cmd_train.models.encoders import LONGEST_MOTION_FRAMES, MOTION_INPUTS, MotionInput, motion_input_shape
+from cmd_extract.system.validation import require, require_choice, require_range
+from cmd_train.augment.config import MOTION_INPUTS, MotionInput, motion_input_shape
+
+BackboneName = Literal["r2plus1d_26", "r3d_26", "c3d", "r2plus1d_10"]
+BACKBONE_NAMES: tuple[BackboneName, ...] = get_args(BackboneName)
+
+TOKEN_TIME_STRIDE = 8
+TOKEN_SPACE_STRIDE = 16
+MIN_CROP_PX = 32
+CROP_MULTIPLE_PX = 4
+MAX_MOTION_FRAMES = 8
+
+
+def token_grid(frames: int, crop_size: int) -> tuple[int, int, int]:
+    """Return the size (T, H, W) of the token map, which is the same for all backbones.
+
+    Args:
+        frames: frames per clip, a multiple of 8.
+        crop_size: side of the square crop in pixels, a multiple of 4 and at least 32.
+
+    Raises:
+        ValueError: a size is not supported.
+    """
+    require(
+        frames > 0 and frames % TOKEN_TIME_STRIDE == 0,
+        f"clip_frames: must be a positive multiple of {TOKEN_TIME_STRIDE}, got {frames}",
+    )
+    require(
+        crop_size >= MIN_CROP_PX and crop_size % CROP_MULTIPLE_PX == 0,
+        f"crop_size: must be a multiple of {CROP_MULTIPLE_PX} and at least {MIN_CROP_PX}, got {crop_size}",
+    )
+    side = -(-crop_size // TOKEN_SPACE_STRIDE)
+    return frames // TOKEN_TIME_STRIDE, side, side
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Sizes of the pre-training network; the defaults are the paper's except for the motion input.
+    """Sizes and switches of a network; the defaults are the paper's except for the motion input.
 
     Attributes:
         backbone: one of `BACKBONE_NAMES`.
         width: channels of the backbone's first stage.
-        motion_input: "native" (dx, dy, validity at a quarter of the crop) or "paper" (dx, dy at the crop's size).
-        clip_frames: frames of a clip, a multiple of 8.
-        crop_size: side of a crop in pixels, a multiple of 4 from 32.
-        motion_frames: frames of a motion window, 1 to 8.
-        embedding_dim: features of the matched embeddings.
+        motion_input: "native" (dx, dy and validity at a quarter of the crop resolution) or "paper" (dx and dy at crop
+            resolution).
+        clip_frames: frames per clip, a multiple of 8.
+        crop_size: side of the crop in pixels, a multiple of 4 and at least 32.
+        motion_frames: frames per motion window, 1 to 8.
+        embedding_dim: dimension of the embeddings that the losses compare.
         head_hidden: hidden features of the four MLP heads.
-        predictor_width: features of the predictor's tokens.
-        predictor_heads: its attention heads; must divide its width.
-        predictor_ff: hidden features of its feed-forward parts.
-        encoder_layers: its layers over the clip's tokens.
-        decoder_layers: its layers over predicted positions.
-        dropout: its dropout probability, in [0, 1).
+        predictor_width: features per token of the motion predictor.
+        predictor_heads: attention heads of the predictor; must divide its width.
+        predictor_ff: hidden features of the predictor's feed-forward networks.
+        encoder_layers: predictor layers over the clip tokens.
+        decoder_layers: predictor layers over the predicted positions.
+        dropout: dropout probability of the predictor, in [0, 1).
         encoder_width: channels of the first stage of the context and motion encoders; even.
-        context_head: whether clips are matched to keyframes.
-        motion_head: whether clips predict future motion. With both off the network is a backbone alone, which cannot be
-            pre-trained, but can hold imported weights.
-        context_queue: keyframes' embeddings of earlier batches that serve as further negatives; 0 = none, the paper's.
-            Helps where batches are small.
-        queue_momentum: share of its weights that the slow encoder of those embeddings keeps at each step, in [0, 1).
-        classifier_dropout: probability of dropping a pooled feature before the classifier, in [0, 1); fine-tuning
-            reads it, pre-training has no classifier.
+        context_head: match clips to keyframes.
+        motion_head: predict future motion from clips. With both heads off, the network is a bare backbone, which
+            cannot be pre-trained but can hold imported weights.
+        context_queue: number of keyframe embeddings of earlier batches used as additional negatives; 0, as in the
+            paper, uses none. Helps with small batches.
+        queue_momentum: momentum of the moving-average encoder that computes those embeddings, in [0, 1).
+        classifier_dropout: dropout probability before the classifier, in [0, 1). Used by fine-tuning only.
 
     Raises:
-        ValueError: if a field is out of its range.
+        ValueError: a field is out of range.
     """
 
     backbone: BackboneName = "r2plus1d_26"
@@ -63,40 +95,32 @@ class ModelConfig:
     classifier_dropout: float = 0.3
 
     def __post_init__(self) -> None:
-        for field, allowed in (("backbone", BACKBONE_NAMES), ("motion_input", MOTION_INPUTS)):
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"{field} must be one of {', '.join(allowed)}, not {getattr(self, field)!r}")
-        for field in ("width", "embedding_dim", "head_hidden", "predictor_width", "predictor_heads", "predictor_ff"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        for field in ("encoder_layers", "decoder_layers"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        if self.clip_frames < 8 or self.clip_frames % 8:
-            raise ValueError(f"clip_frames must be a positive multiple of 8, not {self.clip_frames}")
+        require_choice(self, "backbone", BACKBONE_NAMES)
+        require_choice(self, "motion_input", MOTION_INPUTS)
+        require_range(self, "width", "embedding_dim", "head_hidden", "encoder_layers", "decoder_layers", ge=1)
+        require_range(self, "predictor_width", "predictor_heads", "predictor_ff", ge=1)
+        require_range(self, "motion_frames", ge=1, le=MAX_MOTION_FRAMES)
+        require_range(self, "dropout", "classifier_dropout", "queue_momentum", ge=0, lt=1)
         token_grid(self.clip_frames, self.crop_size)
-        if not 1 <= self.motion_frames <= LONGEST_MOTION_FRAMES:
-            raise ValueError(f"motion_frames must be from 1 to {LONGEST_MOTION_FRAMES}, not {self.motion_frames}")
-        if self.predictor_width % self.predictor_heads:
-            raise ValueError(
-                f"predictor_heads must divide predictor_width = {self.predictor_width}, not {self.predictor_heads}"
-            )
-        for field in ("dropout", "classifier_dropout"):
-            if not 0.0 <= getattr(self, field) < 1.0:
-                raise ValueError(f"{field} must be in [0, 1), not {getattr(self, field)}")
-        if self.encoder_width < 2 or self.encoder_width % 2:
-            raise ValueError(f"encoder_width must be even and at least 2, not {self.encoder_width}")
-        if self.context_queue < 0 or (self.context_queue and not self.context_head):
-            raise ValueError(f"context_queue must be 0, or positive with context_head, not {self.context_queue}")
-        if not 0.0 <= self.queue_momentum < 1.0:
-            raise ValueError(f"queue_momentum must be in [0, 1), not {self.queue_momentum}")
+        require(
+            self.predictor_width % self.predictor_heads == 0,
+            f"predictor_heads: must divide predictor_width = {self.predictor_width}, got {self.predictor_heads}",
+        )
+        require(
+            self.encoder_width >= 2 and self.encoder_width % 2 == 0,
+            f"encoder_width: must be even and at least 2, got {self.encoder_width}",
+        )
+        require(
+            self.context_queue == 0 or (self.context_queue > 0 and self.context_head),
+            f"context_queue: must be 0, or positive with context_head=True, got {self.context_queue}",
+        )
 
     @property
     def token_grid(self) -> tuple[int, int, int]:
-        """Extents (T, H, W) of the token map."""
+        """Size (T, H, W) of the token map."""
         return token_grid(self.clip_frames, self.crop_size)
 
     @property
     def motion_shape(self) -> tuple[int, int, int, int]:
-        """Extents (C, T, H, W) of one motion window."""
+        """Shape (C, T, H, W) of a motion window."""
         return motion_input_shape(self.motion_input, frames=self.motion_frames, crop_size=self.crop_size)

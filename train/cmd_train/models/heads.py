@@ -1,4 +1,4 @@
-"""What attaches to a backbone's token map: MLP heads and the whole of motion prediction (the paper).
+"""Heads on a backbone's token map: MLP embedding heads and motion prediction (as in the paper).
 
 Shape legend:
     B  samples of a batch
@@ -20,12 +20,12 @@ from cmd_train.models.predictor import MotionPredictor
 
 
 class EmbeddingHead(nn.Module):
-    """MLP head: linear, BatchNorm, ReLU, linear without bias, BatchNorm, unit length (the paper).
+    """MLP head: linear, BatchNorm, ReLU, linear without bias, BatchNorm, L2 normalization (as in the paper).
 
     Args:
-        in_features: features read.
-        hidden: features between.
-        out_features: features D of the embedding.
+        in_features: input features.
+        hidden: hidden features.
+        out_features: embedding dimension D.
     """
 
     def __init__(self, in_features: int, hidden: int, out_features: int) -> None:
@@ -39,18 +39,18 @@ class EmbeddingHead(nn.Module):
         )
 
     def forward(self, feature: Tensor) -> Tensor:
-        """Maps (..., in_features) to (..., D); leading dimensions share the BatchNorm's statistics."""
+        """Map (..., in_features) to (..., D); BatchNorm statistics are computed over all leading dimensions."""
         embedded_ND = self.layers(feature.flatten(0, -2))
-        # A length in half precision would be off by up to a percent.
+        # In half precision, the norm would be off by up to one percent.
         return F.normalize(embedded_ND.float(), dim=-1).view(*feature.shape[:-1], -1)
 
 
 class MotionHead(nn.Module):
-    """Motion prediction: predictor, motion encoder and their two heads; attaches to any backbone's token map.
+    """Motion prediction: predictor, motion encoder and their embedding heads; works with any backbone's token map.
 
     Args:
-        config: sizes; its backbone and its two switches are not read here.
-        token_channels: channels of the token map that will be read.
+        config: sizes; its backbone and head switches are ignored.
+        token_channels: channels of the token map.
     """
 
     def __init__(self, config: ModelConfig, *, token_channels: int) -> None:
@@ -73,48 +73,50 @@ class MotionHead(nn.Module):
         self.key_head = EmbeddingHead(self.encoder.out_channels, config.head_hidden, config.embedding_dim)
 
     def forward_query(self, tokens_BCTHW: Tensor) -> Tensor:
-        """Predicts embeddings (B, P, D) of the motion after the clips from their token map."""
-        return self.query_head(self.predictor(tokens_BCTHW))  # type: ignore[no-any-return] # modules give Any
+        """Predict the embeddings (B, P, D) of the motion that follows the clips from their token map."""
+        return self.query_head(self.predictor(tokens_BCTHW))  # type: ignore[no-any-return] # modules return Any
 
     def forward_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
-        """Embeds motion windows (B, W, C, T, H, W) position by position, as (B, W, P, D).
+        """Embed motion windows (B, W, C, T, H, W) per position, as (B, W, P, D).
 
         Args:
             motion_BWCTHW: motion windows.
-            window_valid_BW: windows that exist (all if None). The others do not enter the BatchNorm statistics;
-                what is returned for them is meaningless.
+            window_valid_BW: whether each window exists (all if None). Missing windows do not affect the BatchNorm
+                statistics; their embeddings are meaningless.
 
         Raises:
-            ValueError: if a window does not have the configured shape.
+            ValueError: the windows do not have the configured shape.
         """
         if motion_BWCTHW.ndim != 6 or motion_BWCTHW.shape[2:] != self.motion_shape:
-            raise ValueError(f"motion must be (B, W, *{self.motion_shape}), not {tuple(motion_BWCTHW.shape)}")
+            raise ValueError(
+                f"motion_BWCTHW: must have shape (B, W, *{self.motion_shape}), got {tuple(motion_BWCTHW.shape)}"
+            )
         motion_NCTHW = motion_BWCTHW.flatten(0, 1)
         if window_valid_BW is not None:
             motion_NCTHW = replace_missing_windows(motion_NCTHW, window_valid_BW.flatten())
         map_NDTHW = self.encoder(motion_NCTHW)
         feature_NPD = map_NDTHW.flatten(2).transpose(1, 2)
-        return self.key_head(feature_NPD).unflatten(0, motion_BWCTHW.shape[:2])  # type: ignore[no-any-return] # modules give Any
+        return self.key_head(feature_NPD).unflatten(0, motion_BWCTHW.shape[:2])  # type: ignore[no-any-return] # modules return Any
 
     def forward(
         self, tokens_BCTHW: Tensor, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Returns the predicted embeddings (B, P, D) and those of the windows (B, W, P, D)."""
+        """Return the predicted embeddings (B, P, D) and those of the windows (B, W, P, D)."""
         return self.forward_query(tokens_BCTHW), self.forward_key(motion_BWCTHW, window_valid_BW)
 
 
 def replace_missing_windows(motion_NCTHW: Tensor, valid_N: Tensor) -> Tensor:
-    """Puts existing windows in the places of missing ones, in turn, so that BatchNorm sees nothing but real motion.
+    """Replace missing windows with existing ones, round-robin, so that BatchNorm statistics cover real motion only.
 
-    Leaving them out would be plainer, but the number of windows would then change from batch to batch: the device
-    would have to wait for it, and a compiled model would be compiled anew.
+    Dropping missing windows would be simpler, but would make the number of windows vary between batches, which forces
+    a device synchronization and recompilation of compiled models.
 
     Args:
         motion_NCTHW: motion windows.
-        valid_N: bool, windows that exist; if none does, all stay as they are.
+        valid_N: bool, whether each window exists; if none does, all are returned unchanged.
 
     Returns:
-        A copy of the same shape (N, C, T, H, W).
+        Copy of the same shape (N, C, T, H, W).
     """
     valid_N = valid_N.bool()
     place_N = torch.arange(len(valid_N), device=valid_N.device)

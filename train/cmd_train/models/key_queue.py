@@ -1,8 +1,8 @@
-"""Keys of earlier batches as further negatives of context matching, for batches too small to offer many.
+"""Queue of keys of earlier batches, additional negatives of context matching for small batches.
 
-Keys of the batch at hand come from the encoder that is being trained, with gradient, as without a queue. Earlier ones
-come from a slowly moving average of that encoder (momentum contrast; He et al., 2020), so that those of many steps
-ago are still comparable. Motion has no such queue: a batch of 8 offers 8 x 4 x 49 = 1568 motion keys by itself.
+Keys of the current batch come from the trained encoder, with gradient, as without a queue. Queued keys come from a
+moving average of that encoder (momentum contrast; He et al., 2020), so that keys from many steps ago remain
+comparable. Motion prediction needs no queue: a batch of 8 already has 8 x 4 x 49 = 1568 motion keys.
 
 Shape legend:
     B  samples of this rank's batch
@@ -10,7 +10,7 @@ Shape legend:
     D  features of an embedding
 """
 
-# ruff: noqa: N815 (carriers name the shapes of their tensors)
+# ruff: noqa: N815 (buffer names carry the shapes of their tensors)
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ import torch
 from torch import Tensor, nn
 
 from cmd_train.distributed.gather import gather, sizes_of_ranks
-from cmd_train.losses.model_output import QueuedKeys
+from cmd_train.losses.outputs import QueuedKeys
 
 
 class KeyQueue(nn.Module):
-    """The last keys of a slow copy of an encoder; all of it is in the state dict, so that a run resumes exactly.
+    """Most recent keys of a moving average of an encoder; part of the state dict, so that runs resume exactly.
 
     Args:
-        encoder: the encoder of keys, as initialised.
-        size: keys M to remember, over all ranks.
-        features: features D of a key.
-        momentum: share of the slow copy's weights that stays at each step, in [0, 1); with ``optim.accumulate`` at each
-            part of a step.
+        encoder: initial key encoder.
+        size: capacity M in keys, over all ranks.
+        features: dimension D of a key.
+        momentum: momentum of the moving average, in [0, 1), updated per step; with ``optim.accumulate``, per
+            micro-batch.
     """
 
     key_MD: Tensor
@@ -43,24 +43,24 @@ class KeyQueue(nn.Module):
         self.momentum = momentum
         self.slow_encoder = copy.deepcopy(encoder).requires_grad_(False)
         self.register_buffer("key_MD", torch.zeros(size, features))
-        self.register_buffer("video_M", torch.full((size,), -1))  # -1: nothing stored yet
+        self.register_buffer("video_M", torch.full((size,), -1))  # -1: empty slot
         self.register_buffer("position", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
     def restart(self, encoder: nn.Module) -> None:
-        """Empties the queue and makes the slow copy equal to the encoder again."""
+        """Empty the queue and reset the moving average to the weights of the encoder."""
         self.slow_encoder.load_state_dict(encoder.state_dict())
         self.video_M.fill_(-1)
         self.position.zero_()
 
     @torch.no_grad()
     def forward(self, encoder: nn.Module, keyframe_B31HW: Tensor, video_B: Tensor) -> QueuedKeys:
-        """Returns what is stored and, in training, moves the slow copy on and stores the keys of this batch.
+        """Return the queued keys; in training, also update the moving average and enqueue the keys of this batch.
 
         Args:
-            encoder: the encoder as trained so far.
+            encoder: the trained encoder.
             keyframe_B31HW: keyframes of this rank's batch.
-            video_B: which video each is of, by numbers that mean the same on all ranks.
+            video_B: video index of each keyframe, consistent across ranks.
         """
         stored = QueuedKeys(
             key_MD=self.key_MD.clone(),

@@ -1,4 +1,4 @@
-"""The motion predictor: a Transformer from the clip's tokens to features of the motion to come.
+"""Motion predictor: a Transformer from the clip tokens to features of the future motion.
 
 Shape legend:
     B  clips of a batch
@@ -10,21 +10,23 @@ Shape legend:
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-# As large as the tokens themselves. At 0.02, the habit of language models, attention starts uniform and every position
-# predicts the same: the motion loss then stays at chance for hundreds of steps (measured on the demo's videos).
+# The scale of the tokens themselves. With 0.02, common in language models, attention starts out uniform and all
+# positions predict the same: the motion loss then stays at chance for hundreds of steps (measured on the demo videos).
 POSITION_INITIAL_STD = 1.0
 
 
 class FeedForward(nn.Module):
-    """Two linear layers with ReLU and dropout between them.
+    """Two linear layers with ReLU and dropout in between.
 
     Args:
-        width: features read and written.
-        hidden: features between.
-        dropout: probability of dropping a hidden feature.
+        width: input and output features.
+        hidden: hidden features.
+        dropout: dropout probability of the hidden features.
     """
 
     def __init__(self, width: int, hidden: int, dropout: float) -> None:
@@ -34,17 +36,17 @@ class FeedForward(nn.Module):
         self.contract = nn.Linear(hidden, width)
 
     def forward(self, state_BSD: Tensor) -> Tensor:
-        """Maps (B, S, D) to (B, S, D)."""
-        return self.contract(self.dropout(torch.relu(self.expand(state_BSD))))  # type: ignore[no-any-return] # modules give Any
+        """Map (B, S, D) to (B, S, D)."""
+        return self.contract(self.dropout(torch.relu(self.expand(state_BSD))))  # type: ignore[no-any-return] # modules return Any
 
 
 class PositionedAttention(nn.Module):
-    """Multi-head attention that adds positions to queries and keys but not to values, then adds and normalises.
+    """Multi-head attention with positions added to queries and keys but not to values, then add and norm.
 
     Args:
-        width: features of every token.
+        width: features per token.
         heads: attention heads.
-        dropout: probability of dropping an attention weight and an output feature.
+        dropout: dropout probability of attention weights and of output features.
     """
 
     def __init__(self, width: int, heads: int, dropout: float) -> None:
@@ -54,28 +56,28 @@ class PositionedAttention(nn.Module):
         self.norm = nn.LayerNorm(width)
 
     def forward(self, state_BPD: Tensor, position_PD: Tensor, source_BSD: Tensor, source_position_SD: Tensor) -> Tensor:
-        """Lets a state (B, P, D) attend to a source (B, S, D), each with its learned positions; returns (B, P, D)."""
+        """Attend from a state (B, P, D) to a source (B, S, D), both with learned positions; return (B, P, D)."""
         attended_BPD, _ = self.attention(
             state_BPD + position_PD, source_BSD + source_position_SD, source_BSD, need_weights=False
         )
-        return self.norm(state_BPD + self.dropout(attended_BPD))  # type: ignore[no-any-return] # modules give Any
+        return self.norm(state_BPD + self.dropout(attended_BPD))  # type: ignore[no-any-return] # modules return Any
 
 
 class TransformerLayer(nn.Module):
-    """One post-norm layer: self-attention, cross-attention if it is a decoder's, feed-forward.
+    """Post-norm Transformer layer: self-attention, cross-attention (decoder only) and feed-forward network.
 
     Args:
-        width: features of every token.
+        width: features per token.
         heads: attention heads.
-        hidden: features inside the feed-forward part.
-        dropout: probability for every dropout of the layer.
-        crosses: whether the layer attends to a memory (decoder) or only to itself (encoder).
+        hidden: hidden features of the feed-forward network.
+        dropout: probability of every dropout in the layer.
+        cross_attention: also attend to a memory (decoder layer).
     """
 
-    def __init__(self, *, width: int, heads: int, hidden: int, dropout: float, crosses: bool) -> None:
+    def __init__(self, *, width: int, heads: int, hidden: int, dropout: float, cross_attention: bool) -> None:
         super().__init__()
         self.self_attention = PositionedAttention(width, heads, dropout)
-        self.cross_attention = PositionedAttention(width, heads, dropout) if crosses else None
+        self.cross_attention = PositionedAttention(width, heads, dropout) if cross_attention else None
         self.feed_forward = FeedForward(width, hidden, dropout)
         self.dropout = nn.Dropout(dropout)
         self.norm = nn.LayerNorm(width)
@@ -87,32 +89,32 @@ class TransformerLayer(nn.Module):
         memory_BSD: Tensor | None = None,
         memory_position_SD: Tensor | None = None,
     ) -> Tensor:
-        """Updates a state (B, P, D), reading a memory (B, S, D) if the layer crosses.
+        """Update a state (B, P, D); a decoder layer attends to a memory (B, S, D).
 
         Raises:
-            ValueError: if a memory is missing or not wanted.
+            ValueError: the memory is missing in a decoder layer, or given to an encoder layer.
         """
         state_BPD = self.self_attention(state_BPD, position_PD, state_BPD, position_PD)
         if (self.cross_attention is None) != (memory_BSD is None):
-            raise ValueError("memory_BSD must be given to a decoder's layer and to no other")
+            raise ValueError("memory_BSD: required by decoder layers and not allowed in encoder layers")
         if self.cross_attention is not None:
             state_BPD = self.cross_attention(state_BPD, position_PD, memory_BSD, memory_position_SD)
-        return self.norm(state_BPD + self.dropout(self.feed_forward(state_BPD)))  # type: ignore[no-any-return] # modules give Any
+        return self.norm(state_BPD + self.dropout(self.feed_forward(state_BPD)))  # type: ignore[no-any-return] # modules return Any
 
 
 class MotionPredictor(nn.Module):
-    """Encodes the clip's tokens and decodes one feature for every position of the motion to come (the paper).
+    """Encoder-decoder Transformer that predicts one feature per position of the future motion (as in the paper).
 
     Args:
-        token_channels: channels C of a token.
-        source_count: tokens S of a clip.
-        target_count: positions P to predict.
+        token_channels: channels C per token.
+        source_count: tokens S per clip.
+        target_count: predicted positions P.
         width: features D.
         heads: attention heads; must divide the width.
-        hidden: features inside the feed-forward parts.
+        hidden: hidden features of the feed-forward networks.
         encoder_layers: layers over the tokens.
         decoder_layers: layers over the predicted positions.
-        dropout: probability for every dropout.
+        dropout: probability of every dropout.
     """
 
     def __init__(
@@ -133,32 +135,27 @@ class MotionPredictor(nn.Module):
         self.source_position_SD = nn.Parameter(torch.randn(source_count, width) * POSITION_INITIAL_STD)
         self.target_position_PD = nn.Parameter(torch.randn(target_count, width) * POSITION_INITIAL_STD)
 
-        def layers(count: int, *, crosses: bool) -> nn.ModuleList:
-            return nn.ModuleList(
-                TransformerLayer(width=width, heads=heads, hidden=hidden, dropout=dropout, crosses=crosses)
-                for _ in range(count)
-            )
-
-        self.encoder = layers(encoder_layers, crosses=False)
-        self.decoder = layers(decoder_layers, crosses=True)
+        layer = partial(TransformerLayer, width=width, heads=heads, hidden=hidden, dropout=dropout)
+        self.encoder = nn.ModuleList(layer(cross_attention=False) for _ in range(encoder_layers))
+        self.decoder = nn.ModuleList(layer(cross_attention=True) for _ in range(decoder_layers))
 
     def forward(self, tokens_BCTHW: Tensor) -> Tensor:
-        """Predicts motion features from a token map.
+        """Predict motion features from a token map.
 
         Args:
             tokens_BCTHW: token map with T * H * W = S.
 
         Returns:
-            Predicted features (B, P, D), before the head.
+            Predicted features (B, P, D), before the embedding head.
 
         Raises:
-            ValueError: if the map does not hold S tokens.
+            ValueError: the map does not have S tokens.
         """
         memory_BSD = self.project(tokens_BCTHW.flatten(2).transpose(1, 2))
         source_count = len(self.source_position_SD)
         if memory_BSD.shape[1] != source_count:
             raise ValueError(
-                f"tokens_BCTHW must hold {source_count} tokens a clip, not {memory_BSD.shape[1]} "
+                f"tokens_BCTHW: must have {source_count} tokens per clip, got {memory_BSD.shape[1]} "
                 f"(shape {tuple(tokens_BCTHW.shape)})"
             )
         for layer in self.encoder:

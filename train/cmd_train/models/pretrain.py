@@ -1,4 +1,4 @@
-"""The pre-training network: one backbone, context matching and motion prediction (the paper).
+"""Pre-training network: a backbone with context matching and motion prediction (as in the paper).
 
 Shape legend:
     B  samples of a batch
@@ -11,14 +11,12 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from cmd_train.losses.model_output import ModelOutput
+from cmd_train.losses.outputs import ModelOutput
 from cmd_train.models.backbones import build_backbone
 from cmd_train.models.config import ModelConfig
 from cmd_train.models.encoders import ContextEncoder
 from cmd_train.models.heads import EmbeddingHead, MotionHead
 from cmd_train.models.key_queue import KeyQueue
-
-__all__ = ["EmbeddingHead", "ModelConfig", "ModelOutput", "MotionHead", "PretrainModel"]
 
 
 class PretrainModel(nn.Module):
@@ -33,7 +31,7 @@ class PretrainModel(nn.Module):
         self.config = config
         self.backbone = build_backbone(config.backbone, width=config.width)
         channels = self.backbone.token_channels
-        # A head that is off has no parameters: distributed training would wait for their gradients for ever.
+        # A disabled head has no parameters: DistributedDataParallel would wait for their gradients indefinitely.
         if config.context_head:
             self.context_encoder = ContextEncoder(width=config.encoder_width)
             self.context_query_head = EmbeddingHead(channels, config.head_hidden, config.embedding_dim)
@@ -51,23 +49,23 @@ class PretrainModel(nn.Module):
             self.motion = MotionHead(config, token_channels=channels)
 
     def forward_context_query(self, tokens_BCTHW: Tensor) -> Tensor:
-        """Embeds what a clip shows, (B, D), from its token map averaged over time and space."""
-        return self.context_query_head(tokens_BCTHW.mean(dim=(2, 3, 4)))  # type: ignore[no-any-return] # modules give Any
+        """Embed the content of clips as (B, D) from their token map averaged over time and space."""
+        return self.context_query_head(tokens_BCTHW.mean(dim=(2, 3, 4)))  # type: ignore[no-any-return] # modules return Any
 
     def forward_context_key(self, keyframe_B31HW: Tensor) -> Tensor:
-        """Embeds keyframes (B, 3, 1, H, W) as (B, D)."""
-        return self.context_key_head(self.context_encoder(keyframe_B31HW))  # type: ignore[no-any-return] # modules give Any
+        """Embed keyframes (B, 3, 1, H, W) as (B, D)."""
+        return self.context_key_head(self.context_encoder(keyframe_B31HW))  # type: ignore[no-any-return] # modules return Any
 
     def forward_motion_query(self, tokens_BCTHW: Tensor) -> Tensor:
-        """Predicts the embeddings (B, P, D) of the motion after the clip."""
+        """Predict the embeddings (B, P, D) of the motion that follows the clips."""
         return self.motion.forward_query(tokens_BCTHW)
 
     def forward_motion_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
-        """Embeds motion windows (B, W, C, T, H, W) as (B, W, P, D)."""
+        """Embed motion windows (B, W, C, T, H, W) as (B, W, P, D)."""
         return self.motion.forward_key(motion_BWCTHW, window_valid_BW)
 
     def restart_queue(self) -> None:
-        """Empties the queue of keys, if there is one, as after other weights have been loaded."""
+        """Reset the key queue, if there is one; call this after loading other weights."""
         if self.config.context_queue:
             self.context_queue.restart(self._key_encoder())
 
@@ -82,33 +80,33 @@ class PretrainModel(nn.Module):
         window_valid_BW: Tensor | None = None,
         video_B: Tensor | None = None,
     ) -> ModelOutput:
-        """Embeds a batch for both heads.
+        """Compute the embeddings of a batch for all heads that are on.
 
         Args:
-            clip_B3THW: clips, normalised RGB.
-            keyframe_B31HW: keyframes, normalised RGB; not read if the context head is off.
-            motion_BWCTHW: motion windows (units: pixels / 10), the predicted one first; not read if the motion head
-                is off.
-            window_valid_BW: motion windows that exist (all if None).
-            video_B: which video each sample is of; read by the queue of keys only.
+            clip_B3THW: clips, normalized RGB.
+            keyframe_B31HW: keyframes, normalized RGB; ignored if the context head is off.
+            motion_BWCTHW: motion windows (units: pixels / 10), the predicted one first; ignored if the motion head is
+                off.
+            window_valid_BW: whether each motion window exists (all if None).
+            video_B: video index of each sample; used by the key queue only.
 
         Raises:
-            ValueError: if an input of a head that is on is missing, or a shape is not the configured one.
+            ValueError: an input of a head that is on is missing, or a shape does not match the configuration.
         """
         encoded = self.backbone(clip_B3THW)
         context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = queued = None
         if self.config.context_head:
             if keyframe_B31HW is None:
-                raise ValueError("keyframe_B31HW must be given: the context head is on")
+                raise ValueError("keyframe_B31HW: required, since the context head is on")
             context_query_BD = self.forward_context_query(encoded.tokens_BCTHW)
             context_key_BD = self.forward_context_key(keyframe_B31HW)
             if self.config.context_queue:
                 if video_B is None:
-                    raise ValueError("video_B must be given: the context queue is on")
+                    raise ValueError("video_B: required, since the key queue is on")
                 queued = self.context_queue(self._key_encoder(), keyframe_B31HW, video_B)
         if self.config.motion_head:
             if motion_BWCTHW is None:
-                raise ValueError("motion_BWCTHW must be given: the motion head is on")
+                raise ValueError("motion_BWCTHW: required, since the motion head is on")
             motion_query_BPD = self.forward_motion_query(encoded.tokens_BCTHW)
             motion_key_BWPD = self.forward_motion_key(motion_BWCTHW, window_valid_BW)
         return ModelOutput(

@@ -1,6 +1,6 @@
-"""Residual networks over video: one trunk for full, factorised and purely spatial 3D convolutions.
+"""Residual networks for video: a common trunk with full, factorized or purely spatial 3D convolutions.
 
-Shape legend, used as suffixes of tensor names throughout the networks:
+Shape legend; these letters are suffixes of tensor names in all networks:
     B  samples of a batch
     C  channels
     T  frames (time steps)
@@ -15,6 +15,8 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from cmd_extract.system.validation import require, require_range
+
 Triple = tuple[int, int, int]
 ConvKind = Literal["3d", "2plus1d", "2d"]
 BlockKind = Literal["basic", "bottleneck"]
@@ -23,13 +25,13 @@ STAGE_COUNT = 4
 
 
 class ConvNorm(nn.Module):
-    """A 3D convolution without bias, padded to keep sizes at stride 1, and its BatchNorm.
+    """3D convolution without bias and with "same" padding at stride 1, followed by BatchNorm.
 
     Args:
-        in_channels: channels read.
-        out_channels: channels written.
-        kernel: odd extents over (T, H, W).
-        stride: steps over (T, H, W).
+        in_channels: input channels.
+        out_channels: output channels.
+        kernel: odd kernel size (T, H, W).
+        stride: stride (T, H, W).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
@@ -40,24 +42,24 @@ class ConvNorm(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm3d:
-        """The BatchNorm that scales the unit's output."""
+        """BatchNorm that scales the output of the unit."""
         return self.norm
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
-        """Maps (B, in, T, H, W) to (B, out, T', H', W')."""
-        return self.norm(self.conv(video_BCTHW))  # type: ignore[no-any-return] # modules give Any
+        """Map (B, in, T, H, W) to (B, out, T', H', W')."""
+        return self.norm(self.conv(video_BCTHW))  # type: ignore[no-any-return] # modules return Any
 
 
 class FactorisedConvNorm(nn.Module):
-    """The "(2+1)D" unit: a spatial convolution, BatchNorm, ReLU, then a temporal convolution and its BatchNorm.
+    """Factorized "(2+1)D" unit: spatial convolution, BatchNorm and ReLU, then temporal convolution and BatchNorm.
 
-    The middle width keeps the parameter count of the full convolution, rounded down.
+    The number of intermediate channels preserves the parameter count of the full convolution, rounded down.
 
     Args:
-        in_channels: channels read.
-        out_channels: channels written.
-        kernel: odd extents over (T, H, W) of the convolution that is factorised; H and W alike.
-        stride: steps over (T, H, W).
+        in_channels: input channels.
+        out_channels: output channels.
+        kernel: odd kernel size (T, H, W) of the convolution that is factorized.
+        stride: stride (T, H, W).
     """
 
     def __init__(self, in_channels: int, out_channels: int, *, kernel: Triple, stride: Triple = (1, 1, 1)) -> None:
@@ -71,25 +73,25 @@ class FactorisedConvNorm(nn.Module):
 
     @property
     def last_norm(self) -> nn.BatchNorm3d:
-        """The BatchNorm that scales the unit's output."""
+        """BatchNorm that scales the output of the unit."""
         return self.temporal.norm
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
-        """Maps (B, in, T, H, W) to (B, out, T', H', W')."""
-        return self.temporal(self.relu(self.spatial(video_BCTHW)))  # type: ignore[no-any-return] # modules give Any
+        """Map (B, in, T, H, W) to (B, out, T', H', W')."""
+        return self.temporal(self.relu(self.spatial(video_BCTHW)))  # type: ignore[no-any-return] # modules return Any
 
 
 def conv_unit(
     kind: ConvKind, in_channels: int, out_channels: int, *, kernel: Triple, stride: Triple
 ) -> ConvNorm | FactorisedConvNorm:
-    """Builds the unit that stands for one 3D convolution in a network of the given kind.
+    """Build the unit that implements a 3D convolution in a network of the given kind.
 
     Args:
-        kind: "3d" leaves the convolution whole, "2plus1d" factorises it, "2d" keeps its spatial part only.
-        in_channels: channels read.
-        out_channels: channels written.
-        kernel: extents over (T, H, W) of the full convolution.
-        stride: steps over (T, H, W) of the full convolution; "2d" never steps over time.
+        kind: "3d" uses the full convolution, "2plus1d" factorizes it, "2d" keeps only its spatial part.
+        in_channels: input channels.
+        out_channels: output channels.
+        kernel: kernel size (T, H, W) of the full convolution.
+        stride: stride (T, H, W) of the full convolution; "2d" ignores the temporal stride.
     """
     if kind == "2plus1d":
         return FactorisedConvNorm(in_channels, out_channels, kernel=kernel, stride=stride)
@@ -99,24 +101,24 @@ def conv_unit(
 
 
 class ResidualBlock(nn.Module):
-    """A residual block, basic (two 3x3x3 units) or bottleneck (1x1x1, 3x3x3, 1x1x1).
+    """Residual block, basic (two 3x3x3 units) or bottleneck (1x1x1, 3x3x3, 1x1x1).
 
     Args:
         kind: kind of the block's 3x3x3 convolutions.
         block: "basic" or "bottleneck".
-        in_channels: channels read.
-        width: the stage's width; a bottleneck writes `expansion(block)` times as many channels.
-        stride: steps over (T, H, W), taken by the block's first 3x3x3 convolution.
+        in_channels: input channels.
+        width: width of the stage; the output has `expansion(block)` times as many channels.
+        stride: stride (T, H, W) of the block's first 3x3x3 convolution.
     """
 
     def __init__(self, kind: ConvKind, block: BlockKind, in_channels: int, width: int, *, stride: Triple) -> None:
         super().__init__()
-        cube, point, still = (3, 3, 3), (1, 1, 1), (1, 1, 1)
+        cube, point, unit_stride = (3, 3, 3), (1, 1, 1), (1, 1, 1)
         out_channels = width * expansion(block)
         if block == "basic":
             units = [
                 conv_unit(kind, in_channels, width, kernel=cube, stride=stride),
-                conv_unit(kind, width, width, kernel=cube, stride=still),
+                conv_unit(kind, width, width, kernel=cube, stride=unit_stride),
             ]
         else:
             units = [
@@ -125,46 +127,46 @@ class ResidualBlock(nn.Module):
                 ConvNorm(width, out_channels, kernel=point),
             ]
         self.units = nn.ModuleList(units)
-        changes = stride != still or in_channels != out_channels
-        self.shortcut = ConvNorm(in_channels, out_channels, kernel=point, stride=stride) if changes else nn.Identity()
+        resizes = stride != unit_stride or in_channels != out_channels
+        self.shortcut = ConvNorm(in_channels, out_channels, kernel=point, stride=stride) if resizes else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
 
     def zero_last_norm(self) -> None:
-        """Makes the block its shortcut, as at the start of training."""
+        """Zero the residual branch, so that the block computes its shortcut only."""
         last = self.units[-1]
         assert isinstance(last, ConvNorm | FactorisedConvNorm)
         nn.init.zeros_(last.last_norm.weight)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:
-        """Maps (B, in, T, H, W) to (B, width * expansion, T', H', W')."""
+        """Map (B, in, T, H, W) to (B, width * expansion, T', H', W')."""
         residual_BCTHW = video_BCTHW
         for index, unit in enumerate(self.units):
             residual_BCTHW = unit(self.relu(residual_BCTHW) if index else residual_BCTHW)
-        return self.relu(residual_BCTHW + self.shortcut(video_BCTHW))  # type: ignore[no-any-return] # modules give Any
+        return self.relu(residual_BCTHW + self.shortcut(video_BCTHW))  # type: ignore[no-any-return] # modules return Any
 
 
 def expansion(block: BlockKind) -> int:
-    """Returns how many times its stage's width a block writes."""
+    """Return the ratio of a block's output channels to the width of its stage."""
     return 4 if block == "bottleneck" else 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrunkSpec:
-    """What distinguishes one residual trunk from another.
+    """Specification of a residual trunk.
 
     Attributes:
-        kind: kind of its convolutions (see `conv_unit`).
-        block: kind of its residual blocks.
+        kind: kind of the convolutions (see `conv_unit`).
+        block: kind of the residual blocks.
         depths: blocks in each of the four stages.
-        in_channels: channels of the input.
-        width: channels of the stem and of the first stage; each later stage doubles it.
-        stem_kernel: extents of the stem's convolution over (T, H, W).
-        stem_stride: its steps.
-        max_pool: whether a 1x3x3 max-pool of spatial stride 2 follows the stem.
-        stage_strides: steps over (T, H, W) of each stage's first block.
+        in_channels: input channels.
+        width: channels of the stem and width of the first stage; doubled at each later stage.
+        stem_kernel: kernel size (T, H, W) of the stem.
+        stem_stride: stride (T, H, W) of the stem.
+        max_pool: whether 1x3x3 max pooling with spatial stride 2 follows the stem.
+        stage_strides: stride (T, H, W) of the first block of each stage.
 
     Raises:
-        ValueError: if a size is not positive or there are not four stages.
+        ValueError: a size is not positive, or the number of stages is not four.
     """
 
     kind: ConvKind
@@ -178,16 +180,14 @@ class TrunkSpec:
     stage_strides: tuple[Triple, Triple, Triple, Triple]
 
     def __post_init__(self) -> None:
-        for field in ("in_channels", "width"):
-            if getattr(self, field) < 1:
-                raise ValueError(f"{field} must be at least 1, not {getattr(self, field)}")
-        for field in ("depths", "stage_strides"):
-            if len(getattr(self, field)) != STAGE_COUNT:
-                raise ValueError(f"{field} must name {STAGE_COUNT} stages, not {getattr(self, field)}")
+        require_range(self, "in_channels", "width", ge=1)
+        for name in ("depths", "stage_strides"):
+            value = getattr(self, name)
+            require(len(value) == STAGE_COUNT, f"{name}: must have {STAGE_COUNT} entries, got {value}")
 
     @property
     def stage_channels(self) -> tuple[int, ...]:
-        """Channels that each stage writes."""
+        """Output channels of each stage."""
         return tuple(self.width * 2**stage * expansion(self.block) for stage in range(STAGE_COUNT))
 
 
@@ -195,7 +195,7 @@ class ResNetTrunk(nn.Module):
     """Stem and four stages of residual blocks.
 
     Args:
-        spec: the trunk's definition.
+        spec: specification of the trunk.
     """
 
     def __init__(self, spec: TrunkSpec) -> None:
@@ -212,15 +212,15 @@ class ResNetTrunk(nn.Module):
                 blocks.append(ResidualBlock(spec.kind, spec.block, out_channels, width, stride=(1, 1, 1)))
             stages.append(nn.Sequential(*blocks))
         self.stages = nn.ModuleList(stages)
-        initialise_convolutions(self)
+        initialize_convolutions(self)
         for module in self.modules():
             if isinstance(module, ResidualBlock):
-                # Every block starts as its shortcut (also where the shortcut changes the size), so that depth
-                # costs nothing at first; the paper's networks start like this.
+                # Blocks initially compute their shortcut only (even where it changes the size), so that depth does not
+                # impede early training; the paper's networks are initialized this way.
                 module.zero_last_norm()
 
     def forward(self, video_BCTHW: Tensor) -> tuple[Tensor, ...]:
-        """Maps (B, in, T, H, W) to the outputs of the four stages, first to last."""
+        """Map (B, in, T, H, W) to the outputs of the four stages, first to last."""
         current_BCTHW = self.pool(self.relu(self.stem(video_BCTHW)))
         outputs = []
         for stage in self.stages:
@@ -229,8 +229,8 @@ class ResNetTrunk(nn.Module):
         return tuple(outputs)
 
 
-def initialise_convolutions(network: nn.Module) -> None:
-    """Draws every 3D convolution from a Kaiming normal over its outputs and clears its bias, in place."""
+def initialize_convolutions(network: nn.Module) -> None:
+    """Initialize all 3D convolutions in place: Kaiming normal (fan-out) weights, zero biases."""
     for module in network.modules():
         if isinstance(module, nn.Conv3d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

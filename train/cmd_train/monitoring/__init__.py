@@ -1,1 +1,1 @@
-"""Metrics, pictures and k-NN monitoring of a run."""
+"""Metrics, retrieval and pictures of a run."""

@@ -1,6 +1,6 @@
-"""A picture of stored samples, so that wrong data can be seen: frames of the clip, the keyframe, motion as colour.
+"""A picture of stored samples, so that wrong data can be seen: frames of the clip, the keyframe, motion as color.
 
-Direction is the hue (right red, down yellow-green, left cyan, up violet), speed the brightness; grey has no vector.
+Direction is the hue (right red, down yellow-green, left cyan, up violet), speed the saturation; gray has no vector.
 
 Shape legend: T frames, H x W pixels, gh x gw grid cells.
 """
@@ -14,42 +14,41 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cmd_extract.shard.drawing import color_motion
+from cmd_extract.system.files import write_whole
 from cmd_train.data.batch import Batch
 
-MOST_SAMPLES = 6
-MOST_FRAMES = 6
+_MAX_SAMPLES = 6
+_MAX_FRAMES = 6
 _HEIGHT, _GAP, _TEXT = 96, 3, 14
 
 
 def draw_batch(batch: Batch, video_ids: Sequence[str], path: Path) -> None:
-    """Draws the first samples of a batch as they are stored, one a row.
+    """Draw the first samples of a batch before augmentation, one per row.
 
     Args:
-        batch: on the CPU.
-        video_ids: of the batch's samples.
-        path: the PNG file to write.
+        batch: batch on the CPU.
+        video_ids: video of each sample.
+        path: PNG file to write.
     """
-    rows = [_draw_sample(batch, number, video_ids[number]) for number in range(min(len(batch), MOST_SAMPLES))]
+    rows = [_draw_sample(batch, number, video_ids[number]) for number in range(min(len(batch), _MAX_SAMPLES))]
     picture = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     top = 0
     for row in rows:
         picture.paste(row, (0, top))
         top += row.height
-    temporary = path.with_name(f".{path.name}.tmp")
-    picture.save(temporary, format="PNG")
-    temporary.replace(path)
+    write_whole(path, picture.save)
 
 
 def _draw_sample(batch: Batch, number: int, video_id: str) -> Image.Image:
     frames_THWC = batch.clip_u8_BTHWC[number].numpy()
-    shown = np.linspace(0, len(frames_THWC) - 1, min(len(frames_THWC), MOST_FRAMES)).round().astype(int)
+    shown = np.linspace(0, len(frames_THWC) - 1, min(len(frames_THWC), _MAX_FRAMES)).round().astype(int)
     tiles = [(f"frame {frame}", Image.fromarray(frames_THWC[frame])) for frame in shown]
     if batch.keyframe_u8_BHWC.shape[1]:
         tiles.append(("keyframe", Image.fromarray(batch.keyframe_u8_BHWC[number].numpy())))
     width = tiles[0][1].width * _HEIGHT // tiles[0][1].height
     pairs = zip(batch.motion_quarter_px_BWTCHW[number].numpy(), batch.motion_valid_BWTHW[number].numpy(), strict=True)
     for window, (motion, valid) in enumerate(pairs):
-        name = "motion to come" if window == 0 else f"other motion {window}"
+        name = "motion to predict" if window == 0 else f"negative motion {window}"
         tiles.append((name, Image.fromarray(color_motion(motion, valid))))
     row = Image.new("RGB", (len(tiles) * (width + _GAP), _HEIGHT + 2 * _TEXT), "white")
     pen = ImageDraw.Draw(row)

@@ -1,6 +1,6 @@
-"""Retrieval while training goes on: how often a video's nearest neighbour has its label.
+"""Label retrieval during training: how often the nearest neighbors of a video have its label.
 
-The network is only looked at: evaluation mode, no gradients, no draw from a generator that training uses.
+Does not affect training: evaluation mode, no gradients, no use of the random generators of training.
 
 Shape legend: V videos of this rank, F features.
 """
@@ -21,16 +21,16 @@ from cmd_train.config import TrainConfig
 from cmd_train.data.batch import EvalSample
 from cmd_train.data.dataset import DamagedSampleError, EvalDataset, VideoSource
 from cmd_train.distributed.gather import gather, sizes_of_ranks
-from cmd_train.distributed.process_group import Placement, ignore_signals
+from cmd_train.distributed.process_group import RankContext, ignore_signals
 from cmd_train.models.backbones import Backbone
-from cmd_train.monitoring.neighbours import leave_one_out_recall
+from cmd_train.monitoring.neighbors import leave_one_out_recall
 
 CLIPS = 2
-RANKS = (1, 5)
+RECALL_AT = (1, 5)
 
 
-class _Readable(Dataset[EvalSample | None]):
-    """None where a video is damaged; training counts those."""
+class _SkipDamaged(Dataset[EvalSample | None]):
+    """Yields None for damaged videos, which training reports."""
 
     def __init__(self, dataset: EvalDataset) -> None:
         self._dataset = dataset
@@ -46,30 +46,30 @@ class _Readable(Dataset[EvalSample | None]):
 
 
 class RetrievalMonitor:
-    """Leave-one-out retrieval among the labelled videos that are trained on; ranks share the work.
+    """Leave-one-out retrieval among the labeled training videos, distributed over ranks.
 
     Args:
-        shards, entries: the videos.
-        config: of the training.
-        placement: this process among all.
+        shards, entries: the shards and their training videos.
+        config: configuration of the run.
+        context: this process among all.
     """
 
     def __init__(
-        self, shards: VideoSource, entries: Sequence[VideoEntry], config: TrainConfig, placement: Placement
+        self, shards: VideoSource, entries: Sequence[VideoEntry], config: TrainConfig, context: RankContext
     ) -> None:
-        self._labelled = [entry for entry in entries if entry.label]
-        self._shards, self._config, self._placement = shards, config, placement
+        self._labeled = [entry for entry in entries if entry.label]
+        self._shards, self._config, self._context = shards, config, context
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
-        """``retrieval_r1`` and ``retrieval_r5``; all ranks must call this together.
+        """Return ``retrieval_r1`` and ``retrieval_r5``; a collective operation.
 
         Args:
-            model: has a ``backbone``; left in training mode.
+            model: network with a ``backbone``; left in training mode.
         """
-        device, world = self._placement.device, self._placement.world_size
-        own = list(range(self._placement.rank, len(self._labelled), world))
+        device, world = self._context.device, self._context.world_size
+        own = list(range(self._context.rank, len(self._labeled), world))
         if world > 1:
-            # Without SyncBatchNorm each rank has statistics of its own; the next step takes rank 0's as well.
+            # Without SyncBatchNorm the statistics differ between ranks; the next step uses those of rank 0, too.
             for buffer in model.buffers():
                 dist.broadcast(buffer, 0)
         model.eval()
@@ -80,34 +80,34 @@ class RetrievalMonitor:
         sizes = sizes_of_ranks(len(found), device)
         features = gather(features_VF, sizes).cpu()
         numbers = gather(torch.tensor(found, dtype=torch.int64, device=device), sizes).tolist()
-        # In the order of videos, whatever the number of ranks: equals are listed by row.
+        # Restore the order of videos: ties are ordered by row, and must not depend on the number of ranks.
         order = sorted(range(len(numbers)), key=numbers.__getitem__)
-        labels = [self._labelled[numbers[row]].label for row in order]
-        recall = leave_one_out_recall(features[order], labels, RANKS)
+        labels = [self._labeled[numbers[row]].label for row in order]
+        recall = leave_one_out_recall(features[order], labels, RECALL_AT)
         return {f"retrieval_r{k}": value for k, value in recall.items()}
 
     @torch.no_grad()
     def _embed(self, backbone: Backbone, own: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """(V, F) features of those of the rank's videos that can be read, and their numbers."""
-        entries = [self._labelled[number] for number in own]
+        """Return the (V, F) features of this rank's readable videos, and their numbers."""
+        entries = [self._labeled[number] for number in own]
         channels = backbone.feature_channels
-        features, found = [torch.empty(0, channels, device=self._placement.device)], []
+        features, found = [torch.empty(0, channels, device=self._context.device)], []
         if entries:
             loader = DataLoader(
-                _Readable(EvalDataset(self._shards, entries, self._config.sampling, CLIPS)),
+                _SkipDamaged(EvalDataset(self._shards, entries, self._config.sampling, CLIPS)),
                 batch_size=None,
                 num_workers=self._config.data.workers,
-                collate_fn=_as_it_is,  # type: ignore[arg-type] # without batches it gets one sample
+                collate_fn=_identity,  # type: ignore[arg-type] # called with one sample, as there are no batches
                 worker_init_fn=ignore_signals,
             )
             for number, sample in zip(own, loader, strict=True):
                 if sample is not None:
-                    clips = torch.as_tensor(sample.clips_u8).to(self._placement.device)
+                    clips = torch.as_tensor(sample.clips_u8).to(self._context.device)
                     pooled = backbone(center_crop(clips, self._config.model.crop_size)).pooled_BC
                     features.append(pooled.float().mean(0, keepdim=True))
                     found.append(number)
         return torch.cat(features), found
 
 
-def _as_it_is(sample: EvalSample | None) -> EvalSample | None:
+def _identity(sample: EvalSample | None) -> EvalSample | None:
     return sample

@@ -1,9 +1,8 @@
-"""What a training says of itself: lines for people, ``metrics.jsonl`` for programs."""
+"""Metrics of a run: log lines, a progress bar, ``metrics.jsonl`` and TensorBoard."""
 
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -12,81 +11,130 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from cmd_extract.console.progress import ProgressDisplay
+from cmd_extract.system.files import atomic_write
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch
 from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.sampling_report import SamplingReport
-from cmd_train.distributed.process_group import Placement
-from cmd_train.losses.pretrain import StepOutput
-from cmd_train.monitoring.gpu_use import GpuUse
-from cmd_train.monitoring.live_line import LiveLine
+from cmd_train.distributed.process_group import RankContext
+from cmd_train.losses.outputs import StepOutput
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
 METRICS_NAME = "metrics.jsonl"
 CONFIG_NAME = "config.json"
-BOARD_NAME = "tensorboard"
+TENSORBOARD_NAME = "tensorboard"
 
 _RECENT_STEPS = 50
-_NOT_MEASURED_ON_BATCHES = (
+# Fields of a line that are not metrics of its batch.
+_OTHER_FIELDS = (
     *("step", "epoch", "lr", "grad_norm", "clips_per_second", "data_wait_share"),
     *("retrieval_r1", "retrieval_r5"),
 )
 
 
 class TrainingError(RuntimeError):
-    """A training that cannot go on; the message says at which step and why."""
+    """The run cannot continue; the message names the step and the cause."""
 
 
-class RunLog:
-    """Prints how a training goes and appends its numbers to ``metrics.jsonl``."""
+class GpuMonitor:
+    """Reads the utilization of the GPU from its driver; needs the extra ``gpu``.
+
+    Args:
+        device: device of the run.
+        log: prints a line for the user.
+    """
+
+    def __init__(self, device: torch.device, log: Callable[[str], None]) -> None:
+        self._device: torch.device | None = device if device.type == "cuda" and _has_pynvml() else None
+        self._log = log
+
+    def utilization(self) -> float | None:
+        """Return the share of the last second (or less) in which the GPU was busy, with work of any process.
+
+        Returns None on a CPU, without the extra, and if the driver does not report it, as for a part of a GPU; the
+        latter is logged once.
+        """
+        if self._device is None:
+            return None
+        import pynvml
+
+        try:
+            return torch.cuda.utilization(self._device) / 100
+        except (RuntimeError, pynvml.NVMLError) as error:
+            self._device = None
+            self._log(f"GPU utilization is not available from the driver: {error}")
+            return None
+
+
+def _has_pynvml() -> bool:
+    try:
+        import pynvml  # noqa: F401 -- only its presence matters
+    except ImportError:
+        return False
+    return True
+
+
+class MetricsLogger:
+    """Logs the progress of a run and appends its metrics to ``metrics.jsonl``.
+
+    Args:
+        run_dir: run folder.
+        stored: the configuration to write to ``config.json``.
+        first_step: steps completed by earlier runs in this folder.
+        sampler: batches of the run.
+        config: configuration of the run.
+        context: this process among all; only rank 0 writes.
+        log: prints a line for the user.
+        progress: shows the latest metrics on a terminal; None logs lines only.
+    """
 
     def __init__(
         self,
         run_dir: Path,
-        stored: dict[str, Any],
+        stored: Mapping[str, Any],
         first_step: int,
         sampler: EpochSampler,
         config: TrainConfig,
-        placement: Placement,
-        say: Callable[[str], None],
-        live: LiveLine | None = None,
+        context: RankContext,
+        log: Callable[[str], None],
+        progress: ProgressDisplay | None = None,
     ) -> None:
-        self._sampler, self._config, self._say = sampler, config, say
-        self._main = placement.is_main
-        self._live = live if live and live.shown else None
-        self._board: SummaryWriter | None = None
+        self._sampler, self._config, self._log = sampler, config, log
+        self._main = context.is_main
+        self._progress = progress if progress and progress.live else None
+        self._tensorboard: SummaryWriter | None = None
         self._first_step = first_step
         self._start = self._last_line = time.monotonic()
         self._waiting = 0.0
-        self._gpu = GpuUse(placement.device, say)
+        self._gpu = GpuMonitor(context.device, log)
         self._gpu_busy: float | None = None
         self._lines: list[str] = []
         self._path = run_dir / METRICS_NAME
         self.report = SamplingReport()
         self._recent: deque[dict[str, float]] = deque(maxlen=_RECENT_STEPS)
         if self._main:
-            run_dir.mkdir(parents=True, exist_ok=True)
-            (run_dir / CONFIG_NAME).write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", "utf-8")
+            with atomic_write(run_dir / CONFIG_NAME) as temporary:
+                temporary.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", "utf-8")
             self._drop_later_lines(first_step)
             if config.run.tensorboard:
-                self._board = _open_board(run_dir / BOARD_NAME, first_step)
+                self._tensorboard = _open_tensorboard(run_dir / TENSORBOARD_NAME, first_step, log)
 
     def _drop_later_lines(self, first_step: int) -> None:
-        """Forgets steps that an interrupted run has logged but not saved; they are about to be done again."""
+        """Remove the lines of steps that an interrupted run logged but did not save; they are about to be repeated."""
         if not self._path.exists():
             return
         kept = []
         for line in self._path.read_text("utf-8").splitlines(keepends=True):
-            # A line without its end was cut off by a crash.
+            # A line without a line break was cut off by a crash.
             if line.endswith("\n") and json.loads(line)["step"] <= first_step:
                 kept.append(line)
         for line in kept[-_RECENT_STEPS:]:
-            self._recent.append({k: v for k, v in json.loads(line).items() if k not in _NOT_MEASURED_ON_BATCHES})
-        temporary = self._path.with_name(f".{METRICS_NAME}.{os.getpid()}.tmp")
-        temporary.write_text("".join(kept), "utf-8")
-        temporary.replace(self._path)
+            self._recent.append({k: v for k, v in json.loads(line).items() if k not in _OTHER_FIELDS})
+        with atomic_write(self._path) as temporary:
+            temporary.write_text("".join(kept), "utf-8")
 
     def add(
         self,
@@ -97,12 +145,22 @@ class RunLog:
         rate: float,
         norm: torch.Tensor,
         waiting: float,
-        watched: Mapping[str, float],
+        evaluated: Mapping[str, float],
     ) -> None:
-        """Takes one step's numbers, and those of retrieval if it was tried after the step."""
+        """Record one step.
+
+        Args:
+            step: completed steps, this one included.
+            output: loss and metrics of the step.
+            batch: batch of the step.
+            rate: learning rate.
+            norm: gradient norm before clipping.
+            waiting: seconds spent waiting for the batch.
+            evaluated: retrieval metrics, if they were evaluated after the step.
+        """
         self.report += batch.report
         self._waiting += waiting
-        # One transfer from the device for all of them.
+        # Transfer all values from the device at once.
         values = torch.stack([value.float() for value in output.metrics.values()]).tolist()
         metrics = dict(zip(output.metrics, values, strict=True))
         self._recent.append(metrics)
@@ -114,28 +172,28 @@ class RunLog:
             "step": step,
             "epoch": step / self._sampler.steps_per_epoch,
             **metrics,
-            **watched,
+            **evaluated,
             "lr": rate,
             "grad_norm": float(norm),
             "clips_per_second": done * self._config.optim.batch_size / elapsed,
             "data_wait_share": self._waiting / elapsed,
         }
         self._lines.append(json.dumps(line))
-        if self._board:
+        if self._tensorboard:
             for name, value in line.items():
-                self._board.add_scalar(_board_name(name), value, step)
-        if self._live:
-            self._live.update(step, self._sampler.total_steps, ", ".join(self._describe(line)))
+                self._tensorboard.add_scalar(_tensorboard_tag(name), value, step)
+        if self._progress:
+            self._progress.update(step, self._sampler.total_steps, ", ".join(self._describe(line)))
         if time.monotonic() - self._last_line >= self._config.run.log_seconds or step == self._sampler.total_steps:
             self._last_line = time.monotonic()
-            self._gpu_busy = self._gpu.share()
+            self._gpu_busy = self._gpu.utilization()
             self._print(line, elapsed / done * (self._sampler.total_steps - step))
             self.flush()
 
     def _print(self, line: dict[str, float], seconds_left: float) -> None:
-        if not self._live:
+        if not self._progress:
             step = f"step {line['step']}/{self._sampler.total_steps}"
-            self._say(", ".join([step, *self._describe(line), f"about {seconds_left:.0f} s left"]))
+            self._log(", ".join([step, *self._describe(line), f"about {seconds_left:.0f} s left"]))
 
     def _describe(self, line: dict[str, float]) -> list[str]:
         parts = [f"loss {line['loss']:.3f}"]
@@ -146,27 +204,30 @@ class RunLog:
         return parts if self._gpu_busy is None else [*parts, f"GPU busy {self._gpu_busy:.0%}"]
 
     def flush(self) -> None:
-        """Writes what is still held back to ``metrics.jsonl``."""
+        """Append buffered lines to ``metrics.jsonl``."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(line + "\n" for line in self._lines)
         self._lines.clear()
-        if self._board:
-            self._board.flush()
+        if self._tensorboard:
+            self._tensorboard.flush()
 
     def recent_metrics(self) -> dict[str, float]:
-        """Means over the last 50 steps, or all if there are fewer, those before an interruption included."""
+        """Return means over the last 50 steps (or fewer), including steps before an interruption."""
         return {name: sum(m[name] for m in self._recent) / len(self._recent) for name in self._recent[0]}
 
 
-def _open_board(folder: Path, first_step: int) -> SummaryWriter:
-    # It loads a lot, which a training without it need not wait for.
-    from torch.utils.tensorboard import SummaryWriter
-
-    # Steps that an interrupted run has logged but not saved are forgotten here as well.
+def _open_tensorboard(folder: Path, first_step: int, log: Callable[[str], None]) -> SummaryWriter | None:
+    # Slow to import, and optional.
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        log(f"tensorboard is not installed; metrics are written to {METRICS_NAME} only")
+        return None
+    # Hide steps that an interrupted run logged but did not save.
     return SummaryWriter(folder, purge_step=first_step + 1)
 
 
-def _board_name(metric: str) -> str:
-    """Groups the metrics of a head, and those of the run."""
+def _tensorboard_tag(metric: str) -> str:
+    """Group the metrics by head, and the others under ``run``."""
     head, _, rest = metric.partition("_")
     return f"{head}/{rest}" if head in ("classification", "context", "motion", "retrieval") else f"run/{metric}"

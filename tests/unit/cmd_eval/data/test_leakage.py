@@ -8,9 +8,9 @@ import pytest
 from cmd_eval.data.leakage import shared_videos, training_notes, training_sets
 from cmd_eval.data.table import VideoTable
 from cmd_eval.results.schema import Provenance
-from cmd_eval.tasks.recognition import check_tested, labelled_part
+from cmd_eval.tasks.recognition import check_test_videos, labeled_part
 from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
-from cmd_train.checkpoints.initial import training_of
+from cmd_train.checkpoints.initial import training_provenance
 from cmd_train.config import build_config
 from cmd_train.data.selection import select_videos
 from tests.unit.cmd_train.data.test_dataset import entries
@@ -30,7 +30,7 @@ VIDEOS = VideoTable(
 
 
 def trained(column: str | None, *, part: str = "train", **changes: object) -> Provenance:
-    settings = build_config("finetune-demo", {"data.split_column": column, "data.part": part}).as_dict()
+    settings = build_config("finetune-demo", {"data.split_column": column, "data.train_part": part}).as_dict()
     source = Provenance(command="", shards="", data_hash="d", features="", settings=settings, trained_on="d")
     return replace(source, **changes)  # type: ignore[arg-type] # of many types
 
@@ -39,7 +39,7 @@ def rows(*numbers: int) -> np.ndarray:
     return np.array(numbers, np.int64)
 
 
-def test_a_copy_under_another_name_is_seen() -> None:
+def test_copies_under_another_id_are_found() -> None:
     assert shared_videos(VIDEOS, rows(4, 2, 0), rows(0, 1)) == [(0, 0), (4, 0)]
     (note,) = training_notes(trained("split1"), VIDEOS, rows(2, 4), "split2", "queries")
     assert note == "warning: split2: the checkpoint was trained on 1 of the 2 queries"
@@ -47,9 +47,14 @@ def test_a_copy_under_another_name_is_seen() -> None:
     assert training_notes(trained(None), VIDEOS, rows(2, 3), "split1", "queries")[0].endswith("2 of the 2 queries")
 
 
-def test_what_a_network_began_from_counts_as_far_back_as_is_known() -> None:
-    oldest = {"data_hash": "d", "split_column": "split2", "part": "train", "began_from": {"source": "published.pth"}}
-    middle = {"data_hash": "e", "split_column": None, "part": "train", "began_from": {"trained_on": oldest}}
+def test_training_data_of_initial_weights_counts() -> None:
+    oldest = {
+        "data_hash": "d",
+        "split_column": "split2",
+        "train_part": "train",
+        "began_from": {"source": "published.pth"},
+    }
+    middle = {"data_hash": "e", "split_column": None, "train_part": "train", "began_from": {"trained_on": oldest}}
     given = trained("split1", began_from={"source": "x", "trained_on": middle})
     assert [(s.data_hash, s.split_column) for s in training_sets(given)] == [
         ("d", "split1"),
@@ -58,47 +63,47 @@ def test_what_a_network_began_from_counts_as_far_back_as_is_known() -> None:
         (None, None),
     ]
     assert training_notes(given, VIDEOS, rows(2, 3), "split1", "queries") == [
-        "what the checkpoint began from was trained on other shards; whether they held queries is not known",
-        "warning: split1: what the checkpoint began from was trained on 2 of the 2 queries",
+        "the checkpoint's initial weights were trained on other shards; whether these contain queries is unknown",
+        "warning: split1: the checkpoint's initial weights were trained on 2 of the 2 queries",
     ]
     assert training_sets(replace(given, untrained=True)) == []
     assert training_sets(replace(given, settings=None)) == []
 
 
-def test_a_start_records_its_own_start(tmp_path) -> None:
+def test_initial_weights_record_their_own_initial_weights(tmp_path) -> None:
     before = {"source": "old", "trained_on": {"data_hash": "a"}}
     config = {"settings": build_config("demo").as_dict(), "data_hash": "b", "init": before}
     save_checkpoint(tmp_path, step=1, weights={}, state={}, config=config)
-    assert training_of(load_checkpoint(tmp_path)) == {
+    assert training_provenance(load_checkpoint(tmp_path)) == {
         "data_hash": "b",
         "split_column": None,
-        "part": "train",
+        "train_part": "train",
         "began_from": before,
     }
 
 
-def test_a_classifier_is_not_tested_on_what_it_was_trained_on_whatever_split_is_named() -> None:
-    # split2 tests v0, which split1 trains on: that is about the checkpoint, not about split2's training part.
-    with pytest.raises(ValueError, match="trained on 1 of the 1 test videos, v0 for one"):
-        check_tested(VIDEOS, labelled_part(VIDEOS, "split2", "test"), trained("split1"))
+def test_a_classifier_is_not_tested_on_its_training_videos_in_any_split() -> None:
+    # v0 is a test video of split2 and a training video of split1, which the checkpoint was trained on.
+    with pytest.raises(ValueError, match="trained on 1 of the 1 test videos, for example v0"):
+        check_test_videos(VIDEOS, labeled_part(VIDEOS, "split2", "test"), trained("split1"))
     with pytest.raises(ValueError, match="test video v4 and training video v0 are the same file"):
-        check_tested(VIDEOS, labelled_part(VIDEOS, "split2", "val"), trained("split1"))
+        check_test_videos(VIDEOS, labeled_part(VIDEOS, "split2", "val"), trained("split1"))
     with pytest.raises(ValueError, match="trained on 2 of the 2 test videos"):
-        check_tested(VIDEOS, labelled_part(VIDEOS, "split1", "train"), trained("split1"))
+        check_test_videos(VIDEOS, labeled_part(VIDEOS, "split1", "train"), trained("split1"))
     with pytest.raises(ValueError, match="trained on 2 of the 2 test videos"):
-        check_tested(VIDEOS, labelled_part(VIDEOS, "split1", "test"), trained(None))
-    # v5 has no label, so that no classifier was trained on it; its group is not in the way either.
-    assert check_tested(VIDEOS, labelled_part(VIDEOS, "split1", "test"), trained("split1")) == []
-    (note,) = check_tested(VIDEOS, rows(2), trained("split1", trained_on="other"))
-    assert "other shards; whether they held test videos is not known" in note
+        check_test_videos(VIDEOS, labeled_part(VIDEOS, "split1", "test"), trained(None))
+    # v5 has no label, so the classifier was not trained on it, and its group does not count.
+    assert check_test_videos(VIDEOS, labeled_part(VIDEOS, "split1", "test"), trained("split1")) == []
+    (note,) = check_test_videos(VIDEOS, rows(2), trained("split1", trained_on="other"))
+    assert "other shards; whether these contain test videos is unknown" in note
 
 
-def test_groups_of_the_classifiers_training_are_warned_of() -> None:
-    (note,) = check_tested(VIDEOS, rows(1), trained("split2", part="test"))
+def test_groups_of_the_training_videos_cause_a_warning() -> None:
+    (note,) = check_test_videos(VIDEOS, rows(1), trained("split2", part="test"))
     assert "1 groups are in both parts (g), with 1 of 1 test videos" in note
 
 
-def test_an_empty_part_is_no_part() -> None:
+def test_an_empty_part_is_rejected() -> None:
     videos = [replace(entry, splits={"split1": ""}) for entry in entries()]
-    with pytest.raises(ValueError, match="part: empty; name a part of split1"):
+    with pytest.raises(ValueError, match="part: must not be empty; name a part of split1"):
         select_videos(videos, "split1", "")

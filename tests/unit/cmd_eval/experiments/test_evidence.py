@@ -10,11 +10,10 @@ import torch
 
 from cmd_eval.data.table import VideoTable
 from cmd_eval.experiments.decoupling import HEADS
-from cmd_eval.experiments.evidence import Answer, Row, chance, difference, differences
-from cmd_eval.experiments.evidence_sizes import SIZES, EvidenceSize
-from cmd_eval.experiments.plan import EvidencePlan, is_finished, pairings
-from cmd_eval.features.source import kept_features
-from cmd_eval.features.store import write_features
+from cmd_eval.experiments.evidence import Measurement, Row, chance, difference, differences
+from cmd_eval.experiments.plan import SIZES, EvidencePlan, EvidenceSize, evidence_splits, is_finished
+from cmd_eval.features.source import cached_features_path
+from cmd_eval.features.store import Features, write_features
 from cmd_eval.metrics.intervals import bootstrap_interval
 from cmd_eval.results.schema import Provenance
 from cmd_train.checkpoints.files import save_checkpoint
@@ -23,43 +22,45 @@ from cmd_train.config import build_config, parse_overrides
 MEASURES = ("R@1", "R@5", "R@10", "probe")
 
 
-def answer(rows: list[int], right: list[float], *, by: str = "label", split: str = "split1", seed: int = 0) -> Answer:
-    return Answer(
-        by=by,
+def measurement(
+    rows: list[int], hits: list[float], *, target: str = "label", split: str = "split1", seed: int = 0
+) -> Measurement:
+    return Measurement(
+        target=target,
         split_column=split,
         seed=seed,
         rows=np.array(rows),
-        right=dict.fromkeys(MEASURES, np.array(right, float)),
+        hits=dict.fromkeys(MEASURES, np.array(hits, float)),
         chance=dict.fromkeys(MEASURES, 1 / len(rows)),
     )
 
 
-# Video 2 is tested by both splits; the second split was trained on with seed 0 alone.
+# Both splits test video 2; the second split has a run with seed 0 only.
 BOTH = Row(
     name="both",
-    answers=[
-        answer([0, 1, 2], [1, 0, 1]),
-        answer([0, 1, 2], [0, 0, 1], seed=1),
-        answer([2, 5], [0, 1], split="split2"),
-        *[answer([0, 1, 2, 5], [1, 1, 1, 0], by="group", seed=seed) for seed in (0, 1)],
+    measurements=[
+        measurement([0, 1, 2], [1, 0, 1]),
+        measurement([0, 1, 2], [0, 0, 1], seed=1),
+        measurement([2, 5], [0, 1], split="split2"),
+        *[measurement([0, 1, 2, 5], [1, 1, 1, 0], target="group", seed=seed) for seed in (0, 1)],
     ],
 )
 OTHER = Row(
     name="other",
-    answers=[
-        answer([0, 1, 2], [0, 0, 1]),
-        answer([2, 5], [0, 0], split="split2"),
-        answer([0, 1, 2, 5], [0, 1, 0, 0], by="group"),
+    measurements=[
+        measurement([0, 1, 2], [0, 0, 1]),
+        measurement([2, 5], [0, 0], split="split2"),
+        measurement([0, 1, 2, 5], [0, 1, 0, 0], target="group"),
     ],
 )
 
 
-def test_a_video_counts_once_with_the_mean_of_its_answers() -> None:
+def test_a_video_counts_once_with_its_mean() -> None:
     assert BOTH.per_video("label", "R@1") == {0: 0.5, 1: 0.0, 2: pytest.approx(2 / 3), 5: 1.0}
     assert BOTH.per_video("label", "R@1", split_column="split1") == {0: 0.5, 1: 0.0, 2: 1.0}
     assert BOTH.per_video("label", "R@1", seed=1) == {0: 0.0, 1: 0.0, 2: 1.0}
-    figure = BOTH.figure("label", "R@1", seed=3)
-    assert figure == bootstrap_interval(np.array([0.5, 0.0, 2 / 3, 1.0]), seed=3)
+    value = BOTH.value("label", "R@1", seed=3)
+    assert value == bootstrap_interval(np.array([0.5, 0.0, 2 / 3, 1.0]), seed=3)
     record = BOTH.as_json()
     assert record["by_label"]["probe"]["value"] == pytest.approx((0.5 + 2 / 3 + 1) / 4)
     assert [split["by_label"]["R@1"]["value"] for split in record["by_split"]] == [0.5, 0.5]
@@ -71,10 +72,10 @@ def test_differences_are_paired_by_video() -> None:
     gains = np.array([0.5, 0.0, 2 / 3 - 0.5, 1.0])
     assert found == bootstrap_interval(gains, seed=1)
     assert found.value == pytest.approx(gains.mean())
-    told = [(one["second"], one["by"], one["measure"]) for one in differences(BOTH, [OTHER])]
-    assert told == [("other", "label", "R@1"), ("other", "label", "probe"), ("other", "group", "R@1")]
-    fewer = Row(name="fewer", answers=OTHER.answers[:1])
-    with pytest.raises(ValueError, match="both and fewer: answered by label for different videos"):
+    compared = [(one["second"], one["target"], one["measure"]) for one in differences(BOTH, [OTHER])]
+    assert compared == [("other", "label", "R@1"), ("other", "label", "probe"), ("other", "group", "R@1")]
+    fewer = Row(name="fewer", measurements=OTHER.measurements[:1])
+    with pytest.raises(ValueError, match="both and fewer: measured by label on different videos"):
         difference(BOTH, fewer, "label", "R@1")
 
 
@@ -89,27 +90,27 @@ def plan(size: EvidenceSize, **changes: object) -> EvidencePlan:
 
 
 @pytest.mark.parametrize("name", SIZES)
-def test_every_size_is_a_plan_that_training_can_read(name: str) -> None:
+def test_every_size_gives_valid_training_configurations(name: str) -> None:
     of_size = plan(SIZES[name])
-    runs = of_size.pretrainings
+    runs = of_size.pretraining_runs
     size = SIZES[name]
     assert len(set(map(of_size.run_dir, runs))) == len(runs) == 2 * (size.seeds + 2 * size.single_seeds)
     for run in runs:
         config = of_size.config(run)
         assert (config.model.context_head, config.model.motion_head) == HEADS[run.heads]
         assert (config.run.seed, config.data.split_column, config.optim.epochs) == (run.seed, run.split_column, 10)
-        # What cmd-train makes of the words is the same.
-        words = of_size.arguments(run)
-        pairs = [words[place + 1] for place, word in enumerate(words) if word == "--set"]
+        # cmd-train resolves the arguments to the same configuration.
+        arguments = of_size.arguments(run)
+        pairs = [arguments[place + 1] for place, argument in enumerate(arguments) if argument == "--set"]
         given = {"run.seed": run.seed, "data.split_column": run.split_column, **parse_overrides(pairs)}
-        assert build_config(words[words.index("--recipe") + 1], given) == config
+        assert build_config(arguments[arguments.index("--recipe") + 1], given) == config
     comparison = of_size.comparison
     assert comparison is not None
     for arm in ("none", "motion"):
         assert comparison.config("split1", 0, arm).optim.epochs == 6
 
 
-def test_groups_of_one_video_each_are_refused_before_anything_is_trained() -> None:
+def test_groups_of_one_video_each_are_refused_before_training() -> None:
     def videos(groups: tuple[str, ...]) -> VideoTable:
         ids = tuple("abcd")
         parts = {"split1": ("train", "train", "test", "test")}
@@ -117,49 +118,50 @@ def test_groups_of_one_video_each_are_refused_before_anything_is_trained() -> No
             ids=ids, labels=("x", "y", "x", "y"), groups=groups, fingerprints=ids, splits=parts, frame_counts=(9,) * 4
         )
 
-    by_label, by_group = pairings(videos(("g", "g", "h", "")), ["split1"])
+    by_label, by_group = evidence_splits(videos(("g", "g", "h", "")), ["split1"])
     assert ([len(one.query) for one in by_label], len(by_group.query)) == ([2], 3)
-    with pytest.raises(ValueError, match="group: no two videos share one"):
-        pairings(videos(("g", "h", "i", "")), ["split1"])
+    with pytest.raises(ValueError, match="group: no two videos share a group"):
+        evidence_splits(videos(("g", "h", "i", "")), ["split1"])
 
 
-def test_a_finished_training_has_its_settings_its_shards_and_its_number_of_clips(tmp_path: Path) -> None:
+def test_a_finished_run_has_the_same_settings_shards_and_number_of_clips(tmp_path: Path) -> None:
     own = plan(SIZES["small"], out=tmp_path)
-    run = own.pretrainings[0]
+    run = own.pretraining_runs[0]
     folder = own.run_dir(run)
     assert not is_finished(own, run, "h" * 64)
     config = {"settings": own.config(run).as_dict(), "data_hash": "h" * 64}
     save_checkpoint(folder, step=4, weights={"w": torch.zeros(2)}, state={}, config=config)
     (folder / "config.json").write_text(json.dumps(config))
-    assert not is_finished(own, run, "h" * 64), "it is under way"
+    assert not is_finished(own, run, "h" * 64), "it is unfinished"
     (folder / "finished").write_text("{}")
     assert is_finished(own, run, "h" * 64)
-    with pytest.raises(ValueError, match=r"both: holds a training of something else \(optim.epochs: 10 is now 11"):
+    with pytest.raises(ValueError, match=r"both: contains a run with different settings \(optim.epochs: 10 is now 11"):
         is_finished(plan(SIZES["small"], out=tmp_path, epochs=11), run, "h" * 64)
     with pytest.raises(ValueError, match="other shards"):
         is_finished(own, run, "g" * 64)
 
     video = VideoTable(ids=("v",), labels=("a",), groups=("g",), fingerprints=("f",), splits={}, frame_counts=(9,))
-    made = Provenance(command="test", shards="s", data_hash="h" * 64, features="backbone, pooled", clips=3)
-    path = kept_features(folder, "h" * 64, untrained=True)
-    write_features(path, video, made, [np.zeros((1, 3, 2), np.float32)], clips=3, width=2)
-    with pytest.raises(ValueError, match="of 3 clips a video, not 10; give another OUT or --clips"):
+    source = Provenance(command="test", shards="s", data_hash="h" * 64, features="backbone, pooled", clips=3)
+    clips = np.zeros((1, 3, 2), np.float32)
+    path = cached_features_path(folder, "h" * 64, untrained=True)
+    write_features(path, Features(videos=video, mean_VF=clips.mean(1), clips_VNF=clips, provenance=source))
+    with pytest.raises(ValueError, match="computed with 3 clips per video, not 10; use another OUT or --clips"):
         is_finished(own, run, "h" * 64)
     assert is_finished(plan(replace(SIZES["small"], clips=3), out=tmp_path), run, "h" * 64)
 
 
-def test_overrides_outdo_the_size_and_the_warm_up() -> None:
-    run = plan(SIZES["small"]).pretrainings[0]
+def test_overrides_take_precedence_over_the_size_and_the_warm_up() -> None:
+    run = plan(SIZES["small"]).pretraining_runs[0]
     assert plan(SIZES["small"]).config(run).optim.warmup_epochs == pytest.approx(10 * 2 / 40)
     changed = plan(SIZES["full"], overrides=("optim.warmup_epochs=1.5", "sampling.stride=3")).config(run)
     assert (changed.optim.warmup_epochs, changed.sampling.stride) == (1.5, 3)
 
 
 @pytest.mark.parametrize(
-    ("changes", "told"),
+    ("changes", "message"),
     [({"steps": 0}, "steps: 0"), ({"auxiliary_seeds": -1}, "auxiliary_seeds: -1"), ({"single_seeds": 4}, "seeds = 3")],
 )
-def test_impossible_sizes_are_refused(changes: dict[str, int], told: str) -> None:
+def test_impossible_sizes_are_refused(changes: dict[str, int], message: str) -> None:
     numbers = {"steps": 1, "seeds": 3, "single_seeds": 1, "auxiliary_steps": 1, "auxiliary_seeds": 1} | changes
-    with pytest.raises(ValueError, match=told):
+    with pytest.raises(ValueError, match=message):
         EvidenceSize(recipe="gestures", auxiliary_recipe="finetune-gestures", **numbers)  # type: ignore[arg-type] # of many types

@@ -1,4 +1,4 @@
-"""cmd-train as a process of evaluation: failures, signals, several at the same time."""
+"""cmd-train in processes of its own: failures, signals, parallel runs."""
 
 from __future__ import annotations
 
@@ -11,31 +11,48 @@ from pathlib import Path
 
 import pytest
 
-from cmd_eval.experiments import jobs as training_process
-from cmd_eval.experiments.jobs import run_cmd_train, run_side_by_side
+from cmd_eval.experiments import jobs
+from cmd_eval.experiments.jobs import Eta, run_cmd_train, run_in_parallel
 from tests.paths import ROOT
 
 
-def test_a_failed_training_is_told(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="cmd-train ended with exit code 1"):
+def test_eta_is_estimated_from_finished_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr("cmd_eval.experiments.jobs.time.monotonic", lambda: now[0])
+    eta = Eta(4)
+    now[0] = 100.0
+    assert str(eta) == ""
+    eta.job_finished()
+    assert str(eta) == ", about 5 min left"
+    now[0] = 120.0
+    eta.job_finished()
+    eta.job_finished()
+    assert str(eta) == ", about 40 s left"
+
+
+def test_a_failed_run_is_reported(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(
+        RuntimeError, match=r"cmd-train failed with exit code 1, .* command was: cmd-train recipes imagenet"
+    ):
         run_cmd_train(["recipes", "imagenet"])
-    assert "recipe: 'imagenet' is not one of" in capfd.readouterr().err
+    assert "'imagenet'" in capfd.readouterr().err
 
 
-def test_a_folder_of_the_users_is_not_taken_for_ours(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_modules_in_the_working_directory_do_not_interfere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "cli.py").write_text("raise SystemExit('not ours')")
-    (tmp_path / "train" / "__init__.py").write_text("")
+    for name in ("train/cli.py", "train/__init__.py", "eval.py", "extract.py"):
+        (tmp_path / name).write_text("raise SystemExit('not ours')")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", ".")
     run_cmd_train(["recipes"])
 
 
 # Where the tests themselves run in the background, Ctrl-C may be ignored.
 STARTER = """
 import signal, sys
-import cmd_eval.experiments.jobs as process
+import cmd_eval.experiments.jobs as jobs
 signal.signal(signal.SIGINT, signal.default_int_handler)
-process._PROGRAM = sys.argv[1]
+jobs._PROGRAM = sys.argv[1]
 try:
     eval(sys.argv[2])
 except KeyboardInterrupt:
@@ -43,9 +60,7 @@ except KeyboardInterrupt:
 """
 CHILD = """
 import signal, sys, time
-from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 def save(*_):
     Path({path!r}).write_text("saved")
     sys.exit(130)
@@ -55,19 +70,22 @@ time.sleep(100)
 """
 
 
-ALONE = "process.run_cmd_train([])"
-SIDE_BY_SIDE = (
-    "process.run_side_by_side({'a': []}, 2, say=lambda line: print(line[3:], flush=True), begun=len, made=len)"
+ALONE = "jobs.run_cmd_train([])"
+PARALLEL = (
+    "jobs.run_in_parallel({'a': []}, 2, log=lambda line: print(line[3:], flush=True), on_start=len, on_finish=len)"
 )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-@pytest.mark.parametrize("how", [ALONE, SIDE_BY_SIDE], ids=["alone", "side by side"])
-def test_a_signal_lets_the_training_save(number: signal.Signals, how: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("call", [ALONE, PARALLEL], ids=["alone", "parallel"])
+def test_a_run_saves_after_a_signal(number: signal.Signals, call: str, tmp_path: Path) -> None:
     program = CHILD.format(path=str(tmp_path / "saved"))
-    root = ROOT
     process = subprocess.Popen(
-        [sys.executable, "-c", STARTER, program, how], stdout=subprocess.PIPE, text=True, cwd=root, env=dict(os.environ)
+        [sys.executable, "-c", STARTER, program, call],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env=dict(os.environ),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
@@ -80,7 +98,7 @@ def test_a_signal_lets_the_training_save(number: signal.Signals, how: str, tmp_p
     assert (tmp_path / "saved").read_text() == "saved"
 
 
-# Several at the same time. A program in place of cmd-train's gets the words of its training.
+# Parallel runs. A program in place of cmd-train receives the arguments of its run.
 
 MEETING = """
 import os, sys, time
@@ -90,7 +108,7 @@ folder, own, other = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 deadline = time.monotonic() + 60
 while not (folder / other).exists():
     if time.monotonic() > deadline:
-        sys.exit(f"{other} did not come")
+        sys.exit(f"{other} did not start")
     time.sleep(0.02)
 print("met", other)
 """
@@ -105,34 +123,34 @@ def save(*_):
     Path(sys.argv[2]).write_text("saved")
     sys.exit(130)
 signal.signal(signal.SIGTERM, save)
-Path(sys.argv[2]).write_text("begun")
+Path(sys.argv[2]).write_text("started")
 time.sleep(100)
 """
 
 
-def test_trainings_side_by_side_share_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(training_process, "_PROGRAM", MEETING)
+def test_parallel_runs_share_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(jobs, "_PROGRAM", MEETING)
     monkeypatch.setattr("joblib.cpu_count", lambda: 6)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    said: list[str] = []
-    begun: list[str] = []
-    made: list[str] = []
-    # Each pair ends only if both run at once.
+    lines: list[str] = []
+    started: list[str] = []
+    finished: list[str] = []
+    # The two runs of each pair wait for each other.
     pairs = [("a", "b"), ("b", "a"), ("c", "d"), ("d", "c")]
-    trainings = {own: [str(tmp_path), own, other] for own, other in pairs}
-    run_side_by_side(trainings, 2, say=said.append, begun=begun.append, made=made.append)
-    assert begun == ["a", "b", "c", "d"]
-    assert sorted(made) == begun
-    assert sorted(said) == ["a: met b", "b: met a", "c: met d", "d: met c"]
+    arguments = {own: [str(tmp_path), own, other] for own, other in pairs}
+    run_in_parallel(arguments, 2, log=lines.append, on_start=started.append, on_finish=finished.append)
+    assert started == ["a", "b", "c", "d"]
+    assert sorted(finished) == started
+    assert sorted(lines) == ["a: met b", "b: met a", "c: met d", "d: met c"]
     assert (tmp_path / "a").read_text() == "3", "half of the cores"
 
 
-def test_a_failure_lets_the_others_save(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(training_process, "_PROGRAM", ONE_FAILS)
-    file, said, begun = tmp_path / "file", list[str](), list[str]()
-    trainings = {name: [name, str(file)] for name in ("works", "fails", "waits")}
-    with pytest.raises(RuntimeError, match=r"exit code 1.*It was: cmd-train fails"):
-        run_side_by_side(trainings, 2, say=said.append, begun=begun.append, made=lambda _: None)
+def test_other_runs_save_after_a_failure(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(jobs, "_PROGRAM", ONE_FAILS)
+    file, lines, started = tmp_path / "file", list[str](), list[str]()
+    arguments = {name: [name, str(file)] for name in ("works", "fails", "waits")}
+    with pytest.raises(RuntimeError, match=r"exit code 1.*command was: cmd-train fails"):
+        run_in_parallel(arguments, 2, log=lines.append, on_start=started.append, on_finish=lambda _: None)
     assert file.read_text() == "saved"
-    assert said == ["fails: no"]
-    assert begun == ["works", "fails"], "nothing is begun after a failure"
+    assert lines == ["fails: no"]
+    assert started == ["works", "fails"], "no run is started after a failure"

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,19 +15,21 @@ import pytest
 import torch
 
 from cmd_eval.data.table import VideoTable
-from cmd_eval.features.embed import ModelChoice, check_same, embed_to_file, embed_videos
-from cmd_eval.features.spool import EmbeddingSpool
+from cmd_eval.features.clips import ClipProtocol
+from cmd_eval.features.embed import EmbeddingConfig, embed_to_file, embed_videos
+from cmd_eval.features.spool import PartialFeatures, writing
 from cmd_eval.features.store import (
     FeatureError,
     FeatureRows,
     Features,
+    check_identity,
     column_statistics,
     read_features,
     write_features,
 )
 from cmd_eval.results.schema import Provenance
 from cmd_train.config import build_config
-from cmd_train.monitoring.neighbours import nearest
+from cmd_train.monitoring.neighbors import nearest
 from tests.unit.cmd_train.data.test_dataset import entries
 
 VIDEOS = VideoTable(
@@ -39,16 +42,23 @@ VIDEOS = VideoTable(
 )
 SOURCE = Provenance(command="cmd-eval embed", shards="s", data_hash="d", features="backbone, pooled",
                     checkpoint="c", checkpoint_sha256="0" * 64, settings={"run": {"seed": 1}}, clips=2)  # fmt: skip
-IDENTITY = {"data_hash": "d"}
+
+
+def features_of(clips: np.ndarray) -> Features:
+    return Features(videos=VIDEOS, mean_VF=clips.mean(axis=1), clips_VNF=clips, provenance=SOURCE)
 
 
 def written(path: Path) -> tuple[Features, np.ndarray]:
     clips = np.random.default_rng(0).standard_normal((3, 2, 4)).astype(np.float32)
-    write_features(path, VIDEOS, SOURCE, [clips[:2], clips[2:]], 2, 4)
+    write_features(path, features_of(clips))
     return read_features(path), clips
 
 
-def test_features_come_back_as_they_were(tmp_path: Path) -> None:
+def partial_features(path: Path, **options: bool) -> PartialFeatures:
+    return PartialFeatures(path, VIDEOS, SOURCE, 2, 4, **options)
+
+
+def test_features_survive_a_round_trip(tmp_path: Path) -> None:
     found, clips = written(tmp_path / "f.h5")
     assert found.videos == VIDEOS
     assert found.provenance == SOURCE
@@ -58,14 +68,14 @@ def test_features_come_back_as_they_were(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [tmp_path / "f.h5"]
 
 
-def test_the_data_path_has_neither_objects_nor_variable_lengths(tmp_path: Path) -> None:
+def test_files_have_neither_object_nor_variable_length_types(tmp_path: Path) -> None:
     written(tmp_path / "f.h5")
 
     def check(name: str, item: object) -> None:
         if isinstance(item, h5py.Dataset):
-            assert item.dtype.kind in "Sif", name
+            assert item.dtype.kind in "Siuf", name
             assert h5py.check_vlen_dtype(item.dtype) is None
-            assert item.chunks is None, "contiguous, to be mapped"
+            assert item.chunks is None, "contiguous, for memory mapping"
 
     with h5py.File(tmp_path / "f.h5") as file:
         file.visititems(check)
@@ -74,13 +84,21 @@ def test_the_data_path_has_neither_objects_nor_variable_lengths(tmp_path: Path) 
         }
 
 
-def test_an_unfinished_file_is_never_seen(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="1 rows for 3 videos"):
-        write_features(tmp_path / "f.h5", VIDEOS, SOURCE, [np.zeros((1, 2, 4), np.float32)], 2, 4)
+def test_a_failed_write_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clips = np.zeros((3, 2, 4), np.float32)
+    with pytest.raises(ValueError, match="for 3 videos"):
+        Features(videos=VIDEOS, mean_VF=clips[:, 0], clips_VNF=clips[:1], provenance=SOURCE)
+
+    def fail(*_: object) -> None:
+        raise OSError("disk full")
+
+    monkeypatch.setattr("cmd_eval.features.store._allocate", fail)
+    with pytest.raises(OSError, match="disk full"):
+        write_features(tmp_path / "f.h5", features_of(clips))
     assert not list(tmp_path.iterdir())
 
 
-def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     path.write_text("no HDF5")
     with pytest.raises(FeatureError, match="not a readable features file"):
@@ -100,99 +118,130 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     ("field", "value"),
     [("clips", 10), ("data_hash", "e"), ("checkpoint_sha256", "1" * 64), ("untrained", True), ("features", "other")],
 )
-def test_features_of_something_else_are_not_used(tmp_path: Path, field: str, value: object) -> None:
+def test_other_features_are_rejected(tmp_path: Path, field: str, value: object) -> None:
     found, _ = written(tmp_path / "f.h5")
-    check_same(found, replace(SOURCE, command="another", shards="elsewhere"))
+    check_identity(found, replace(SOURCE, command="another", shards="elsewhere"))
     with pytest.raises(FeatureError, match=rf"{field} .*--fresh"):
-        check_same(found, replace(SOURCE, **{field: value}))
+        check_identity(found, replace(SOURCE, **{field: value}))
 
 
-def test_rows_are_read_in_blocks_and_standardised() -> None:
+def test_rows_are_read_in_blocks_and_standardized() -> None:
     values = np.random.default_rng(1).standard_normal((20_000, 3)).astype(np.float32) * [1, 5, 0] + [0, 100, 7]
     rows = FeatureRows(values.astype(np.float32), np.arange(0, 20_000, 2))
     mean, scale = column_statistics(rows)
     np.testing.assert_allclose(mean, values[::2].mean(axis=0), rtol=1e-4, atol=1e-4)
     np.testing.assert_allclose(scale[:2], values[::2].std(axis=0)[:2], rtol=1e-4)
-    assert scale[2] == 1, "a column that does not vary is left alone"
+    assert scale[2] == 1, "a constant column is not scaled"
     scaled = replace(rows, mean_F=mean, scale_F=scale)
     np.testing.assert_allclose(scaled[:].numpy().std(axis=0), [1, 1, 0], atol=1e-4)
     np.testing.assert_array_equal(scaled[5:7].numpy(), scaled.read()[5:7])
 
 
-def test_a_spool_goes_on_after_its_last_whole_video(tmp_path: Path) -> None:
-    path = tmp_path / "x.partial"
-    clips = np.random.default_rng(2).standard_normal((5, 2, 4)).astype(np.float32)
-    with EmbeddingSpool(path, IDENTITY, 2, 4) as spool:
-        for feature in clips[:3]:
-            spool.append(feature)
-    whole = path.read_bytes()
-    header = whole.index(b"\n") + 1
-    record = (len(whole) - header) // 3
-    for cut in (0, 5, header - 1, header, header + 3, header + record, len(whole) - 1, len(whole)):
-        path.write_bytes(whole[:cut])
-        with EmbeddingSpool(path, IDENTITY, 2, 4) as spool:
-            assert spool.done == max(0, cut - header) // record
-            for feature in clips[spool.done :]:
-                spool.append(feature)
-            np.testing.assert_array_equal(np.concatenate(list(spool.blocks())), clips)
-    # Zeros are what a power cut may leave.
-    path.write_bytes(whole[: header + record] + bytes(record) + whole[header + 2 * record :])
-    with EmbeddingSpool(path, IDENTITY, 2, 4) as spool:
-        assert spool.done == 1
+def test_an_interrupted_file_is_continued_after_its_last_complete_video(tmp_path: Path) -> None:
+    path, partial = tmp_path / "x.h5", tmp_path / "x.h5.partial"
+    clips = np.random.default_rng(2).standard_normal((3, 2, 4)).astype(np.float32)
+    with partial_features(path) as writer:
+        empty = partial.read_bytes()
+        snapshots = [empty]
+        for feature in clips:
+            writer.append(feature)
+            snapshots.append(partial.read_bytes())
+        writer.finish()
+    assert list(tmp_path.iterdir()) == [path]
+    complete = path.read_bytes()
+    assert snapshots[3] == complete
+    # A kill while a video is being written leaves any prefix of its changed bytes.
+    for videos, (before, after) in enumerate(pairwise(snapshots)):
+        changed = [place for place in range(len(after)) if before[place] != after[place]]
+        for count in (0, 1, len(changed) // 2, len(changed) - 1, len(changed)):
+            data = bytearray(before)
+            for place in changed[:count]:
+                data[place] = after[place]
+            partial.write_bytes(data)
+            with partial_features(path) as writer:
+                assert writer.done == videos + (count == len(changed))
+                for feature in clips[writer.done :]:
+                    writer.append(feature)
+                writer.finish()
+            assert path.read_bytes() == complete
+    # A power cut may leave zeros.
+    zeroed = bytearray(complete)
+    first = complete.index(clips[1].tobytes())
+    zeroed[first : first + clips[1].nbytes] = bytes(clips[1].nbytes)
+    partial.write_bytes(zeroed)
+    with partial_features(path) as writer:
+        assert writer.done == 1
+        with pytest.raises(ValueError, match="features of 1 videos, expected 3"):
+            writer.finish()
 
 
-def test_a_spool_of_something_else_or_in_use_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "x.partial"
-    with EmbeddingSpool(path, IDENTITY, 2, 4) as spool:
-        spool.append(np.zeros((2, 4), np.float32))
-        with pytest.raises(FeatureError, match="another process"):
-            EmbeddingSpool(path, IDENTITY, 2, 4)
+def test_a_partial_file_of_other_features_is_rejected(tmp_path: Path) -> None:
+    path, partial = tmp_path / "x.h5", tmp_path / "x.h5.partial"
+    with partial_features(path) as writer:
+        writer.append(np.zeros((2, 4), np.float32))
         with pytest.raises(ValueError, match="shape"):
-            spool.append(np.zeros((3, 4), np.float32))
-    before = path.read_bytes()
+            writer.append(np.zeros((3, 4), np.float32))
+    before = partial.read_bytes()
     with pytest.raises(FeatureError, match=r"unfinished features of other weights.*--fresh"):
-        EmbeddingSpool(path, {"data_hash": "e"}, 2, 4)
-    assert path.read_bytes() == before
+        PartialFeatures(path, VIDEOS, replace(SOURCE, data_hash="e"), 2, 4)
+    assert partial.read_bytes() == before
+    with partial_features(path, fresh=True) as writer:
+        assert writer.done == 0
 
 
+def test_only_one_process_writes_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "x.h5"
+    with writing(path):
+        with pytest.raises(FeatureError, match="another process is writing this file"), writing(path):
+            pass
+        with writing(tmp_path / "y.h5"):
+            pass
+    assert not list(tmp_path.iterdir())
+    with writing(path):
+        pass
+
+
+@pytest.mark.filterwarnings("ignore:flock not supported")
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
-def test_where_the_file_system_has_no_locks_a_spool_works_without(
+def test_features_are_written_on_file_systems_without_locks(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*_: object) -> None:
         raise OSError(number, "no locks here")
 
-    monkeypatch.setattr("cmd_eval.features.spool.fcntl.flock", refuse)
-    with EmbeddingSpool(tmp_path / "x.partial", IDENTITY, 2, 4) as spool:
-        spool.append(np.zeros((2, 4), np.float32))
-    with EmbeddingSpool(tmp_path / "x.partial", IDENTITY, 2, 4) as spool:
-        assert spool.done == 1
-    monkeypatch.setattr("cmd_eval.features.spool.fcntl.flock", lambda *_: refuse_other())
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with writing(tmp_path / "x.h5"), partial_features(tmp_path / "x.h5") as writer:
+        writer.append(np.zeros((2, 4), np.float32))
+    with writing(tmp_path / "x.h5"), partial_features(tmp_path / "x.h5") as writer:
+        assert writer.done == 1
 
-    def refuse_other() -> None:
+
+def test_other_errors_of_locks_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
         raise OSError(errno.EIO, "broken")
 
-    with pytest.raises(OSError, match="broken"):
-        EmbeddingSpool(tmp_path / "x.partial", IDENTITY, 2, 4)
+    monkeypatch.setattr("fcntl.flock", fail)
+    with pytest.raises(OSError, match="broken"), writing(tmp_path / "x.h5"):
+        pass
 
 
 @pytest.mark.parametrize("fields", [{}, {"mean_F": np.zeros(4), "scale_F": np.ones(4)}])
-def test_features_that_are_not_finite_are_refused_by_name(tmp_path: Path, fields: dict[str, np.ndarray]) -> None:
+def test_features_that_are_not_finite_are_rejected_by_name(tmp_path: Path, fields: dict[str, np.ndarray]) -> None:
     clips = np.ones((3, 2, 4), np.float32)
     clips[2, 1, 3] = np.inf
-    write_features(tmp_path / "f.h5", VIDEOS, SOURCE, [clips], 2, 4)
+    write_features(tmp_path / "f.h5", features_of(clips))
     rows = replace(read_features(tmp_path / "f.h5").rows(np.array([0, 2])), **fields)
     assert len(rows.read(slice(0, 1))) == 1
     with pytest.raises(FeatureError, match="the features of video ü#0001 are not finite"):
         rows.read()
     bad = torch.tensor([[1.0, 2.0], [torch.nan, 0.0]])
     for query, gallery, name in ((bad, bad[:1], "query_QD: row 1"), (bad[:1], bad, "gallery_GD: row 1")):
-        with pytest.raises(ValueError, match=f"{name} holds values that are not finite"):
+        with pytest.raises(ValueError, match=f"{name} contains values that are not finite"):
             nearest(query, gallery, 1)
 
 
 class Net(torch.nn.Module):
-    """A backbone that makes NaN of bright clips."""
+    """A backbone that returns NaN for bright clips."""
 
     feature_channels = 3
 
@@ -201,29 +250,21 @@ class Net(torch.nn.Module):
         return SimpleNamespace(pooled_BC=torch.where(bright > 0, torch.nan, 1.0).expand(-1, 3))
 
 
-def test_a_network_that_gives_no_numbers_is_told_with_the_video(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_features_that_are_not_finite_name_the_video(monkeypatch: pytest.MonkeyPatch) -> None:
     videos = [SimpleNamespace(video_id="dark"), SimpleNamespace(video_id="bright")]
     batches = [SimpleNamespace(clips_u8_BNTHWC=torch.full((1, 2, 2, 8, 8, 3), n, dtype=torch.uint8)) for n in (0, 200)]
-    monkeypatch.setattr("cmd_eval.features.embed.EvalDataset", lambda *_: None)
-    monkeypatch.setattr("cmd_eval.features.embed.DataLoader", lambda *_, **__: batches)
-    monkeypatch.setattr("cmd_eval.features.embed.center_crop", lambda clips, _: clips)
-    made = embed_videos(
-        Net(),
-        None,
-        videos,
-        sampling=None,
-        crop_size=8,
-        clips=2,
-        device=torch.device("cpu"),
-        workers=0,  # type: ignore[arg-type] # stand-ins
-    )
-    assert next(made).tolist() == [[1.0] * 3] * 2
+    monkeypatch.setattr("cmd_eval.features.clips.EvalDataset", lambda *_: None)
+    monkeypatch.setattr("cmd_eval.features.clips.DataLoader", lambda *_, **__: batches)
+    monkeypatch.setattr("cmd_eval.features.clips.center_crop", lambda clips, _: clips)
+    protocol = ClipProtocol(sampling=None, crop_size=8, clips=2, device=torch.device("cpu"))  # type: ignore[arg-type] # stand-ins
+    features = embed_videos(Net(), None, videos, protocol)  # type: ignore[arg-type] # stand-ins
+    assert next(features).tolist() == [[1.0] * 3] * 2
     with pytest.raises(ValueError, match="bright: the network's features are not finite"):
-        next(made)
+        next(features)
 
 
 def embedding(monkeypatch: pytest.MonkeyPatch, value: float) -> Callable[..., Features]:
-    """``embed_to_file`` with a network that makes ``value`` of everything."""
+    """``embed_to_file`` with a network whose features are all ``value``."""
     net = SimpleNamespace(feature_channels=3)
     videos = [replace(entry, video_id=f"v{n}") for n, entry in enumerate(entries()[:2])]
     checkpoint = SimpleNamespace(config={"settings": build_config("demo").as_dict()})
@@ -233,32 +274,31 @@ def embedding(monkeypatch: pytest.MonkeyPatch, value: float) -> Callable[..., Fe
     )
     monkeypatch.setattr("cmd_eval.features.embed.load_backbone", lambda *_, **__: net)
     monkeypatch.setattr(
-        "cmd_eval.features.embed.embed_videos", lambda *_, **__: iter([np.full((1, 3), value, np.float32)] * 2)
+        "cmd_eval.features.embed.embed_videos",
+        lambda *given: iter([np.full((1, 3), value, np.float32)] * len(given[2])),
     )
 
     def run(path: Path, **options: bool) -> Features:
-        choice = ModelChoice(checkpoint=path, clips=1, device="cpu")
-        return embed_to_file(path, choice, SimpleNamespace(videos=videos), "x", lambda *_: None, **options)  # type: ignore[arg-type] # stand-ins
+        config = EmbeddingConfig(checkpoint=path, clips=1, device="cpu")
+        return embed_to_file(path, config, SimpleNamespace(videos=videos), "x", lambda *_: None, **options)  # type: ignore[arg-type] # stand-ins
 
     return run
 
 
-def test_fresh_features_replace_the_others_when_they_are_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path, partial = tmp_path / "f.h5", tmp_path / "f.h5.partial"
+def test_fresh_features_replace_the_others_once_complete(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "f.h5"
     embedding(monkeypatch, 1.0)(path)
     before = path.read_bytes()
     other = embedding(monkeypatch, 2.0)
     with pytest.raises(FeatureError, match="--fresh"):
         other(path)
-    # Another process is making them: neither its file nor the good one is touched.
-    with EmbeddingSpool(partial, IDENTITY, 1, 3) as spool:
-        spool.append(np.zeros((1, 3), np.float32))
-        held = partial.read_bytes()
+    # While another process writes the file, nothing is touched.
+    with writing(path):
         with pytest.raises(FeatureError, match="another process"):
             other(path, fresh=True)
-        assert (path.read_bytes(), partial.read_bytes()) == (before, held)
+        assert path.read_bytes() == before
 
-    def fail(*_: object, **__: object) -> None:
+    def fail(*_: object) -> None:
         raise RuntimeError("damaged video")
 
     with monkeypatch.context() as broken:
@@ -270,24 +310,24 @@ def test_fresh_features_replace_the_others_when_they_are_whole(tmp_path: Path, m
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_what_a_kill_has_left_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_a_killed_run_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = embedding(monkeypatch, 1.0)
 
     class Killed(BaseException):
         pass
 
-    def kill(path: Path) -> None:
+    def kill(*_: object) -> None:
         raise Killed
 
     with monkeypatch.context() as broken:
-        # As SIGKILL does: nothing is tidied up behind the half-written file.
-        broken.setattr("cmd_eval.results.whole_file._sync", kill)
+        # SIGKILL between the last video and the renaming; nothing is cleaned up.
+        broken.setattr("cmd_eval.features.spool.PartialFeatures.finish", kill)
         broken.setattr(Path, "unlink", lambda *_, **__: None)
         with pytest.raises(Killed):
             run(tmp_path / "f.h5")
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"f.h5.partial", ".tmp-f.h5"}
-    run(tmp_path / "f.h5")
+    assert left == {"f.h5.partial", ".f.h5.lock"}
+    assert run(tmp_path / "f.h5").mean_VF.tolist() == [[1.0] * 3] * 2
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
 
 
@@ -295,7 +335,7 @@ _BOUNDED = """
 import resource, sys
 import numpy as np, torch
 from cmd_eval.features.store import FeatureRows
-from cmd_train.monitoring.neighbours import nearest
+from cmd_train.monitoring.neighbors import nearest
 torch.set_num_threads(1)
 table = np.memmap(sys.argv[1], np.float32, "r", shape=(180_000, 256))
 rows = np.arange(180_000)
@@ -310,7 +350,7 @@ print(nearest(FeatureRows(table, rows[:40]), gallery, 50)[1][:, 0].tolist() == l
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="the limit counts private memory on Linux only")
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_DATA counts private memory on Linux only")
 def test_a_gallery_larger_than_memory_is_searched_in_blocks(tmp_path: Path) -> None:
     # 184 MB of features, 140 MB of memory; blocks of 32,768 x 256 take 34 MB each.
     path = tmp_path / "features.f32"

@@ -1,4 +1,4 @@
-"""Results of every kind as the commands of cmd-eval write them, small and made up."""
+"""Small made-up results of every kind, in the format that the commands of cmd-eval write."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def _result(kind: str, given: dict[str, Any] | None, **fields: Any) -> dict[str,
     return {"kind": kind, "format": 1, "provenance": given or provenance(), "file": f"{kind}.json", **fields}
 
 
-def retrieval(given: dict[str, Any] | None = None, *, value: float = 0.5, label: str = "label") -> dict[str, Any]:
+def retrieval(given: dict[str, Any] | None = None, *, value: float = 0.5, target: str = "label") -> dict[str, Any]:
     recall = {"R@1": figure(value), "R@5": figure(min(value + 0.2, 1.0))}
     split = {
         "split_column": "split1",
-        "query_part": "test",
-        "gallery_part": "train",
-        "label": label,
+        "test_part": "test",
+        "train_part": "train",
+        "target": target,
         "queries": 20,
         "gallery": 40,
         "recall": recall,
@@ -49,7 +49,7 @@ def retrieval(given: dict[str, Any] | None = None, *, value: float = 0.5, label:
         "per_class": [{"class": name, "queries": 7, "recall": recall} for name in CLASSES],
         "examples": [],
     }
-    mean = {"label": label, "recall": {name: {"value": 0.4, "spread": 0.05, "splits": 3} for name in recall}}
+    mean = {"target": target, "recall": {name: {"value": 0.4, "spread": 0.05, "splits": 3} for name in recall}}
     return _result("retrieval", given, splits=[split], mean=[mean], notes=["3 videos were left out"])
 
 
@@ -58,7 +58,7 @@ def probe(given: dict[str, Any] | None = None, *, method: str = "linear", kind: 
         "split_column": "split1",
         "train_part": "train",
         "test_part": "test",
-        "label": "label",
+        "target": "label",
         "classes": CLASSES,
         "train": 40,
         "test": 20,

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,8 +11,7 @@ from cmd_eval.cli.main import main as eval_main
 from cmd_eval.report.build import write_report
 from cmd_eval.report.inputs import open_shards, read_run
 from cmd_eval.report.pictures import jpeg_picture
-from cmd_eval.report.render import render_page
-from cmd_eval.report.summary import main_figures, pretext_sentences, summarise, task_of
+from cmd_eval.report.summary import main_results, pretext_sentences, summarize, task_of
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.config import build_config
@@ -48,7 +46,7 @@ def test_a_run_is_read_with_its_results(tmp_path: Path) -> None:
     assert [Path(line.split(":")[0]).name for line in inputs.unread] == ["cut.json", "strange.json"]
 
 
-def test_a_last_line_that_was_cut_off_is_left_out_and_damage_is_told(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_ignored_and_damage_is_reported(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     metrics = run / "metrics.jsonl"
     metrics.write_text(metrics.read_text() + '{"step": 3, "lo')
@@ -59,24 +57,24 @@ def test_a_last_line_that_was_cut_off_is_left_out_and_damage_is_told(tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("change", "words"),
+    ("change", "message"),
     [
-        (lambda run: (run / "config.json").unlink(), "no training there; give a folder that `cmd-train` has written"),
-        (lambda run: (run / "metrics.jsonl").unlink(), "neither metrics.jsonl nor checkpoints nor results"),
+        (lambda run: (run / "config.json").unlink(), "not a run folder; give a folder created by `cmd-train`"),
+        (lambda run: (run / "metrics.jsonl").unlink(), r"no metrics \(metrics.jsonl\), checkpoints or results found"),
         (lambda run: (run / "config.json").write_text("{"), "damaged"),
         (lambda run: (run / "config.json").write_text("{}"), "no settings"),
     ],
 )
-def test_what_is_no_run_is_refused_in_one_line(change: object, words: str, tmp_path: Path) -> None:
+def test_other_folders_are_refused_in_one_line(change: object, message: str, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     change(run)  # type: ignore[operator] # one of several
-    with pytest.raises(ValueError, match=words) as caught:
+    with pytest.raises(ValueError, match=message) as caught:
         write_report(run, tmp_path / "report.html")
     assert "\n" not in str(caught.value)
     assert not (tmp_path / "report.html").exists()
 
 
-def test_a_comparison_without_a_training_of_its_own_has_a_report(tmp_path: Path) -> None:
+def test_a_folder_with_results_only_has_a_report(tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "eval").mkdir(parents=True)
     given = results.provenance(checkpoint=None, settings=SETTINGS)
@@ -88,13 +86,13 @@ def test_a_comparison_without_a_training_of_its_own_has_a_report(tmp_path: Path)
     assert task_of(read_run(out)) == "Evaluation"
 
 
-def test_shards_are_found_where_results_say_or_where_the_user_says(tmp_path: Path) -> None:
+def test_shards_are_opened_at_the_recorded_or_the_given_path(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     shards = indexed_shards(tmp_path / "shards")
-    assert open_shards(None, read_run(run)) == (None, "no result names the shards")
+    assert open_shards(None, read_run(run)) == (None, "no result records the path of the shards")
     put(run, results.retrieval(results.provenance(shards=str(shards.folder))), "r.json")
-    assert open_shards(None, read_run(run)) == (None, "the shards do not lie where the results say they were")
-    with pytest.raises(ValueError, match="other shards than those of"):
+    assert open_shards(None, read_run(run)) == (None, "shards not found at the recorded path")
+    with pytest.raises(ValueError, match="not the shards of"):
         open_shards(shards.folder, read_run(run))
     known = results.provenance(shards=str(shards.folder), data_hash=shards.data_hash)
     put(run, results.retrieval(known), "r.json")
@@ -120,45 +118,45 @@ def indexed_shards(folder: Path) -> ShardSet:
     return ShardSet(folder)
 
 
-def test_summary_says_what_was_run(tmp_path: Path) -> None:
+def test_summary_lists_run_details(tmp_path: Path) -> None:
     run = make_run(tmp_path / "my run")
     put(run, results.retrieval(), "r.json")
     other_order = {"torch": "2", "python": "3.11"}
     put(run, results.probe(results.provenance(data_hash="e" * 64, versions=other_order)), "p.json")
-    summary = summarise(read_run(run), None)
+    summary = summarize(read_run(run), None)
     assert (summary.name, summary.task) == ("my run", "Pre-training")
     facts = [f"{name}: {value}" for name, value in summary.facts]
     assert "recipe: demo" in facts
-    assert "training: 2 steps, 42 epochs planned, batch of 16" in facts
+    assert "training: 2 steps, 42 epochs planned, batch size 16" in facts
     assert f"checkpoint: run/checkpoints/step-00000009 (sha256 {'c' * 12})" in facts
-    assert f"evaluated on: data hash {'d' * 12}, the training's" in facts
-    assert f"evaluated on: data hash {'e' * 12}, not the training's" in facts
+    assert f"evaluation data: data hash {'d' * 12} (same as the training data)" in facts
+    assert f"evaluation data: data hash {'e' * 12} (not the training data)" in facts
     assert [fact for fact in facts if fact.startswith("versions")] == ["versions: python 3.11, torch 2"]
-    assert "results made: 2026-01-02 03:04 UTC" in facts
+    assert "results created: 2026-01-02 03:04 UTC" in facts
     assert ("run.seed", "0") in summary.settings
-    assert summary.pretext == ["Context task over the last 2 steps: top-1 50.0 % of 8 candidates (chance 12 %)."]
+    assert summary.pretext == ["Context task, last 2 steps: top-1 accuracy 50.0 % among 8 candidates (chance 12 %)."]
 
 
-def test_summary_of_a_finetuning_says_what_it_began_with(tmp_path: Path) -> None:
+def test_summary_of_fine_tuning_names_the_initial_weights(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     before = {"data_hash": "d" * 64, "part": "train", "split_column": "split1"}
     init = {"source": "runs/a", "sha256": "a" * 64, "part": "backbone", "trained_on": before}
     config = json.loads((run / "config.json").read_text()) | {"init": init}
     (run / "config.json").write_text(json.dumps(config))
     (run / "metrics.jsonl").write_text(json.dumps({"step": 1, "loss": 2.0, "classification_loss": 2.0}) + "\n")
-    summary = summarise(read_run(run), None)
+    summary = summarize(read_run(run), None)
     assert summary.task == "Fine-tuning"
-    words = f"runs/a (sha256 {'a' * 12}), backbone, trained on data hash {'d' * 12}"
-    assert ("started from", words) in summary.facts
-    # Weights that were imported do not say what they were trained on.
+    text = f"runs/a (sha256 {'a' * 12}), backbone, trained on data hash {'d' * 12}"
+    assert ("initial weights", text) in summary.facts
+    # The training data of imported weights are unknown.
     config["init"]["trained_on"]["data_hash"] = None
     (run / "config.json").write_text(json.dumps(config))
-    facts = dict(summarise(read_run(run), None).facts)
-    assert facts["started from"].endswith("backbone, trained on data that is not known")
+    facts = dict(summarize(read_run(run), None).facts)
+    assert facts["initial weights"].endswith("backbone, trained on unknown data")
     write_report(run, tmp_path / "report.html")
 
 
-def test_the_page_on_imported_weights_says_that_no_step_was_made(tmp_path: Path) -> None:
+def test_the_page_of_imported_weights_explains_that_nothing_was_trained(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", lines=0)
     imported = {"source": "published/r3d.pth", "sha256": "a" * 64, "part": "backbone"}
     checkpoint = run / "checkpoints" / "step-00000000"
@@ -167,57 +165,57 @@ def test_the_page_on_imported_weights_says_that_no_step_was_made(tmp_path: Path)
     (checkpoint / "config.json").write_text(
         json.dumps({"settings": SETTINGS, "data_hash": None, "imported": imported}), "utf-8"
     )
-    summary = summarise(read_run(run), None)
-    told = f"No step of training was made here: these are weights imported from published/r3d.pth (sha256 {'a' * 12})"
-    assert summary.pretext == [f"{told}, backbone. No result of them is here yet."]
+    summary = summarize(read_run(run), None)
+    sentence = f"Nothing was trained here: the weights were imported from published/r3d.pth (sha256 {'a' * 12})"
+    assert summary.pretext == [f"{sentence}, backbone. There are no results yet."]
     facts = dict(summary.facts)
-    assert facts["training data"] == "not known"
-    assert facts.keys().isdisjoint({"training", "trained on", "seed"}), "of a training that nobody has run"
+    assert facts["training data"] == "unknown"
+    assert facts.keys().isdisjoint({"training", "training videos", "seed"})
     write_report(run, tmp_path / "report.html")
-    assert told in (tmp_path / "report.html").read_text("utf-8")
+    assert sentence in (tmp_path / "report.html").read_text("utf-8")
     put(run, results.retrieval(), "r.json")
-    later = summarise(read_run(run), None)
-    assert later.pretext == [f"{told}, backbone."]
-    assert dict(later.facts)["evaluated on"] == f"data hash {'d' * 12}"
+    later = summarize(read_run(run), None)
+    assert later.pretext == [f"{sentence}, backbone."]
+    assert dict(later.facts)["evaluation data"] == f"data hash {'d' * 12}"
 
 
-def test_main_figures_are_of_the_first_split_and_the_newest_result() -> None:
+def test_main_results_are_of_the_first_split_and_the_newest_file() -> None:
     old, new = results.retrieval(value=0.2), results.retrieval(value=0.7)
     second = {**new["splits"][0], "split_column": "split2"}
     new["splits"].append(second)
-    (found,) = main_figures({"retrieval": [old, new]})
-    assert (found.what, found.how) == ("Retrieval by label, R@1", "trained network, step 9, split1")
+    (found,) = main_results({"retrieval": [old, new]})
+    assert (found.measure, found.details) == ("Retrieval by label, R@1", "trained network, step 9, split1")
     assert (found.value, found.low, found.chance) == (0.7, pytest.approx(0.6), 0.33)
     kinds = {"probe": [results.probe()], "recognition": [results.recognition()]}
-    assert [f.what for f in main_figures(kinds)] == ["Fine-tuned by label, top-1", "Linear probe by label, top-1"]
+    assert [f.measure for f in main_results(kinds)] == ["Fine-tuned by label, top-1", "Linear probe by label, top-1"]
     assert pretext_sentences([]) == []
 
 
-def test_main_figures_of_other_parts_and_clips_stand_beside_each_other() -> None:
+def test_main_results_of_different_parts_and_clips_are_all_shown() -> None:
     test, val = results.retrieval(value=0.2), results.retrieval(value=0.9)
-    val["splits"][0]["query_part"] = "val"
+    val["splits"][0]["test_part"] = "val"
     few = results.retrieval(results.provenance(clips=1), value=0.6)
     tuned, tuned_val = results.recognition(), results.recognition()
     tuned_val["splits"][0]["test_part"] = "val"
-    found = main_figures({"retrieval": [test, val, few], "recognition": [tuned, tuned_val]})
-    assert [(f.how, f.value) for f in found] == [
+    found = main_results({"retrieval": [test, val, few], "recognition": [tuned, tuned_val]})
+    assert [(f.details, f.value) for f in found] == [
         ("trained network, step 9, split1", 0.6),
         ("trained network, step 9, split1 (val / train)", 0.6),
         ("trained network, step 9, split1", 0.2),
         ("trained network, step 9, split1 (val / train)", 0.9),
-        ("trained network, step 9, 1 clip a video, split1", 0.6),
+        ("trained network, step 9, 1 clip per video, split1", 0.6),
     ]
 
 
-def test_bad_items_are_named_and_the_rest_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_problems_are_listed_and_the_rest_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
     shards = indexed_shards(tmp_path / "shards")
     known = results.provenance(shards=str(shards.folder), data_hash=shards.data_hash)
     record = results.retrieval(known)
     here = shards.videos[0].video_id
-    neighbours = [{"video": here, "label": "x", "similarity": 0.5, "hit": True}]
+    neighbors = [{"video": here, "label": "x", "similarity": 0.5, "hit": True}]
     record["splits"][0]["examples"] = [
-        {"query": query, "query_label": "x", "neighbours": neighbours} for query in ("gone", here)
+        {"query": query, "query_label": "x", "neighbors": neighbors} for query in ("gone", here)
     ]
     put(run, record, "r.json")
     strange = results.probe()
@@ -227,23 +225,23 @@ def test_bad_items_are_named_and_the_rest_is_shown(tmp_path: Path, monkeypatch: 
     put(run, wrong_time, "time.json")
 
     def draw(_: object, entry: VideoEntry) -> None:
-        raise ValueError(f"{entry.video_id}: a stored picture cannot be decoded")
+        raise ValueError(f"{entry.video_id}: cannot decode a stored image")
 
     monkeypatch.setattr("cmd_eval.report.build.draw_motion", draw)
     monkeypatch.setattr(
-        "cmd_eval.report.report_examples.draw_strip", lambda *_: jpeg_picture(Image.new("RGB", (3, 3)), "strip")
+        "cmd_eval.report.pictures.draw_strip", lambda *_: jpeg_picture(Image.new("RGB", (3, 3)), "strip")
     )
-    told = CliRunner().invoke(eval_main, ["report", str(run)])
-    assert told.exit_code == 0, told.output
+    result = CliRunner().invoke(eval_main, ["report", str(run)])
+    assert result.exit_code == 0, result.output
     page = (run / "report.html").read_text("utf-8")
-    assert "retrieval example of gone: r.json names gone" in told.output
-    assert f"motion vectors of {here}: {here}: a stored picture cannot be decoded" in told.output
-    assert "time.json: not a whole result of kind recognition (ValueError: Invalid isoformat" in told.output
+    assert "retrieval example of gone: r.json lists gone" in result.output
+    assert f"motion vectors of {here}: {here}: cannot decode a stored image" in result.output
+    assert "time.json: incomplete result of kind recognition (ValueError: Invalid isoformat" in result.output
     assert page.count(">query</div>") == 1
     assert "a\\udcff" in page
 
 
-def test_a_result_that_lacks_something_is_named_and_the_rest_is_shown(tmp_path: Path) -> None:
+def test_incomplete_results_are_listed_and_the_rest_is_shown(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     put(run, results.retrieval(), "good.json")
     broken = results.probe()
@@ -253,16 +251,16 @@ def test_a_result_that_lacks_something_is_named_and_the_rest_is_shown(tmp_path: 
     uneven["splits"][0]["confusion"] = [[1]]
     put(run, uneven, "uneven.json")
     written = write_report(run, tmp_path / "report.html")
-    told = "\n".join(written.left_out)
-    assert "broken.json: not a whole result of kind probe (KeyError: 'top1')" in told
-    assert "uneven.json: not a whole result of kind recognition (ValueError: confusion" in told
-    assert "probe: no result; `cmd-eval probe" in told
+    left_out = "\n".join(written.left_out)
+    assert "broken.json: incomplete result of kind probe (KeyError: 'top1')" in left_out
+    assert "uneven.json: incomplete result of kind recognition (ValueError: confusion" in left_out
+    assert "probe: no result; run `cmd-eval probe" in left_out
     page = (tmp_path / "report.html").read_text()
     assert "trained network, step 9" in page
     assert 'id="probe"' not in page
 
 
-def test_names_of_users_cannot_become_markup(tmp_path: Path) -> None:
+def test_text_from_users_is_escaped(tmp_path: Path) -> None:
     run = make_run(tmp_path / "<b>run")
     nasty = '<script>alert("1")</script>'
     record = results.probe()
@@ -275,11 +273,3 @@ def test_names_of_users_cannot_become_markup(tmp_path: Path) -> None:
     assert "<script" not in page
     assert "&lt;script&gt;" in page
     assert "<b>" not in page
-
-
-def test_a_missing_library_is_told_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "jinja2", None)
-    with pytest.raises(ValueError, match=r"pip install '\.\[report\]'"):
-        write_report(make_run(tmp_path / "run"), tmp_path / "report.html")
-    with pytest.raises(ValueError, match="jinja2 is missing"):
-        render_page({})

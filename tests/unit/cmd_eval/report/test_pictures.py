@@ -8,14 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cmd_eval.report.pictures import (
-    ARROW_SCALE,
-    choose_videos,
-    draw_arrows,
-    jpeg_picture,
-    liveliest_frame,
-)
+from cmd_eval.report.pictures import choose_videos, frame_with_arrows, jpeg_picture, most_moving_frame
 from cmd_extract.schema import MotionGrid, VideoEntry
+from cmd_extract.shard.drawing import ARROW_SCALE
 
 ENTRY = VideoEntry(
     row=0,
@@ -39,34 +34,34 @@ def motion(frames: int = 1) -> MotionGrid:
     return MotionGrid(grid_quarter_px=np.zeros((frames, 2, 6, 8), np.int16), valid=np.ones((frames, 6, 8), np.bool_))
 
 
-def test_arrows_point_to_where_the_content_goes() -> None:
+def test_arrows_point_where_the_content_moves() -> None:
     still = motion()
-    grey = Image.new("RGB", (64, 48), (128, 128, 128))
-    plain = np.asarray(draw_arrows(grey, still, 8))
+    gray = Image.new("RGB", (64, 48), (128, 128, 128))
+    plain = np.asarray(frame_with_arrows(gray, still, 8))
     assert plain.shape == (96, 128, 3)
-    assert (plain == 128).all(), "nothing is drawn where nothing moves"
+    assert (plain == 128).all(), "no arrows without motion"
     moving = motion()
     moving.grid_quarter_px[0, 0, 2, 2] = 4 * 7  # 7 pixels to the right in the cell around (20, 20)
-    drawn = np.asarray(draw_arrows(grey, moving, 8))
+    drawn = np.asarray(frame_with_arrows(gray, moving, 8))
     rows, columns = np.nonzero((drawn != 128).any(axis=2))
-    # Pictures are drawn twice as large.
+    # The frame is enlarged by a factor of 2.
     assert abs(columns.min() - 2 * 20) <= 3
     assert abs(columns.max() - 2 * (20 + 7 * ARROW_SCALE)) <= 3
     assert abs(rows.mean() - 2 * 20) <= 1.5
     moving.valid[:] = False
-    assert (np.asarray(draw_arrows(grey, moving, 8)) == 128).all(), "cells without a vector have no arrow"
+    assert (np.asarray(frame_with_arrows(gray, moving, 8)) == 128).all(), "cells without a vector have no arrow"
 
 
-def test_the_frame_that_moves_most_counts_valid_cells_only() -> None:
+def test_the_frame_with_the_most_motion_counts_valid_cells_only() -> None:
     grid = motion(4)
     grid.grid_quarter_px[1, 1] = 8
     grid.grid_quarter_px[2, 0] = 99
     grid.valid[2] = False
     grid.grid_quarter_px[3, 0, :3] = 8
-    assert liveliest_frame(grid) == 1
+    assert most_moving_frame(grid) == 1
 
 
-def test_pictures_are_part_of_the_page() -> None:
+def test_pictures_are_data_uris() -> None:
     picture = jpeg_picture(Image.new("RGB", (30, 20), "red"), "a red one")
     head, _, body = picture.uri.partition(",")
     assert head == "data:image/jpeg;base64"
@@ -78,10 +73,10 @@ def entry(name: str, label: str, group: str) -> VideoEntry:
 
 
 @pytest.mark.parametrize(
-    ("most", "expected"),
+    ("count", "expected"),
     [(2, ["u1", "w1"]), (3, ["u1", "v2", "w1"]), (4, ["u1", "v2", "w1", "x"]), (9, ["u1", "v2", "w1", "x", "v1"])],
 )
-def test_videos_are_chosen_from_many_labels_and_groups(most: int, expected: list[str]) -> None:
+def test_videos_are_chosen_from_many_labels_and_groups(count: int, expected: list[str]) -> None:
     videos = [
         entry("x", "", "g1"),
         entry("v1", "v", "g1"),
@@ -89,4 +84,4 @@ def test_videos_are_chosen_from_many_labels_and_groups(most: int, expected: list
         entry("u1", "u", "g1"),
         entry("w1", "w", "g1"),
     ]
-    assert [video.video_id for video in choose_videos(videos, most)] == expected
+    assert [video.video_id for video in choose_videos(videos, count)] == expected

@@ -4,17 +4,21 @@ import numpy as np
 import pytest
 
 from cmd_eval.report.build import result_sections
-from cmd_eval.report.confusion import MOST_CLASSES_IN_TABLE, row_shares, view_confusion
-from cmd_eval.report.report_figures import Cell, Table, figure_cell, percent, spread_cell
+from cmd_eval.report.confusion import MAX_CLASSES_IN_TABLE, row_shares, view_confusion
 from cmd_eval.report.tables import (
+    Cell,
+    Table,
     accuracy_block,
     auxiliary_block,
     decoupling_block,
+    mean_cell,
     newest_splits,
+    percent,
     published_table,
     retrieval_blocks,
+    value_cell,
 )
-from cmd_eval.results.published import PUBLISHED, PublishedFigure, recognise_dataset
+from cmd_eval.results.published import PUBLISHED, PublishedFigure, identify_dataset
 from tests.unit.cmd_eval.report import result_files as results
 
 
@@ -22,52 +26,52 @@ def texts(table: Table) -> list[list[str]]:
     return [[cell.text for cell in row] for row in table.rows]
 
 
-def test_figures_in_words() -> None:
+def test_values_are_formatted() -> None:
     assert percent(0.1234) == "12.3"
     assert percent(None) == "–"  # noqa: RUF001 (dash)
-    assert figure_cell({"value": 0.5, "low": 0.25, "high": 1.0}) == Cell(text="50.0", note="25.0–100.0")  # noqa: RUF001 (dash)
-    assert figure_cell({"value": 0.5, "low": None, "high": None}) == Cell(text="50.0")
-    assert figure_cell(None).text == figure_cell({"value": None}).text == percent(None)
-    assert spread_cell({"value": 0.5, "spread": 0.02, "splits": 3}) == Cell(text="50.0", note="± 2.0")
-    assert spread_cell({"value": 0.5, "spread": None, "splits": 1}) == Cell(text="50.0")
+    assert value_cell({"value": 0.5, "low": 0.25, "high": 1.0}) == Cell(text="50.0", note="25.0–100.0")  # noqa: RUF001 (dash)
+    assert value_cell({"value": 0.5, "low": None, "high": None}) == Cell(text="50.0")
+    assert value_cell(None).text == value_cell({"value": None}).text == percent(None)
+    assert mean_cell({"value": 0.5, "spread": 0.02, "splits": 3}) == Cell(text="50.0", note="± 2.0")
+    assert mean_cell({"value": 0.5, "spread": None, "splits": 1}) == Cell(text="50.0")
     with pytest.raises(ValueError, match="1 cells under 2 columns"):
         Table(caption="", columns=["a", "b"], rows=[[Cell(text="1")]])
 
 
-def test_retrieval_sets_features_beside_each_other_and_beside_chance() -> None:
+def test_retrieval_tables_compare_features_with_chance() -> None:
     untrained = results.retrieval(results.provenance(untrained=True), value=0.4)
     grids = results.retrieval(results.provenance(checkpoint=None, step=None, features="motion descriptor"), value=0.6)
-    by_group = results.retrieval(label="group")
+    by_group = results.retrieval(target="group")
     first, second, mean = retrieval_blocks([grids, by_group, untrained, results.retrieval()])
     assert texts(first.table) == [
         ["trained network, step 9", "50.0", "70.0"],
-        ["the same network, untrained", "40.0", "60.0"],
+        ["untrained network", "40.0", "60.0"],
         ["motion grids", "60.0", "80.0"],
         ["chance", "33.0", "80.0"],
     ]
     assert first.table.quiet_rows == 1
-    assert "20 videos (test) search 40 (train)" in first.table.caption
-    assert second.table.caption.startswith("By group")
+    assert "20 queries (test), 40 gallery videos (train)" in first.table.caption
+    assert second.table.caption.startswith("Retrieval by group")
     assert len(first.details) == 3
     assert texts(first.details[0])[0] == ["left", "7", "50.0", "70.0"]
     assert texts(mean.table)[0][1:] == ["3", "40.0", "40.0"]
     assert mean.notes == ["3 videos were left out"]
 
 
-def test_of_two_results_of_the_same_question_the_newer_counts() -> None:
+def test_of_two_results_with_the_same_splits_the_newer_is_shown() -> None:
     block, _ = retrieval_blocks([results.retrieval(value=0.1), results.retrieval(value=0.7)])
     assert texts(block.table)[0][1] == "70.0"
 
 
-def test_each_video_searching_all_others() -> None:
+def test_leave_one_out_is_described() -> None:
     record = results.retrieval()
     record["splits"][0]["split_column"] = "leave-one-out"
-    assert "each of 20 videos searches all others" in retrieval_blocks([record])[0].table.caption
+    assert "20 queries, each against all other videos" in retrieval_blocks([record])[0].table.caption
 
 
-def test_accuracy_of_probes_has_a_row_a_split_and_a_mean() -> None:
+def test_accuracy_tables_have_a_row_per_split_and_a_mean() -> None:
     record = results.probe()
-    record["mean"] = [{"label": "label", "top1": {"value": 0.55, "spread": 0.1, "splits": 2}}]
+    record["mean"] = [{"target": "label", "top1": {"value": 0.55, "spread": 0.1, "splits": 2}}]
     block = accuracy_block([record, results.probe(method="knn")], "caption")
     rows = texts(block.table)
     assert rows[0] == ["linear, trained network, step 9", "label", "split1", "40", "20", "60.0", "100.0", "33.3"]
@@ -76,10 +80,10 @@ def test_accuracy_of_probes_has_a_row_a_split_and_a_mean() -> None:
     assert block.table.rows[1][5] == Cell(text="55.0", note="± 10.0")
     assert rows[2][0].startswith("k-NN")
     record["mean"][0]["top1"]["splits"] = 1
-    assert len(accuracy_block([record], "").table.rows) == 1, "the mean of one split says nothing new"
+    assert len(accuracy_block([record], "").table.rows) == 1, "the mean of one split is not shown"
 
 
-def test_accuracy_of_a_question_asked_again_is_the_newer_one_and_parts_are_shown() -> None:
+def test_accuracy_tables_show_the_newest_result_and_the_parts() -> None:
     old, new, val = results.recognition(), results.recognition(), results.recognition()
     new["splits"][0]["top1"] = results.figure(0.9)
     val["splits"][0]["test_part"] = "val"
@@ -91,7 +95,7 @@ def test_accuracy_of_a_question_asked_again_is_the_newer_one_and_parts_are_shown
         ("test / train", "90.0"),
     ]
     assert len(newest_splits([old, new])) == 1
-    # Of several checkpoints, each split says whose it is.
+    # With several checkpoints, each split has its own provenance.
     both = results.recognition(results.provenance(checkpoint=None, checkpoint_sha256=None, step=None))
     first = both["splits"][0]
     both["splits"] = [first | {"provenance": results.provenance(step=n, checkpoint_sha256=str(n))} for n in (3, 4)]
@@ -99,21 +103,21 @@ def test_accuracy_of_a_question_asked_again_is_the_newer_one_and_parts_are_shown
     assert names == ["fine-tuned, trained network, step 3", "fine-tuned, trained network, step 4"]
 
 
-def test_captions_say_what_chance_is() -> None:
+def test_captions_explain_chance() -> None:
     kinds = {"probe": [results.probe()], "recognition": [results.recognition()]}
     for section in result_sections(kinds, None):
-        words = "Chance is what naming the class of a training video drawn at random reaches."
-        assert section.blocks[0].table.caption.endswith(words)
+        sentence = "Chance is the accuracy of predicting the class of a random training video."
+        assert section.blocks[0].table.caption.endswith(sentence)
 
 
-def test_recognition_need_not_know_its_training_videos() -> None:
+def test_recognition_without_the_number_of_training_videos() -> None:
     block = accuracy_block([results.recognition()], "caption")
     assert texts(block.table)[0][:5] == ["fine-tuned, trained network, step 9", "label", "split1", percent(None), "20"]
     assert texts(block.details[0])[-1] == ["down", "0", percent(None)]
     assert block.notes == ["top-5 says nothing: the classifier has 3 classes"]
 
 
-def test_auxiliary_pairs_runs_of_the_same_seed_and_split() -> None:
+def test_auxiliary_tables_pair_runs_of_the_same_seed_and_split() -> None:
     record = results.auxiliary()
     block = auxiliary_block(record)
     assert texts(block.table) == [
@@ -125,7 +129,7 @@ def test_auxiliary_pairs_runs_of_the_same_seed_and_split() -> None:
     assert texts(auxiliary_block(record).table)[1][3:] == [percent(None)] * 2
 
 
-def test_decoupling_ends_with_chance() -> None:
+def test_decoupling_tables_end_with_chance() -> None:
     table = decoupling_block(results.decoupling()).table
     assert texts(table) == [
         ["both heads", "40.0", "50.0", "40.0", "50.0"],
@@ -134,20 +138,20 @@ def test_decoupling_ends_with_chance() -> None:
     ]
 
 
-def test_published_figures_of_other_data_are_called_so() -> None:
+def test_published_results_on_other_data_are_marked() -> None:
     table = published_table(None, ("retrieval R@10",))
-    assert "of other data than this report and cannot be compared" in table.caption
+    assert "on other data than this report and cannot be compared" in table.caption
     assert "arXiv:2104.00862" in table.caption
     assert [row[-2:] for row in texts(table)] == [["66.9", "50.0"], ["65.2", "48.5"], ["65.8", "51.4"]]
     same = published_table("HMDB51", ("fine-tuned top-1", "retrieval R@1"))
-    assert "of HMDB51, the data set of this report" in same.caption
+    assert "on HMDB51, the dataset of this report" in same.caption
     assert same.columns[-1] == "HMDB51"
-    assert {row[0] for row in texts(same)} == {"fine-tuned top-1"}, "nothing published for it is left out"
-    with pytest.raises(ValueError, match=r"51\.8 is not a share"):
+    assert {row[0] for row in texts(same)} == {"fine-tuned top-1"}, "measures without published results are left out"
+    with pytest.raises(ValueError, match=r"51\.8 is not between 0 and 1"):
         PublishedFigure(measure="", method="", backbone="", pretrained_on="", by_dataset={"UCF101": 51.8}, source="")
 
 
-def test_published_figures_are_those_of_the_paper() -> None:
+def test_published_results_match_the_paper() -> None:
     tuned = {(f.backbone, f.pretrained_on): f.by_dataset for f in PUBLISHED if f.measure == "fine-tuned top-1"}
     assert tuned["R(2+1)D-26", "Kinetics-400"] == {"UCF101": 0.857, "HMDB51": 0.54}
     assert tuned["R3D-26", "UCF101"] == {"UCF101": 0.766, "HMDB51": 0.472}
@@ -158,16 +162,16 @@ def test_published_figures_are_those_of_the_paper() -> None:
     }
 
 
-def test_published_data_sets_are_told_by_their_classes() -> None:
+def test_published_datasets_are_identified_by_their_classes() -> None:
     ucf = ["ApplyEyeMakeup", "BandMarching", "YoYo", *(f"class{n}" for n in range(98))]
-    assert recognise_dataset(ucf) == "UCF101"
-    assert recognise_dataset(["", *ucf]) == "UCF101"
-    assert recognise_dataset(ucf[:-1]) is None
-    assert recognise_dataset(["brush_hair", "draw_sword", "shoot_bow", *map(str, range(48))]) == "HMDB51"
-    assert recognise_dataset([]) is None
+    assert identify_dataset(ucf) == "UCF101"
+    assert identify_dataset(["", *ucf]) == "UCF101"
+    assert identify_dataset(ucf[:-1]) is None
+    assert identify_dataset(["brush_hair", "draw_sword", "shoot_bow", *map(str, range(48))]) == "HMDB51"
+    assert identify_dataset([]) is None
 
 
-def test_sections_follow_what_is_there() -> None:
+def test_sections_depend_on_the_results() -> None:
     everything = {
         "retrieval": [results.retrieval()],
         "probe": [results.probe()],
@@ -183,14 +187,14 @@ def test_sections_follow_what_is_there() -> None:
     assert result_sections({}, None) == []
 
 
-def test_confusion_as_table_and_as_picture() -> None:
+def test_confusion_is_a_table_or_a_picture() -> None:
     split = results.probe()["splits"][0]
     view = view_confusion("t", split)
     assert [[cell.count for cell in row] for row in view.rows] == split["confusion"]
     assert view.rows[0][1].share == pytest.approx(2 / 7)
     assert view.confused
     assert texts(view.confused) == [["left", "right", "2 of 7"], ["right", "left", "1 of 7"]]
-    many = MOST_CLASSES_IN_TABLE + 1
+    many = MAX_CLASSES_IN_TABLE + 1
     perfect = view_confusion("t", {"classes": [str(n) for n in range(many)], "confusion": np.eye(many).tolist()})
     assert perfect.rows == []
     assert perfect.confused is None

@@ -7,16 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from cmd_eval.experiments.decoupling import DecouplingQuestion
-from cmd_eval.features.source import name_words
+from cmd_eval.data.splits import EvalSplitSpec
+from cmd_eval.experiments.decoupling import DecouplingSpec
+from cmd_eval.features.source import name_suffixes
 from cmd_eval.results.schema import Provenance, mean_and_spread, read_result, result_name, result_record, write_result
-from cmd_eval.tasks.recognition import file_name
-from cmd_eval.tasks.run_retrieval import Question
+from cmd_eval.tasks.recognition import recognition_file_name
 
 SOURCE = Provenance(command="cmd-eval test", shards="shards", data_hash="abc", features="backbone, pooled", seed=3)
 
 
-def test_a_result_comes_back_with_its_provenance(tmp_path: Path) -> None:
+def test_result_round_trip_keeps_the_provenance(tmp_path: Path) -> None:
     path = tmp_path / "run" / "eval" / "probe.json"
     write_result(path, result_record("probe", SOURCE, splits=[{"top1": float("nan")}]))
     record = read_result(path, "probe")
@@ -28,29 +28,29 @@ def test_a_result_comes_back_with_its_provenance(tmp_path: Path) -> None:
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_names_of_results_leave_their_folder_alone() -> None:
+def test_file_names_of_results() -> None:
     assert result_name("retrieval", "split1", "", "label") == "retrieval-split1-label.json"
     assert result_name("probe", "a/b ../c") == "probe-a_b_.._c.json"
     source = replace(SOURCE, checkpoint="gone/checkpoints/step-00000009", clips=10)
-    assert name_words(source) == []
-    assert name_words(replace(source, untrained=True, clips=3)) == ["untrained", "3-clips"]
-    assert name_words(replace(SOURCE, features="motion descriptor", clips=1)) == ["motion-descriptor"]
-    assert Question(query_part="val").name == "split1-val-in-train-label"
-    assert Question(leave_one_out=True, kinds=("group",)).name == "leave-one-out-group"
-    assert DecouplingQuestion().name == ""
-    assert DecouplingQuestion(split_columns=("a", "b"), query_part="val").name == "a-b-val-in-train"
-    assert file_name("split2", "val", ["3-clips"]) == "recognition-split2-val-3-clips.json"
+    assert name_suffixes(source) == []
+    assert name_suffixes(replace(source, untrained=True, clips=3)) == ["untrained", "3-clips"]
+    assert name_suffixes(replace(SOURCE, features="motion descriptor", clips=1)) == ["motion-descriptor"]
+    assert EvalSplitSpec(split_columns=("split1",), test_part="val").name == "split1-val-in-train-label"
+    assert EvalSplitSpec(leave_one_out=True, targets=("group",)).name == "leave-one-out-group"
+    assert DecouplingSpec(split_columns=("split1",)).name == "split1"
+    assert DecouplingSpec(split_columns=("a", "b"), test_part="val").name == "a-b-val-in-train"
+    assert recognition_file_name("split2", "val", ["3-clips"]) == "recognition-split2-val-3-clips.json"
 
 
-def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
+def test_other_files_are_rejected(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     write_result(path, result_record("probe", SOURCE))
-    with pytest.raises(ValueError, match="kind probe, need retrieval"):
+    with pytest.raises(ValueError, match="is a probe result, expected retrieval"):
         read_result(path, "retrieval")
     with pytest.raises(ValueError, match="'poll' is not one of"):
         result_record("poll", SOURCE)
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 9}))
-    with pytest.raises(ValueError, match="format 9"):
+    with pytest.raises(ValueError, match="format version 9"):
         read_result(path)
     for text in ("[]", "{", '{"kind": "probe"}'):
         path.write_text(text)
@@ -58,7 +58,7 @@ def test_what_is_no_result_is_refused(tmp_path: Path) -> None:
             read_result(path)
 
 
-def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "r.json"
     write_result(path, {"a": 1})
     with pytest.raises(TypeError):
@@ -67,7 +67,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_splits_are_averaged_with_their_spread() -> None:
+def test_mean_and_spread_over_splits() -> None:
     values = [0.5, 0.6, 0.8]
     found = mean_and_spread(values)
     assert found == {"value": pytest.approx(sum(values) / 3), "spread": statistics.stdev(values), "splits": 3}

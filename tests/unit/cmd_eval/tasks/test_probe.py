@@ -9,15 +9,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from cmd_eval.data.splits import pair_parts
+from cmd_eval.data.splits import EvalSplit, EvalSplitSpec, part_split
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.store import Features
 from cmd_eval.results.schema import Provenance
 from cmd_eval.results.tables import confusion_table, probe_table
 from cmd_eval.tasks import probe as probes
-from cmd_eval.tasks.probe import TrainingRows, choose_setting, scores
-from cmd_eval.tasks.run_probe import fold_pairings, probe, run_probe
-from cmd_eval.tasks.run_retrieval import Question
+from cmd_eval.tasks.probe import LinearProbe, NeighborProbe, cross_validate, make_probe
+from cmd_eval.tasks.run_probe import fold_splits, probe, run_probe
 
 
 def make(labels: list[str], groups: list[str], parts: list[str], mean_VF: NDArray[np.floating]) -> Features:
@@ -34,122 +33,128 @@ def make(labels: list[str], groups: list[str], parts: list[str], mean_VF: NDArra
 
 
 def clusters(seed: int = 0, videos: int = 120, noise: float = 1.5) -> Features:
-    """Four classes in 6 features, 5 groups that say nothing of the class."""
+    """Four classes in 6 features, and 5 groups that are independent of the class."""
     rng = np.random.default_rng(seed)
     numbers = rng.integers(0, 4, videos)
-    centres = rng.standard_normal((4, 6)) * 2
-    mean = centres[numbers] + noise * rng.standard_normal((videos, 6))
+    centers = rng.standard_normal((4, 6)) * 2
+    mean = centers[numbers] + noise * rng.standard_normal((videos, 6))
     groups = [f"g{n % 5}" for n in range(videos)]
     parts = ["test" if n % 5 == 4 else "train" for n in range(videos)]
     return make([f"c{n}" for n in numbers], groups, parts, mean)
 
 
-@pytest.mark.parametrize("setting", [0.01, 1.0])
-def test_the_linear_probe_is_scikit_learns_on_standardised_features(setting: float) -> None:
-    features = clusters()
-    pairing = pair_parts(features.videos, "split1", "test", "train", "label")
-    numbers = np.array([int(features.videos.labels[row][1]) for row in pairing.gallery])
-    train = TrainingRows(rows=pairing.gallery, numbers=numbers, classes=5)
-    found = scores("linear", features, train, pairing.query, [setting])[setting]
-    model = make_pipeline(StandardScaler(), LogisticRegression(C=setting, max_iter=2000))
-    model.fit(features.mean_VF[pairing.gallery].astype(float), numbers)
-    expected = model.predict_log_proba(features.mean_VF[pairing.query].astype(float))
-    np.testing.assert_allclose(scipy.special.log_softmax(found[:, :4], axis=1), expected, atol=1e-6)
-    assert (found[:, 4] == -np.inf).all(), "no training video shows this class"
+def parts(features: Features) -> tuple[EvalSplit, NDArray[np.float32], NDArray[np.int64], NDArray[np.float32]]:
+    """The split with the features and class numbers of its training videos, and the features of its test videos."""
+    split = part_split(features.videos, "split1", "test", "train", "label")
+    numbers = np.array([int(features.videos.labels[row][1]) for row in split.gallery])
+    return split, features.mean_VF[split.gallery], numbers, features.mean_VF[split.query]
+
+
+@pytest.mark.parametrize("C", [0.01, 1.0])
+def test_linear_probe_matches_scikit_learn_on_standardized_features(C: float) -> None:
+    _, train, numbers, test = parts(clusters())
+    probe = LinearProbe(C).fit(train, numbers)
+    model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000)).fit(train.astype(float), numbers)
+    expected = model.predict_log_proba(test.astype(float))
+    np.testing.assert_allclose(scipy.special.log_softmax(probe.decision_function(test), axis=1), expected, atol=1e-6)
+    np.testing.assert_array_equal(probe.predict(test), model.predict(test.astype(float)))
+
+
+@pytest.mark.parametrize("method", ["linear", "knn"])
+def test_one_class_is_always_predicted(method: str) -> None:
+    probe = make_probe(method).fit(np.eye(3, dtype=np.float32), np.full(3, 7))
+    assert probe.predict(np.ones((2, 3), np.float32)).tolist() == [7, 7]
+    assert probe.decision_function(np.ones((2, 3), np.float32)).shape == (2, 1)
 
 
 @pytest.mark.parametrize("k", [1, 3, 10])
-def test_votes_of_neighbours_are_scikit_learns(k: int) -> None:
-    features = clusters(1)
-    pairing = pair_parts(features.videos, "split1", "test", "train", "label")
-    numbers = np.array([int(features.videos.labels[row][1]) for row in pairing.gallery])
-    train = TrainingRows(rows=pairing.gallery, numbers=numbers, classes=4)
-    found = scores("knn", features, train, pairing.query, [1, k])[k]
-    model = KNeighborsClassifier(k, metric="cosine").fit(features.mean_VF[pairing.gallery], numbers)
-    votes = model.predict_proba(features.mean_VF[pairing.query]) * k
+def test_votes_of_neighbors_match_scikit_learn(k: int) -> None:
+    _, train, numbers, test = parts(clusters(1))
+    found = NeighborProbe(k).fit(train, numbers).decision_function(test)
+    votes = KNeighborsClassifier(k, metric="cosine").fit(train, numbers).predict_proba(test) * k
     np.testing.assert_allclose(found.round(), votes.round())
-    distance = 1 - np.stack(
-        [
-            [
-                max(
-                    features.mean_VF[row] @ features.mean_VF[query]
-                    / np.linalg.norm(features.mean_VF[row]) / np.linalg.norm(features.mean_VF[query])
-                    for row in pairing.gallery[numbers == number]
-                )
-                for number in range(4)
-            ]
-            for query in pairing.query
-        ]
-    )  # fmt: skip
-    for n in range(len(pairing.query)):
-        expected = sorted(range(4), key=lambda c: (-votes[n, c].round(), distance[n, c]))
-        assert np.argsort(-found[n]).tolist() == expected, "equal votes in the order of the nearest video"
+    unit_train, unit_test = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (train, test))
+    nearest = np.stack([(unit_test @ unit_train[numbers == number].T).max(axis=1) for number in range(4)], axis=1)
+    for n in range(len(test)):
+        expected = sorted(range(4), key=lambda c: (-votes[n, c].round(), -nearest[n, c]))
+        assert np.argsort(-found[n]).tolist() == expected, "ties are ranked by the nearest video"
+    np.testing.assert_array_equal(NeighborProbe(k).fit(train, numbers).predict(test), found.argmax(axis=1))
 
 
-def test_the_setting_is_chosen_without_the_tested_videos(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_scaled_neighbors_are_those_of_standardized_features() -> None:
+    _, train, numbers, test = parts(clusters(1))
+    scaler = StandardScaler().fit(train.astype(float))
+    scaled_train, scaled_test = (scaler.transform(rows.astype(float)).astype(np.float32) for rows in (train, test))
+    expected = NeighborProbe(3).fit(scaled_train, numbers).decision_function(scaled_test)
+    found = NeighborProbe(3, scale=True).fit(train * 9, numbers).decision_function(test * 9)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+def test_parameter_is_chosen_without_the_test_videos(monkeypatch: pytest.MonkeyPatch) -> None:
     features = clusters(2)
-    pairing = pair_parts(features.videos, "split1", "test", "train", "label")
-    result = probe(features, pairing, "linear")
-    # Other features for the tested videos must choose the same.
+    split, train, _, _ = parts(features)
+    result = probe(features, split, "linear")
+    # Other features of the test videos lead to the same choice.
     changed = features.mean_VF.copy()
-    changed[pairing.query] = 1e3
-    again = probe(make(list(features.videos.labels), list(features.videos.groups),
-                       list(features.videos.splits["split1"]), changed), pairing, "linear")  # fmt: skip
+    changed[split.query] = 1e3
+    videos = features.videos
+    again = probe(
+        make(list(videos.labels), list(videos.groups), list(videos.splits["split1"]), changed), split, "linear"
+    )
     assert again.validation == result.validation
-    asked: list[tuple[set[int], set[int]]] = []
-    plain = probes.scores
+    row_of = {feature.tobytes(): int(row) for row, feature in zip(split.gallery, train, strict=True)}
+    folds: list[tuple[set[int], set[int]]] = []
 
-    def recording(method, features, train, test, settings):  # type: ignore[no-untyped-def] # as the one it wraps
-        asked.append((set(train.rows.tolist()), set(test.tolist())))
-        return plain(method, features, train, test, settings)
+    class Recording(NeighborProbe):
+        def fit(self, feature_TF, number_T):  # type: ignore[no-untyped-def] # as in the base class
+            self.kept = {row_of[feature.tobytes()] for feature in feature_TF}
+            return super().fit(feature_TF, number_T)
 
-    monkeypatch.setattr(probes, "scores", recording)
-    probe(features, pairing, "knn")
-    tested = set(pairing.query.tolist())
-    assert len(asked) == 4, "four groups are in the training part"
-    for kept, left_out in asked:
-        assert not (kept | left_out) & tested
-        groups = features.videos.groups
-        assert not {groups[row] for row in kept} & {groups[row] for row in left_out}
-    assert set.union(*(left_out for _, left_out in asked)) == set(pairing.gallery.tolist())
+        def predict(self, feature_NF):  # type: ignore[no-untyped-def] # as in the base class
+            folds.append((self.kept, {row_of[feature.tobytes()] for feature in feature_NF}))
+            return super().predict(feature_NF)
+
+    monkeypatch.setattr(probes, "NeighborProbe", Recording)
+    probe(features, split, "knn")
+    assert len({tuple(sorted(left_out)) for _, left_out in folds}) == 4, "the training part has four groups"
+    for kept, left_out in folds:
+        assert kept | left_out == set(split.gallery.tolist())
+        assert not {videos.groups[row] for row in kept} & {videos.groups[row] for row in left_out}
 
 
-def test_validation_is_a_loop_over_parts() -> None:
+def test_cross_validation_matches_a_loop_over_groups() -> None:
     features = clusters(3, noise=3.0)
-    rows = np.arange(100)
-    numbers = np.array([int(features.videos.labels[row][1]) for row in rows])
-    train = TrainingRows(rows=rows, numbers=numbers, classes=4, groups=[features.videos.groups[row] for row in rows])
-    found = choose_setting("knn", features, train)
+    groups = np.array(features.videos.groups[:100])
+    train, numbers = features.mean_VF[:100], np.array([int(name[1]) for name in features.videos.labels[:100]])
+    found = cross_validate("knn", make_probe("knn"), train, numbers, list(groups))
     assert (found.folds, found.grouped) == (5, True)
     for k, accuracy in found.accuracy.items():
         right = 0
-        for group in set(features.videos.groups):
-            inside = np.array([features.videos.groups[row] == group for row in rows])
-            part = TrainingRows(rows=rows[~inside], numbers=numbers[~inside], classes=4)
-            found_scores = scores("knn", features, part, rows[inside], [k])[k]
-            right += (found_scores.argmax(axis=1) == numbers[inside]).sum()
+        for group in set(groups):
+            inside = groups == group
+            model = NeighborProbe(int(k)).fit(train[~inside], numbers[~inside])
+            right += (model.predict(train[inside]) == numbers[inside]).sum()
         assert accuracy == pytest.approx(right / 100)
     assert found.best == max(found.accuracy, key=lambda k: (found.accuracy[k], -k))
 
 
-def test_without_groups_the_parts_are_stratified() -> None:
+def test_without_groups_the_folds_are_stratified() -> None:
     features = clusters(4)
-    rows = np.arange(100)
-    numbers = np.array([int(features.videos.labels[row][1]) for row in rows])
+    train, numbers = features.mean_VF[:100], np.array([int(name[1]) for name in features.videos.labels[:100]])
     for groups in (None, [""] * 100, ["one"] * 100):
-        found = choose_setting("linear", features, TrainingRows(rows=rows, numbers=numbers, classes=4, groups=groups))
+        found = cross_validate("linear", make_probe("linear"), train, numbers, groups)
         assert (found.folds, found.grouped) == (5, False)
-    # Videos without a group among others with one stand alone.
+    # Among videos with a group, those without one are independent.
     mixed = ["a"] * 50 + ["b"] * 40 + [""] * 10
-    assert choose_setting("knn", features, TrainingRows(rows=rows, numbers=numbers, classes=4, groups=mixed)).grouped
-    with pytest.raises(ValueError, match="no class of the 4 training videos"):
-        choose_setting("knn", features, TrainingRows(rows=rows[:4], numbers=np.arange(4), classes=4))
+    assert cross_validate("knn", make_probe("knn"), train, numbers, mixed).grouped
+    with pytest.raises(ValueError, match="none of the classes of the 4 training videos has two videos"):
+        cross_validate("knn", make_probe("knn"), train[:4], np.arange(4))
 
 
 @pytest.mark.parametrize("method", ["linear", "knn"])
-def test_a_probe_learns_what_is_there_and_nothing_else(method: str) -> None:
-    told = clusters(5, noise=0.3)
-    record = run_probe(told, Question(kinds=("label",)), method, "cmd-eval probe x")
+def test_probe_learns_separable_classes_but_not_noise(method: str) -> None:
+    separable = clusters(5, noise=0.3)
+    record = run_probe(separable, EvalSplitSpec(targets=("label",)), method, "cmd-eval probe x")
     split = record["splits"][0]
     assert split["top1"]["value"] == 1.0
     assert split["classes"] == ["c0", "c1", "c2", "c3"]
@@ -162,53 +167,53 @@ def test_a_probe_learns_what_is_there_and_nothing_else(method: str) -> None:
     assert "top-1" in probe_table(record)
     assert "3 c3" in confusion_table(record)
     rng = np.random.default_rng(6)
-    noise = make(list(told.videos.labels), list(told.videos.groups), list(told.videos.splits["split1"]),
+    noise = make(list(separable.videos.labels), list(separable.videos.groups), list(separable.videos.splits["split1"]),
                  rng.standard_normal((120, 6)))  # fmt: skip
-    assert run_probe(noise, Question(), method, "x")["splits"][0]["top1"]["value"] < 0.6
+    assert run_probe(noise, EvalSplitSpec(), method, "x")["splits"][0]["top1"]["value"] < 0.6
 
 
-def test_a_class_that_was_never_trained_on_is_never_right() -> None:
+def test_a_class_without_training_videos_is_never_predicted() -> None:
     features = make(["a", "a", "b", "b", "c"], [""] * 5, ["train"] * 4 + ["test"], np.eye(5))
-    result = probe(features, pair_parts(features.videos, "split1", "test", "train", "label"), "linear")
+    result = probe(features, part_split(features.videos, "split1", "test", "train", "label"), "linear")
     assert result.classes == ("a", "b", "c")
     assert result.hits(1).tolist() == [0]
     assert result.hits(2).tolist() == [0]
-    assert result.as_json()["top5"]["value"] == 0, "of three classes, too"
+    assert result.as_json()["top5"]["value"] == 0, "even though there are only three classes"
     assert result.chance == 0
-    assert result.as_json()["per_class"][0] == {"class": "a", "test": 0, "accuracy": pytest.approx(np.nan, nan_ok=True)}
+    assert result.as_json()["per_class"][0] == {"class": "a", "test": 0, "accuracy": None, "low": None, "high": None}
 
 
 @pytest.mark.parametrize("method", ["linear", "knn"])
-def test_where_each_label_lies_in_one_group_the_setting_is_still_chosen(method: str) -> None:
+def test_groups_are_divided_if_each_label_occurs_in_a_single_group(method: str) -> None:
     rng = np.random.default_rng(0)
     numbers = [n % 3 for n in range(60)]
     mean = np.eye(3)[numbers] + 0.5 * rng.standard_normal((60, 3))
-    names, parts = [f"c{n}" for n in numbers], ["train" if n < 45 else "test" for n in range(60)]
-    features = make(names, [f"g{n}" for n in numbers], parts, mean)
-    record = run_probe(features, Question(), method, "x")
+    names, in_part = [f"c{n}" for n in numbers], ["train" if n < 45 else "test" for n in range(60)]
+    features = make(names, [f"g{n}" for n in numbers], in_part, mean)
+    record = run_probe(features, EvalSplitSpec(), method, "x")
     validation = record["splits"][0]["validation"]
     assert not validation["grouped"]
     assert max(validation["top1"].values()) > 0.6
-    assert record["splits"][0]["chosen"] == run_probe(make(names, [""] * 60, parts, mean), Question(), method, "x")[
-        "splits"][0]["chosen"]  # fmt: skip
-    assert any("was chosen on parts that share groups" in note for note in record["notes"])
+    alone = run_probe(make(names, [""] * 60, in_part, mean), EvalSplitSpec(), method, "x")
+    assert record["splits"][0]["chosen"] == alone["splits"][0]["chosen"]
+    assert any("was chosen on folds that share groups" in note for note in record["notes"])
 
 
-def test_a_fit_that_has_not_settled_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fit_that_does_not_converge_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     features = clusters(8, noise=3.0)
-    assert run_probe(features, Question(), "linear", "x")["notes"] == []
-    monkeypatch.setattr(probes, "_MAX_STEPS", 1)
-    (note,) = run_probe(features, Question(), "linear", "x")["notes"]
-    assert note == "split1: the linear probe had not settled after its last step; more of them may change its figures"
+    assert run_probe(features, EvalSplitSpec(), "linear", "x")["notes"] == []
+    monkeypatch.setattr(probes, "MAX_ITER", 1)
+    (note,) = run_probe(features, EvalSplitSpec(), "linear", "x")["notes"]
+    assert note.startswith("split1: the linear probe did not converge")
 
 
-def test_folds_hold_their_share_of_every_group() -> None:
+def test_folds_are_stratified_by_group() -> None:
     features = clusters(7)
-    pairings = fold_pairings(features.videos, "group")
-    assert sorted(np.concatenate([p.query for p in pairings]).tolist()) == list(range(120))
-    for pairing in pairings:
-        assert not set(pairing.query) & set(pairing.gallery)
-        names = [features.videos.groups[row] for row in pairing.query]
-        assert {names.count(name) for name in set(names)} <= {4, 5}, "24 of each group in 5 parts"
+    splits = fold_splits(features.videos, "group")
+    assert sorted(np.concatenate([p.query for p in splits]).tolist()) == list(range(120))
+    for split in splits:
+        assert not set(split.query) & set(split.gallery)
+        names = [features.videos.groups[row] for row in split.query]
+        assert {names.count(name) for name in set(names)} <= {4, 5}, "24 of each group in 5 folds"
     with pytest.raises(ValueError, match="no two videos share"):
-        fold_pairings(make(["a", "b"], ["g", "h"], ["", ""], np.eye(2)).videos, "group")
+        fold_splits(make(["a", "b"], ["g", "h"], ["", ""], np.eye(2)).videos, "group")

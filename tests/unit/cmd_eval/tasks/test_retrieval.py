@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -10,23 +9,22 @@ import torch
 from numpy.typing import NDArray
 
 from cmd_eval.data.leakage import check_leakage
-from cmd_eval.data.splits import pair_all, pair_parts, pairing_notes
+from cmd_eval.data.splits import EvalSplitSpec, leave_one_out_split, part_split, split_notes
 from cmd_eval.data.table import VideoTable
-from cmd_eval.features.motion_descriptor import describe_motion
+from cmd_eval.features.handcrafted import describe_motion
 from cmd_eval.features.store import Features
-from cmd_eval.metrics.intervals import chance_recall_at, recall_hits
 from cmd_eval.results.comparison import comparison_table
 from cmd_eval.results.schema import Provenance, write_result
 from cmd_eval.results.tables import class_table, retrieval_table
 from cmd_eval.tasks.retrieval import retrieve, spread_over_classes
-from cmd_eval.tasks.run_retrieval import Question, run_retrieval
+from cmd_eval.tasks.run_retrieval import run_retrieval
 from cmd_extract.schema import MotionGrid
-from cmd_train.monitoring.neighbours import leave_one_out_recall, nearest_others
+from cmd_train.monitoring.neighbors import leave_one_out_recall, nearest_others
 from tests.unit.cmd_eval.report import result_files as results
 
 
 def table(rows: list[tuple[str, str, str]], prints: list[str] | None = None) -> VideoTable:
-    """Videos of (label, group, part)."""
+    """Videos given as (label, group, part)."""
     numbers = range(len(rows))
     return VideoTable(
         ids=tuple(f"v{n}" for n in numbers),
@@ -38,8 +36,8 @@ def table(rows: list[tuple[str, str, str]], prints: list[str] | None = None) -> 
     )
 
 
-def features_of(videos: VideoTable, mean_VF: NDArray[np.floating], kind: str = "backbone, pooled") -> Features:
-    source = Provenance(command="test", shards="shards", data_hash="d", features=kind)
+def features_of(videos: VideoTable, mean_VF: NDArray[np.floating], name: str = "backbone, pooled") -> Features:
+    source = Provenance(command="test", shards="shards", data_hash="d", features=name)
     return Features(videos=videos, mean_VF=mean_VF.astype(np.float32), provenance=source)
 
 
@@ -52,140 +50,102 @@ def random_set(seed: int = 0, videos: int = 40) -> tuple[VideoTable, NDArray[np.
     return table(rows), rng.standard_normal((videos, 5))
 
 
-def test_recall_matches_a_loop() -> None:
-    rng = np.random.default_rng(0)
-    wanted = rng.choice(list("abc"), 30).tolist()
-    offered = rng.choice(list("abcd"), 40).tolist()
-    rows = np.stack([rng.permutation(40)[:10] for _ in range(30)])
-    for rank in (1, 5, 10):
-        hits = 0
-        for q in range(30):
-            hits += any(offered[rows[q, k]] == wanted[q] for k in range(rank))
-        assert recall_hits(rows, wanted, offered, rank).mean() == pytest.approx(hits / 30)
-
-
-def test_chance_is_the_share_of_all_draws() -> None:
-    offered = ["a", "a", "b", "c", "c", "c"]
-    for rank in (1, 2, 3, 6, 50):
-        k = min(rank, 6)
-        draws = list(combinations(offered, k))
-        expected = np.mean([sum(label in d for d in draws) / len(draws) for label in ("a", "b", "z")])
-        assert chance_recall_at(["a", "b", "z"], offered, rank) == pytest.approx(expected)
-
-
-def test_chance_of_leave_one_out_does_not_draw_the_query() -> None:
-    labels = ["a", "a", "b", "b", "b"]
-    for rank in (1, 2, 4, 50):
-        shares = []
-        for n, label in enumerate(labels):
-            draws = list(combinations(labels[:n] + labels[n + 1 :], min(rank, 4)))
-            shares.append(sum(label in d for d in draws) / len(draws))
-        assert chance_recall_at(labels, labels, rank, leave_one_out=True) == pytest.approx(np.mean(shares))
-
-
-def test_recall_refuses_too_few_neighbours() -> None:
-    with pytest.raises(ValueError, match="need 5"):
-        recall_hits(np.zeros((1, 3), np.int64), ["a"], ["a"] * 9, 5)
-    with pytest.raises(ValueError, match="query_labels"):
-        recall_hits(np.zeros((0, 3), np.int64), [], ["a"] * 9, 1)
-
-
-@pytest.mark.parametrize("kind", ["label", "group"])
-def test_retrieval_is_a_sort_of_all_similarities(kind: str) -> None:
+@pytest.mark.parametrize("target", ["label", "group"])
+def test_retrieval_matches_sorting_all_similarities(target: str) -> None:
     videos, mean = random_set()
-    pairing = pair_parts(videos, "split1", "test", "train", kind)
-    result = retrieve(features_of(videos, mean), pairing)
-    names = videos.names(kind)
+    split = part_split(videos, "split1", "test", "train", target)
+    result = retrieve(features_of(videos, mean), split)
+    names = videos.names(target)
     unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
-    for place, query in enumerate(pairing.query):
-        order = sorted(pairing.gallery, key=lambda row: -unit[row] @ unit[query])
+    for place, query in enumerate(split.query):
+        order = sorted(split.gallery, key=lambda row: -unit[row] @ unit[query])
         for k in (1, 5, 10, 20, 50):
             assert result.hits[k][place] == any(names[row] == names[query] for row in order[:k])
-        assert result.neighbour_QM[place].tolist() == order
+        assert result.neighbor_QM[place].tolist() == order
         assert result.nearest_to(place, 1)[0][1] == pytest.approx(unit[order[0]] @ unit[query], abs=1e-6)
 
 
-def test_leave_one_out_asks_all_others() -> None:
+def test_leave_one_out_compares_with_all_others() -> None:
     videos, mean = random_set(1)
-    result = retrieve(features_of(videos, mean), pair_all(videos, "label"))
+    result = retrieve(features_of(videos, mean), leave_one_out_split(videos, "label"))
     unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
     for query in range(len(videos)):
         order = sorted(set(range(len(videos))) - {query}, key=lambda row: -unit[row] @ unit[query])
-        assert result.neighbour_QM[query].tolist() == order
+        assert result.neighbor_QM[query].tolist() == order
     recall = leave_one_out_recall(torch.from_numpy(mean), videos.labels, (1, 5))
     assert {k: result.hits[k].mean() for k in (1, 5)} == pytest.approx(recall)
     record = result.as_json(videos)
     assert (record["split_column"], record["queries"], record["gallery"]) == ("leave-one-out", 40, 39)
 
 
-def test_a_label_that_no_other_video_has_asks_nothing_in_leave_one_out() -> None:
+def test_videos_with_a_unique_label_are_not_queries_in_leave_one_out() -> None:
     videos = table([("x", "", ""), ("x", "", ""), ("y", "", ""), ("", "", "")])
-    whole = pair_all(videos, "label")
+    whole = leave_one_out_split(videos, "label")
     result = retrieve(features_of(videos, np.eye(4)), whole)
-    assert result.pairing.query.tolist() == [0, 1]
-    assert "1 videos share their label with no other and do not ask" in pairing_notes(videos, whole)[-1]
-    assert result.as_json(videos)["gallery"] == 2, "y is found among the others, the unlabelled one is not there"
+    assert result.split.query.tolist() == [0, 1]
+    assert "1 videos share their label with no other and are not queries" in split_notes(videos, whole)[-1]
+    assert result.as_json(videos)["gallery"] == 2, "the gallery has y, but not the unlabeled video"
     lonely = table([("x", "", ""), ("y", "", "")])
     with pytest.raises(ValueError, match="no two videos"):
-        retrieve(features_of(lonely, np.eye(2)), pair_all(lonely, "label"))
+        retrieve(features_of(lonely, np.eye(2)), leave_one_out_split(lonely, "label"))
 
 
-def test_copies_do_not_hide_a_row_from_itself() -> None:
+def test_a_row_is_never_its_own_neighbor_even_among_copies() -> None:
     similarity, rows = nearest_others(torch.ones(5, 2), 3)
     for row, others in enumerate(rows.tolist()):
         assert row not in others
         assert len(set(others)) == 3
     torch.testing.assert_close(similarity, torch.ones(5, 3))
-    with pytest.raises(ValueError, match="4 other rows"):
+    with pytest.raises(ValueError, match=r"between 1 and 4 \(other rows\)"):
         nearest_others(torch.ones(5, 2), 5)
 
 
-def test_features_of_unlike_units_are_standardised_by_the_gallery_alone() -> None:
+def test_features_that_need_scaling_are_standardized_by_the_gallery() -> None:
     videos = table([("x", "", "train"), ("y", "", "train"), ("x", "", "test")])
     mean = np.array([[0.0, 5.0], [2.0, 5.0], [3.0, 6.0]])
-    pairing = pair_parts(videos, "split1", "test", "train", "label")
-    query, gallery = features_of(videos, mean, "motion descriptor").comparable(pairing.query, pairing.gallery)
+    split = part_split(videos, "split1", "test", "train", "label")
+    query, gallery = features_of(videos, mean, "motion descriptor").comparable(split.query, split.gallery)
     assert gallery.read().tolist() == [[-1.0, 0.0], [1.0, 0.0]]
     assert query.read().tolist() == [[2.0, 1.0]]
-    query, _ = features_of(videos, mean).comparable(pairing.query, pairing.gallery)
+    query, _ = features_of(videos, mean).comparable(split.query, split.gallery)
     assert query.read().tolist() == [[3.0, 6.0]]
 
 
-def test_unlabelled_videos_and_empty_cells_take_no_part() -> None:
+def test_unlabeled_videos_and_empty_cells_are_left_out() -> None:
     rows = [("a", "g", "train"), ("", "g", "train"), ("a", "g", ""), ("a", "h", "test"), ("a", "g", "train")]
     videos = table(rows)
-    pairing = pair_parts(videos, "split1", "test", "train", "label")
-    assert (pairing.gallery.tolist(), pairing.query.tolist(), pairing.unlabelled) == ([0, 4], [3], 1)
-    assert "1 videos of the two parts have no label" in pairing_notes(videos, pairing)[0]
-    grouped = pair_parts(videos, "split1", "test", "train", "group")
-    assert (grouped.gallery.tolist(), grouped.unlabelled) == ([0, 1, 4], 0)
-    assert "1 of 1 queries have a group that is not in part 'train'" in pairing_notes(videos, grouped)[0]
+    split = part_split(videos, "split1", "test", "train", "label")
+    assert (split.gallery.tolist(), split.query.tolist(), split.unlabeled) == ([0, 4], [3], 1)
+    assert "1 videos without a label were left out" in split_notes(videos, split)[0]
+    grouped = part_split(videos, "split1", "test", "train", "group")
+    assert (grouped.gallery.tolist(), grouped.unlabeled) == ([0, 1, 4], 0)
+    assert "the group of 1 of 1 queries is not in part 'train'" in split_notes(videos, grouped)[0]
     for column, part, words in (("split9", "test", "split9"), ("split1", "val", "'val'"), ("split1", "", "''")):
         with pytest.raises(ValueError, match=words):
-            pair_parts(videos, column, part, "train", "label")
+            part_split(videos, column, part, "train", "label")
 
 
-def test_the_same_video_or_file_on_both_sides_is_refused() -> None:
+def test_the_same_video_or_file_on_both_sides_is_rejected() -> None:
     rows = [("a", "g", "train"), ("a", "g", "test")]
     check_leakage(table(rows), np.array([0]), np.array([1]))
     with pytest.raises(ValueError, match=r"query v1 and gallery video v0"):
-        pair_parts(table(rows, ["same", "same"]), "split1", "test", "train", "label")
-    with pytest.raises(ValueError, match=r"v0 is in the query part and in the gallery part"):
-        pair_parts(table(rows), "split1", "train", "train", "label")
+        part_split(table(rows, ["same", "same"]), "split1", "test", "train", "label")
+    with pytest.raises(ValueError, match=r"v0 is both a query and in the gallery"):
+        part_split(table(rows), "split1", "train", "train", "label")
     with pytest.raises(ValueError, match=r"v0 and v1 are the same file"):
-        pair_all(table(rows, ["same", "same"]), "label")
+        leave_one_out_split(table(rows, ["same", "same"]), "label")
 
 
-def test_a_group_in_both_parts_is_a_warning() -> None:
+def test_a_group_in_both_parts_causes_a_warning() -> None:
     videos = table([("a", "g", "train"), ("a", "g", "test"), ("b", "h", "test"), ("b", "", "train"), ("b", "", "test")])
-    notes = pairing_notes(videos, pair_parts(videos, "split1", "test", "train", "label"))
+    notes = split_notes(videos, part_split(videos, "split1", "test", "train", "label"))
     assert len(notes) == 1
     assert "warning" in notes[0]
     assert "1 groups are in both parts (g), with 1 of 3 queries" in notes[0]
-    assert not pairing_notes(videos, pair_all(videos, "label"))
+    assert not split_notes(videos, leave_one_out_split(videos, "label"))
 
 
-def test_examples_are_spread_over_classes() -> None:
+def test_examples_are_spread_over_the_classes() -> None:
     labels = ["b", "a", "a", "b", "c"]
     assert spread_over_classes(labels, 3) == [1, 0, 4]
     assert spread_over_classes(labels, 4) == [1, 0, 4, 2]
@@ -194,19 +154,19 @@ def test_examples_are_spread_over_classes() -> None:
     assert spread_over_classes(many, 3) == [0, 50, 99]
 
 
-def test_a_run_over_splits_is_averaged_and_printed(tmp_path: Path) -> None:
+def test_run_over_several_splits(tmp_path: Path) -> None:
     videos, mean = random_set(2)
     shuffled = list(videos.splits["split1"])
     random.Random(0).shuffle(shuffled)
     two = VideoTable(**{**vars(videos), "splits": {**videos.splits, "split2": tuple(shuffled)}})
-    question = Question(split_columns=("split1", "split2"), kinds=("label", "group"))
-    run = run_retrieval(features_of(two, mean), question, "cmd-eval retrieval x")
-    assert [(s["label"], s["split_column"]) for s in run.record["splits"]] == [
+    spec = EvalSplitSpec(split_columns=("split1", "split2"), targets=("label", "group"))
+    run = run_retrieval(features_of(two, mean), spec, "cmd-eval retrieval x")
+    assert [(s["target"], s["split_column"]) for s in run.record["splits"]] == [
         ("label", "split1"), ("label", "split2"), ("group", "split1"), ("group", "split2")
     ]  # fmt: skip
     values = [split["recall"]["R@1"]["value"] for split in run.record["splits"][:2]]
     found = run.record["mean"][0]
-    assert (found["label"], found["recall"]["R@1"]["splits"]) == ("label", 2)
+    assert (found["target"], found["recall"]["R@1"]["splits"]) == ("label", 2)
     assert found["recall"]["R@1"]["value"] == pytest.approx(np.mean(values))
     assert found["recall"]["R@1"]["spread"] == pytest.approx(np.std(values, ddof=1))
     for split in run.record["splits"]:
@@ -216,11 +176,11 @@ def test_a_run_over_splits_is_averaged_and_printed(tmp_path: Path) -> None:
         assert weighted == pytest.approx(split["recall"]["R@5"]["value"])
         figure = split["recall"]["R@1"]
         assert figure["low"] <= figure["value"] <= figure["high"]
-        assert all(len(example["neighbours"]) == 5 for example in split["examples"])
+        assert all(len(example["neighbors"]) == 5 for example in split["examples"])
     text = retrieval_table(run.record)
     assert "mean of 2 splits by group" in text
     assert "chance" in text
-    assert "  x " in class_table(run.record)
+    assert "\nx " in class_table(run.record)
     write_result(tmp_path / "r.json", run.record)
     assert "chance" in comparison_table([tmp_path / "r.json"])
     (tmp_path / "bad.json").write_text("{}")
@@ -228,14 +188,14 @@ def test_a_run_over_splits_is_averaged_and_printed(tmp_path: Path) -> None:
         comparison_table([tmp_path / "bad.json"])
 
 
-def test_what_cannot_be_compared_stands_apart_each_with_its_chance(tmp_path: Path) -> None:
-    changes = {"a": {}, "b": {}, "val": {"query_part": "val"}, "other": {"split_column": "split2"}, "data": {}}
+def test_results_that_are_not_comparable_have_separate_tables(tmp_path: Path) -> None:
+    changes = {"a": {}, "b": {}, "val": {"test_part": "val"}, "other": {"split_column": "split2"}, "data": {}}
     for number, (name, change) in enumerate(changes.items()):
         record = results.retrieval(results.provenance(data_hash="ef"[name == "data"] * 64), value=number / 10)
         record["splits"][0] |= change | {"chance": {"R@1": 0.01 * (number // 2 + 1), "R@5": 0.5}}
         write_result(tmp_path / f"{name}.json", record)
     lines = comparison_table([tmp_path / f"{name}.json" for name in changes]).splitlines()
-    assert [line.split("  ")[0] or line.split()[0] for line in lines] == [
+    assert [line.split("  ")[0] for line in lines if "───" not in line] == [
         *("retrieval by label, split1, data eeeeeeee", "a", "b", "chance"),
         *("retrieval by label, split1 (val / train), data eeeeeeee", "val", "chance"),
         *("retrieval by label, split2, data eeeeeeee", "other", "chance"),
@@ -244,14 +204,17 @@ def test_what_cannot_be_compared_stands_apart_each_with_its_chance(tmp_path: Pat
     assert [line.split()[1] for line in lines if "chance" in line] == ["1.0", "2.0", "2.0", "3.0"]
 
 
-@pytest.mark.parametrize("fields", [{"split_columns": ()}, {"kinds": ("label", "label")}, {"kinds": ("colour",)}])
-def test_a_question_that_means_nothing_is_refused(fields: dict[str, tuple[str, ...]]) -> None:
+@pytest.mark.parametrize(
+    "fields",
+    [{"split_columns": ("a", "a")}, {"targets": ("label", "label")}, {"targets": ()}, {"targets": ("color",)}],
+)
+def test_invalid_specs_are_rejected(fields: dict[str, tuple[str, ...]]) -> None:
     with pytest.raises(ValueError, match=next(iter(fields))):
-        Question(**fields)  # type: ignore[arg-type] # wrong ones, too
+        EvalSplitSpec(**fields)  # type: ignore[arg-type] # deliberately invalid
 
 
 def moving_square(dx: float, dy: float, frames: int = 24) -> MotionGrid:
-    """A square of 4 x 4 cells that moves through a still picture of 20 x 30 cells of 8 pixels."""
+    """A square of 4 x 4 cells that moves across a static picture of 20 x 30 cells of 8 pixels."""
     grid = np.zeros((frames, 2, 20, 30), np.int16)
     valid = np.ones((frames, 20, 30), bool)
     for t in range(frames):
@@ -261,7 +224,7 @@ def moving_square(dx: float, dy: float, frames: int = 24) -> MotionGrid:
     return MotionGrid(grid_quarter_px=grid * valid[:, None], valid=valid)
 
 
-def test_descriptor_says_where_to_and_which_way() -> None:
+def test_motion_descriptor_gives_direction_and_position() -> None:
     described = describe_motion(moving_square(3.0, -1.5)).reshape(12, 4)
     np.testing.assert_allclose(described[:, 0], 3.0)
     np.testing.assert_allclose(described[:, 1], -1.5)
@@ -272,7 +235,7 @@ def test_descriptor_says_where_to_and_which_way() -> None:
     assert not describe_motion(moving_square(0, 0)).any()
 
 
-def test_descriptor_knows_neither_camera_nor_place() -> None:
+def test_motion_descriptor_is_invariant_to_camera_motion_and_place() -> None:
     still = moving_square(3.0, -1.5)
     grid = still.grid_quarter_px + np.array([20, -8], np.int16)[:, None, None]
     camera = MotionGrid(grid_quarter_px=grid * still.valid[:, None], valid=still.valid)
@@ -283,5 +246,5 @@ def test_descriptor_knows_neither_camera_nor_place() -> None:
     np.testing.assert_allclose(describe_motion(shifted), describe_motion(still), atol=1e-12)
 
 
-def test_descriptor_takes_videos_shorter_than_its_bins() -> None:
+def test_motion_descriptor_of_a_video_with_fewer_frames_than_bins() -> None:
     assert describe_motion(moving_square(2.0, 0.0, frames=3)).shape == (48,)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from cmd_extract.cluster.watched_extract import WatchedExtract
+from cmd_extract.cluster.dask import TrackedExtract
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo
@@ -17,26 +17,26 @@ def die(source: Path, *_: object) -> ExtractedVideo:
     raise SystemExit(source.name)
 
 
-def begin(watched: WatchedExtract, attempt: str, *names: str) -> None:
+def extract_until_death(tracked: TrackedExtract, attempt: str, *names: str) -> None:
     for name in names:
         with pytest.raises(SystemExit):
-            watched(Path(name), ExtractConfig(), Path("scratch") / attempt / "videos" / "7", BINARY)
+            tracked(Path(name), ExtractConfig(), Path("scratch") / attempt / "videos" / "7", BINARY)
 
 
-def test_the_video_at_which_every_worker_died_is_the_culprit(tmp_path: Path) -> None:
-    watched = WatchedExtract(extract=die, notes=tmp_path / "begun")
-    assert watched.culprit() is None
-    begin(watched, "one", "a", "b")
-    assert watched.culprit() is None, "one death may be chance"
-    begin(watched, "two", "a", "b")
-    assert watched.culprit() == Path("b")
-    begin(watched, "three", "a")
-    assert watched.culprit() is None
+def test_video_at_which_every_worker_died_is_the_culprit(tmp_path: Path) -> None:
+    tracked = TrackedExtract(extract=die, log=tmp_path / "begun")
+    assert tracked.culprit() is None
+    extract_until_death(tracked, "one", "a", "b")
+    assert tracked.culprit() is None, "a single death may be a coincidence"
+    extract_until_death(tracked, "two", "a", "b")
+    assert tracked.culprit() == Path("b")
+    extract_until_death(tracked, "three", "a")
+    assert tracked.culprit() is None
 
 
-def test_what_is_blamed_fails_and_is_not_touched(tmp_path: Path) -> None:
-    watched = WatchedExtract(extract=die, notes=tmp_path / "begun", blamed=frozenset({Path("b")}))
+def test_excluded_video_fails_without_being_opened(tmp_path: Path) -> None:
+    tracked = TrackedExtract(extract=die, log=tmp_path / "begun", excluded=frozenset({Path("b")}))
     with pytest.raises(VideoError) as failed:
-        watched(Path("b"), ExtractConfig(), tmp_path / "x" / "y" / "z", BINARY)
+        tracked(Path("b"), ExtractConfig(), tmp_path / "x" / "y" / "z", BINARY)
     assert failed.value.stage == "crash"
-    begin(watched, "one", "a")
+    extract_until_death(tracked, "one", "a")

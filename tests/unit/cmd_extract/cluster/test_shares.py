@@ -22,10 +22,10 @@ def array(task: int, count: int, low: int, high: int, step: int) -> dict[str, st
 
 
 @pytest.mark.parametrize("num_tasks", [1, 2, 5, 12, 30])
-def test_every_shard_falls_to_exactly_one_task(num_tasks: int) -> None:
+def test_every_shard_belongs_to_exactly_one_task(num_tasks: int) -> None:
     shares = [Share(task=i, num_tasks=num_tasks) for i in range(num_tasks)]
-    dealt = [plan.number for share in shares for plan in share.of(PLANS)]
-    assert sorted(dealt) == list(range(12))
+    assigned = [plan.number for share in shares for plan in share.of(PLANS)]
+    assert sorted(assigned) == list(range(12))
     assert [[p.number for p in s.of(PLANS)] for s in shares] == [list(s.shard_numbers(12)) for s in shares]
     sizes = [len(share.of(PLANS)) for share in shares]
     assert max(sizes) - min(sizes) <= 1
@@ -42,47 +42,52 @@ def test_every_shard_falls_to_exactly_one_task(num_tasks: int) -> None:
         (array(6, 3, 0, 6, 3), (2, 3)),
     ],
 )
-def test_an_array_tells_the_share_whatever_its_ids(environ: dict[str, str], expected: tuple[int, int]) -> None:
+def test_share_is_derived_from_array_ids(environ: dict[str, str], expected: tuple[int, int]) -> None:
     share = find_share(environ, None, None)
     assert share
     assert (share.task, share.num_tasks) == expected
 
 
-def test_outside_an_array_there_is_no_share() -> None:
+def test_no_share_outside_an_array() -> None:
     assert find_share({"SLURM_JOB_ID": "7"}, None, None) is None
 
 
-def test_what_is_said_goes_before_what_the_array_says() -> None:
+def test_explicit_values_override_the_array() -> None:
     environ = array(7, 2, 3, 7, 1)  # --array=3,7
     assert find_share(environ, None, 32) == Share(task=7, num_tasks=32)
     assert find_share(environ, 1, 2) == Share(task=1, num_tasks=2)
 
 
 @pytest.mark.parametrize(
-    ("environ", "task", "num_tasks", "complaint"),
+    ("environ", "task", "num_tasks", "message"),
     [
-        (array(7, 2, 0, 7, 1), None, None, "with gaps"),
-        (array(3, 1, 3, 3, 1), None, None, "the array starts at 3"),  # --array=3, a task of many again
-        (array(4, 2, 4, 5, 1), None, None, "the array starts at 4"),
-        ({}, None, 4, "--num-tasks needs --task"),
-        ({}, 1, None, "--task needs --num-tasks"),
-        ({}, 4, 4, "task: 4 is not between 0 and 3"),
-        (array(9, 1, 9, 9, 1), None, 4, "task: 9 is not between 0 and 3"),
+        (array(7, 2, 0, 7, 1), None, None, "has gaps"),
+        (
+            array(3, 1, 3, 3, 1),
+            None,
+            None,
+            "the job array starts at 3",
+        ),  # a task is repeated with --array=3
+        (array(4, 2, 4, 5, 1), None, None, "the job array starts at 4"),
+        ({}, None, 4, "--num-tasks requires --task"),
+        ({}, 1, None, "--task requires --num-tasks"),
+        ({}, 4, 4, "task: must be between 0 and 3 .*, got 4"),
+        (array(9, 1, 9, 9, 1), None, 4, "task: must be between 0 and 3 .*, got 9"),
     ],
 )
-def test_contradictions_are_errors(
-    environ: dict[str, str], task: int | None, num_tasks: int | None, complaint: str
+def test_contradictory_values_are_rejected(
+    environ: dict[str, str], task: int | None, num_tasks: int | None, message: str
 ) -> None:
-    with pytest.raises(ValueError, match=complaint):
+    with pytest.raises(ValueError, match=message):
         find_share(environ, task, num_tasks)
 
 
-@pytest.mark.parametrize(("given", "cores"), [("3", 3), ("64", 8), ("", 8), ("2(x3)", 8), ("0", 8)])
-def test_a_job_uses_the_cores_it_has_been_given(given: str, cores: int) -> None:
-    assert allotted_cores({"SLURM_CPUS_ON_NODE": given}, 8) == cores
+@pytest.mark.parametrize(("allotted", "cores"), [("3", 3), ("64", 8), ("", 8), ("2(x3)", 8), ("0", 8)])
+def test_workers_default_to_allotted_cores(allotted: str, cores: int) -> None:
+    assert allotted_cores({"SLURM_CPUS_ON_NODE": allotted}, 8) == cores
 
 
-def test_what_the_user_says_goes_before_what_the_batch_script_says(tmp_path: Path) -> None:
+def test_user_options_override_the_batch_script(tmp_path: Path) -> None:
     program = tmp_path / "cmd-extract"
     program.write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
     program.chmod(0o755)
@@ -90,8 +95,8 @@ def test_what_the_user_says_goes_before_what_the_batch_script_says(tmp_path: Pat
     script = ROOT / "extract" / "cmd_extract" / "cluster" / "slurm" / "extract.sbatch"
     command = ["bash", script, tmp_path / "m.csv", "out", "--scratch", "mine", "--num-tasks", "8"]
     environ = os.environ | {"PATH": f"{tmp_path}:{os.environ['PATH']}"}
-    said = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
-    given = run.make_context("run", said[1:]).params
-    assert (said[0], str(given["scratch"]), given["num_tasks"]) == ("run", "mine", 8)
-    said = subprocess.run(command[:4], env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
-    assert run.make_context("run", said[1:]).params["num_tasks"] == 32
+    words = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
+    given = run.make_context("run", words[1:]).params
+    assert (words[0], str(given["scratch"]), given["num_tasks"]) == ("run", "mine", 8)
+    words = subprocess.run(command[:4], env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert run.make_context("run", words[1:]).params["num_tasks"] == 32

@@ -1,4 +1,4 @@
-"""Which FFmpeg binary a run takes; the binaries are scripts that say a version."""
+"""Choice of the FFmpeg executable, with scripts that print a version as executables, and parsing of FFmpeg's log."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from cmd_extract.decode.ffmpeg import FfmpegBinary, find_ffmpeg
+from cmd_extract.decode.ffmpeg import FfmpegBinary, find_ffmpeg, read_log
 from cmd_extract.errors import FfmpegError
 
 
 @pytest.fixture
 def programs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder for binaries; the system's, and the wheel's as ``wheel``, are looked for there."""
+    """Folder where ``ffmpeg`` on the PATH and imageio-ffmpeg's executable (named ``wheel``) are searched."""
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr("imageio_ffmpeg.get_ffmpeg_exe", lambda: str(tmp_path / "wheel"))
     return tmp_path
@@ -41,20 +41,37 @@ def test_too_old(version: str, too_old: bool) -> None:
     assert FfmpegBinary(path="", version=f"ffmpeg version {version}").is_too_old is too_old
 
 
-def test_system_goes_before_the_wheel(programs: Path) -> None:
+def test_ffmpeg_on_the_path_is_preferred(programs: Path) -> None:
     write_program(programs / "wheel", "7.0.2-static")
     system = write_program(programs / "ffmpeg", "5.1.9-0+deb12u1")
     assert find_ffmpeg() == FfmpegBinary(path=str(system), version="ffmpeg version 5.1.9-0+deb12u1")
 
 
-def test_wheel_instead_of_an_old_system(programs: Path) -> None:
+def test_imageio_ffmpeg_replaces_an_old_ffmpeg_on_the_path(programs: Path) -> None:
     wheel = write_program(programs / "wheel", "7.0.2-static")
     write_program(programs / "ffmpeg", "4.4.2-0ubuntu0.22.04.1")
     assert find_ffmpeg().path == str(wheel)
 
 
-def test_old_ones_are_refused(programs: Path) -> None:
+def test_old_versions_are_rejected(programs: Path) -> None:
     old = write_program(programs / "wheel", "4.2.2-static")
     for explicit in (None, str(old)):
         with pytest.raises(FfmpegError, match=r"version 4\.2\.2-static, need 5\.1 or newer"):
             find_ffmpeg(explicit)
+
+
+@pytest.mark.parametrize(
+    ("text", "errors", "damage"),
+    [
+        ("", (), False),
+        ("[mpeg4 @ 0x1f] [warning] Invalid and inefficient vfw-avi packed B-frames detected\nmore of it\n", (), False),
+        ("[vist#0:0/h264 @ 0x1] [dec:h264 @ 0x2] [warning] corrupt decoded frame\n", (), True),
+        ("[h264 @ 0x1f] [error] left block unavailable\n    Last message repeated 2 times\n[warning] x\n",
+         ("left block unavailable", "Last message repeated 2 times"), True),
+        ("ffmpeg: out of paper\n", ("ffmpeg: out of paper",), True),
+    ],
+)  # fmt: skip
+def test_log_summary(tmp_path: Path, text: str, errors: tuple[str, ...], damage: bool) -> None:
+    (tmp_path / "log").write_text(text)
+    log = read_log(tmp_path / "log")
+    assert (log.errors, log.damage) == (errors, damage)

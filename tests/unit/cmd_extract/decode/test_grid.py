@@ -13,13 +13,13 @@ def vectors(*rows: tuple[int, ...]) -> FrameVectors:
 
 
 def block(*, x: int, y: int, side: int, motion: tuple[int, int], scale: int, source: int = -1) -> tuple[int, ...]:
-    """A vector of the block whose top left corner is (x, y); FFmpeg gives its centre."""
+    """Return the vector of a block with top left corner (x, y); FFmpeg gives the center."""
     half = side // 2
     return (source, side, side, 0, 0, x + half, y + half, motion[0], motion[1], scale)
 
 
 def loop_reference(rows: list[tuple[int, ...]], width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Cell by cell, pixel by pixel: the vector of the block that covers the cell's first pixel."""
+    """Rasterize cell by cell: each cell gets the vector of the block that covers its first pixel."""
     gh, gw = grid_shape(width, height, 8)
     grid, valid = np.zeros((2, gh, gw), np.int16), np.zeros((gh, gw), bool)
     for r in range(gh):
@@ -32,7 +32,7 @@ def loop_reference(rows: list[tuple[int, ...]], width: int, height: int) -> tupl
 
 
 def test_content_moving_right_is_positive() -> None:
-    # FFmpeg: content moving +4 px reads -8 at scale 2.
+    # FFmpeg reports content moving by +4 px as -8 at scale 2.
     motion = rasterize([vectors(block(x=16, y=0, side=16, motion=(-8, 0), scale=2))], 64, 32)
     assert motion.grid_quarter_px[0, 0, 0, 2] == 16
     assert motion.valid[0].sum() == 4
@@ -63,14 +63,14 @@ def test_matches_loop_reference_on_random_blocks() -> None:
         np.testing.assert_array_equal(motion_grid.valid[0], valid)
 
 
-def test_matches_loop_reference_where_all_blocks_are_macroblocks() -> None:
+def test_matches_loop_reference_on_macroblocks() -> None:
     rng = np.random.default_rng(1)
     for _ in range(20):
         width, height = (int(n) for n in rng.integers(20, 120, 2))
         frames = []
         for _ in range(3):
             corners = [(x, y) for y in range(0, height, 16) for x in range(0, width, 16) if rng.random() < 0.7]
-            corners += corners[::3]  # of two vectors of one block the later counts
+            corners += corners[::3]  # if a block has two vectors, the later one counts
             moves = [(int(a), int(b)) for a, b in rng.integers(-60, 60, (len(corners), 2))]
             frames.append(
                 [
@@ -88,7 +88,7 @@ def test_matches_loop_reference_where_all_blocks_are_macroblocks() -> None:
 
 
 @pytest.mark.parametrize(("x", "y"), [(8, 0), (0, 8), (-8, 0), (0, 24), (48, 0), (0, 32), (-16, 0)])
-def test_a_large_block_beside_the_macroblocks_is_drawn_where_it_lies(x: int, y: int) -> None:
+def test_unaligned_large_block_is_drawn_at_its_position(x: int, y: int) -> None:
     rows = [block(x=x, y=y, side=16, motion=(-6, 4), scale=2)]
     motion = rasterize([vectors(*rows)], 48, 32)
     grid, valid = loop_reference(rows, 48, 32)
@@ -96,15 +96,15 @@ def test_a_large_block_beside_the_macroblocks_is_drawn_where_it_lies(x: int, y: 
     np.testing.assert_array_equal(motion.valid[0], valid)
 
 
-def test_frames_do_not_mix() -> None:
+def test_frames_are_independent() -> None:
     frames = [vectors(), vectors(block(x=0, y=0, side=8, motion=(4, 4), scale=4)), vectors()]
     motion = rasterize(frames, 32, 32)
     assert motion.valid.sum(axis=(1, 2)).tolist() == [0, 1, 0]
     assert motion.grid_quarter_px[1, :, 0, 0].tolist() == [-4, -4]
 
 
-def test_coarse_cells_are_area_weighted_means_of_valid_ones() -> None:
-    # 20 px wide: the third fine column is 4 px inside, so it weighs half as much as nothing beside it.
+def test_coarse_cells_are_area_weighted_means_of_valid_cells() -> None:
+    # 20 px wide: only 4 px of the third fine column are inside, and there is no fourth.
     width, height = 20, 16
     rng = np.random.default_rng(1)
     grid = rng.integers(-50, 50, (1, 2, 2, 3)).astype(np.int16)
@@ -120,7 +120,7 @@ def test_coarse_cells_are_area_weighted_means_of_valid_ones() -> None:
 
 def test_area_weights_count_only_pixels_inside() -> None:
     fine = MotionGrid(grid_quarter_px=np.array([[[[0, 30]], [[0, 0]]]], np.int16), valid=np.ones((1, 1, 2), bool))
-    # 12 px wide, 8 high: cells of 8 and 4 px, so the mean is a third of the second.
+    # 12 px wide, 8 high: cells of 8 and 4 px width, so the mean is a third of the second value.
     assert coarsen(fine, 12, 8).grid_quarter_px[0, 0, 0, 0] == 10
 
 

@@ -1,4 +1,4 @@
-"""I-frames from the pass that reads vectors: what the decoder leaves out changes neither their pictures nor vectors."""
+"""Keyframes decoded while reading vectors: the work the decoder skips changes neither pictures nor vectors."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import av
 import numpy as np
 import pytest
 
-from cmd_extract.decode.keyframes import FullRange, KeyframeEncoder, libjpeg_quality
-from cmd_extract.decode.vectors import OwnStream, read_vectors
+from cmd_extract.decode.keyframes import KeyframeEncoder, RangeExpander, libjpeg_quality
+from cmd_extract.decode.vectors import SourceStream, read_vectors
 
 MakeVideo = Callable[..., Path]
 
@@ -25,7 +25,7 @@ def planes(frame: av.VideoFrame) -> list[np.ndarray]:
 
 
 def decode_all(path: Path) -> tuple[list[str], list[np.ndarray | None], list[list[np.ndarray]]]:
-    """Types, vectors and the planes of I-frames by a decoder that leaves nothing out."""
+    """Return frame types, vectors and the planes of I-frames from a decoder that skips nothing."""
     types, vectors, pictures = [], [], []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -44,14 +44,14 @@ def decode_all(path: Path) -> tuple[list[str], list[np.ndarray | None], list[lis
     "options",
     [
         ("-c:v", "libx264", "-bf", "2", "-g", "9"),
-        # I-frames at which decoding cannot begin, and intra blocks in P-frames.
+        # I-frames at which decoding cannot start, and intra blocks in P-frames.
         ("-c:v", "libx264", "-bf", "2", "-g", "9", "-x264-params", "open-gop=1:keyint=9:min-keyint=9:scenecut=0"),
         ("-c:v", "libx264", "-bf", "0", "-x264-params", "keyint=30:intra-refresh=1"),
         ("-c:v", "mpeg4", "-bf", "0", "-g", "9"),
         ("-c:v", "mpeg4", "-bf", "2", "-g", "9", "-flags", "+mv4+qpel"),
     ],
 )
-def test_pictures_and_vectors_are_those_of_a_full_decode(
+def test_pictures_and_vectors_equal_those_of_a_full_decode(
     make_video: MakeVideo, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     path = make_video(tmp_path / "a.mp4", *options, source="mandelbrot", frames=40)
@@ -63,11 +63,11 @@ def test_pictures_and_vectors_are_those_of_a_full_decode(
         return b"jpeg"
 
     damaged: list[bool] = []
-    own = OwnStream(
-        stream_index=0, size=(160, 120), encode_keyframe=take, whole_pictures=False,
+    source = SourceStream(
+        index=0, size=(160, 120), encode_keyframe=take, decode_all_pictures=False,
         on_damage=lambda: damaged.append(True),
     )  # fmt: skip
-    read = list(read_vectors(path, own=own))
+    read = list(read_vectors(path, source=source))
     assert not damaged
     assert [r.frame_type for r in read] == types
     assert [r.keyframe_jpeg for r in read] == [b"jpeg" if kind == "I" else None for kind in types]
@@ -84,7 +84,7 @@ def test_pictures_and_vectors_are_those_of_a_full_decode(
     "options",
     [("-pix_fmt", "yuv420p"), ("-color_range", "pc", "-pix_fmt", "yuvj420p"), ("-pix_fmt", "yuv422p10le")],
 )
-def test_a_keyframe_shows_the_frame_in_full_range(
+def test_keyframe_shows_the_frame_in_full_range(
     make_video: MakeVideo, tmp_path: Path, options: tuple[str, ...]
 ) -> None:
     path = make_video(tmp_path / "a.mp4", "-c:v", "libx264", "-crf", "12", *options, source="mandelbrot", frames=1)
@@ -97,7 +97,7 @@ def test_a_keyframe_shows_the_frame_in_full_range(
         expected = values.astype(float)
         if "10le" in frame.format.name:
             expected = values.copy().view(np.uint16).astype(float) / 4
-        if len(expected) > len(ours):  # 4:2:2 has twice the lines of colour
+        if len(expected) > len(ours):  # 4:2:2 has twice as many chroma rows
             expected = expected.reshape(-1, 2, expected.shape[1]).mean(axis=1)
         if not frame.format.name.startswith("yuvj"):
             expected = (expected - 16) * 255 / 219 if number == 0 else (expected - 128) * 255 / 224 + 128
@@ -106,20 +106,20 @@ def test_a_keyframe_shows_the_frame_in_full_range(
         assert abs(error.mean()) < 0.7
 
 
-def test_quality_follows_the_quantiser() -> None:
+def test_quality_follows_the_quantizer() -> None:
     qualities = [libjpeg_quality(q) for q in range(2, 32)]
     assert qualities == sorted(qualities, reverse=True)
     assert (qualities[0], qualities[1], qualities[-1]) == (93, 89, 23)
 
 
 @pytest.mark.parametrize(
-    ("stretch", "zero", "steps", "grey"), [(FullRange.of_luma(), 16, 219, 0), (FullRange.of_chroma(), 128, 224, 128)]
+    ("expand", "zero", "steps", "gray"), [(RangeExpander.luma(), 16, 219, 0), (RangeExpander.chroma(), 128, 224, 128)]
 )
-def test_every_value_is_stretched_to_full_range_and_rounded(
-    stretch: FullRange, zero: int, steps: int, grey: int
+def test_every_value_is_expanded_to_full_range_and_rounded(
+    expand: RangeExpander, zero: int, steps: int, gray: int
 ) -> None:
     values = np.arange(256, dtype=np.uint8).reshape(2, 128)
-    expected = np.clip(np.round((values.astype(float) - zero) * 255 / steps + grey), 0, 255)
-    np.testing.assert_array_equal(stretch(values), expected)
-    # Another shape, and a plane whose lines have something between them.
-    np.testing.assert_array_equal(stretch(values[:, 3:90]), expected[:, 3:90])
+    expected = np.clip(np.round((values.astype(float) - zero) * 255 / steps + gray), 0, 255)
+    np.testing.assert_array_equal(expand(values), expected)
+    # Another shape, and rows that are not contiguous in memory.
+    np.testing.assert_array_equal(expand(values[:, 3:90]), expected[:, 3:90])

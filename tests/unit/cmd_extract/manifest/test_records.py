@@ -2,7 +2,8 @@ from pathlib import Path
 
 import pytest
 
-from cmd_extract.manifest.records import ManifestError, read_manifest, resolve_path, write_manifest
+from cmd_extract.errors import ManifestError
+from cmd_extract.manifest.records import read_manifest, resolve_path, write_manifest
 from cmd_extract.schema import VideoRecord
 from tests.unit.cmd_extract.manifest.video_files import AWKWARD_NAMES, touch, write
 
@@ -17,7 +18,7 @@ def record(row: int, **changes: object) -> VideoRecord:
     return VideoRecord(**(values | changes))  # type: ignore[arg-type] # of many types
 
 
-def test_round_trip_of_awkward_paths(tmp_path: Path) -> None:
+def test_awkward_paths_survive_a_round_trip(tmp_path: Path) -> None:
     touch(tmp_path, *AWKWARD_NAMES)
     records = tuple(
         record(row, path=name, label="a, b", group='g"1', splits={"split2": "test", "split1": ""})
@@ -34,7 +35,7 @@ def test_round_trip_of_awkward_paths(tmp_path: Path) -> None:
     assert {p.name for p in tmp_path.iterdir()} == {*AWKWARD_NAMES, "m.csv", "again.csv"}
 
 
-def test_read_optional_columns_any_order_bom_crlf_and_blank_lines(tmp_path: Path) -> None:
+def test_optional_columns_any_order_bom_crlf_and_blank_lines(tmp_path: Path) -> None:
     touch(tmp_path / "videos", "a.mp4", "b.mp4")
     path = tmp_path / "m.csv"
     path.write_bytes(b"\xef\xbb\xbfsplit,path,id\r\ntrain,a.mp4,one\r\n\r\n,b.mp4,two\r\n")
@@ -45,7 +46,7 @@ def test_read_optional_columns_any_order_bom_crlf_and_blank_lines(tmp_path: Path
     )
 
 
-def test_relative_paths_start_at_the_manifest_and_absolute_ones_stand(tmp_path: Path) -> None:
+def test_relative_paths_start_at_the_manifest_and_absolute_paths_stay(tmp_path: Path) -> None:
     touch(tmp_path / "m", "a.mp4")
     touch(tmp_path / "elsewhere", "b.mp4")
     path = write(tmp_path / "m" / "m.csv", f"id,path\none,a.mp4\ntwo,{tmp_path}/elsewhere/b.mp4\n")
@@ -61,50 +62,50 @@ def test_relative_paths_start_at_the_manifest_and_absolute_ones_stand(tmp_path: 
         ("id;path\na;b\n", "line 1: unknown column 'id;path'"),
         ("id,path,fps\na,b,3\n", "line 1: unknown column 'fps'; allowed: id, path, label, group and split"),
         ("id,path,split/1\na,b,\n", "unknown column 'split/1'"),
-        ("id,path,path\na,b,b\n", "column 'path' appears twice"),
-        ("id,path\na,x\nb\n", "line 3: 1 cells under 2 columns"),
-        ("id,path\na,x\na,y\n", "line 3, column 'id': 'a' already names the row at line 2"),
+        ("id,path,path\na,b,b\n", "duplicate column 'path'"),
+        ("id,path\na,x\nb\n", "line 3: 1 cells for 2 columns"),
+        ("id,path\na,x\na,y\n", "line 3, column 'id': 'a' is also the id of line 2"),
         ('id,path\na,"x\ny"\n,z\n', "line 4, column 'id': '' is empty"),
         ("id,path\na,\n", "line 2, column 'path': '' is empty"),
-        ("id,path\na\tb,x\n", r"line 2, column 'id': 'a\\tb' holds a control character at position 1"),
+        ("id,path\na\tb,x\n", r"line 2, column 'id': 'a\\tb' contains a control character at position 1"),
         ("id,path,label\na,x,\u2028\n", "column 'label'.*white space"),
-        ("id,path,label\na,x,run \n", "column 'label': 'run ' begins or ends with white space"),
+        ("id,path,label\na,x,run \n", "column 'label': 'run ' starts or ends with white space"),
         ("id,path,group\na,x,g\x1b[0m\n", "column 'group'.*control character"),
-        ("id,path,split\na,x,Train\n", "column 'split': 'Train' is no part; allowed: train, val, test"),
+        ("id,path,split\na,x,Train\n", "column 'split': 'Train' is not a split part; allowed: train, val, test"),
         ('id,path\na,"x\n', "line 2: not valid CSV"),
         ("i\0d\n", "NUL"),
     ],
 )
-def test_unusable_text_is_named(tmp_path: Path, text: str, expected: str) -> None:
+def test_errors_name_line_column_and_value(tmp_path: Path, text: str, expected: str) -> None:
     path = write(tmp_path / "bad.csv", text)
     with pytest.raises(ManifestError, match=expected) as caught:
         read_manifest(path, check_paths=False)
     assert str(path) in str(caught.value)
 
 
-def test_bytes_that_are_not_utf8_are_for_paths_only(tmp_path: Path) -> None:
+def test_only_paths_may_contain_bytes_that_are_not_utf8(tmp_path: Path) -> None:
     path = tmp_path / "m.csv"
     path.write_bytes(b"id,path,label\na,x,caf\xe9\n")
     with pytest.raises(ManifestError, match=r"line 2, column 'label'.*not UTF-8 at position 3"):
         read_manifest(path, check_paths=False)
 
 
-def test_missing_videos_are_counted_and_the_first_five_named(tmp_path: Path) -> None:
+def test_missing_videos_are_counted_and_five_are_named(tmp_path: Path) -> None:
     touch(tmp_path, "v3.mp4")
     rows = "".join(f"id{n},v{n}.mp4\n" for n in range(8)) + f"long,{'x' * 300}\n"
     path = write(tmp_path / "m.csv", f"id,path\n{rows}")
     with pytest.raises(ManifestError) as caught:
         read_manifest(path)
     message = str(caught.value)
-    assert "8 rows" in message
+    assert "8 videos" in message
     assert "line 2, column 'path': 'v0.mp4'" in message
     assert "line 7, column 'path': 'v5.mp4'" in message
     assert "v6.mp4" not in message
-    assert "and 3 more) of 9" in message
+    assert "and 3 more) of 9 not found" in message
     assert len(read_manifest(path, check_paths=False)) == 9
 
 
-def test_unreadable_file_is_named(tmp_path: Path) -> None:
+def test_unreadable_file(tmp_path: Path) -> None:
     with pytest.raises(ManifestError, match=r"none\.csv: cannot be read"):
         read_manifest(tmp_path / "none.csv")
 
@@ -123,7 +124,9 @@ def test_unreadable_file_is_named(tmp_path: Path) -> None:
         ([record(0, path="\udcc3\udca9")], "cannot be written as UTF-8"),
     ],
 )
-def test_what_cannot_be_read_back_is_not_written(tmp_path: Path, records: list[VideoRecord], expected: str) -> None:
+def test_records_that_cannot_be_read_back_are_not_written(
+    tmp_path: Path, records: list[VideoRecord], expected: str
+) -> None:
     path = write(tmp_path / "m.csv", "kept")
     with pytest.raises(ManifestError, match=expected):
         write_manifest(records, path)

@@ -2,8 +2,9 @@ from pathlib import Path
 
 import pytest
 
+from cmd_extract.errors import ManifestError
 from cmd_extract.manifest.datasets import from_hmdb51, from_kinetics, from_ucf101, hmdb51_film
-from cmd_extract.manifest.records import ManifestError, read_manifest, write_manifest
+from cmd_extract.manifest.records import read_manifest, write_manifest
 from cmd_extract.manifest.sources import detect_format, from_csv, from_folder
 from cmd_extract.schema import VideoRecord
 from tests.unit.cmd_extract.manifest.video_files import AWKWARD_NAMES, touch, write
@@ -40,10 +41,10 @@ def test_paths_outside_the_root_are_absolute(tmp_path: Path, monkeypatch: pytest
     assert from_csv(Path("data/all.csv"), root=Path()).records[0].path == "data/a.avi"
 
 
-def test_from_csv_names_rows_that_point_nowhere(tmp_path: Path) -> None:
+def test_from_csv_errors(tmp_path: Path) -> None:
     touch(tmp_path, "a.avi")
     source = write(tmp_path / "all.csv", "path\na.avi\nb.avi\n")
-    with pytest.raises(ManifestError, match=r"1 row \(.*all\.csv, line 3: .*b\.avi'\) of 2"):
+    with pytest.raises(ManifestError, match=r"1 video \(.*all\.csv, line 3: .*b\.avi'\) of 2 not found"):
         from_csv(source, root=tmp_path)
     source = write(tmp_path / "ids.csv", "path,id\na.avi,one\na.avi,one\n")
     with pytest.raises(ManifestError, match=r"ids\.csv, line 3 \(id 'one'\).*ids\.csv, line 2.*same id"):
@@ -65,12 +66,12 @@ def test_from_folder(tmp_path: Path) -> None:
     ]
     assert all(r.splits == {} for r in result.records)
     notes = "\n".join(result.notes)
-    assert "1 of 5 videos lie in no class folder" in notes
-    assert "ignored 2 files that do not end as videos do (1 .txt, 1 no extension)" in notes
+    assert "1 of 5 videos are outside class folders" in notes
+    assert "ignored 2 files without a video extension (1 .txt, 1 no extension)" in notes
     assert "ignored 2 hidden" in notes
 
 
-def test_from_folder_of_parts(tmp_path: Path) -> None:
+def test_from_folder_with_split_parts(tmp_path: Path) -> None:
     touch(tmp_path, "train/run/a.mp4", "val/run/b.mp4", "test/c.mp4")
     result = from_folder(tmp_path, root=tmp_path)
     assert [(r.video_id, r.label, r.splits["split"]) for r in result.records] == [
@@ -135,19 +136,21 @@ def test_from_ucf101(tmp_path: Path) -> None:
 def test_from_ucf101_errors(tmp_path: Path) -> None:
     videos, lists = ucf101(tmp_path)
     (videos / "ClassA/v_ClassA_g01_c02.avi").unlink()
-    with pytest.raises(ManifestError, match=r"1 row \(.*testlist01\.txt, line 2.*v_ClassA_g01_c02\.avi"):
+    with pytest.raises(ManifestError, match=r"1 video \(.*testlist01\.txt, line 2.*v_ClassA_g01_c02\.avi"):
         from_ucf101(videos, lists, root=tmp_path)
     write(lists / "trainlist01.txt", "ClassA/v_ClassA_g02_c01.avi 2\n")
-    with pytest.raises(ManifestError, match=r"trainlist01\.txt, line 1: class number 2, but classInd\.txt says 1"):
+    with pytest.raises(
+        ManifestError, match=r"trainlist01\.txt, line 1: class number 2, but 1 for ClassA in classInd\.txt"
+    ):
         from_ucf101(videos, lists, root=tmp_path)
     write(lists / "trainlist01.txt", "ClassA/v_ClassA_g01_c01.avi 1\n")
-    with pytest.raises(ManifestError, match=r"listed as 'train', but as 'test' before \(split1\)"):
+    with pytest.raises(ManifestError, match=r"listed as 'train', but earlier as 'test' \(split1\)"):
         from_ucf101(videos, lists, root=tmp_path)
     write(lists / "trainlist01.txt", "nonsense\n")
-    with pytest.raises(ManifestError, match="'nonsense' is not of the form"):
+    with pytest.raises(ManifestError, match="'nonsense' does not have the form"):
         from_ucf101(videos, lists, root=tmp_path)
     (lists / "trainlist01.txt").unlink()
-    with pytest.raises(ManifestError, match=r"no trainlist01\.txt beside"):
+    with pytest.raises(ManifestError, match=r"trainlist01\.txt is missing"):
         from_ucf101(videos, lists, root=tmp_path)
 
 
@@ -168,11 +171,11 @@ def test_from_hmdb51(tmp_path: Path) -> None:
     assert len(result.notes) == 1
     assert "no source film in the names of 1 video" in result.notes[0]
     (tmp_path / "lists" / "run_test_split2.txt").unlink()
-    with pytest.raises(ManifestError, match=r"no run_test_split2\.txt"):
+    with pytest.raises(ManifestError, match=r"run_test_split2\.txt is missing"):
         from_hmdb51(tmp_path / "videos", tmp_path / "lists", root=tmp_path)
 
 
-def test_film_of_an_hmdb51_clip() -> None:
+def test_source_film_of_hmdb51_clips() -> None:
     assert hmdb51_film("April_09_brush_hair_u_nm_np1_ba_goo_0", "brush_hair") == "April_09"
     assert hmdb51_film("#437_How_To_Ride_A_Bike_ride_bike_f_cm_np1_le_med_0", "ride_bike") == "#437_How_To_Ride_A_Bike"
     assert hmdb51_film("Movie_jumping_f_cm_np1_le_bad_3", "jump") == "Movie_jumping"
@@ -216,8 +219,8 @@ def test_from_kinetics_missing_videos(tmp_path: Path) -> None:
     assert [(r.row, r.video_id) for r in result.records] == [(0, "-abc_000003_000013")]
     assert result.missing == ("d_f_000020_000030", "ghi_000000_000010")
     assert "2 videos" in result.notes[0]
-    assert "left out" in result.notes[0]
-    with pytest.raises(ValueError, match="'ignore' is not one of error, skip"):
+    assert "skipped" in result.notes[0]
+    with pytest.raises(ValueError, match="missing: must be error or skip, got 'ignore'"):
         from_kinetics(source, tmp_path / "videos", root=tmp_path, missing="ignore")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ManifestError, match="3 videos"):
@@ -231,7 +234,7 @@ def test_from_kinetics_folder_of_lists_without_labels_and_ambiguity(tmp_path: Pa
     result = from_kinetics(tmp_path / "lists", tmp_path / "videos", root=tmp_path)
     assert [(r.label, r.splits["split"]) for r in result.records] == [("", "test"), ("run", "train")]
     touch(tmp_path / "videos", "run/xyz_000001_000011.mp4")
-    with pytest.raises(ManifestError, match=r"train\.csv, line 2: 'run/xyz.*', 'train/run/xyz.*keep one"):
+    with pytest.raises(ManifestError, match=r"train\.csv, line 2: .*'run/xyz.*', 'train/run/xyz.*keep one"):
         from_kinetics(tmp_path / "lists", tmp_path / "videos", root=tmp_path)
 
 
@@ -256,13 +259,15 @@ def test_detect_format(tmp_path: Path) -> None:
         detect_format(tmp_path / "empty")
 
 
-def test_the_output_of_an_extraction_is_told_from_a_data_set(tmp_path: Path) -> None:
+def test_the_output_of_an_extraction_is_not_a_dataset(tmp_path: Path) -> None:
     out = tmp_path / "shards"
     touch(out, "shard-00000.h5", "index.json", "run.json")
     write(out / "failures.csv", "row,id,stage,reason\n")
     for damaged in ("", "3,v3,decode errors\n"):
         write(out / "damaged.csv", f"row,id,damage\n{damaged}")
-        with pytest.raises(ManifestError, match="holds shards, the output of an extraction; name the folder or list"):
+        with pytest.raises(
+            ManifestError, match="contains shards, the output of an extraction; give the folder or list"
+        ):
             detect_format(out)
     touch(out, "run/a.mp4")
-    assert detect_format(out) == "folder", "videos that share a folder with their shards"
+    assert detect_format(out) == "folder", "videos in the same folder as their shards"

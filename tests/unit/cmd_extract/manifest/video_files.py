@@ -1,4 +1,4 @@
-"""Files for tests of manifests: empty ones, and lists."""
+"""Helpers that create empty video files and lists."""
 
 from __future__ import annotations
 

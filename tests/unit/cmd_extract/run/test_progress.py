@@ -1,4 +1,4 @@
-"""What is shown while videos are extracted: a live line on a terminal, plain lines elsewhere."""
+"""Progress of a run: a live bar on a terminal, plain lines elsewhere."""
 
 from __future__ import annotations
 
@@ -6,55 +6,73 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
+from cmd_extract.errors import VideoError
+from cmd_extract.run.journal import Counts, ShardJournal, count_failures, count_progress, read_failures
+from cmd_extract.schema import FailedRow, VideoRecord
 from tests.paths import ROOT
 
 PROGRAM = """
 import sys
-from cmd_extract.run.progress import ProgressReport
-with ProgressReport(3, already_done=2) as report:
-    report.update(1, 40, 0)
-    report.update(3, 120, 1)
-    report.update(3, 120, 1)
-with ProgressReport(0) as nothing:
-    nothing.update(0, 0, 0)
+from pathlib import Path
+from cmd_extract.run.journal import ShardJournal
+from cmd_extract.run.progress import watch_journals
+folder = Path(sys.argv[1])
+with watch_journals(folder, todo=3, done=2):
+    ShardJournal(folder, "a").add_shard(frames=40, rows=1, failures=[])
+    ShardJournal(folder, "b").add_shard(frames=80, rows=2, failures=[(7, "b.mp4", "open", "missing")])
+with watch_journals(folder, todo=0, done=5):
+    pass
 sys.exit(3 if "rich" in sys.modules else 0)
 """
 
 
-def test_elsewhere_plain_lines_are_written_without_rich() -> None:
+def test_plain_lines_are_printed_without_rich_if_there_is_no_terminal(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
+        [sys.executable, "-c", PROGRAM, tmp_path], capture_output=True, text=True, check=False, cwd=ROOT, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    first, last = done.stderr.splitlines()
-    assert first == "2 videos done by an earlier run, 3 to go"
-    assert last.startswith("extract 3/3 videos, 120 frames, ")
-    assert last.endswith(" 1 failed, about 0 s left")
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("extract 5/5 videos, 120 frames, ")
+    assert " frames/s, 1 failed, " in line
 
 
-def read_to_end(terminal: int) -> str:
+def read_all(terminal: int) -> str:
     shown = b""
     while True:
         try:
             read = os.read(terminal, 4096)
-        except OSError:  # how Linux tells that the other side is closed
+        except OSError:  # Linux reports the closed other end as an error
             return shown.decode()
         if not read:
             return shown.decode()
         shown += read
 
 
-def test_a_terminal_shows_a_live_line() -> None:
+def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
     ours, theirs = pty.openpty()
+    environment = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
     with subprocess.Popen(
-        [sys.executable, "-c", PROGRAM], stderr=theirs, cwd=ROOT, env=os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+        [sys.executable, "-c", PROGRAM, tmp_path], stderr=theirs, cwd=ROOT, env=environment
     ) as process:
         os.close(theirs)
-        text = read_to_end(ours)
+        text = read_all(ours)
     os.close(ours)
-    assert process.returncode == 3, "rich is what shows it"
-    assert "3/3" in text
+    assert process.returncode == 3, "rich shows the bar"
+    assert "5/5" in text
     assert "120 frames" in text
     assert "1 failed" in text
-    assert "earlier run" not in text
+
+
+def test_journals_of_all_shards_are_added_up(tmp_path: Path) -> None:
+    assert count_progress(tmp_path) == Counts(0, 0, 0)
+    first, second = ShardJournal(tmp_path, "a"), ShardJournal(tmp_path, "b")
+    first.add_video(30)
+    first.add_failure(VideoRecord(row=4, video_id="x", path="x.mp4"), VideoError("probe", "no video"))
+    second.add_shard(50, 3, [FailedRow(9, "y.mp4", "open", "missing")])
+    assert count_progress(tmp_path) == Counts(videos=5, frames=80, failures=2)
+    with (tmp_path / "b.failures").open("a") as stream:
+        stream.write('[10, "incompl')
+    assert sorted(read_failures(tmp_path)) == [(4, "x.mp4", "probe", "no video"), (9, "y.mp4", "open", "missing")]
+    assert count_failures(tmp_path) == 2

@@ -30,7 +30,7 @@ def smooth() -> np.ndarray:
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 8, 64])
-def test_every_run_of_rows_is_what_hdf5_reads(chunk: int, tmp_path: Path) -> None:
+def test_any_range_of_rows_equals_what_hdf5_reads(chunk: int, tmp_path: Path) -> None:
     values = smooth()
     rows = mapped(write(tmp_path / "a.h5", values, chunk))
     for start in range(ROWS):
@@ -40,52 +40,52 @@ def test_every_run_of_rows_is_what_hdf5_reads(chunk: int, tmp_path: Path) -> Non
             np.testing.assert_array_equal(out, values[start : start + count])
 
 
-def test_chunks_that_hdf5_has_left_bare(tmp_path: Path) -> None:
+def test_uncompressed_chunks(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(-(2**15), 2**15, (ROWS, 2, 6, 8)).astype(np.int16)
     path = write(tmp_path / "a.h5", values)
     with h5py.File(path, "r+") as file:
-        # As HDF5 does where a filter gains nothing: the raw bytes, and a mask that says so.
+        # HDF5 stores a chunk like this if compression does not make it smaller: raw bytes and a filter mask.
         file["rows"].id.write_direct_chunk((8, 0, 0, 0), values[8:12].tobytes(), filter_mask=1)
     out = np.empty((12, 2, 6, 8), np.int16)
     mapped(path).read_into(5, out)
     np.testing.assert_array_equal(out, values[5:17])
 
 
-def test_masks_come_as_bool(tmp_path: Path) -> None:
+def test_masks_are_read_as_bool(tmp_path: Path) -> None:
     values = np.random.default_rng(0).integers(0, 2, (ROWS, 6, 8)).astype(np.uint8)
     out = np.empty((9, 6, 8), np.bool_)
     mapped(write(tmp_path / "a.h5", values)).read_into(2, out)
     np.testing.assert_array_equal(out, values[2:11] == 1)
 
 
-@pytest.mark.parametrize("damage", ["rubbish", "longer", "larger", "cut"])
-def test_damage_is_an_error_and_reaches_nothing_else(damage: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("damage", ["random", "size", "compressed size", "truncated"])
+def test_a_damaged_chunk_raises_an_error_and_affects_no_other(damage: str, tmp_path: Path) -> None:
     path = write(tmp_path / "a.h5", smooth())
     with h5py.File(path, "r") as file:
         place = file["rows"].id.get_chunk_info_by_coord((8, 0, 0, 0))
     raw = bytearray(path.read_bytes())
     start, stop = place.byte_offset, place.byte_offset + place.size
-    if damage == "rubbish":
+    if damage == "random":
         raw[start:stop] = np.random.default_rng(0).bytes(place.size)
-    elif damage == "longer":  # than the chunk is
+    elif damage == "compressed size":  # larger than the chunk
         raw[start + 12 : start + 16] = (2**30).to_bytes(4, "little")
-    elif damage == "larger":  # than its place is
+    elif damage == "size":  # larger than the chunk
         raw[start + 4 : start + 8] = (2**30).to_bytes(4, "little")
     else:
         raw[start + 16 : stop] = bytes(place.size - 16)
     path.write_bytes(raw)
     rows = mapped(path)
-    for first in (8, 9):  # to its place, and by way of the spare chunk
-        with pytest.raises(OSError, match="rows: chunk 2 cannot be unpacked"):
+    for first in (8, 9):  # directly, and through the buffer
+        with pytest.raises(OSError, match="rows: chunk 2 cannot be decompressed"):
             rows.read_into(first, np.empty((4, 2, 6, 8), np.int16))
     rows.read_into(0, np.empty((8, 2, 6, 8), np.int16))
     rows.read_into(12, np.empty((8, 2, 6, 8), np.int16))
 
 
-def test_a_wrong_place_is_refused(tmp_path: Path) -> None:
+def test_arrays_of_another_row_size_are_rejected(tmp_path: Path) -> None:
     rows = mapped(write(tmp_path / "a.h5", smooth()))
     for out in (np.empty((4, 2, 6, 7), np.int16), np.empty((4, 2, 6, 16), np.int16)[..., ::2]):
-        with pytest.raises(ValueError, match="does not hold whole rows"):
+        with pytest.raises(ValueError, match="must be a contiguous array of whole rows"):
             rows.read_into(0, out)
     with pytest.raises(OSError, match="chunk 10"):
         rows.read_into(36, np.empty((8, 2, 6, 8), np.int16))

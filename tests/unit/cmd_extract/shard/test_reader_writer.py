@@ -9,7 +9,7 @@ import pytest
 
 from cmd_extract import schema
 from cmd_extract.config import ExtractConfig
-from cmd_extract.decode.source import SourceFacts
+from cmd_extract.decode.source import SourceInfo
 from cmd_extract.decode.video import ExtractedVideo
 from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.schema import VideoRecord
@@ -21,7 +21,7 @@ GRID = (6, 8)
 
 
 def fake_video(folder: Path, frames: int, seed: int) -> tuple[ExtractedVideo, dict]:
-    """Random bytes in the place of JPEGs: the container neither knows nor cares."""
+    """Return a video with random bytes instead of JPEGs, and its content."""
     rng = np.random.default_rng(seed)
     folder.mkdir(parents=True)
     jpegs = [rng.bytes(int(rng.integers(1, 50))) for _ in range(frames)]
@@ -34,12 +34,12 @@ def fake_video(folder: Path, frames: int, seed: int) -> tuple[ExtractedVideo, di
         (folder / name).write_bytes(content)
     indices = np.arange(0, frames, 12)
     video = ExtractedVideo(
-        facts=SourceFacts(
+        source=SourceInfo(
             stream_index=0,
             codec="h264",
             width=320,
             height=240,
-            promised_frames=0,
+            declared_frames=0,
             fps=25.0,
             fingerprint=f"{seed:064d}",
             file_bytes=9,
@@ -76,8 +76,8 @@ def write_shard(folder: Path, videos: int = 3) -> tuple[Path, list[dict]]:
             video,
         )
         contents.append(content)
-    bad = VideoRecord(row=1, video_id="bad", path="b\udcffad.mp4")
-    writer.add_failure(bad, VideoError("probe", "no\nvideo"))
+    failed = VideoRecord(row=1, video_id="bad", path="b\udcffad.mp4")
+    writer.add_failure(failed, VideoError("probe", "no\nvideo"))
     written = writer.finish()
     assert (written.videos, written.failures) == (videos, 1)
     return folder / "shard-00000.h5", contents
@@ -107,7 +107,7 @@ def test_round_trip(tmp_path: Path) -> None:
     assert (header.canonical_width, header.frame_width, header.grid_shape) == (64, 32, GRID)
 
 
-def test_neighbours_are_out_of_reach(tmp_path: Path) -> None:
+def test_frames_of_other_videos_are_out_of_range(tmp_path: Path) -> None:
     path, _ = write_shard(tmp_path)
     reader = ShardReader(path)
     for call in (
@@ -120,13 +120,13 @@ def test_neighbours_are_out_of_reach(tmp_path: Path) -> None:
             call()
 
 
-def test_bytes_do_not_depend_on_when_they_are_written(tmp_path: Path) -> None:
+def test_bytes_do_not_depend_on_the_time_of_writing(tmp_path: Path) -> None:
     first, _ = write_shard(tmp_path / "a")
     second, _ = write_shard(tmp_path / "b")
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_nothing_is_variable_length_and_jpegs_are_contiguous(tmp_path: Path) -> None:
+def test_no_dataset_has_variable_length_strings_and_jpegs_are_contiguous(tmp_path: Path) -> None:
     path, _ = write_shard(tmp_path)
     with h5py.File(path) as file:
         datasets: list[h5py.Dataset] = []
@@ -139,13 +139,13 @@ def test_nothing_is_variable_length_and_jpegs_are_contiguous(tmp_path: Path) -> 
         assert file[schema.FRAME_JPEG].id.get_offset() is not None
 
 
-def test_a_shard_without_videos_holds_its_failures(tmp_path: Path) -> None:
+def test_a_shard_without_videos_contains_its_failures(tmp_path: Path) -> None:
     path, _ = write_shard(tmp_path, videos=0)
     assert ShardReader(path).entries() == ()
     assert len(ShardReader(path).failures()) == 1
 
 
-def test_reader_survives_pickling_and_closing(tmp_path: Path) -> None:
+def test_a_reader_can_be_used_after_pickling_and_closing(tmp_path: Path) -> None:
     path, contents = write_shard(tmp_path)
     reader = ShardReader(path)
     reader.entries()
@@ -155,20 +155,20 @@ def test_reader_survives_pickling_and_closing(tmp_path: Path) -> None:
         assert bytes(one.frame_jpegs(1, [3])[0]) == contents[1]["jpegs"][3]
 
 
-def test_unknown_versions_and_foreign_files_are_refused(tmp_path: Path) -> None:
+def test_unknown_versions_and_other_files_are_rejected(tmp_path: Path) -> None:
     path, _ = write_shard(tmp_path)
     with h5py.File(path, "r+") as file:
         file.attrs[schema.ATTR_VERSION] = 99
     with pytest.raises(ShardError, match="version 99"):
         ShardReader(path).entries()
-    (tmp_path / "text.h5").write_text("no HDF5 at all")
+    (tmp_path / "text.h5").write_text("not HDF5")
     with pytest.raises(ShardError, match=r"text\.h5"):
         ShardReader(tmp_path / "text.h5").entries()
     with pytest.raises(ShardError, match=r"index\.json"):
         ShardSet(tmp_path)
 
 
-def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_leaves_no_file_behind(tmp_path: Path) -> None:
     (tmp_path / "spool").mkdir()
     video, _ = fake_video(tmp_path / "video", frames=4, seed=0)
     video.grid.write_bytes(b"short")
@@ -179,5 +179,4 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
     writer.add_video(VideoRecord(row=0, video_id="v", path="v"), video)
     with pytest.raises(ValueError, match=r"cannot reshape|buffer size"):
         writer.finish()
-    assert not list(tmp_path.glob("*.h5"))
-    assert not list(tmp_path.glob(".*.tmp"))
+    assert {path.name for path in tmp_path.iterdir()} == {"spool", "video"}

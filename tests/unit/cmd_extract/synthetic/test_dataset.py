@@ -40,7 +40,7 @@ def moving(tmp_path_factory: pytest.TempPathFactory, binary: str) -> Path:
 
 
 def codec_motion(path: Path) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Per frame, block centres (N, 2) and the content's displacement (N, 2), from vectors to earlier frames only."""
+    """Per frame, block centers (N, 2) and displacements (N, 2) of the content, from vectors to earlier frames only."""
     frames = []
     with av.open(str(path)) as container:
         stream = container.streams.video[0]
@@ -55,9 +55,9 @@ def codec_motion(path: Path) -> list[tuple[NDArray[np.float64], NDArray[np.float
                 continue
             raw = raw[raw["source"] < 0]
             scale = raw["motion_scale"].astype(np.float64)
-            centres = np.stack([raw["dst_x"], raw["dst_y"]], 1).astype(np.float64)
+            centers = np.stack([raw["dst_x"], raw["dst_y"]], 1).astype(np.float64)
             moves = -np.stack([raw["motion_x"] / scale, raw["motion_y"] / scale], 1)
-            frames.append((centres, moves))
+            frames.append((centers, moves))
     return frames
 
 
@@ -67,10 +67,10 @@ def scene_of(record: VideoRecord) -> Scene:
     return make_scene(record.label, record.group, rng, **size)
 
 
-def near(centres: NDArray[np.float64], point: NDArray[np.float64], reach: float) -> NDArray[np.float64]:
-    """Offsets of blocks from a point, the picture being a torus; NaN beyond ``reach``."""
+def near(centers: NDArray[np.float64], point: NDArray[np.float64], reach: float) -> NDArray[np.float64]:
+    """Offsets of blocks from a point on the torus of object positions; NaN beyond ``reach``."""
     size = np.array([MOVING.width, MOVING.height])
-    offsets = (centres - point + size / 2) % size - size / 2
+    offsets = (centers - point + size / 2) % size - size / 2
     offsets[np.hypot(*offsets.T) > reach] = np.nan
     return offsets
 
@@ -97,14 +97,14 @@ def test_codec_motion_of_rotations(moving: Path, motion: str) -> None:
         frames = codec_motion(moving / record.path)
         for item in scene_of(record).objects:
             velocities = []
-            for (centres, moves), centre in zip(frames, item.centre_xy, strict=True):
-                inside = np.isfinite(near(centres, centre, 25)[:, 0])
+            for (centers, moves), center in zip(frames, item.center_xy, strict=True):
+                inside = np.isfinite(near(centers, center, 25)[:, 0])
                 velocities.append(np.median(moves[inside], axis=0) if inside.any() else np.full(2, np.nan))
             v = np.stack(velocities)
             turn = v[:-8, 0] * v[8:, 1] - v[:-8, 1] * v[8:, 0]
             turn = turn[np.isfinite(turn) & (turn != 0)]
             assert len(turn) > 10
-            # The y axis points down: right (1, 0) then down (0, 1) has a positive product and is clockwise.
+            # The y axis points down: right (1, 0), then down (0, 1), has a positive product and is clockwise.
             assert np.mean(np.sign(turn)) * {"clockwise": 1, "counterclockwise": -1}[motion] > 0.5
 
 
@@ -116,8 +116,8 @@ def test_codec_motion_of_zooms(moving: Path, motion: str) -> None:
         rates = []
         for item in scene_of(record).objects:
             reach = 0.45 * min(item.mask.shape)
-            for index, (centres, moves) in enumerate(codec_motion(moving / record.path)):
-                offsets = near(centres, item.centre_xy[index], reach * item.scale[index])
+            for index, (centers, moves) in enumerate(codec_motion(moving / record.path)):
+                offsets = near(centers, item.center_xy[index], reach * item.scale[index])
                 outward = np.sum(moves * offsets, axis=1) / np.hypot(*offsets.T)
                 rates.append(outward[np.isfinite(outward) & (np.hypot(*moves.T) > 1)])
         rate = np.concatenate(rates) * {"expanding": 1, "shrinking": -1}[motion]
@@ -133,7 +133,7 @@ def test_background_sways_slowly_and_returns() -> None:
         assert np.ptp(view, axis=0).max() <= 8
 
 
-def test_encoding(moving: Path) -> None:
+def test_videos_are_h264_with_b_frames(moving: Path) -> None:
     types = Counter()
     with av.open(str(moving / "videos" / "left-grass-00.mp4")) as container:
         stream = container.streams.video[0]
@@ -146,7 +146,7 @@ def test_encoding(moving: Path) -> None:
     assert types["P"] > 0
 
 
-def test_decoded_frames_are_the_rendered_ones(moving: Path) -> None:
+def test_decoded_frames_match_the_rendered_ones(moving: Path) -> None:
     record = plan(MOVING)[0]
     with av.open(str(moving / record.path)) as container:
         decoded = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -158,7 +158,7 @@ def test_decoded_frames_are_the_rendered_ones(moving: Path) -> None:
         assert same < 12 < other
 
 
-def test_plan_is_balanced_and_independent() -> None:
+def test_motion_and_context_are_balanced_and_independent() -> None:
     records = plan(SyntheticConfig())
     assert len(records) == 192
     assert Counter(r.splits["split"] for r in records) == {"train": 144, "test": 48}
@@ -171,12 +171,12 @@ def test_plan_is_balanced_and_independent() -> None:
 
 
 @pytest.mark.parametrize(("count", "tests"), [(2, 1), (3, 1), (4, 1), (6, 2), (10, 3), (101, 25)])
-def test_test_share(count: int, tests: int) -> None:
+def test_a_quarter_of_the_videos_is_for_testing(count: int, tests: int) -> None:
     records = plan(SyntheticConfig(videos_per_combination=count, motions=("up",), contexts=("wood",)))
     assert [r.splits["split"] for r in records] == ["train"] * (count - tests) + ["test"] * tests
 
 
-def test_render_is_a_pure_function_of_seed_and_id() -> None:
+def test_frames_depend_on_seed_and_id_only() -> None:
     first, second = plan(TINY)[:2]
     frames = np.stack(list(render_video(TINY, first)))
     assert frames.shape == (6, 64, 96, 3)
@@ -189,51 +189,51 @@ def test_render_is_a_pure_function_of_seed_and_id() -> None:
     assert np.mean(frames != np.stack(list(render_video(reseeded, first)))) > 0.5
 
 
-def test_context_classes_look_different_and_their_videos_differ() -> None:
+def test_contexts_differ_between_classes_and_within_them() -> None:
     config = SyntheticConfig(frames=2, motions=("up",))
     pictures: dict[str, list[NDArray[np.float64]]] = {}
     for record in plan(config):
         first = next(render_video(config, record)).astype(np.float64)
         pictures.setdefault(record.group, []).append(np.median(first, axis=(0, 1)))
-    means = {context: np.mean(colours, axis=0) for context, colours in pictures.items()}
-    for context, colours in pictures.items():
-        for colour in colours:
-            distances = {other: np.abs(mean - colour).sum() for other, mean in means.items()}
+    means = {context: np.mean(colors, axis=0) for context, colors in pictures.items()}
+    for context, colors in pictures.items():
+        for color in colors:
+            distances = {other: np.abs(mean - color).sum() for other, mean in means.items()}
             assert min(distances, key=distances.__getitem__) == context
-        assert len({tuple(colour) for colour in colours}) > 1
+        assert len({tuple(color) for color in colors}) > 1
 
 
-def test_synthesize_continues_and_repeats_bit_for_bit(tmp_path: Path, binary: str) -> None:
+def test_synthesize_resumes_with_identical_bytes(tmp_path: Path, binary: str) -> None:
     calls: list[tuple[int, int]] = []
 
-    def note(done: int, total: int) -> None:
+    def record(done: int, total: int) -> None:
         calls.append((done, total))
 
-    manifest = synthesize(TINY, tmp_path / "a:1", ffmpeg_binary=binary, workers=2, progress=note)
+    manifest = synthesize(TINY, tmp_path / "a:1", ffmpeg_binary=binary, workers=2, progress=record)
     assert calls == [(n, 4) for n in range(5)]
     assert read_manifest(manifest) == plan(TINY)
     files = {p.name: p.read_bytes() for p in (tmp_path / "a:1" / "videos").iterdir()}
     assert len(files) == 4
-    victim = tmp_path / "a:1" / "videos" / "left-wood-01.mp4"
-    victim.unlink()
-    (victim.parent / "left-wood-00.mp4").write_bytes(b"kept")
+    deleted = tmp_path / "a:1" / "videos" / "left-wood-01.mp4"
+    deleted.unlink()
+    (deleted.parent / "left-wood-00.mp4").write_bytes(b"kept")
     calls.clear()
-    synthesize(TINY, tmp_path / "a:1", ffmpeg_binary=binary, workers=1, progress=note)
+    synthesize(TINY, tmp_path / "a:1", ffmpeg_binary=binary, workers=1, progress=record)
     assert calls == [(3, 4), (4, 4)]
-    assert victim.read_bytes() == files[victim.name]
-    assert (victim.parent / "left-wood-00.mp4").read_bytes() == b"kept"
+    assert deleted.read_bytes() == files[deleted.name]
+    assert (deleted.parent / "left-wood-00.mp4").read_bytes() == b"kept"
 
 
-def test_synthesize_refuses_a_folder_of_another_configuration(tmp_path: Path, binary: str) -> None:
+def test_synthesize_rejects_a_folder_with_other_settings(tmp_path: Path, binary: str) -> None:
     synthesize(TINY, tmp_path, ffmpeg_binary=binary, workers=1, progress=silent)
-    with pytest.raises(ValueError, match="another configuration"):
+    with pytest.raises(ValueError, match="contains videos with other settings"):
         synthesize(SyntheticConfig(seed=1), tmp_path, ffmpeg_binary=binary, workers=1, progress=silent)
-    with pytest.raises(ValueError, match="workers: 0"):
+    with pytest.raises(ValueError, match="workers: must be at least 1, got 0"):
         synthesize(TINY, tmp_path, ffmpeg_binary=binary, workers=0, progress=silent)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_errors_of_ffmpeg_reach_the_user(tmp_path: Path, workers: int) -> None:
+def test_ffmpeg_errors_are_reported(tmp_path: Path, workers: int) -> None:
     broken = tmp_path / "ffmpeg"
     broken.write_text("#!/bin/sh\nfor i in 1 2 3 4 5 6 7 8 9 10 11 12; do echo line$i >&2; done\nexit 3\n")
     broken.chmod(0o755)
@@ -249,20 +249,20 @@ def test_errors_of_ffmpeg_reach_the_user(tmp_path: Path, workers: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"videos_per_combination": 1}, "videos_per_combination: 1 is not between 2"),
-        ({"width": 341}, "width: 341 is odd"),
-        ({"height": 32}, "height: 32 is not between 64"),
-        ({"frames": 1}, "frames: 1"),
-        ({"fps": 0}, "fps: 0"),
-        ({"seed": -1}, "seed: -1"),
+        ({"videos_per_combination": 1}, "videos_per_combination: must be at least 2 and at most 10000, got 1"),
+        ({"width": 341}, "width: must be even, got 341"),
+        ({"height": 32}, "height: must be at least 64"),
+        ({"frames": 1}, "frames: must be .* got 1"),
+        ({"fps": 0}, "fps: must be .* got 0"),
+        ({"seed": -1}, "seed: must be .* got -1"),
         ({"motions": ()}, "motions"),
         ({"motions": ("left", "left")}, "motions"),
-        ({"contexts": ("lava",)}, "contexts: .*lava.*bricks"),
+        ({"contexts": ("lava",)}, "contexts: .*bricks.*lava"),
     ],
 )
-def test_config_names_the_field(changes: dict[str, object], expected: str) -> None:
+def test_errors_name_the_field(changes: dict[str, object], expected: str) -> None:
     with pytest.raises(ValueError, match=expected):
-        SyntheticConfig(**changes)  # type: ignore[arg-type] # wrong ones, too
+        SyntheticConfig(**changes)  # type: ignore[arg-type] # also invalid types
 
 
 def test_demo_manifest_is_the_default_configuration(tmp_path: Path) -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from cmd_extract.system import files as atomic
-from cmd_extract.system.files import remove_leftovers, scratch_folder, temporary_path, write_whole
+from cmd_extract.system import files
+from cmd_extract.system.files import atomic_write, remove_leftovers, scratch_folder, temporary_path, write_whole
 from cmd_extract.system.liveness import Heartbeat
 
 ANOTHER_BOOT = "another boot/pid:[4026531836]"
@@ -25,35 +25,37 @@ def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
 
 
-def test_leftovers_of_dead_processes_go_and_those_of_living_ones_stay(tmp_path: Path) -> None:
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path: Path) -> None:
     dead = subprocess.Popen(["true"])
-    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # a zombie from here on
+    os.waitid(os.P_PID, dead.pid, os.WEXITED | os.WNOWAIT)  # now a zombie
     living = subprocess.Popen(["sleep", "60"])
     own = temporary_path(tmp_path / "shard").name
     start = own[: own.index(f"-{os.getpid()}-")]
     put(tmp_path / f"{start}-{dead.pid}-shard")
     stays = put(tmp_path / f"{start}-{living.pid}-shard", age_seconds=9999)
     elsewhere = put(tmp_path / f".extract-elsewhere-{dead.pid}-shard")
-    remove_leftovers(tmp_path, silent_seconds=50)
+    remove_leftovers(tmp_path, stale_seconds=50)
     living.kill()
     assert names(tmp_path) == {stays.name, elsewhere.name}
     living.wait()
     dead.wait()
 
 
-def test_what_other_machines_have_left_goes_once_it_is_silent(tmp_path: Path) -> None:
+def test_leftovers_of_other_machines_are_removed_once_stale(tmp_path: Path) -> None:
     put(tmp_path / ".extract-elsewhere-1-old", age_seconds=60)
     new = put(tmp_path / ".extract-elsewhere-1-new", age_seconds=40)
-    remove_leftovers(tmp_path, silent_seconds=50)
+    remove_leftovers(tmp_path, stale_seconds=50)
     assert names(tmp_path) == {new.name}
 
 
-def test_two_containers_of_one_name_leave_each_other_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_containers_with_the_same_host_name_keep_each_others_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     with scratch_folder(tmp_path) as scratch:
         other = temporary_path(tmp_path / "index.json")
         other.touch()
-        # Seen from there, no process has our number; or it is the one that looks.
-        monkeypatch.setattr(atomic, "machine_identity", lambda: ANOTHER_BOOT)
+        # In the other container our process id does not exist, or it is that of the process that cleans up.
+        monkeypatch.setattr(files, "machine_identity", lambda: ANOTHER_BOOT)
         remove_leftovers(tmp_path)
         monkeypatch.setattr(os, "getpid", lambda: 2**22 + 1)
         remove_leftovers(tmp_path)
@@ -61,16 +63,16 @@ def test_two_containers_of_one_name_leave_each_other_alone(tmp_path: Path, monke
     assert names(tmp_path) == {other.name}
 
 
-def test_temporary_names_are_never_the_same(tmp_path: Path) -> None:
+def test_temporary_names_are_unique(tmp_path: Path) -> None:
     path = tmp_path / "index.json"
     assert temporary_path(path) != temporary_path(path)
 
 
-def test_what_is_being_written_is_kept_alive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(atomic, "Heartbeat", lambda path: Heartbeat(path, 0.1))
+def test_files_being_written_have_a_heartbeat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "Heartbeat", lambda path: Heartbeat(path, 0.1))
     seen = []
 
-    def wait_for_a_beat(path: Path) -> None:
+    def wait_for_heartbeat(path: Path) -> None:
         path.touch()
         os.utime(path, (0, 0))
         end = time.monotonic() + 60
@@ -80,7 +82,31 @@ def test_what_is_being_written_is_kept_alive(tmp_path: Path, monkeypatch: pytest
         seen.append(path)
 
     with scratch_folder(tmp_path) as scratch:
-        wait_for_a_beat(scratch)
-        write_whole(tmp_path / "shard", wait_for_a_beat)
+        wait_for_heartbeat(scratch)
+        write_whole(tmp_path / "shard", wait_for_heartbeat)
     assert len(seen) == 2
     assert names(tmp_path) == {"shard"}
+
+
+def test_atomic_write_creates_folders_and_keeps_the_suffix(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "picture.jpg"
+    with atomic_write(path) as temporary:
+        assert (temporary.parent, temporary.suffix) == (path.parent, ".jpg")
+        temporary.write_text("complete")
+        assert not path.exists()
+    assert names(path.parent) == {"picture.jpg"}
+    assert path.read_text() == "complete"
+
+
+def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "index.json"
+    path.write_text("old")
+
+    def fail(temporary: Path) -> None:
+        temporary.write_text("half")
+        raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        write_whole(path, fail)
+    assert names(tmp_path) == {"index.json"}
+    assert path.read_text() == "old"

@@ -1,16 +1,12 @@
-"""Samples and draws for tests of augmentation."""
+"""Samples and augmentation parameters for the tests of augmentation."""
 
 from __future__ import annotations
 
 import torch
 
 from cmd_extract.schema import ShardHeader
-from cmd_train.augment.apply import (
-    AugmentConfig,
-    AugmentParameters,
-    draw_parameters,
-)
-from cmd_train.augment.parameters import CropParameters
+from cmd_train.augment.config import AugmentConfig
+from cmd_train.augment.parameters import AugmentParameters, CropParameters, draw_parameters
 from cmd_train.data.batch import Batch
 from cmd_train.data.sampling_report import SamplingReport
 
@@ -24,7 +20,7 @@ NEUTRAL = AugmentConfig(
     flip_probability=0,
     blur_probability=0,
     jitter_probability=0,
-    grey_probability=0,
+    gray_probability=0,
 )
 
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from cmd_train.augment.apply import AugmentConfig, augment_motion
+from cmd_train.augment.apply import augment_motion
+from cmd_train.augment.config import AugmentConfig
 from cmd_train.augment.global_motion import masked_median, remove_global_motion
 from tests.unit.cmd_train.augment.samples import HEADER, draw, random_batch
 
@@ -14,7 +15,7 @@ ROWS, COLUMNS = 16, 20
 
 
 def moving_camera(*, zoom: float, outliers: float, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Quarter pixels of a panning, zooming and turning camera, a thing of its own motion, and holes; (2, 3) frames."""
+    """Return (2, 3) frames in quarter pixels: pan, zoom and rotation, a moving object and missing cells."""
     rng = np.random.default_rng(seed)
     row, column = np.meshgrid(np.linspace(-1, 1, ROWS), np.linspace(-1, 1, COLUMNS), indexing="ij")
     camera = np.zeros((2, 3, 2, ROWS, COLUMNS), np.float32)
@@ -31,14 +32,14 @@ def moving_camera(*, zoom: float, outliers: float, seed: int = 0) -> tuple[torch
 
 @pytest.mark.parametrize(("kind", "zoom"), [("median", 0.0), ("affine", 0.0), ("affine", 10.0)])
 @pytest.mark.parametrize("seed", range(3))
-def test_what_moves_by_itself_is_left(kind: str, zoom: float, seed: int) -> None:
+def test_object_motion_remains(kind: str, zoom: float, seed: int) -> None:
     motion, valid, own = moving_camera(zoom=zoom, outliers=0.25, seed=seed)
-    left = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type] # any word
-    assert (left - own).abs().max() < 1.5, "quarter pixels; the stored vectors are rounded by up to 0.5"
-    assert (left[~valid.unsqueeze(2).expand_as(left)] == 0).all()
+    residual = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type] # plain str
+    assert (residual - own).abs().max() < 1.5, "quarter pixels; the stored vectors are rounded by up to 0.5"
+    assert (residual[~valid.unsqueeze(2).expand_as(residual)] == 0).all()
 
 
-def test_a_median_cannot_follow_a_zoom() -> None:
+def test_median_does_not_remove_zoom() -> None:
     motion, valid, own = moving_camera(zoom=10, outliers=0.25)
     assert (remove_global_motion(motion, valid, "median") - own).abs().max() > 5
 
@@ -49,9 +50,9 @@ def test_frames_with_few_or_no_vectors(kind: str) -> None:
     valid[0, 1, 2, 2] = valid[0, 2, 3, :] = valid[0, 3] = True  # none, one, a line, all
     motion[:, :, 0] = 8
     motion *= valid.unsqueeze(2)
-    left = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type] # any word
-    assert left.isfinite().all()
-    assert left.abs().max() < 0.01
+    residual = remove_global_motion(motion, valid, kind)  # type: ignore[arg-type] # plain str
+    assert residual.isfinite().all()
+    assert residual.abs().max() < 0.01
 
 
 def test_median_equals_numpy() -> None:
@@ -64,21 +65,21 @@ def test_median_equals_numpy() -> None:
     assert masked_median(value, valid)[2].tolist() == [0, 0]
 
 
-def test_augmentation_removes_it_before_the_crop() -> None:
+def test_augmentation_removes_global_motion_before_the_crop() -> None:
     batch, config = random_batch(2), AugmentConfig(crop_size=32)
     arguments = (batch.motion_valid_BWTHW, draw(config, 2))
     pan = torch.tensor([20, -12], dtype=torch.int16).view(2, 1, 1)
     still = (torch.rand(2, 4, 8, 1, 32, 43) > 0.8) * torch.tensor(16, dtype=torch.int16)
     motion = still.expand(-1, -1, -1, 2, -1, -1).contiguous()
     for kind in ("median", "affine"):
-        removing = replace(config, global_motion=kind)  # type: ignore[arg-type] # any word
+        removing = replace(config, global_motion=kind)  # type: ignore[arg-type] # plain str
         expected = augment_motion(motion, *arguments, config, HEADER)
         shown = augment_motion(motion + pan, *arguments, removing, HEADER)
-        # A little of the random dots is taken for a motion of the whole.
+        # The affine fit attributes a small part of the random dots to global motion.
         assert (shown - expected).abs().max() < (1e-6 if kind == "median" else 0.02)
     kept = augment_motion(motion + pan, *arguments, config, HEADER)
     assert (kept - expected).abs().max() > 0.3
-    with pytest.raises(ValueError, match="global_motion: 'mean'"):
-        replace(config, global_motion="mean")  # type: ignore[arg-type] # any word
-    with pytest.raises(ValueError, match="kind: 'mean'"):
-        remove_global_motion(motion[0], batch.motion_valid_BWTHW[0], "mean")  # type: ignore[arg-type] # any word
+    with pytest.raises(ValueError, match=r"global_motion: must be one of .* 'mean'"):
+        replace(config, global_motion="mean")  # type: ignore[arg-type] # plain str
+    with pytest.raises(ValueError, match=r"kind: must be one of .* 'mean'"):
+        remove_global_motion(motion[0], batch.motion_valid_BWTHW[0], "mean")  # type: ignore[arg-type] # plain str

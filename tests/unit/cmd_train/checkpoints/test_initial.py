@@ -1,4 +1,4 @@
-"""Published weights through the command line: a checkpoint of ours that gives the published numbers."""
+"""Initial weights: published weights imported by the command line, and checkpoints of this project."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from click.testing import CliRunner, Result
 from safetensors.torch import save_file
 
 from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
-from cmd_train.checkpoints.initial import detect_network, load_initial, read_published
-from cmd_train.checkpoints.published import published_name
+from cmd_train.checkpoints.initial import detect_network, load_initial
+from cmd_train.checkpoints.published import published_name, read_weights_file
 from cmd_train.cli.main import main
 from cmd_train.config import config_from_dict
 from cmd_train.models.backbones import build_backbone
@@ -36,7 +36,7 @@ def import_weights(*arguments: object) -> Result:
     return result
 
 
-def read_back(folder: Path) -> PretrainModel:
+def load_model(folder: Path) -> PretrainModel:
     checkpoint = load_checkpoint(folder)
     config = config_from_dict(checkpoint.config["settings"])
     model = build_model(config.model, seed=config.run.seed)
@@ -48,13 +48,13 @@ def read_back(folder: Path) -> PretrainModel:
 @pytest.mark.parametrize(
     ("name", "published"), [("c3d", "C3D"), ("r3d_26", "resnet26_3d"), ("r2plus1d_26", "resnet26_2p1d")]
 )
-def test_an_imported_backbone_gives_the_published_feature(name: str, published: str, tmp_path: Path) -> None:
+def test_imported_backbone_gives_the_published_features(name: str, published: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.safetensors"
     save_file(published_state(published), file)
     result = import_weights(file, tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert f"backbone with {name}" in result.output
-    model = read_back(tmp_path / "out")
+    model = load_model(tmp_path / "out")
     assert [part for part, _ in model.named_children()] == ["backbone"]
     assert_same(model.backbone(published_input(0, 1, 3, 16, 112, 112)).pooled_BC, expected_outputs(published)["pooled"])
 
@@ -63,14 +63,14 @@ def test_an_imported_backbone_gives_the_published_feature(name: str, published: 
 @pytest.mark.parametrize(
     ("name", "published"), [("r3d_26", "pretrain_resnet26_3d"), ("r2plus1d_26", "pretrain_resnet26_2p1d")]
 )
-def test_an_imported_network_gives_the_published_embeddings(name: str, published: str, tmp_path: Path) -> None:
+def test_imported_network_gives_the_published_embeddings(name: str, published: str, tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     state = {f"module.{key}": tensor for key, tensor in published_state(published).items()}
     torch.save({"state_dict": state, "epoch": 119}, file)
     result = import_weights(file, tmp_path / "out")
     assert result.exit_code == 0, result.output
     assert f"pre-training network with {name}" in result.output
-    output = read_back(tmp_path / "out")(
+    output = load_model(tmp_path / "out")(
         published_input(1, 1, 3, 16, 112, 112),
         published_input(3, 1, 3, 1, 112, 112),
         published_input(2, 4, 2, 8, 112, 112)[None],
@@ -91,12 +91,12 @@ def small_file(folder: Path, **changes: torch.Tensor) -> Path:
     return file
 
 
-def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path: Path) -> None:
+def test_errors_list_mismatched_names_and_nothing_is_written(tmp_path: Path) -> None:
     wrong = small_file(tmp_path, **{"rgb_backbone.surplus": torch.zeros(1)})
     result = import_weights(wrong, tmp_path / "out", "--set", "model.width=4")
     assert result.exit_code == 1
     assert "unexpected: surplus" in result.output
-    result = import_weights(wrong, tmp_path / "out", "--backbone", "c3d", "--part", "backbone")
+    result = import_weights(wrong, tmp_path / "out", "--backbone", "c3d", "--init-part", "backbone")
     assert "missing: bn1.bias" in result.output
     assert "unexpected: " in result.output
     (tmp_path / "noise.pth").write_bytes(b"no weights")
@@ -110,9 +110,9 @@ def test_what_does_not_fit_is_listed_and_nothing_is_written(tmp_path: Path) -> N
     assert not (tmp_path / "out").exists()
 
 
-def test_import_does_not_touch_a_folder_in_use(tmp_path: Path) -> None:
+def test_import_rejects_a_folder_with_checkpoints(tmp_path: Path) -> None:
     file = small_file(tmp_path)
-    for code, words in ((0, "backbone with r2plus1d_10"), (1, "holds checkpoints already")):
+    for code, words in ((0, "backbone with r2plus1d_10"), (1, "already contains checkpoints")):
         result = import_weights(file, tmp_path / "out", "--set", "model.width=4")
         assert result.exit_code == code, result.output
         assert words in result.output
@@ -120,11 +120,11 @@ def test_import_does_not_touch_a_folder_in_use(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["c3d", "r3d_26", "r2plus1d_26", "r2plus1d_10"])
 @pytest.mark.parametrize("prefix", ["", "module.", "rgb_backbone.", "module.rgb_backbone."])
-def test_networks_are_told_apart_by_their_names(name: str, prefix: str) -> None:
+def test_networks_are_inferred_from_parameter_names(name: str, prefix: str) -> None:
     with torch.device("meta"):
         state = {prefix + published_name(own): t for own, t in build_backbone(name).state_dict().items()}
     found = detect_network(state)
-    assert (found.backbone, found.whole) == (name, False)
+    assert (found.backbone, found.complete) == (name, False)
 
 
 def own_checkpoint(folder: Path, model: PretrainModel) -> Path:
@@ -133,7 +133,7 @@ def own_checkpoint(folder: Path, model: PretrainModel) -> Path:
 
 @pytest.mark.parametrize("form", ["run", "checkpoint", "file", "renamed", "renamed.bin"])
 @pytest.mark.parametrize("part", ["auto", "all", "backbone"])
-def test_initial_weights_from_our_own_checkpoint(form: str, part: str, tmp_path: Path) -> None:
+def test_initial_weights_from_a_checkpoint(form: str, part: str, tmp_path: Path) -> None:
     source, target, untouched = small_model(1), small_model(2), small_model(2)
     folder = own_checkpoint(tmp_path, source)
     path = {"run": tmp_path, "checkpoint": folder, "file": folder / "model.safetensors"}.get(form)
@@ -154,25 +154,23 @@ def test_initial_weights_from_a_published_file(tmp_path: Path) -> None:
     torch.save(as_published(source), tmp_path / "whole.pth")
     assert load_initial(target, tmp_path / "whole.pth")["part"] == "all"
     assert_equal_states(target, source)
-    with pytest.raises(
-        ValueError, match=r"(?s)whole.pth: .*m_backbone.project.*of another shape.*--init-part backbone"
-    ):
+    with pytest.raises(ValueError, match=r"(?s)whole.pth: .*m_backbone.project.*different shape.*--init-part backbone"):
         load_initial(PretrainModel(replace(target.config, motion_input="native")), tmp_path / "whole.pth")
-    with pytest.raises(ValueError, match=r"of another shape") as error:
+    with pytest.raises(ValueError, match=r"different shape") as error:
         load_initial(PretrainModel(replace(target.config, width=8)), small_file(tmp_path))
-    assert "--init-part" not in str(error.value), "that would not help"
+    assert "--init-part" not in str(error.value), "it would not help"
 
 
 @pytest.mark.parametrize("name", ["weights.pth", "weights.safetensors"])
 @pytest.mark.parametrize("content", [b"", b"id,path\n1,2\n", b"\x80\x02cposix\nsystem\n"])
-def test_files_that_are_no_weights_are_named_in_one_line(tmp_path, name, content):
+def test_errors_name_unreadable_files_in_one_line(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=name) as error:
-        read_published(tmp_path / name)
+        read_weights_file(tmp_path / name)
     assert "\n" not in str(error.value)
 
 
-def test_a_source_that_is_neither_ours_nor_published_says_what_would_do(tmp_path: Path) -> None:
+def test_errors_of_unusable_sources_list_the_alternatives(tmp_path: Path) -> None:
     strange = tmp_path / "strange.safetensors"
     save_file({"a.weight": torch.zeros(1), "b.weight": torch.zeros(1)}, strange, metadata={"format": "pt"})
     (tmp_path / "notes.txt").write_text("no weights")
@@ -181,5 +179,5 @@ def test_a_source_that_is_neither_ours_nor_published_says_what_would_do(tmp_path
     for path, why in ((strange, "a.weight, b.weight"), (tmp_path / "notes.txt", "not a readable"), (state, "step")):
         with pytest.raises(ValueError, match=rf"{path.name}.*{why}|{why}.*{path.name}") as error:
             load_initial(small_model(2), path)
-        assert "give a training's folder, a checkpoint or its weights file, or a published" in str(error.value)
+        assert "give a run folder, a checkpoint or its weights file, or a published" in str(error.value)
         assert "\n" not in str(error.value)

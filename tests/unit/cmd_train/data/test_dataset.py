@@ -14,13 +14,13 @@ from torch.utils.data import DataLoader
 
 from cmd_extract.schema import ShardHeader, VideoEntry
 from cmd_train.config import build_config
-from cmd_train.data.batch import collate_eval, open_in_turn
+from cmd_train.data.batch import collate_eval, unpack_batches
 from cmd_train.data.batch_memory import BatchPool, release
 from cmd_train.data.dataset import DamagedSampleError, EvalDataset, PretrainDataset
 from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.sampling import SamplingConfig, plan_sample, sample_rng
-from cmd_train.distributed.process_group import Placement
-from cmd_train.engine.damage import TolerantDataset
+from cmd_train.distributed.process_group import RankContext
+from cmd_train.engine.damaged_samples import TolerantDataset
 from cmd_train.engine.loop import train
 from cmd_train.engine.objective import PretrainObjective
 
@@ -38,7 +38,7 @@ def jpeg(width: int, height: int, shade: int) -> bytes:
 
 
 class MemoryShards:
-    """Frame f of video v is red of shade 2 * f + v, its keyframe k of shade 10 * k + v; its motion is (f, -f)."""
+    """Shards in memory: frame f of video v has red value 2 * f + v, keyframe k 10 * k + v; the motion is (f, -f)."""
 
     header = HEADER
 
@@ -59,7 +59,7 @@ class MemoryShards:
 
     def read_motion(self, entry: VideoEntry, start: int, grid: np.ndarray, valid: np.ndarray) -> None:
         if self.damage == "motion":
-            raise OSError("chunk 3 cannot be unpacked")
+            raise OSError("chunk 3 cannot be decompressed")
         stop = start + len(grid)
         assert 0 <= start < stop <= entry.frame_count
         frames = np.arange(start, stop, dtype=np.int16).reshape(-1, 1, 1, 1)
@@ -95,7 +95,7 @@ def dataset(damage: str = "", seed: int = 5) -> PretrainDataset:
 
 
 @pytest.mark.parametrize(("epoch", "position"), [(0, 0), (0, 1), (3, 2), (3, 5)])
-def test_a_sample_holds_what_its_plan_says(epoch: int, position: int) -> None:
+def test_a_sample_follows_its_plan(epoch: int, position: int) -> None:
     sample = dataset()[epoch, position]
     video = position % 3
     keyframes = range(0, LENGTHS[video], 12)
@@ -114,16 +114,16 @@ def test_a_sample_holds_what_its_plan_says(epoch: int, position: int) -> None:
         np.testing.assert_array_equal(sample.motion_valid[window].any((1, 2)), np.arange(4) < count)
 
 
-def test_colours_are_in_rgb_order() -> None:
+def test_colors_are_in_rgb_order() -> None:
     red, green, _ = dataset()[0, 0].keyframe_u8[5, 5].astype(int)
     assert red >= green
 
 
-def test_a_batch_holds_its_samples_and_keeps_the_keys() -> None:
+def test_a_batch_contains_its_samples_and_keys() -> None:
     data = dataset()
     keys = [(0, 0), (0, 1), (7, 4)]
     samples = [data[key] for key in keys]
-    batch = TolerantDataset(data)[keys].open()
+    batch = TolerantDataset(data)[keys].unpack()
     for number, sample in enumerate(samples):
         np.testing.assert_array_equal(batch.clip_u8_BTHWC[number], sample.clip_u8)
         np.testing.assert_array_equal(batch.keyframe_u8_BHWC[number], sample.keyframe_u8)
@@ -148,22 +148,22 @@ def test_a_batch_holds_its_samples_and_keeps_the_keys() -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "what"),
+    ("damage", "message"),
     [
         ("frame", "frame .* JPEG"),
         ("keyframe", "keyframe .* 34 x 52 .* 68 x 52"),
         ("large keyframe", "keyframe .* 70 x 52 .* 68 x 52"),
-        ("motion", "motion of frames .*unpacked"),
+        ("motion", "motion of frames .*decompressed"),
     ],
 )
-def test_damage_names_the_video(damage: str, what: str) -> None:
-    with pytest.raises(DamagedSampleError, match=f"^video video-2: {what}"):
+def test_damage_names_the_video(damage: str, message: str) -> None:
+    with pytest.raises(DamagedSampleError, match=f"^video video-2: {message}"):
         dataset(damage)[0, 2]
 
 
-def test_damage_in_a_worker_is_raised_in_the_parent() -> None:
+def test_errors_of_workers_are_raised_in_the_parent() -> None:
     loader = iter(DataLoader(TolerantDataset(dataset("frame")), batch_size=None, sampler=[[(0, 2)]], num_workers=1))
-    with pytest.raises(DamagedSampleError, match="no sample of a batch can be read: video video-2: frame"):
+    with pytest.raises(DamagedSampleError, match="all samples of a batch are damaged: video video-2: frame"):
         next(loader)
 
 
@@ -174,29 +174,29 @@ def test_workers_do_not_change_batches() -> None:
         for workers in (0, 2)
     )
     assert len(alone) == 6
-    for first, second in zip((p.open() for p in alone), (p.open() for p in shared), strict=True):
+    for first, second in zip((p.unpack() for p in alone), (p.unpack() for p in shared), strict=True):
         assert first.keys == second.keys
         assert first.report == second.report
         assert torch.equal(first.clip_u8_BTHWC, second.clip_u8_BTHWC)
         assert torch.equal(first.keyframe_u8_BHWC, second.keyframe_u8_BHWC)
         assert torch.equal(first.motion_quarter_px_BWTCHW, second.motion_quarter_px_BWTCHW)
         assert torch.equal(first.motion_valid_BWTHW, second.motion_valid_BWTHW)
-        assert second.clip_u8_BTHWC.is_shared(), "it came without a copy"
+        assert second.clip_u8_BTHWC.is_shared(), "not copied"
 
 
-def test_memory_that_is_used_again_holds_no_other_batch_while_it_is_read() -> None:
+def test_reused_memory_is_not_overwritten_while_in_use() -> None:
     sampler = EpochSampler(video_count=3, global_batch=2, epochs=8, seed=1, samples_per_video=2)
     alone = list(DataLoader(TolerantDataset(dataset()), batch_size=None, sampler=sampler))
     loader = DataLoader(TolerantDataset(dataset()), batch_size=None, sampler=sampler, num_workers=2, prefetch_factor=2)
-    for wanted, batch in zip((p.open() for p in alone), open_in_turn(loader), strict=True):
-        time.sleep(0.01)  # the workers go on; a block given back too early would be overwritten by now
-        assert batch.keys == wanted.keys
-        assert torch.equal(batch.clip_u8_BTHWC, wanted.clip_u8_BTHWC)
-        assert torch.equal(batch.motion_quarter_px_BWTCHW, wanted.motion_quarter_px_BWTCHW)
+    for expected, batch in zip((p.unpack() for p in alone), unpack_batches(loader), strict=True):
+        time.sleep(0.01)  # a block released too early would have been overwritten by the workers by now
+        assert batch.keys == expected.keys
+        assert torch.equal(batch.clip_u8_BTHWC, expected.clip_u8_BTHWC)
+        assert torch.equal(batch.motion_quarter_px_BWTCHW, expected.motion_quarter_px_BWTCHW)
     assert len(alone) == 24
 
 
-def test_a_block_in_use_is_given_to_nobody_else() -> None:
+def test_a_block_in_use_is_not_handed_out_again() -> None:
     layout, pool = dataset().layout(2), BatchPool()
     first, second = pool.take(layout), pool.take(layout)
     assert first is not second
@@ -205,8 +205,8 @@ def test_a_block_in_use_is_given_to_nobody_else() -> None:
     assert pool.take(layout) not in (first, second)
 
 
-def test_what_cannot_be_read_leaves_nothing_in_its_batch() -> None:
-    """The memory of a damaged sample goes to the next one."""
+def test_damaged_samples_leave_no_trace_in_their_batch() -> None:
+    """The memory of a damaged sample is reused by the next one."""
 
     class OneDamaged(MemoryShards):
         def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[bytes]:
@@ -214,15 +214,15 @@ def test_what_cannot_be_read_leaves_nothing_in_its_batch() -> None:
             return super().frame_jpegs(entry, frames)
 
     data = PretrainDataset(OneDamaged(), entries(), SAMPLING, seed=5)
-    batch = TolerantDataset(data)[[(0, 0), (0, 1), (0, 2)]].open()
-    whole = TolerantDataset(dataset())[[(0, 0), (0, 2)]].open()
+    batch = TolerantDataset(data)[[(0, 0), (0, 1), (0, 2)]].unpack()
+    whole = TolerantDataset(dataset())[[(0, 0), (0, 2)]].unpack()
     assert [video for video, _ in batch.damaged] == ["video-1"]
     assert batch.keys == whole.keys
     for name in ("clip_u8_BTHWC", "keyframe_u8_BHWC", "motion_quarter_px_BWTCHW", "motion_valid_BWTHW", "video_B"):
         assert torch.equal(getattr(batch, name), getattr(whole, name))
 
 
-def test_datasets_pickle_and_refuse_emptiness() -> None:
+def test_datasets_can_be_pickled_and_require_videos() -> None:
     copy = pickle.loads(pickle.dumps(dataset()))
     np.testing.assert_array_equal(copy[2, 1].clip_u8, dataset()[2, 1].clip_u8)
     assert dataset(seed=6)[0, 0].plan != dataset(seed=5)[0, 0].plan
@@ -230,20 +230,20 @@ def test_datasets_pickle_and_refuse_emptiness() -> None:
         PretrainDataset(MemoryShards(), (), SAMPLING, seed=0)
 
 
-def test_shards_without_small_frames_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+def test_shards_without_small_frames_are_rejected_before_anything_is_written(tmp_path: Path) -> None:
     shards = MemoryShards()
     shards.header = replace(HEADER, config={"store_frames": False})
     config, run_dir = build_config("demo"), tmp_path / "run"
     objective = PretrainObjective(config, shards.header)
-    placement = Placement(rank=0, world_size=1, device=torch.device("cpu"))
+    context = RankContext(rank=0, world_size=1, device=torch.device("cpu"))
     with pytest.raises(ValueError, match="no-frames"):
-        train(nn.Identity(), objective, shards, entries(), config, run_dir, placement, data_hash="", say=print)
+        train(nn.Identity(), objective, shards, entries(), config, run_dir, context, data_hash="", log=print)
     assert not run_dir.exists()
     with pytest.raises(ValueError, match="no-frames"):
         EvalDataset(shards, entries(), SAMPLING)
 
 
-def test_evaluation_reads_each_frame_once() -> None:
+def test_evaluation_reads_each_frame_only_once() -> None:
     shards = MemoryShards()
     data = EvalDataset(shards, entries(), SAMPLING, clips=3)
     assert len(data) == 3
@@ -258,7 +258,7 @@ def test_evaluation_reads_each_frame_once() -> None:
     assert (data.report().samples, data.report().stride_shrunk) == (3, 1)
 
 
-def test_an_epoch_is_every_sample_once_in_another_order() -> None:
+def test_an_epoch_contains_each_sample_once_in_a_new_order() -> None:
     sampler = EpochSampler(video_count=10, global_batch=4, epochs=3, seed=0, samples_per_video=3)
     orders = [sampler.epoch_order(epoch).tolist() for epoch in range(3)]
     assert all(sorted(order) == list(range(30)) for order in orders)
@@ -273,7 +273,7 @@ def test_an_epoch_is_every_sample_once_in_another_order() -> None:
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 6])
-def test_global_batches_do_not_depend_on_the_ranks(world_size: int) -> None:
+def test_global_batches_do_not_depend_on_the_number_of_ranks(world_size: int) -> None:
     def sampler(rank: int, world: int) -> EpochSampler:
         return EpochSampler(video_count=20, global_batch=6, epochs=2, seed=4, rank=rank, world_size=world)
 
@@ -281,7 +281,7 @@ def test_global_batches_do_not_depend_on_the_ranks(world_size: int) -> None:
     assert [list(chain.from_iterable(part)) for part in parts] == list(sampler(0, 1))
 
 
-def test_sampler_resumes_at_any_step() -> None:
+def test_sampler_can_resume_at_any_step() -> None:
     def sampler(first_step: int) -> EpochSampler:
         return EpochSampler(video_count=9, global_batch=4, epochs=3, seed=4, first_step=first_step)
 
@@ -294,20 +294,23 @@ def test_sampler_resumes_at_any_step() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"video_count": 3}, r"optim\.batch_size \(--batch-size\): 4 .* the 3 samples .* data\.samples_per_video=1\)"),
-        ({"world_size": 3}, r"optim\.batch_size \(--batch-size\): 4 .* multiple of the 3 ranks"),
-        ({"rank": 1}, "rank: 1"),
-        ({"first_step": 5}, "first_step: 5 .* 0 to 4"),
-        ({"epochs": 0}, "epochs: 0"),
-        ({"global_batch": 0}, "global_batch: 0"),
+        (
+            {"video_count": 3},
+            r"optim\.batch_size \(--batch-size\): .* the 3 samples .* data\.samples_per_video=1.*got 4",
+        ),
+        ({"world_size": 3}, r"optim\.batch_size \(--batch-size\): must be a multiple of the number of ranks, 3, got 4"),
+        ({"rank": 1}, "rank: must be .* got 1"),
+        ({"first_step": 5}, "first_step: must be at least 0 and at most 4, got 5"),
+        ({"epochs": 0}, "epochs: must be at least 1, got 0"),
+        ({"global_batch": 0}, "global_batch: must be at least 1, got 0"),
     ],
 )
-def test_sampler_names_what_is_wrong(change: dict[str, int], message: str) -> None:
+def test_sampler_errors_name_field_and_value(change: dict[str, int], message: str) -> None:
     arguments = {"video_count": 8, "global_batch": 4, "epochs": 2, "seed": 0}
     with pytest.raises(ValueError, match=message):
         EpochSampler(**(arguments | change))
 
 
-def test_a_tiny_set_can_repeat_its_videos() -> None:
+def test_a_tiny_dataset_can_repeat_its_videos() -> None:
     sampler = EpochSampler(video_count=3, global_batch=4, epochs=1, seed=0, samples_per_video=4)
     assert len(sampler) == 3

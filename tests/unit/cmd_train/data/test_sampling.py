@@ -15,7 +15,7 @@ def plans(frame_count: int, count: int = 300, config: SamplingConfig = CONFIG, g
     return [plan_sample(frame_count, keyframes, config, sample_rng(7, 1, index)) for index in range(count)]
 
 
-def test_the_papers_window_is_71_frames() -> None:
+def test_the_window_of_the_paper_has_71_frames() -> None:
     assert CONFIG.window_span(4) == 71
     (plan,) = plans(71, 1)
     assert plan.clip_frames == tuple(range(0, 61, 4))
@@ -25,7 +25,7 @@ def test_the_papers_window_is_71_frames() -> None:
 
 
 @pytest.mark.parametrize("frame_count", [71, 72, 90, 300])
-def test_long_videos_follow_the_published_geometry(frame_count: int) -> None:
+def test_long_videos_have_the_published_geometry(frame_count: int) -> None:
     for plan in plans(frame_count):
         assert plan.clip_frames == tuple(range(plan.clip_frames[0], plan.clip_frames[0] + 61, 4))
         start, valid = plan.motion_windows[0]
@@ -35,7 +35,7 @@ def test_long_videos_follow_the_published_geometry(frame_count: int) -> None:
         assert plan.clip_frames[0] - 5 <= 12 * plan.keyframe <= plan.clip_frames[-1] + 5
 
 
-def test_start_is_uniform_and_reaches_both_ends() -> None:
+def test_start_is_uniform_over_all_positions() -> None:
     starts = Counter(plan.clip_frames[0] for plan in plans(75, 2000))
     assert sorted(starts) == [0, 1, 2, 3, 4]
     assert min(starts.values()) > 320  # expected 400, standard deviation 18
@@ -44,7 +44,7 @@ def test_start_is_uniform_and_reaches_both_ends() -> None:
 @pytest.mark.parametrize(
     ("frame_count", "stride"), [(71, 4), (70, 3), (56, 3), (55, 2), (41, 2), (40, 1), (26, 1), (25, 1), (5, 1)]
 )
-def test_stride_shrinks_until_the_window_fits(frame_count: int, stride: int) -> None:
+def test_stride_is_lowered_until_the_window_fits(frame_count: int, stride: int) -> None:
     for plan in plans(frame_count, 20):
         assert plan.stride == stride
         assert plan.stride_shrunk == (stride < 4)
@@ -71,7 +71,7 @@ def test_a_clip_longer_than_the_video_repeats_the_last_frame() -> None:
 
 
 @pytest.mark.parametrize("frame_count", [*range(1, 40), 41, 56, 71, 87, 200])
-def test_negatives_are_disjoint_within_the_video_and_as_many_as_fit(frame_count: int) -> None:
+def test_negatives_are_disjoint_and_as_many_as_fit(frame_count: int) -> None:
     for plan in plans(frame_count, 40):
         positive, *others = plan.motion_windows
         negatives = [window for window in others if window.valid_frames]
@@ -85,14 +85,14 @@ def test_negatives_are_disjoint_within_the_video_and_as_many_as_fit(frame_count:
         assert plan.window_valid[1:] == (True,) * len(negatives) + (False,) * plan.negatives_missing
 
 
-def test_every_arrangement_of_negatives_is_equally_likely() -> None:
+def test_all_arrangements_of_negatives_are_equally_likely() -> None:
     config = SamplingConfig(clip_frames=2, stride=1, future_interval=0, motion_frames=2, temporal_negatives=2)
     counts = Counter(
         tuple(window.start for window in plan.motion_windows[1:])
         for plan in plans(9, 12000, config)
         if plan.motion_windows[0].start == 5
     )
-    starts = [0, 1, 2, 3, 7]  # frames 0-4 lie before the positive window, 7-8 behind it
+    starts = [0, 1, 2, 3, 7]  # frames 0-4 precede the positive window, 7-8 follow it
     expected = {pair for pair in combinations(starts, 2) if pair[1] - pair[0] >= 2}
     assert set(counts) == expected
     assert len(expected) == 7
@@ -155,10 +155,10 @@ def test_evaluation_of_tiny_videos_and_single_clips() -> None:
     assert evaluation_clips(81, CONFIG, 1)[0][0] == 10
 
 
-def test_report_counts_every_rule_and_adds_up() -> None:
-    # 10 frames: all short, no motion, no negatives (room before the positive: 10 frames, so one fits).
+def test_reports_count_every_rule_and_add_up() -> None:
+    # 10 frames: all short, no future motion, and only one negative fits (in the 10 frames before the positive window).
     short, long = plans(10, 3), plans(300, 2)
-    report = SamplingReport.of_plans(short) + SamplingReport.of_plans(long)
+    report = SamplingReport.from_plans(short) + SamplingReport.from_plans(long)
     assert report == SamplingReport(
         samples=5,
         stride_shrunk=3,
@@ -168,22 +168,22 @@ def test_report_counts_every_rule_and_adds_up() -> None:
         short_of_negatives=3,
         negatives_missing=6,
     )
-    assert report == SamplingReport.of_plans(short + long)
-    assert "3 (60.0%): the video is short" in report.text()
-    far = SamplingReport.of_plans([plan_sample(300, (299,), CONFIG, sample_rng(0, 0, 2))])
+    assert report == SamplingReport.from_plans(short + long)
+    assert "3 (60.0%): short video" in report.text()
+    far = SamplingReport.from_plans([plan_sample(300, (299,), CONFIG, sample_rng(0, 0, 2))])
     assert far.keyframe_outside == 1
-    videos = SamplingReport.of_evaluation([300, 60, 15], CONFIG)
+    videos = SamplingReport.from_evaluation([300, 60, 15], CONFIG)
     assert (videos.samples, videos.stride_shrunk, videos.clip_padded) == (3, 2, 1)
 
 
 @pytest.mark.parametrize("field", ["clip_frames", "stride", "motion_frames"])
-def test_config_names_a_bad_field(field: str) -> None:
-    with pytest.raises(ValueError, match=f"{field}: 0"):
+def test_config_errors_name_field_and_value(field: str) -> None:
+    with pytest.raises(ValueError, match=f"{field}: must be at least 1, got 0"):
         SamplingConfig(**{field: 0})
 
 
 @pytest.mark.parametrize("frame_count", [16, 31, 40, 200])
-def test_a_negative_interval_takes_motion_that_the_clip_shows(frame_count: int) -> None:
+def test_a_negative_interval_uses_the_motion_of_the_clip_itself(frame_count: int) -> None:
     config = SamplingConfig(stride=2, future_interval=-16)
     lasts = set()
     for index in range(50):
@@ -194,10 +194,10 @@ def test_a_negative_interval_takes_motion_that_the_clip_shows(frame_count: int) 
         assert plan.clip_frames[0] <= start
         assert start + valid <= last + 1
         lasts.add(last)
-    # No room is kept for motion behind the clip.
+    # No room is reserved after the clip.
     assert max(lasts) == frame_count - 1
 
 
-def test_motion_may_not_begin_before_the_clip() -> None:
-    with pytest.raises(ValueError, match="future_interval: -17 is not allowed"):
+def test_motion_cannot_start_before_the_clip() -> None:
+    with pytest.raises(ValueError, match=r"future_interval: must be at least .* got -17"):
         SamplingConfig(future_interval=-17)

@@ -1,4 +1,4 @@
-"""What fine-tuning adds to a training: recipes, classes, clips alone, its objective, and what it takes of a start."""
+"""Fine-tuning: recipes, classes, samples without motion, augmentation, objective and initial weights."""
 
 from __future__ import annotations
 
@@ -11,22 +11,25 @@ from safetensors.torch import save_file
 from scipy import ndimage
 from torch import Tensor, nn
 
-from cmd_train.augment.apply import augment_clip, augment_motion, draw_parameters
+from cmd_train.augment.apply import augment_clip, augment_motion
+from cmd_train.augment.parameters import draw_parameters
 from cmd_train.augment.space import rotate
 from cmd_train.checkpoints.files import CheckpointError, save_checkpoint
+from cmd_train.checkpoints.initial import check_same_initial, recorded_initial
 from cmd_train.checkpoints.published import published_name
-from cmd_train.config import TrainConfig, build_config, changed_fields
-from cmd_train.data.batch import open_in_turn
+from cmd_train.config import TrainConfig, build_config
+from cmd_train.data.batch import unpack_batches
 from cmd_train.data.dataset import PretrainDataset
 from cmd_train.data.sampling import SamplingConfig, plan_clip, plan_sample, sample_rng
-from cmd_train.engine.damage import TolerantDataset
+from cmd_train.engine.damaged_samples import TolerantDataset
 from cmd_train.engine.finetune import select_classes
-from cmd_train.engine.finetune_start import load_start, recorded_start
+from cmd_train.engine.finetune_start import load_start
 from cmd_train.engine.optim import build_optimizer, learning_rate
 from cmd_train.engine.supervised_objective import SupervisedObjective
+from cmd_train.losses.outputs import SupervisedOutput
+from cmd_train.losses.supervised import supervised_loss
 from cmd_train.models.backbones import build_backbone
 from cmd_train.models.build import build_classifier, build_model
-from cmd_train.models.supervised import SupervisedOutput, supervised_loss
 from cmd_train.recipes import AUXILIARY_MOTION, RECIPES, check_recipe
 from tests.unit.cmd_train.data.test_dataset import SAMPLING, MemoryShards, entries
 from tests.unit.cmd_train.engine.test_step import HEADER, batch, configured
@@ -43,13 +46,13 @@ CLASSES = (3, 1, 0, 2, 1, 0)
 @pytest.mark.parametrize(
     ("recipe", "rate", "decay"), [("finetune-ucf101", 1e-4, 3e-3), ("finetune-hmdb51", 2e-4, 2e-3)]
 )
-def test_every_number_of_the_papers_fine_tuning(recipe: str, rate: float, decay: float) -> None:
+def test_fine_tuning_settings_are_the_papers(recipe: str, rate: float, decay: float) -> None:
     config = build_config(recipe)
     optim = config.optim
     assert (optim.optimizer, optim.momentum, optim.weight_decay, optim.clip_norm) == ("sgd", 0.9, decay, 0.0)
     assert (optim.batch_size, optim.epochs) == (8, 120)
     rates = [learning_rate(step, 10, optim) for step in (0, 50, 100, 1200)]
-    # Warm-up over 10 epochs from 4e-6 x batch to the peak x batch; then down to 1e-6, said without the batch.
+    # Warm-up over 10 epochs from 4e-6 x batch to the peak x batch; then down to 1e-6, published without the batch.
     assert rates == pytest.approx([4e-6 * 8, (4e-6 + rate) / 2 * 8, rate * 8, 1e-6])
     assert build_optimizer(nn.Linear(2, 2), optim).param_groups[0]["nesterov"]
     assert (config.model.classifier_dropout, config.augment.rotation_degrees) == (0.3, 10.0)
@@ -59,66 +62,57 @@ def test_every_number_of_the_papers_fine_tuning(recipe: str, rate: float, decay:
 
 
 @pytest.mark.parametrize("recipe", ["finetune-gestures", "finetune-demo"])
-def test_classes_with_a_direction_are_not_flipped(recipe: str) -> None:
+def test_small_fine_tuning_recipes_do_not_flip(recipe: str) -> None:
     config = build_config(recipe)
     assert config.augment.flip_probability == 0
     pretraining = build_config(recipe.removeprefix("finetune-")).model
-    assert replace(pretraining, context_head=False, motion_head=False) == config.model, "it takes its checkpoints"
+    assert replace(pretraining, context_head=False, motion_head=False) == config.model, "it can load the checkpoints"
 
 
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name.startswith("finetune-")])
-def test_motion_can_be_added_to_every_recipe(recipe: str) -> None:
+def test_auxiliary_motion_works_with_every_recipe(recipe: str) -> None:
     config = build_config(recipe, AUXILIARY_MOTION)
     SupervisedObjective(config, HEADER, CLASSES, 4)
     with pytest.raises(ValueError, match=r"sampling\.motion_room"):
         build_config(recipe, {"model.motion_head": True})
 
 
-def test_a_recipe_of_the_other_kind_is_refused() -> None:
-    with pytest.raises(ValueError, match="'ucf101' is not for cmd-train finetune; need one of finetune-ucf101"):
+def test_recipes_of_the_other_command_are_rejected() -> None:
+    with pytest.raises(ValueError, match="'ucf101' is not for cmd-train finetune; use one of finetune-ucf101"):
         check_recipe("ucf101", finetune=True)
     with pytest.raises(ValueError, match="'finetune-demo' is not for cmd-train pretrain"):
         check_recipe("finetune-demo", finetune=False)
     check_recipe("finetune-demo", finetune=True)
 
 
-def test_fields_that_an_older_release_did_not_know_have_their_default() -> None:
-    after = build_config("demo").as_dict()
-    before = {section: dict(values) for section, values in after.items()}
-    del before["model"]["classifier_dropout"], before["sampling"]["motion_room"]
-    assert changed_fields(before, after) == []
-    after["model"]["classifier_dropout"] = 0.5
-    assert changed_fields(before, after) == ["model.classifier_dropout: 0.3 is now 0.5"]
-
-
 # Classes
 
 
-def labelled(*labels: str) -> tuple:
+def labeled(*labels: str) -> tuple:
     return tuple(replace(entry, label=label) for entry, label in zip((*entries(), *entries()), labels, strict=False))
 
 
-def test_classes_are_the_sorted_labels_and_unlabelled_videos_are_counted() -> None:
-    chosen = select_classes(labelled("up", "", "left", "up", "", "down"))
+def test_classes_are_the_sorted_labels_and_unlabeled_videos_are_counted() -> None:
+    chosen = select_classes(labeled("up", "", "left", "up", "", "down"))
     assert chosen.classes == ("down", "left", "up")
     assert chosen.class_numbers == [2, 1, 2, 0]
     assert [entry.label for entry in chosen.entries] == ["up", "left", "up", "down"]
-    assert chosen.unlabelled == 2
+    assert chosen.unlabeled == 2
     assert chosen.record == {"classes": ["down", "left", "up"], "class_videos": [1, 1, 2], "videos": 4}
 
 
-def test_one_class_or_none_is_refused() -> None:
-    with pytest.raises(ValueError, match="of the 3 videos to train on all 2 that have one are 'up'; need at least 2"):
-        select_classes(labelled("up", "", "up"))
-    with pytest.raises(ValueError, match="of the 2 videos to train on none has one"):
-        select_classes(labelled("", ""))
+def test_fewer_than_two_classes_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"the 3 videos to train on have the label 'up' only \(2 videos\)"):
+        select_classes(labeled("up", "", "up"))
+    with pytest.raises(ValueError, match="the 2 videos to train on have no labels"):
+        select_classes(labeled("", ""))
 
 
-# Clips alone
+# Samples without motion
 
 
 @pytest.mark.parametrize("frame_count", [300, 71, 60, 9, 1])
-def test_a_clip_alone_is_that_of_the_whole_sample(frame_count: int) -> None:
+def test_clip_without_motion_equals_that_of_the_full_sample(frame_count: int) -> None:
     for index in range(20):
         whole = plan_sample(frame_count, (0,), SamplingConfig(), sample_rng(1, 2, index))
         alone = plan_clip(frame_count, SamplingConfig(), sample_rng(1, 2, index))
@@ -126,13 +120,13 @@ def test_a_clip_alone_is_that_of_the_whole_sample(frame_count: int) -> None:
         assert (alone.stride_shrunk, alone.clip_padded) == (whole.stride_shrunk, whole.clip_padded)
 
 
-def test_without_room_for_motion_a_clip_reaches_the_videos_end() -> None:
+def test_clip_without_room_for_motion_reaches_the_end_of_the_video() -> None:
     config = SamplingConfig(motion_room=False)
     plans = [plan_clip(63, config, sample_rng(0, 0, index)) for index in range(60)]
     assert {plan.clip_frames[0] for plan in plans} == {0, 1, 2}
     assert max(plan.clip_frames[-1] for plan in plans) == 62
     assert {plan.stride for plan in plans} == {4}
-    assert {plan_clip(63, SamplingConfig(), sample_rng(0, 0, 0)).stride} == {3}, "with room the stride shrinks"
+    assert plan_clip(63, SamplingConfig(), sample_rng(0, 0, 0)).stride == 3, "with room for motion, the stride shrinks"
 
 
 class ClipsOnly(MemoryShards):
@@ -143,11 +137,11 @@ class ClipsOnly(MemoryShards):
         raise AssertionError("motion was read")
 
 
-def test_where_no_head_reads_them_motion_and_keyframes_stay_unread() -> None:
+def test_motion_and_keyframes_are_not_read_without_heads() -> None:
     alone = PretrainDataset(ClipsOnly(), entries(), SAMPLING, seed=5, clips_only=True)
     whole = PretrainDataset(MemoryShards(), entries(), SAMPLING, seed=5)
     keys = [(0, 0), (3, 2)]
-    stacked, full = open_in_turn(TolerantDataset(dataset)[keys] for dataset in (alone, whole))
+    stacked, full = unpack_batches(TolerantDataset(dataset)[keys] for dataset in (alone, whole))
     assert torch.equal(stacked.clip_u8_BTHWC, full.clip_u8_BTHWC)
     assert stacked.keyframe_u8_BHWC.shape == (2, 0, 0, 3)
     assert stacked.motion_quarter_px_BWTCHW.shape[:2] == (2, 0)
@@ -159,11 +153,11 @@ def test_where_no_head_reads_them_motion_and_keyframes_stay_unread() -> None:
 # Augmentation
 
 
-def test_rotation_is_that_of_scipy() -> None:
+def test_rotation_matches_scipy() -> None:
     picture = torch.rand(2, 3, 1, 33, 33, generator=torch.Generator().manual_seed(1))
     for degrees in (-10.0, 7.5):
         turned = rotate(picture, torch.tensor([degrees, degrees]))
-        # Order 1 is bilinear; near the border the two treat what lies outside in their own ways.
+        # Order 1 is bilinear.
         expected = ndimage.rotate(
             picture.numpy(), degrees, axes=(4, 3), reshape=False, order=1, mode="grid-constant", cval=0.0
         )
@@ -182,7 +176,7 @@ def test_rotations_are_uniform_within_the_limit() -> None:
 # Objective
 
 
-def by_hand(config: TrainConfig, model: nn.Module) -> tuple[SupervisedOutput, Tensor]:
+def expected_output(config: TrainConfig, model: nn.Module) -> tuple[SupervisedOutput, Tensor]:
     given = batch()
     parameters = draw_parameters(config.augment, given.keys, seed=config.run.seed, windows=4, picture_size=(96, 80))
     motion = None
@@ -196,20 +190,20 @@ def by_hand(config: TrainConfig, model: nn.Module) -> tuple[SupervisedOutput, Te
 
 
 @pytest.mark.parametrize("config", [PLAIN, MOTION], ids=["plain", "motion"])
-def test_the_objective_is_the_loss_of_the_augmented_batch_with_its_labels(config: TrainConfig) -> None:
+def test_objective_is_the_loss_of_the_augmented_batch(config: TrainConfig) -> None:
     objective = SupervisedObjective(config, HEADER, CLASSES, 4)
     model = build_classifier(config.model, 4, seed=config.run.seed)
     torch.manual_seed(9)
     found = objective(model, batch())
-    output, label_B = by_hand(config, build_classifier(config.model, 4, seed=config.run.seed))
-    expected = supervised_loss(output, label_B, batch().window_valid_BW, motion_weight=0.5)
+    output, label_B = expected_output(config, build_classifier(config.model, 4, seed=config.run.seed))
+    expected = supervised_loss(output, label_B, batch().window_valid_BW, config.loss)
     torch.testing.assert_close(found.loss, expected.total)
     torch.testing.assert_close(found.metrics["classification_loss"], expected.classification.detach())
     assert found.metrics["classification_candidates"] == 4
     assert ("motion_loss" in found.metrics) == config.model.motion_head
     if config.model.motion_head:
         torch.testing.assert_close(found.metrics["motion_loss"], expected.motion.loss.detach())
-    # The labels are those of the videos, wherever they stand in the batch.
+    # Labels belong to videos, whatever their position in the batch.
     order = torch.tensor([5, 4, 3, 2, 1, 0])
     turned = SupervisedObjective(config, HEADER, CLASSES[::-1], 4)
     given, same_model = replace(batch(), video_B=order), build_classifier(config.model, 4, seed=config.run.seed)
@@ -217,7 +211,7 @@ def test_the_objective_is_the_loss_of_the_augmented_batch_with_its_labels(config
     torch.testing.assert_close(turned(same_model, given).loss, expected.total)
 
 
-def test_with_and_without_motion_everything_else_starts_alike() -> None:
+def test_motion_head_does_not_change_other_initial_weights() -> None:
     plain, motion = (
         build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed).state_dict(),
         build_classifier(MOTION.model, 4, seed=MOTION.run.seed).state_dict(),
@@ -226,14 +220,14 @@ def test_with_and_without_motion_everything_else_starts_alike() -> None:
     assert any(name.startswith("motion.") for name in motion)
 
 
-def test_what_the_objective_cannot_do_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"rotation_degrees: 10.0 is not allowed with --auxiliary motion"):
+def test_unsupported_settings_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"rotation_degrees: must be 0 with --auxiliary motion, got 10.0"):
         SupervisedObjective(replace(MOTION, augment=PLAIN.augment), HEADER, CLASSES, 4)
     with pytest.raises(ValueError, match=r"model\.context_head"):
         SupervisedObjective(configured(), HEADER, CLASSES, 4)
 
 
-# Where it starts
+# Initial weights
 
 
 def saved(folder: Path, config: TrainConfig, **record: object) -> dict[str, Tensor]:
@@ -244,7 +238,7 @@ def saved(folder: Path, config: TrainConfig, **record: object) -> dict[str, Tens
 
 
 @pytest.mark.parametrize("config", [PLAIN, MOTION], ids=["plain", "motion"])
-def test_backbone_and_motion_head_are_taken_of_a_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
+def test_backbone_and_motion_head_are_loaded_from_a_checkpoint(config: TrainConfig, tmp_path: Path) -> None:
     theirs = saved(tmp_path, configured(run__seed=8, data__split_column="split1"))
     model = build_classifier(config.model, 4, seed=config.run.seed)
     fresh = {name: value.clone() for name, value in model.classifier.state_dict().items()}
@@ -254,12 +248,17 @@ def test_backbone_and_motion_head_are_taken_of_a_checkpoint(config: TrainConfig,
             assert torch.equal(value, theirs[name]), name
     assert all(torch.equal(value, fresh[name]) for name, value in model.classifier.state_dict().items())
     assert record["part"] == ("backbone and motion head" if config.model.motion_head else "backbone")
-    assert record["trained_on"] == {"data_hash": "abc", "split_column": "split1", "part": "train", "began_from": None}
+    assert record["trained_on"] == {
+        "data_hash": "abc",
+        "split_column": "split1",
+        "train_part": "train",
+        "began_from": None,
+    }
     assert record["part"] in lines[0]
     assert len(lines) == 1
 
 
-def test_a_missing_motion_head_starts_new_and_that_is_said(tmp_path: Path) -> None:
+def test_missing_motion_head_is_reported_and_keeps_its_initial_weights(tmp_path: Path) -> None:
     saved(tmp_path, configured(model__motion_head=False))
     model, fresh = (
         build_classifier(MOTION.model, 4, seed=MOTION.run.seed),
@@ -267,35 +266,36 @@ def test_a_missing_motion_head_starts_new_and_that_is_said(tmp_path: Path) -> No
     )
     record, lines = load_start(model, MOTION, tmp_path)
     assert record["part"] == "backbone"
-    assert "it has no motion head; that one starts new" in lines
+    assert "The source has no motion head; the motion head is initialized from scratch" in lines
     assert all(torch.equal(v, fresh.motion.state_dict()[n]) for n, v in model.motion.state_dict().items())
 
 
-def test_another_network_is_refused_by_its_fields(tmp_path: Path) -> None:
+def test_errors_list_the_fields_of_a_different_network(tmp_path: Path) -> None:
     saved(tmp_path, configured(model__width=16, model__predictor_width=64, sampling__stride=1))
     model = build_classifier(MOTION.model, 4, seed=MOTION.run.seed)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(
-        ValueError, match=r"model.width 16 there, 8 here, model.predictor_width 64 there, 32 here"
-    ) as told:
+        ValueError,
+        match=r"model.width 16 in the source, 8 in this run, model.predictor_width 64 in the source, 32 in this run",
+    ) as error:
         load_start(model, MOTION, tmp_path)
-    assert "--set model.width=16 --set model.predictor_width=64" in str(told.value)
+    assert "--set model.width=16 --set model.predictor_width=64" in str(error.value)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with pytest.raises(ValueError, match=r"model.width 16 there, 8 here; choose"):
+    with pytest.raises(ValueError, match=r"model.width 16 in the source, 8 in this run; choose"):
         load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path)
 
 
-def test_other_clips_are_noted(tmp_path: Path) -> None:
+def test_different_input_is_noted(tmp_path: Path) -> None:
     saved(tmp_path, configured(sampling__stride=1))
     _, lines = load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path)
-    assert "note: it was trained on other input: sampling.stride 1 there, 2 here" in lines
+    assert "Note: the source was trained with different input: sampling.stride 1 in the source, 2 in this run" in lines
     saved(tmp_path / "b", configured(augment__global_motion="median"))
     assert len(load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path / "b")[1]) == 1
     _, lines = load_start(build_classifier(MOTION.model, 4, seed=MOTION.run.seed), MOTION, tmp_path / "b")
-    assert lines[-1] == "note: it was trained on other input: augment.global_motion median there, keep here"
+    assert lines[-1].endswith("different input: augment.global_motion median in the source, keep in this run")
 
 
-def test_the_backbone_of_a_published_file_is_taken(tmp_path: Path) -> None:
+def test_backbone_of_a_published_file_is_loaded(tmp_path: Path) -> None:
     config = build_config("finetune-ucf101", {"model.backbone": "c3d"})
     state = published_state("C3D")
     save_file(state, tmp_path / "weights.safetensors")
@@ -307,17 +307,19 @@ def test_the_backbone_of_a_published_file_is_taken(tmp_path: Path) -> None:
     assert "trained_on" not in record
     for name in names:
         assert torch.equal(model.backbone.state_dict()[name], state[published_name(name)]), name
-    with pytest.raises(ValueError, match=r"weights.safetensors: the checkpoint does not fit the model; missing"):
+    with pytest.raises(ValueError, match=r"weights.safetensors: the weights do not fit the network; missing"):
         load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path / "weights.safetensors")
 
 
-def test_a_training_continues_from_its_own_start_only(tmp_path: Path) -> None:
+def test_continued_run_must_have_the_same_initial_weights(tmp_path: Path) -> None:
     saved(tmp_path / "run", PLAIN, init={"source": str(tmp_path / "a")}, classes=["x", "y"])
-    assert recorded_start(tmp_path / "run", tmp_path / "b" / ".." / "a")
+    record = recorded_initial(tmp_path / "run")
+    check_same_initial(tmp_path / "run", record, tmp_path / "b" / ".." / "a")
     for other in (tmp_path / "b", None):
-        with pytest.raises(CheckpointError, match="began from"):
-            recorded_start(tmp_path / "run", other)
+        with pytest.raises(CheckpointError, match=f"started from {tmp_path / 'a'}"):
+            check_same_initial(tmp_path / "run", record, other)
     saved(tmp_path / "new", PLAIN, init=None, classes=["x", "y"])
-    assert recorded_start(tmp_path / "new", None) is None
-    with pytest.raises(CheckpointError, match="began from scratch"):
-        recorded_start(tmp_path / "new", tmp_path / "a")
+    assert recorded_initial(tmp_path / "new") is None
+    check_same_initial(tmp_path / "new", None, None)
+    with pytest.raises(CheckpointError, match="started from scratch"):
+        check_same_initial(tmp_path / "new", None, tmp_path / "a")

@@ -10,17 +10,17 @@ from cmd_extract.schema import ShardHeader
 from cmd_train.config import TrainConfig, build_config
 from cmd_train.data.batch import Batch
 from cmd_train.data.sampling_report import SamplingReport
-from cmd_train.distributed.process_group import Placement
+from cmd_train.distributed.process_group import RankContext
 from cmd_train.engine.objective import PretrainObjective
 from cmd_train.engine.optim import build_optimizer
 from cmd_train.engine.step import GradientStep
-from cmd_train.losses.pretrain import StepOutput
+from cmd_train.losses.outputs import StepOutput
 from cmd_train.models.build import build_model
 
 HEADER = ShardHeader(
     config={}, config_hash="", canonical_width=96, canonical_height=80, frame_width=48, frame_height=40, cell_px=8
 )
-ALONE = Placement(rank=0, world_size=1, device=torch.device("cpu"))
+ALONE = RankContext(rank=0, world_size=1, device=torch.device("cpu"))
 SIZE = 6
 
 
@@ -55,13 +55,13 @@ def batch() -> Batch:
     )
 
 
-def gradients(config: TrainConfig, say: list[str] | None = None, steps: int = 1) -> tuple[dict[str, Tensor], float]:
-    """Gradients of the last of some steps, the network's buffers, and the loss."""
+def gradients(config: TrainConfig, log: list[str] | None = None, steps: int = 1) -> tuple[dict[str, Tensor], float]:
+    """Return the gradients of the last step, the network's buffers, and the loss."""
     model = build_model(config.model, seed=config.run.seed)
     if config.run.channels_last:
         model.to(memory_format=torch.channels_last_3d)
-    heard: list[str] = [] if say is None else say
-    step = GradientStep(model, PretrainObjective(config, HEADER), config, ALONE, heard.append)
+    lines: list[str] = [] if log is None else log
+    step = GradientStep(model, PretrainObjective(config, HEADER), config, ALONE, lines.append)
     for number in range(steps):
         output, _ = step(batch(), number)
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -73,14 +73,14 @@ def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("backbone", ["r2plus1d_10", "c3d"])
-def test_recomputed_activations_change_no_number(backbone: str) -> None:
+def test_activation_checkpointing_gives_identical_results(backbone: str) -> None:
     plain = gradients(configured(model__backbone=backbone), steps=2)
     recomputed = gradients(configured(model__backbone=backbone, run__activation_checkpointing=True), steps=2)
     assert recomputed[1] == plain[1]
-    assert same(recomputed[0], plain[0]), "BatchNorm's statistics among them"
+    assert same(recomputed[0], plain[0]), "gradients and BatchNorm statistics"
 
 
-def test_recomputing_keeps_less() -> None:
+def test_activation_checkpointing_stores_less() -> None:
     def kept(config: TrainConfig) -> int:
         model = build_model(config.model, seed=config.run.seed)
         objective = PretrainObjective(config, HEADER)
@@ -92,7 +92,7 @@ def test_recomputing_keeps_less() -> None:
             return tensor
 
         class Watched(PretrainObjective):
-            def __call__(self, network: nn.Module, part: Batch):  # type: ignore[no-untyped-def] # what Objective says
+            def __call__(self, network: nn.Module, part: Batch):  # type: ignore[no-untyped-def] # as in Objective
                 with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
                     return objective(network, part)
 
@@ -102,15 +102,15 @@ def test_recomputing_keeps_less() -> None:
     assert kept(configured(run__activation_checkpointing=True)) < 0.7 * kept(configured())
 
 
-def test_channels_last_is_the_same_up_to_rounding() -> None:
+def test_channels_last_gives_equal_results_up_to_rounding() -> None:
     plain, last = gradients(configured()), gradients(configured(run__channels_last=True))
     assert last[1] == pytest.approx(plain[1], rel=1e-4)
     grad = last[0]["backbone.trunk.stages.0.0.units.0.spatial.conv.weight"]
     assert grad.is_contiguous(memory_format=torch.channels_last_3d)
 
 
-def test_parts_of_a_batch_add_up() -> None:
-    """With parts, gradients are the mean of those of the parts alone, and contrast stays within a part."""
+def test_micro_batches_accumulate() -> None:
+    """Gradients are the mean over micro-batches, and negatives come from the same micro-batch."""
     config = configured(optim__accumulate=3, optim__clip_norm=0.0, model__dropout=0.0)
     model = build_model(config.model, seed=config.run.seed)
     objective = PretrainObjective(config, HEADER)
@@ -147,10 +147,10 @@ def test_a_failing_compiler_is_told_and_done_without(monkeypatch: pytest.MonkeyP
 
     plain_compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: plain_compile(model, backend=backend))
-    said: list[str] = []
-    found = gradients(configured(run__compile=True), said, steps=2)
-    (warning,) = said
-    assert warning.startswith("warning: torch.compile failed, training goes on without it")
+    log: list[str] = []
+    found = gradients(configured(run__compile=True), log, steps=2)
+    (warning,) = log
+    assert warning.startswith("Warning: torch.compile failed, continuing without it")
     assert "no compiler here" in warning
     plain = gradients(configured(), steps=2)
     assert found[1] == plain[1]
@@ -158,7 +158,7 @@ def test_a_failing_compiler_is_told_and_done_without(monkeypatch: pytest.MonkeyP
     torch._dynamo.reset()
 
 
-def test_a_compiled_model_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_model_gives_equal_results(monkeypatch: pytest.MonkeyPatch) -> None:
     plain_compile, used = torch.compile, []
 
     def compiled(model: nn.Module) -> object:
@@ -166,18 +166,18 @@ def test_a_compiled_model_computes_the_same(monkeypatch: pytest.MonkeyPatch) -> 
         return plain_compile(model, backend="aot_eager")
 
     monkeypatch.setattr(torch, "compile", compiled)
-    said: list[str] = []
-    found = gradients(configured(run__compile=True), said)
+    log: list[str] = []
+    found = gradients(configured(run__compile=True), log)
     assert used
-    assert not said
+    assert not log
     plain = gradients(configured())
     assert found[1] == pytest.approx(plain[1], rel=1e-5)
     assert found[0].keys() == plain[0].keys()
     torch._dynamo.reset()
 
 
-def small_step(say: list[str], *, compiled: bool) -> tuple[float, Tensor]:
-    """One step of a small network, so that torch's own compiler is quick: its loss and a gradient."""
+def small_step(log: list[str], *, compiled: bool) -> tuple[float, Tensor]:
+    """Take one step of a network small enough for Inductor to be fast; return its loss and a gradient."""
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 3))
 
@@ -185,38 +185,38 @@ def small_step(say: list[str], *, compiled: bool) -> tuple[float, Tensor]:
         loss = network(torch.arange(10.0).reshape(2, 5) / 10).square().mean()
         return StepOutput(loss=loss, metrics={"loss": loss.detach()})
 
-    output, _ = GradientStep(model, objective, configured(run__compile=compiled), ALONE, say.append)(batch(), 0)
+    output, _ = GradientStep(model, objective, configured(run__compile=compiled), ALONE, log.append)(batch(), 0)
     assert model[0].weight.grad is not None
     return float(output.metrics["loss"]), model[0].weight.grad
 
 
-def test_without_a_cpp_compiler_training_goes_on() -> None:
-    """Inductor, torch.compile's default, makes C++ for CPUs, and finds out only when it is to run."""
+def test_training_continues_without_a_cpp_compiler() -> None:
+    """Inductor, the default backend, generates C++ for CPUs and fails only when it compiles it."""
     import torch._inductor.config as inductor
 
-    said: list[str] = []
+    log: list[str] = []
     torch._dynamo.reset()
     with inductor.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}):
-        loss, gradient = small_step(said, compiled=True)
+        loss, gradient = small_step(log, compiled=True)
     torch._dynamo.reset()
-    (warning,) = said
-    assert warning.startswith("warning: torch.compile failed, training goes on without it")
+    (warning,) = log
+    assert warning.startswith("Warning: torch.compile failed, continuing without it")
     assert "No working C++ compiler" in warning
     plain_loss, plain_gradient = small_step([], compiled=False)
     assert loss == plain_loss
     assert torch.equal(gradient, plain_gradient)
 
 
-def test_compilation_and_recomputation_exclude_each_other() -> None:
+def test_compilation_and_activation_checkpointing_are_exclusive() -> None:
     with pytest.raises(ValueError, match="activation_checkpointing"):
         configured(run__compile=True, run__activation_checkpointing=True)
 
 
-def test_an_error_of_the_training_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_error_of_the_objective_is_not_hidden_by_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "compile", lambda model: model)
     config = configured(run__compile=True)
 
-    def broken(model: nn.Module, part: Batch):  # type: ignore[no-untyped-def] # what Objective says
+    def broken(model: nn.Module, part: Batch):  # type: ignore[no-untyped-def] # as in Objective
         raise ValueError("a bug")
 
     with pytest.raises(ValueError, match="a bug"):
@@ -224,7 +224,7 @@ def test_an_error_of_the_training_is_no_failure_of_the_compiler(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_fused_updates_are_the_same_up_to_rounding(optimizer: str) -> None:
+def test_fused_updates_are_equal_up_to_rounding(optimizer: str) -> None:
     def trained(fused: bool) -> Tensor:
         torch.manual_seed(0)
         model = nn.Linear(7, 5)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,26 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmd_train.config import build_config
-from cmd_train.losses.model_output import ModelOutput
-from cmd_train.losses.pretrain import (
-    InfoNCEOutput,
-    alignment,
-    context_loss,
-    gather_with_grad,
-    info_nce,
-    motion_loss,
-    pretrain_loss,
-    uniformity,
-)
-from tests.process_groups import one_of_two
+from cmd_train.distributed.gather import gather_with_grad
+from cmd_train.losses.config import LossConfig
+from cmd_train.losses.contrast import InfoNCEOutput, alignment, info_nce, uniformity
+from cmd_train.losses.outputs import ModelOutput
+from cmd_train.losses.pretrain import context_loss, motion_loss, pretrain_loss
+from tests.process_groups import two_rank_group
+
+CONFIG = LossConfig()
 
 
 def unit(*shape: int, seed: int) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def reference_choice(query: list[float], keys: list[list[float]], own: int, temperature: float) -> tuple[float, int]:
-    """Cross-entropy of one query's choice and how many keys are better than its own."""
+def reference_match(query: list[float], keys: list[list[float]], own: int, temperature: float) -> tuple[float, int]:
+    """Return the cross-entropy of one query and the number of keys that score higher than its own."""
     scores = [sum(a * b for a, b in zip(query, key, strict=True)) / temperature for key in keys]
     return math.log(sum(math.exp(score) for score in scores)) - scores[own], sum(s > scores[own] for s in scores)
 
@@ -36,23 +33,23 @@ def reference_choice(query: list[float], keys: list[list[float]], own: int, temp
 def test_info_nce_equals_a_loop():
     query, key = unit(6, 16, seed=0), unit(10, 16, seed=1)
     target = torch.tensor([3, 0, 9, 7, 5, 1])
-    choices = [reference_choice(query[n].tolist(), key.tolist(), own, 0.2) for n, own in enumerate(target.tolist())]
+    matches = [reference_match(query[n].tolist(), key.tolist(), own, 0.2) for n, own in enumerate(target.tolist())]
     matched = info_nce(query, key, target, temperature=0.2)
-    assert matched.loss.item() == pytest.approx(np.mean([loss for loss, _ in choices]), rel=1e-5)
-    assert matched.top1.item() == pytest.approx(np.mean([better < 1 for _, better in choices]))
-    assert matched.top5.item() == pytest.approx(np.mean([better < 5 for _, better in choices]))
-    assert 0 < matched.top5.item() < 1  # otherwise the line above could not fail
+    assert matched.loss.item() == pytest.approx(np.mean([loss for loss, _ in matches]), rel=1e-5)
+    assert matched.top1.item() == pytest.approx(np.mean([higher < 1 for _, higher in matches]))
+    assert matched.top5.item() == pytest.approx(np.mean([higher < 5 for _, higher in matches]))
+    assert 0 < matched.top5.item() < 1  # otherwise the assertion above could not fail
     assert (matched.candidates.item(), matched.queries.item()) == (10, 6)
 
 
-def test_info_nce_leaves_out_invalid_keys_and_queries():
+def test_info_nce_ignores_invalid_keys_and_queries():
     query, key = unit(5, 16, seed=2), unit(8, 16, seed=3)
     target = torch.tensor([0, 1, 2, 3, 4])
     key_valid = torch.tensor([1, 1, 0, 1, 1, 0, 1, 1]).bool()  # query 2 loses its key
     query_valid = torch.tensor([1, 0, 1, 1, 1]).bool()
     kept = [index for index in range(8) if key_valid[index]]
     keys = [key[index].tolist() for index in kept]
-    expected = [reference_choice(query[n].tolist(), keys, kept.index(n), 0.1)[0] for n in (0, 3, 4)]
+    expected = [reference_match(query[n].tolist(), keys, kept.index(n), 0.1)[0] for n in (0, 3, 4)]
     matched = info_nce(query, key, target, key_valid_M=key_valid, query_valid_N=query_valid)
     assert matched.loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
     assert (matched.candidates.item(), matched.queries.item()) == (6, 3)
@@ -76,15 +73,15 @@ def test_invalid_keys_get_no_gradient():
     assert key.grad[4].abs().sum() > 0
 
 
-def test_symmetric_info_nce_averages_both_choices():
+def test_symmetric_info_nce_averages_both_directions():
     query, key, target = unit(4, 8, seed=8), unit(7, 8, seed=9), torch.tensor([2, 0, 6, 5])
-    there = [reference_choice(query[n].tolist(), key.tolist(), own, 0.1)[0] for n, own in enumerate(target.tolist())]
-    back = [reference_choice(key[own].tolist(), query.tolist(), n, 0.1)[0] for n, own in enumerate(target.tolist())]
+    forward = [reference_match(query[n].tolist(), key.tolist(), own, 0.1)[0] for n, own in enumerate(target.tolist())]
+    backward = [reference_match(key[own].tolist(), query.tolist(), n, 0.1)[0] for n, own in enumerate(target.tolist())]
     matched = info_nce(query, key, target, symmetric=True)
-    assert matched.loss.item() == pytest.approx((np.mean(there) + np.mean(back)) / 2, rel=1e-5)
+    assert matched.loss.item() == pytest.approx((np.mean(forward) + np.mean(backward)) / 2, rel=1e-5)
 
 
-def test_collapsed_embeddings_score_nothing():
+def test_collapsed_embeddings_have_zero_accuracy():
     same = torch.ones(6, 4) / 2
     matched = info_nce(same, same, torch.arange(6))
     assert matched.loss.item() == pytest.approx(math.log(6), rel=1e-5)
@@ -102,7 +99,7 @@ def test_collapsed_embeddings_score_nothing():
         ({"pair_valid_NM": torch.ones(3, 2).bool()}, "pair_valid_NM"),
     ],
 )
-def test_info_nce_refuses(change, message):
+def test_info_nce_rejects_invalid_arguments(change, message):
     given = {"query_ND": unit(2, 8, seed=0), "key_MD": unit(3, 8, seed=0), "target_N": torch.tensor([0, 1])} | change
     with pytest.raises(ValueError, match=message):
         info_nce(given.pop("query_ND"), given.pop("key_MD"), given.pop("target_N"), **given)
@@ -121,10 +118,8 @@ def output_of(samples: int = 3, windows: int = 4, positions: int = 5, width: int
 def test_context_loss_equals_a_loop():
     output = output_of()
     keys = output.context_key_BD.tolist()
-    expected = [
-        reference_choice(query, keys, own, 0.1)[0] for own, query in enumerate(output.context_query_BD.tolist())
-    ]
-    assert context_loss(output).loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    expected = [reference_match(query, keys, own, 0.1)[0] for own, query in enumerate(output.context_query_BD.tolist())]
+    assert context_loss(output, CONFIG).loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
@@ -140,63 +135,65 @@ def test_motion_loss_equals_a_loop(symmetric):
         if window_valid[sample, 0]:
             query_place[sample, position] = len(queries)
             queries.append(output.motion_query_BPD[sample, position].tolist())
-    there = [reference_choice(queries[n], keys, place[s, 0, p], 0.1) for (s, p), n in query_place.items()]
-    back = [reference_choice(keys[place[s, 0, p]], queries, n, 0.1)[0] for (s, p), n in query_place.items()]
-    expected = np.mean([loss for loss, _ in there])
+    forward = [reference_match(queries[n], keys, place[s, 0, p], 0.1) for (s, p), n in query_place.items()]
+    backward = [reference_match(keys[place[s, 0, p]], queries, n, 0.1)[0] for (s, p), n in query_place.items()]
+    expected = np.mean([loss for loss, _ in forward])
     if symmetric:
-        expected = (expected + np.mean(back)) / 2
-    matched = motion_loss(output, window_valid, symmetric=symmetric)
+        expected = (expected + np.mean(backward)) / 2
+    matched = motion_loss(output, window_valid, LossConfig(symmetric=symmetric))
     assert matched.loss.item() == pytest.approx(expected, rel=1e-5)
-    assert matched.top5.item() == pytest.approx(np.mean([better < 5 for _, better in there]))
+    assert matched.top5.item() == pytest.approx(np.mean([higher < 5 for _, higher in forward]))
     assert (matched.candidates.item(), matched.queries.item()) == (9 * 5, 2 * 5)
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(("own_video", "own_place"), [(True, False), (False, True), (True, True)])
-def test_motion_of_the_own_video_or_place_is_the_mean_over_each_alone(symmetric, own_video, own_place):
-    output = output_of()
+def test_restricted_candidates_equal_the_mean_of_separate_losses(symmetric, own_video, own_place):
+    output, config = output_of(), LossConfig(symmetric=symmetric)
     window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
 
-    def alone(samples: slice, places: slice) -> InfoNCEOutput:
+    def loss_of_part(samples: slice, places: slice) -> InfoNCEOutput:
         part = ModelOutput(
             feature_BF=output.feature_BF[samples],
             motion_query_BPD=output.motion_query_BPD[samples, places],
             motion_key_BWPD=output.motion_key_BWPD[samples, :, places],
         )
-        return motion_loss(part, window_valid[samples], symmetric=symmetric)
+        return motion_loss(part, window_valid[samples], config)
 
-    # The third video has no window to predict; alone, it asks nothing.
+    # The third video has no window to predict, so on its own it has no queries.
     samples = [slice(n, n + 1) for n in range(2)] if own_video else [slice(None)]
     places = [slice(n, n + 1) for n in range(5)] if own_place else [slice(None)]
-    parts = [alone(sample, place) for sample in samples for place in places]
-    matched = motion_loss(output, window_valid, symmetric=symmetric, own_video=own_video, own_place=own_place)
+    parts = [loss_of_part(sample, place) for sample in samples for place in places]
+    restricted = replace(config, motion_own_video=own_video, motion_own_place=own_place)
+    matched = motion_loss(output, window_valid, restricted)
     assert matched.loss.item() == pytest.approx(np.mean([part.loss.item() for part in parts]), rel=1e-5)
     assert matched.top1.item() == pytest.approx(np.mean([part.top1.item() for part in parts]))
     assert matched.candidates.item() == pytest.approx(np.mean([part.candidates.item() for part in parts]), rel=0.2)
     assert matched.queries.item() == 2 * 5
-    whole = motion_loss(output, window_valid, symmetric=symmetric)
+    whole = motion_loss(output, window_valid, config)
     assert whole.loss.item() != pytest.approx(matched.loss.item(), rel=1e-2)
 
 
-def test_pretrain_loss_weighs_what_is_there():
+def test_pretrain_loss_is_the_weighted_sum_of_the_available_losses():
     output, valid = output_of(), torch.ones(3, 4).bool()
-    loss = pretrain_loss(output, valid, context_weight=2, motion_weight=0.5, temperature=0.3)
-    context, motion = context_loss(output, temperature=0.3), motion_loss(output, valid, temperature=0.3)
+    config = LossConfig(context_weight=2, motion_weight=0.5, temperature=0.3)
+    loss = pretrain_loss(output, valid, config)
+    context, motion = context_loss(output, config), motion_loss(output, valid, config)
     assert loss.total.item() == pytest.approx(2 * context.loss.item() + 0.5 * motion.loss.item())
     only_context = ModelOutput(
         feature_BF=output.feature_BF, context_query_BD=output.context_query_BD, context_key_BD=output.context_key_BD
     )
-    loss = pretrain_loss(only_context, None)
+    loss = pretrain_loss(only_context, None, CONFIG)
     assert loss.motion is None
-    assert loss.total.item() == pytest.approx(context_loss(output).loss.item())
+    assert loss.total.item() == pytest.approx(context_loss(output, CONFIG).loss.item())
     with pytest.raises(ValueError, match="window_valid_BW"):
-        pretrain_loss(output, None)
+        pretrain_loss(output, None, CONFIG)
     with pytest.raises(ValueError, match="motion_weight"):
-        pretrain_loss(output, valid, motion_weight=-1)
-    with pytest.raises(ValueError, match="context or motion"):
-        pretrain_loss(ModelOutput(feature_BF=output.feature_BF), None)
+        LossConfig(motion_weight=-1)
+    with pytest.raises(ValueError, match="neither context nor motion"):
+        pretrain_loss(ModelOutput(feature_BF=output.feature_BF), None, CONFIG)
     with pytest.raises(ValueError, match="window_valid_BW"):
-        motion_loss(output, valid[:, :3])
+        motion_loss(output, valid[:, :3], CONFIG)
 
 
 def test_alignment_and_uniformity_equal_loops():
@@ -216,7 +213,7 @@ def test_alignment_and_uniformity_equal_loops():
         uniformity(one[:1])
 
 
-# Two processes against one: every part of the output comes from its own linear layer.
+# Two processes compared with one: each part of the output is computed by its own linear layer.
 
 WIDTH, WINDOWS, POSITIONS, LOCAL_BATCH = 6, 3, 4, 3
 WINDOW_VALID = torch.tensor([[1, 1, 1], [1, 0, 1], [0, 1, 1], [1, 1, 0], [1, 1, 1], [1, 0, 0]]).bool()
@@ -255,25 +252,25 @@ def gradients(
     model.zero_grad()
     samples, motion = global_batch()
     output = model(samples[part], motion[part])
-    loss = pretrain_loss(
-        output, WINDOW_VALID[part], symmetric=symmetric, own_video=own_video, own_place=own_video, rank_sizes=rank_sizes
-    )
+    config = LossConfig(symmetric=symmetric, motion_own_video=own_video, motion_own_place=own_video)
+    loss = pretrain_loss(output, WINDOW_VALID[part], config, rank_sizes=rank_sizes)
     loss.total.backward()
     values = {"total": loss.total.item(), "candidates": loss.motion.candidates.item()}
     return {name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters()}, values
 
 
 def one_rank(rank: int, folder: str) -> None:
-    with one_of_two(rank, folder):
+    with two_rank_group(rank, folder):
         torch.save(results_of(rank), Path(folder) / f"{rank}.pt")
 
 
 def results_of(rank: int) -> tuple[dict[object, object], Tensor]:
     part = slice(rank * LOCAL_BATCH, (rank + 1) * LOCAL_BATCH)
     model = nn.parallel.DistributedDataParallel(LinearModel())
-    model.itself = [model]  # only Python's collector takes such a model away, and the process group that it holds
+    # The reference cycle keeps the model, and with it the process group, alive until garbage collection.
+    model.itself = [model]
     results = {symmetric: gradients(model, part, symmetric=symmetric) for symmetric in (False, True)}
-    # A damaged sample has left the second rank with fewer.
+    # The second rank has one sample fewer, as after a damaged sample.
     shorter = part if rank == 0 else slice(part.start, part.stop - 1)
     sizes = (LOCAL_BATCH, LOCAL_BATCH - 1)
     results["shorter"] = gradients(model, shorter, symmetric=True, rank_sizes=sizes)
@@ -281,7 +278,7 @@ def results_of(rank: int) -> tuple[dict[object, object], Tensor]:
     return results, gather_with_grad(torch.full((2,), float(rank)))
 
 
-def test_two_ranks_give_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
+def test_two_ranks_match_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
     mp.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
     for symmetric in (False, True, "shorter", "own video"):
@@ -290,7 +287,7 @@ def test_two_ranks_give_the_gradients_of_one_process_with_the_whole_batch(tmp_pa
         expected, values = gradients(LinearModel(), whole, symmetric=bool(symmetric), own_video=own_video)
         results = [results[symmetric] for results, _ in ranks]
         assert np.mean([rank_values["total"] for _, rank_values in results]) == pytest.approx(values["total"], rel=1e-5)
-        # Of its own video each query has other candidates; a rank tells the mean of its own queries.
+        # With own-video candidates, each query has a different number; each rank reports the mean over its queries.
         assert np.mean([rank_values["candidates"] for _, rank_values in results]) == pytest.approx(values["candidates"])
         for rank_gradients, rank_values in results:
             assert own_video or rank_values["candidates"] == values["candidates"]
@@ -305,9 +302,9 @@ def test_gather_in_one_process_is_the_identity():
     assert gather_with_grad(tensor) is tensor
 
 
-def test_own_video_and_place_want_a_temporal_negative():
+def test_own_video_and_own_place_together_require_temporal_negatives():
     both = {"loss.motion_own_video": True, "loss.motion_own_place": True}
     build_config("demo", both)
     build_config("demo", {"loss.motion_own_place": True, "sampling.temporal_negatives": 0})
-    with pytest.raises(ValueError, match=r"sampling\.temporal_negatives: 0 is not allowed .* no negatives left"):
+    with pytest.raises(ValueError, match=r"sampling\.temporal_negatives: must be at least 1 .* no negatives"):
         build_config("demo", both | {"sampling.temporal_negatives": 0})

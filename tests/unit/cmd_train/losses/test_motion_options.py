@@ -1,4 +1,4 @@
-"""Feature statistics, missing windows and static positions."""
+"""Tests of feature statistics, missing windows and static positions."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ import numpy as np
 import pytest
 import torch
 
+from cmd_train.losses.config import LossConfig
 from cmd_train.losses.contrast import alignment, uniformity
-from cmd_train.losses.feature_spread import MOST_EMBEDDINGS, describe_features
-from cmd_train.losses.model_output import ModelOutput
+from cmd_train.losses.feature_spread import MAX_EMBEDDINGS, describe_features
+from cmd_train.losses.outputs import ModelOutput
 from cmd_train.losses.pretrain import motion_loss
 from cmd_train.losses.static_positions import mean_speed_px
 from cmd_train.models.heads import replace_missing_windows
 from cmd_train.models.pretrain import PretrainModel
-from tests.unit.cmd_train.losses.test_losses import output_of, reference_choice, unit
+from tests.unit.cmd_train.losses.test_losses import output_of, reference_match, unit
 from tests.unit.cmd_train.models.test_networks import SMALL, random_inputs
 
 # Alignment and uniformity
 
 
-def test_alignment_and_uniformity_leave_out_what_does_not_count() -> None:
+def test_alignment_and_uniformity_ignore_invalid_embeddings() -> None:
     one, two = unit(7, 4, seed=1), unit(7, 4, seed=2)
     valid = torch.tensor([1, 0, 1, 1, 0, 1, 1]).bool()
     assert alignment(one, two, valid).item() == pytest.approx(alignment(one[valid], two[valid]).item(), rel=1e-5)
@@ -47,19 +48,19 @@ def test_features_of_both_heads_are_described() -> None:
     assert describe_features(ModelOutput(feature_BF=torch.zeros(1, 1)), None) == {}
 
 
-def test_uniformity_of_many_looks_at_some() -> None:
+def test_uniformity_of_many_embeddings_uses_a_subset() -> None:
     many = unit(8, 49, 4, seed=3)
     output = ModelOutput(feature_BF=torch.zeros(8, 1), motion_query_BPD=many, motion_key_BWPD=many[:, None])
     metrics = describe_features(output, torch.ones(8, 1).bool())
-    assert MOST_EMBEDDINGS < 8 * 49
+    assert MAX_EMBEDDINGS < 8 * 49
     assert metrics["motion_alignment"].item() == 0
     assert metrics["motion_query_uniformity"].item() == pytest.approx(uniformity(many.flatten(0, 1)).item(), abs=0.1)
 
 
-# Windows that do not exist
+# Missing windows
 
 
-def test_existing_windows_stand_in_for_missing_ones_in_turn() -> None:
+def test_missing_windows_are_replaced_by_existing_ones_round_robin() -> None:
     motion = torch.arange(7.0).view(7, 1, 1, 1, 1)
     valid = torch.tensor([0, 1, 0, 1, 0, 0, 1]).bool()
     assert replace_missing_windows(motion, valid).flatten().tolist() == [1, 1, 3, 3, 6, 1, 6]
@@ -67,7 +68,7 @@ def test_existing_windows_stand_in_for_missing_ones_in_turn() -> None:
     assert torch.equal(replace_missing_windows(motion, torch.zeros(7).bool()), motion)
 
 
-def test_missing_windows_do_not_enter_the_statistics() -> None:
+def test_missing_windows_do_not_affect_batchnorm_statistics() -> None:
     torch.manual_seed(0)
     model, (_, _, motion) = PretrainModel(SMALL), random_inputs(SMALL, samples=2, windows=2)
     motion = torch.cat([motion, torch.zeros_like(motion)], 1)
@@ -77,21 +78,23 @@ def test_missing_windows_do_not_enter_the_statistics() -> None:
     keys = model.forward_motion_key(motion, valid)
     torch.testing.assert_close(keys[:, :2], expected.forward_motion_key(motion[:, :2]), rtol=1e-4, atol=1e-5)
     for (name, own), other in zip(model.named_buffers(), expected.buffers(), strict=True):
-        # The unbiased variance divides by one less than the count, which is doubled here.
+        # The unbiased variance divides by count - 1, and the count is doubled here.
         torch.testing.assert_close(own, other, rtol=5e-3, atol=1e-5, msg=name)
     mixed = expected.forward_motion_key(motion)
-    assert not torch.allclose(mixed[:, :2], keys[:, :2], atol=1e-2), "without the flags it would be otherwise"
+    assert not torch.allclose(mixed[:, :2], keys[:, :2], atol=1e-2), (
+        "missing windows change the result without the flags"
+    )
 
 
-def test_missing_windows_do_not_make_a_compiled_model_compile_again() -> None:
+def test_missing_windows_do_not_trigger_recompilation() -> None:
     model, given = PretrainModel(SMALL), random_inputs(SMALL)
     graphs = []
 
-    def keep(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
+    def record(graph: torch.fx.GraphModule, _: object) -> torch.fx.GraphModule:
         graphs.append(graph)
         return graph
 
-    compiled = torch.compile(model, backend=keep, fullgraph=True)
+    compiled = torch.compile(model, backend=record, fullgraph=True)
     for valid in ([[1, 1, 1], [1, 1, 1]], [[1, 0, 0], [1, 1, 0]], [[0, 0, 0], [0, 0, 0]]):
         compiled(*given, torch.tensor(valid).bool())
     assert len(graphs) == 1
@@ -103,7 +106,7 @@ def test_missing_windows_do_not_make_a_compiled_model_compile_again() -> None:
 def test_speed_is_the_mean_over_valid_cells() -> None:
     motion = torch.zeros(1, 3, 2, 4, 4)
     motion[0, :2, :, 0, 0] = torch.tensor([0.3, 0.4])[:, None]  # 5 px
-    motion[0, 2, :, 0, :2] = 1  # two valid cells under position 0, one of them at rest
+    motion[0, 2, :, 0, :2] = 1  # two valid cells at position 0, one of them static
     motion[0, 2, 0, 3, 3] = 1
     motion[0, 0, 0, 3, 3] = -0.2
     speed = mean_speed_px(motion, (2, 2), clamp_px=10.0)
@@ -112,29 +115,30 @@ def test_speed_is_the_mean_over_valid_cells() -> None:
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-def test_motion_loss_asks_the_chosen_positions_only(symmetric: bool) -> None:
+def test_motion_loss_uses_only_valid_queries(symmetric: bool) -> None:
     output, valid = output_of(), torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
-    asks = torch.tensor([[1, 0, 0, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]]).bool()
+    query_valid = torch.tensor([[1, 0, 0, 1, 1], [0, 0, 0, 0, 1], [1, 1, 1, 1, 1]]).bool()
     place, keys = {}, []
     for sample, window, position in np.ndindex(3, 4, 5):
         if valid[sample, window]:
             place[sample, window, position] = len(keys)
             keys.append(output.motion_key_BWPD[sample, window, position].tolist())
-    asked = [(s, p) for s, p in np.ndindex(2, 5) if asks[s, p]]
+    chosen = [(s, p) for s, p in np.ndindex(2, 5) if query_valid[s, p]]
     queries = output.motion_query_BPD[:2].flatten(0, 1).tolist()
-    there = [reference_choice(queries[5 * s + p], keys, place[s, 0, p], 0.1)[0] for s, p in asked]
-    back = [reference_choice(keys[place[s, 0, p]], queries, 5 * s + p, 0.1)[0] for s, p in asked]
-    expected = (np.mean(there) + np.mean(back)) / 2 if symmetric else np.mean(there)
-    matched = motion_loss(output, valid, query_valid_BP=asks, symmetric=symmetric)
+    forward = [reference_match(queries[5 * s + p], keys, place[s, 0, p], 0.1)[0] for s, p in chosen]
+    backward = [reference_match(keys[place[s, 0, p]], queries, 5 * s + p, 0.1)[0] for s, p in chosen]
+    expected = (np.mean(forward) + np.mean(backward)) / 2 if symmetric else np.mean(forward)
+    matched = motion_loss(output, valid, LossConfig(symmetric=symmetric), query_valid_BP=query_valid)
     assert matched.loss.item() == pytest.approx(expected, rel=1e-5)
     assert (matched.queries.item(), matched.candidates.item()) == (4, 45)
-    assert math.isclose(motion_loss(output, valid, query_valid_BP=torch.zeros_like(asks)).loss.item(), 0)
+    none = motion_loss(output, valid, LossConfig(), query_valid_BP=torch.zeros_like(query_valid))
+    assert math.isclose(none.loss.item(), 0)
 
 
-def test_hard_negatives_are_the_other_windows() -> None:
+def test_temporal_negatives_are_additional_candidates() -> None:
     output = output_of()
     alone = replace(output, motion_key_BWPD=output.motion_key_BWPD[:, :1])
-    with_negatives = motion_loss(output, torch.ones(3, 4).bool())
-    without = motion_loss(alone, torch.ones(3, 1).bool())
+    with_negatives = motion_loss(output, torch.ones(3, 4).bool(), LossConfig())
+    without = motion_loss(alone, torch.ones(3, 1).bool(), LossConfig())
     assert (with_negatives.candidates.item(), without.candidates.item()) == (60, 15)
     assert with_negatives.loss > without.loss

@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 from cmd_train.checkpoints.files import save_checkpoint
 from cmd_train.checkpoints.initial import load_initial
-from cmd_train.losses.model_output import QueuedKeys
+from cmd_train.losses.config import LossConfig
+from cmd_train.losses.outputs import QueuedKeys
 from cmd_train.losses.pretrain import context_loss
+from cmd_train.models.config import ModelConfig
 from cmd_train.models.key_queue import KeyQueue
-from cmd_train.models.pretrain import ModelConfig, PretrainModel
-from tests.process_groups import one_of_two
-from tests.unit.cmd_train.losses.test_losses import output_of, reference_choice, unit
+from cmd_train.models.pretrain import PretrainModel
+from tests.process_groups import two_rank_group
+from tests.unit.cmd_train.losses.test_losses import output_of, reference_match, unit
 from tests.unit.cmd_train.models.test_networks import SMALL, random_inputs
 
 VIDEOS = torch.tensor([5, 9])
@@ -34,7 +36,7 @@ class Encoder(nn.Module):
         return F.normalize(self.layer(given_BD), dim=1)
 
 
-def test_queue_gives_the_last_keys_of_other_videos() -> None:
+def test_queue_returns_the_latest_keys_of_other_videos() -> None:
     encoder, inputs = Encoder(), torch.randn(6, 2, 3)
     queue = KeyQueue(encoder, size=5, features=4, momentum=0.9)
     videos = [torch.tensor([2 * step, 2 * step + 1]) for step in range(5)] + [torch.tensor([0, 7])]
@@ -46,10 +48,10 @@ def test_queue_gives_the_last_keys_of_other_videos() -> None:
             with torch.no_grad():
                 expected = {tuple(encoder(x[None])[0].tolist()) for v, x in seen if v != videos[step][sample]}
             assert {tuple(np.round(k, 5)) for k in usable} == {tuple(np.round(k, 5)) for k in expected}
-    assert int(stored.usable_BM[1].sum()) == 4, "the sample is of video 7, which is in the queue"
+    assert int(stored.usable_BM[1].sum()) == 4, "the queue contains a key of the sample's video, 7"
 
 
-def test_slow_copy_follows_with_the_momentum() -> None:
+def test_moving_average_uses_the_momentum() -> None:
     encoder = Encoder()
     queue = KeyQueue(encoder, size=4, features=4, momentum=0.75)
     start = encoder.layer.weight.detach().clone()
@@ -64,7 +66,7 @@ def test_slow_copy_follows_with_the_momentum() -> None:
     assert all(torch.equal(before[name], value) for name, value in queue.state_dict().items())
 
 
-def test_a_batch_larger_than_the_queue_leaves_its_end() -> None:
+def test_a_batch_larger_than_the_queue_keeps_the_last_keys() -> None:
     encoder, given = Encoder(), torch.randn(7, 3)
     queue = KeyQueue(encoder, size=3, features=4, momentum=0)
     queue(encoder, given, torch.arange(7))
@@ -78,8 +80,8 @@ def test_context_loss_with_queued_keys_equals_a_loop() -> None:
     losses = []
     for own, query in enumerate(output.context_query_BD.tolist()):
         keys = output.context_key_BD.tolist() + [queued[m].tolist() for m in range(4) if usable[own, m]]
-        losses.append(reference_choice(query, keys, own, 0.1)[0])
-    matched = context_loss(output)
+        losses.append(reference_match(query, keys, own, 0.1)[0])
+    matched = context_loss(output, LossConfig())
     assert matched.loss.item() == pytest.approx(np.mean(losses), rel=1e-5)
     assert matched.candidates.item() == pytest.approx(3 + 7 / 3)
 
@@ -107,7 +109,7 @@ def test_model_with_a_queue_continues_exactly_from_its_state() -> None:
         assert torch.equal(one.usable_BM, two.usable_BM)
 
 
-def test_queue_is_off_by_default_and_learns_nothing_by_gradient() -> None:
+def test_queue_is_off_by_default_and_has_no_trainable_parameters() -> None:
     plain = {name for name, _ in PretrainModel(SMALL).named_parameters()}
     trained = {name for name, p in with_queue().named_parameters() if p.requires_grad}
     assert ModelConfig().context_queue == 0
@@ -118,7 +120,7 @@ def test_queue_is_off_by_default_and_learns_nothing_by_gradient() -> None:
         ModelConfig(queue_momentum=1.0)
 
 
-def test_initial_weights_leave_the_queue_empty(tmp_path: Path) -> None:
+def test_loading_initial_weights_resets_the_queue(tmp_path: Path) -> None:
     source, (clip, keyframe, motion) = with_queue(), random_inputs(SMALL)
     with torch.no_grad():
         source.context_encoder.trunk.stem.conv.weight.add_(1)
@@ -133,11 +135,11 @@ def test_initial_weights_leave_the_queue_empty(tmp_path: Path) -> None:
 
 
 def one_rank(rank: int, folder: str) -> None:
-    with one_of_two(rank, folder):
-        torch.save(queue_of_a_part(slice(2 * rank, 2 * rank + 2)), Path(folder) / f"{rank}.pt")
+    with two_rank_group(rank, folder):
+        torch.save(state_after_part(slice(2 * rank, 2 * rank + 2)), Path(folder) / f"{rank}.pt")
 
 
-def queue_of_a_part(part: slice) -> dict[str, Tensor]:
+def state_after_part(part: slice) -> dict[str, Tensor]:
     encoder, given = Encoder(), unit(3, 4, 3, seed=21)
     queue = KeyQueue(encoder, size=7, features=4, momentum=0.5)
     for step in range(3):
@@ -145,8 +147,8 @@ def queue_of_a_part(part: slice) -> dict[str, Tensor]:
     return queue.state_dict()
 
 
-def test_all_ranks_store_the_keys_of_all(tmp_path: Path) -> None:
+def test_each_rank_enqueues_the_keys_of_all_ranks(tmp_path: Path) -> None:
     mp.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
-    expected = queue_of_a_part(slice(None))
+    expected = state_after_part(slice(None))
     for rank in range(2):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected)

@@ -5,13 +5,16 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cmd_train.augment.config import motion_input_shape
 from cmd_train.config import TrainConfig
 from cmd_train.engine.objective import PretrainObjective
-from cmd_train.losses.model_output import ModelOutput
-from cmd_train.models.backbones import BACKBONE_NAMES, BackboneOutput, build_backbone, join_stages, token_grid
-from cmd_train.models.encoders import ContextEncoder, MotionEncoder, motion_input_shape
+from cmd_train.losses.outputs import ModelOutput
+from cmd_train.models.backbones import BackboneOutput, build_backbone, join_stages
+from cmd_train.models.config import BACKBONE_NAMES, ModelConfig, token_grid
+from cmd_train.models.encoders import ContextEncoder, MotionEncoder
+from cmd_train.models.heads import MotionHead
 from cmd_train.models.predictor import MotionPredictor
-from cmd_train.models.pretrain import ModelConfig, MotionHead, PretrainModel
+from cmd_train.models.pretrain import PretrainModel
 from cmd_train.models.resnet import FactorisedConvNorm, ResidualBlock
 
 SMALL = ModelConfig(
@@ -39,13 +42,13 @@ def random_inputs(config: ModelConfig, *, samples: int = 2, windows: int = 3) ->
     )
 
 
-# Shapes are worked out on the meta device: full-size networks without arithmetic.
+# Shapes are computed on the meta device: full-size networks without arithmetic.
 
 
 @pytest.mark.parametrize("name", BACKBONE_NAMES)
 @pytest.mark.parametrize("crop_size", [56, 64, 112, 36])
 @pytest.mark.parametrize("frames", [8, 16])
-def test_backbone_maps_have_the_announced_shapes(name, crop_size, frames):
+def test_backbone_maps_have_the_documented_shapes(name, crop_size, frames):
     with torch.device("meta"):
         backbone = build_backbone(name)
         output = backbone(torch.empty(2, 3, frames, crop_size, crop_size))
@@ -77,7 +80,7 @@ def test_width_scales_every_channel(name):
     assert full.feature_channels == 4 * narrow.feature_channels
 
 
-def test_token_map_joins_frame_pairs_and_the_enlarged_last_stage():
+def test_token_map_combines_frame_pairs_and_the_upsampled_last_stage():
     stage3, stage4 = torch.randn(2, 3, 4, 7, 7), torch.randn(2, 6, 2, 4, 4)
     tokens = join_stages(stage3, stage4)
     assert tokens.shape == (2, 6, 2, 7, 7)
@@ -89,7 +92,7 @@ def test_token_map_joins_frame_pairs_and_the_enlarged_last_stage():
                 torch.testing.assert_close(tokens[:, :, time, row, column], expected)
 
 
-def test_factorised_convolutions_keep_the_parameter_count():
+def test_factorized_convolutions_keep_the_parameter_count():
     stem = FactorisedConvNorm(3, 64, kernel=(3, 7, 7))
     assert stem.spatial.conv.out_channels == 83
     unit = FactorisedConvNorm(64, 64, kernel=(3, 3, 3))
@@ -97,7 +100,7 @@ def test_factorised_convolutions_keep_the_parameter_count():
 
 
 @pytest.mark.parametrize("name", ["r2plus1d_26", "r3d_26", "r2plus1d_10"])
-def test_residual_blocks_start_as_their_shortcuts(name):
+def test_residual_blocks_initially_compute_their_shortcut(name):
     backbone = build_backbone(name, width=4).eval()
     blocks = [module for module in backbone.modules() if isinstance(module, ResidualBlock)]
     assert len(blocks) == (4 if name == "r2plus1d_10" else 8)
@@ -109,8 +112,8 @@ def test_residual_blocks_start_as_their_shortcuts(name):
         assert sum(bool((scale == 0).all()) for scale in scales) == 1
 
 
-def test_backbones_refuse_what_they_cannot_take():
-    with pytest.raises(ValueError, match="backbone must be one of"):
+def test_backbones_reject_unsupported_arguments_and_shapes():
+    with pytest.raises(ValueError, match="backbone: must be one of"):
         build_backbone("resnet18")
     with pytest.raises(ValueError, match="width"):
         build_backbone("c3d", width=0)
@@ -130,7 +133,7 @@ def test_backbones_refuse_what_they_cannot_take():
 @pytest.mark.parametrize("motion_input", ["native", "paper"])
 @pytest.mark.parametrize(("crop_size", "side"), [(56, 4), (64, 4), (112, 7), (36, 3)])
 @pytest.mark.parametrize("frames", [1, 5, 8])
-def test_motion_encoders_end_on_the_token_grid(motion_input, crop_size, side, frames):
+def test_motion_encoder_output_has_the_token_grid(motion_input, crop_size, side, frames):
     shape = motion_input_shape(motion_input, frames=frames, crop_size=crop_size)
     with torch.device("meta"):
         features = MotionEncoder(motion_input=motion_input)(torch.empty(2, *shape))
@@ -138,14 +141,14 @@ def test_motion_encoders_end_on_the_token_grid(motion_input, crop_size, side, fr
     assert token_grid(16, crop_size)[1:] == (side, side)
 
 
-def test_native_motion_encoder_sees_every_cell_of_every_frame_first():
+def test_first_stage_of_native_motion_encoder_keeps_full_resolution():
     assert motion_input_shape("native", frames=8, crop_size=112) == (3, 8, 28, 28)
     with torch.device("meta"):
         first, *_ = MotionEncoder().trunk(torch.empty(1, 3, 8, 28, 28))
     assert first.shape[2:] == (8, 28, 28)
 
 
-def test_encoders_refuse_what_they_cannot_take():
+def test_encoders_reject_unsupported_arguments_and_shapes():
     with pytest.raises(ValueError, match="even"):
         MotionEncoder(width=5)
     with pytest.raises(ValueError, match="3 channels"):
@@ -163,8 +166,8 @@ def test_context_encoder_averages_over_space():
     assert not torch.allclose(features[0], features[1])
 
 
-@pytest.mark.parametrize(("motion_input", "least", "most"), [("paper", 112.5, 113.5), ("native", 20, 30)])
-def test_cost_of_a_training_sample(motion_input, least, most):
+@pytest.mark.parametrize(("motion_input", "minimum", "maximum"), [("paper", 112.5, 113.5), ("native", 20, 30)])
+def test_cost_of_a_training_sample(motion_input, minimum, maximum):
     config = ModelConfig(motion_input=motion_input)
     with torch.device("meta"):
         model = PretrainModel(config)
@@ -175,8 +178,8 @@ def test_cost_of_a_training_sample(motion_input, least, most):
         )
         with FlopCounterMode(display=False) as counter:
             model(*inputs)
-    gflop_a_sample = counter.get_total_flops() / 2 / 1e9
-    assert least <= gflop_a_sample <= most
+    gflop_per_sample = counter.get_total_flops() / 2 / 1e9
+    assert minimum <= gflop_per_sample <= maximum
 
 
 def small_predictor(**changes: float) -> MotionPredictor:
@@ -185,7 +188,7 @@ def small_predictor(**changes: float) -> MotionPredictor:
     return MotionPredictor(**(sizes | changes))
 
 
-def test_predictor_knows_places_by_their_learned_positions_only():
+def test_predictor_distinguishes_places_only_by_learned_positions():
     predictor = small_predictor().eval()
     nn.init.normal_(predictor.source_position_SD)
     nn.init.normal_(predictor.target_position_PD)
@@ -204,17 +207,17 @@ def test_predictor_knows_places_by_their_learned_positions_only():
     torch.testing.assert_close(predictor(shuffled), predicted[:, [2, 0, 3, 1]], rtol=1e-4, atol=1e-5)
 
 
-def test_positions_do_not_reach_the_values():
+def test_positions_are_not_added_to_attention_values():
     predictor = small_predictor().eval()
     tokens = torch.randn(1, 6, 1, 1, 1).expand(1, 6, 2, 2, 2)
     before = predictor(tokens)
-    # With equal tokens every attention returns the same value however it looks; positions can change nothing.
+    # With equal tokens, attention returns the same value for any attention weights, so positions have no effect.
     nn.init.normal_(predictor.source_position_SD, std=5)
     nn.init.normal_(predictor.target_position_PD, std=5)
     torch.testing.assert_close(predictor(tokens), before, rtol=1e-4, atol=1e-5)
 
 
-def test_predictor_drops_features_in_training_only():
+def test_predictor_applies_dropout_in_training_only():
     predictor, tokens = small_predictor(), torch.randn(1, 6, 2, 2, 2)
     assert not torch.equal(predictor(tokens), predictor(tokens))
     predictor.eval()
@@ -224,7 +227,7 @@ def test_predictor_drops_features_in_training_only():
 
 
 @pytest.mark.parametrize("backbone", BACKBONE_NAMES)
-def test_model_embeds_and_trains_every_parameter(backbone):
+def test_all_parameters_receive_gradients(backbone):
     config = dataclasses.replace(SMALL, backbone=backbone)
     model = PretrainModel(config)
     output = model(*random_inputs(config))
@@ -239,7 +242,7 @@ def test_model_embeds_and_trains_every_parameter(backbone):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-def test_windows_and_positions_keep_their_places():
+def test_embeddings_keep_the_order_of_windows_and_positions():
     model = PretrainModel(SMALL).eval()
     clip, keyframe, motion = random_inputs(SMALL)
     keys = model(clip, keyframe, motion).motion_key_BWPD
@@ -260,18 +263,18 @@ def test_a_head_that_is_off_has_no_parameters_and_no_output():
     assert not any(name.startswith("context") for name, _ in motion_only.named_parameters())
 
 
-def test_model_asks_for_the_inputs_of_its_heads():
+def test_model_requires_the_inputs_of_its_heads():
     model = PretrainModel(SMALL)
     clip, keyframe, motion = random_inputs(SMALL)
     with pytest.raises(ValueError, match="keyframe_B31HW"):
         model(clip, None, motion)
     with pytest.raises(ValueError, match="motion_BWCTHW"):
         model(clip, keyframe)
-    with pytest.raises(ValueError, match="motion must be"):
+    with pytest.raises(ValueError, match="motion_BWCTHW: must have shape"):
         model(clip, keyframe, motion[..., :-1])
 
 
-def test_model_runs_in_bfloat16_and_still_returns_unit_lengths():
+def test_embeddings_have_unit_length_under_bfloat16_autocast():
     model = PretrainModel(SMALL)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         output = model(*random_inputs(SMALL))
@@ -280,7 +283,7 @@ def test_model_runs_in_bfloat16_and_still_returns_unit_lengths():
         torch.testing.assert_close(embedding.norm(dim=-1), torch.ones(embedding.shape[:-1]))
 
 
-def test_motion_head_attaches_to_any_backbone():
+def test_motion_head_works_with_any_backbone():
     backbone = build_backbone("c3d", width=4)
     head = MotionHead(SMALL, token_channels=backbone.token_channels)
     clip, _, motion = random_inputs(SMALL)
@@ -305,19 +308,19 @@ def test_motion_head_attaches_to_any_backbone():
         ("encoder_width", 3),
     ],
 )
-def test_config_names_the_field_it_refuses(field, value):
+def test_config_errors_name_field_and_value(field, value):
     with pytest.raises(ValueError, match=field) as error:
         ModelConfig(**{field: value})
     assert str(value) in str(error.value)
 
 
-def test_pretraining_wants_a_head():
+def test_pretraining_requires_a_head():
     config = TrainConfig(model=ModelConfig(context_head=False, motion_head=False))
-    with pytest.raises(ValueError, match="context_head and motion_head"):
+    with pytest.raises(ValueError, match=r"context_head, model\.motion_head: at least one"):
         PretrainObjective(config, header=None)
 
 
-def test_output_refuses_halves_and_other_shapes():
+def test_output_rejects_unpaired_embeddings_and_mismatched_shapes():
     feature, two, three = torch.zeros(2, 4), torch.zeros(2, 3), torch.zeros(3, 3)
     for given, message in (
         ({"context_query_BD": two}, "context_key_BD"),

@@ -1,8 +1,7 @@
-"""The authors' published networks, rebuilt: same names, same shapes, same numbers (see fixtures/parity/README.md)."""
+"""Parity with the authors' published networks: same names, shapes and outputs (see fixtures/parity/README.md)."""
 
 import json
 import math
-import pickle
 import zlib
 
 import numpy as np
@@ -13,7 +12,8 @@ from torch import Tensor, nn
 
 from cmd_train.checkpoints.published import load_published, published_name, read_weights_file
 from cmd_train.models.backbones import build_backbone
-from cmd_train.models.pretrain import ModelConfig, PretrainModel
+from cmd_train.models.config import ModelConfig
+from cmd_train.models.pretrain import PretrainModel
 from tests.paths import FIXTURES
 
 PARITY = FIXTURES / "parity"
@@ -51,7 +51,7 @@ def assert_same(ours: Tensor, expected: dict) -> None:
     difference = np.abs(flat[expected["indices"]] - values).max() / np.abs(values).max()
     assert difference < TOLERANCE
     assert np.linalg.norm(flat) == pytest.approx(expected["norm"], rel=TOLERANCE)
-    # A mean near zero is known only as well as the values that cancel in it.
+    # A mean near zero is only as precise as the values that cancel in it.
     assert flat.mean() == pytest.approx(expected["mean"], abs=TOLERANCE * expected["norm"] / math.sqrt(flat.size))
 
 
@@ -68,7 +68,7 @@ def no_gradients():
 @pytest.mark.parametrize(
     ("name", "published"), [("c3d", "C3D"), ("r3d_26", "resnet26_3d"), ("r2plus1d_26", "resnet26_2p1d")]
 )
-def test_backbone_gives_the_published_feature(name, published):
+def test_backbone_reproduces_the_published_feature(name, published):
     backbone = build_backbone(name).eval()
     load_published(backbone, published_state(published))
     feature_BC = backbone(published_input(0, 1, 3, 16, 112, 112)).pooled_BC
@@ -80,7 +80,7 @@ def test_backbone_gives_the_published_feature(name, published):
 @pytest.mark.parametrize(
     ("name", "published"), [("r3d_26", "pretrain_resnet26_3d"), ("r2plus1d_26", "pretrain_resnet26_2p1d")]
 )
-def test_pretraining_network_gives_the_published_embeddings(name, published):
+def test_pretraining_network_reproduces_the_published_embeddings(name, published):
     model = PretrainModel(ModelConfig(backbone=name, motion_input="paper")).eval()
     load_published(model, published_state(published))
     output = model(
@@ -95,7 +95,7 @@ def test_pretraining_network_gives_the_published_embeddings(name, published):
     assert_same(output.motion_key_BWPD, expected["motion_key"])
 
 
-# Import itself, on networks small enough to be quick.
+# Import of weights into small networks.
 
 
 def small_model(seed: int) -> PretrainModel:
@@ -142,7 +142,7 @@ def test_names_may_carry_a_common_prefix(prefix):
 
 
 @pytest.mark.parametrize("keep", ["whole", "prefixed", "bare"])
-def test_a_backbone_takes_its_part(keep):
+def test_a_backbone_loads_its_part_of_the_weights(keep):
     source, target = small_model(1), small_model(2)
     state = as_published(source)
     if keep != "whole":
@@ -154,26 +154,26 @@ def test_a_backbone_takes_its_part(keep):
     assert not torch.equal(target.motion.predictor.project.weight, source.motion.predictor.project.weight)
 
 
-def test_what_does_not_fit_is_listed_and_leaves_the_model_alone():
+def test_mismatches_are_listed_and_leave_the_model_unchanged():
     target, untouched = small_model(2), small_model(2)
     state = as_published(small_model(1))
     del state["m_backbone.bn1.weight"]
     state["classifier.weight"] = torch.zeros(3)
     state["fc.weight"] = torch.zeros(8, 5)
-    with pytest.raises(ValueError, match="does not fit") as error:
+    with pytest.raises(ValueError, match="do not fit") as error:
         load_published(target, state)
     for part in ("missing: m_backbone.bn1.weight;", "unexpected: classifier.weight;", "fc.weight (8, 5) instead of"):
         assert part in str(error.value)
     assert_equal_states(target, untouched)
     with pytest.raises(ValueError, match="missing: ") as error:
         load_published(target, {"bn1.weight": torch.zeros(3)})
-    assert all(name in str(error.value) for name in as_published(small_model(1))), "all names are listed, however many"
+    assert all(name in str(error.value) for name in as_published(small_model(1))), "all names are listed"
     with pytest.raises(ValueError, match="missing"):
         load_published(target.backbone, {})
 
 
 @pytest.mark.parametrize("wrapper", [None, "state_dict", "model"])
-def test_reads_pytorch_files_wrapped_or_not(tmp_path, wrapper):
+def test_reads_wrapped_and_plain_pytorch_files(tmp_path, wrapper):
     state = {"a.weight": torch.arange(3.0)}
     torch.save(state if wrapper is None else {wrapper: state, "epoch": 3}, tmp_path / "weights.pth")
     assert torch.equal(read_weights_file(tmp_path / "weights.pth")["a.weight"], state["a.weight"])
@@ -181,18 +181,18 @@ def test_reads_pytorch_files_wrapped_or_not(tmp_path, wrapper):
 
 def test_reads_safetensors_files(tmp_path):
     save_file({"a": torch.arange(3.0)}, tmp_path / "weights.safetensors")
-    assert torch.equal(read_weights_file(str(tmp_path / "weights.safetensors"))["a"], torch.arange(3.0))
+    assert torch.equal(read_weights_file(tmp_path / "weights.safetensors")["a"], torch.arange(3.0))
 
 
-class Stranger:
+class Unknown:
     pass
 
 
-def test_refuses_files_of_anything_but_tensors(tmp_path):
+def test_rejects_files_that_contain_anything_but_tensors(tmp_path):
     for content in ({"epoch": 3}, [torch.zeros(1)], {}):
         torch.save(content, tmp_path / "weights.pth")
-        with pytest.raises(ValueError, match="path must hold"):
+        with pytest.raises(ValueError, match="must contain named tensors"):
             read_weights_file(tmp_path / "weights.pth")
-    torch.save({"a": Stranger()}, tmp_path / "code.pth")
-    with pytest.raises(pickle.UnpicklingError):
+    torch.save({"a": Unknown()}, tmp_path / "code.pth")
+    with pytest.raises(ValueError, match="not a readable"):
         read_weights_file(tmp_path / "code.pth")

@@ -7,15 +7,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from cmd_train.losses.model_output import ModelOutput
+from cmd_train.losses.config import LossConfig
+from cmd_train.losses.outputs import ModelOutput, SupervisedOutput
 from cmd_train.losses.pretrain import motion_loss
+from cmd_train.losses.supervised import supervised_loss
 from cmd_train.models.pretrain import PretrainModel
-from cmd_train.models.supervised import SupervisedModel, SupervisedOutput, supervised_loss
+from cmd_train.models.supervised import SupervisedModel
 from tests.unit.cmd_train.losses.test_losses import output_of
 from tests.unit.cmd_train.models.test_networks import SMALL, random_inputs
 
 WITH_MOTION = replace(SMALL, context_head=False)
 PLAIN = replace(WITH_MOTION, motion_head=False)
+CONFIG = LossConfig()
 LABELS = torch.tensor([1, 4])
 VALID = torch.ones(2, 3).bool()
 
@@ -27,39 +30,39 @@ def built(config=WITH_MOTION) -> SupervisedModel:
 
 def test_motion_loss_reaches_the_backbone() -> None:
     model, (clip, _, motion) = built(), random_inputs(SMALL)
-    supervised_loss(model(clip, motion, VALID), LABELS, VALID).motion.loss.backward()
+    supervised_loss(model(clip, motion, VALID), LABELS, VALID, CONFIG).motion.loss.backward()
     gradients = {name: p.grad for name, p in model.named_parameters()}
     assert gradients["backbone.trunk.stem.spatial.conv.weight"].abs().sum() > 0
     assert gradients["motion.encoder.trunk.stem.conv.weight"].abs().sum() > 0
     assert gradients["classifier.weight"] is None
     model.zero_grad()
-    supervised_loss(model(clip, motion, VALID), LABELS, VALID).total.backward()
+    supervised_loss(model(clip, motion, VALID), LABELS, VALID, CONFIG).total.backward()
     assert [name for name, p in model.named_parameters() if p.grad is None] == []
 
 
-def test_off_the_motion_head_has_no_parameters_and_changes_nothing_else() -> None:
+def test_without_the_motion_head_all_other_weights_are_the_same() -> None:
     plain, full = built(PLAIN), built()
     names = dict(plain.named_parameters()).keys()
     assert not [name for name in names if name.startswith("motion")]
     assert names < dict(full.named_parameters()).keys()
-    assert all(torch.equal(t, full.state_dict()[name]) for name, t in plain.state_dict().items()), "the same start"
+    assert all(torch.equal(t, full.state_dict()[name]) for name, t in plain.state_dict().items())
     clip, _, _ = random_inputs(SMALL)
     output = plain(clip)
-    loss = supervised_loss(output, LABELS)
+    loss = supervised_loss(output, LABELS, None, CONFIG)
     assert loss.motion is None
     assert loss.total is loss.classification
     loss.total.backward()
     assert [name for name, p in plain.named_parameters() if p.grad is None] == []
 
 
-def test_head_and_loss_are_those_of_pretraining() -> None:
+def test_motion_head_and_loss_match_pretraining() -> None:
     model, (clip, _, motion) = built(replace(WITH_MOTION, dropout=0.0)), random_inputs(SMALL)
     pretraining = PretrainModel(model.config)
     assert set(pretraining.state_dict()) == {n for n in model.state_dict() if not n.startswith("classifier")}
     pretraining.load_state_dict({n: t for n, t in model.state_dict().items() if not n.startswith("classifier")})
     valid = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
-    expected = motion_loss(pretraining(clip, None, motion, valid), valid)
-    matched = supervised_loss(model(clip, motion, valid), LABELS, valid).motion
+    expected = motion_loss(pretraining(clip, None, motion, valid), valid, CONFIG)
+    matched = supervised_loss(model(clip, motion, valid), LABELS, valid, CONFIG).motion
     torch.testing.assert_close(matched.loss, expected.loss)
     assert matched.candidates == expected.candidates == 5 * 4
 
@@ -75,19 +78,18 @@ def test_loss_is_the_weighted_sum() -> None:
         ),
     )
     valid, labels = torch.ones(2, 4).bool(), torch.tensor([1, 0])
-    loss = supervised_loss(output, labels, valid, motion_weight=0.25, temperature=0.3)
+    config = LossConfig(motion_weight=0.25, temperature=0.3)
+    loss = supervised_loss(output, labels, valid, config)
     scores = (math.log(math.e + 2), math.log(math.exp(3) + 2) - 3)
     assert loss.classification.item() == pytest.approx(sum(scores) / 2)
     assert loss.top1.item() == 0.5
-    motion = motion_loss(given, valid, temperature=0.3).loss.item()
+    motion = motion_loss(given, valid, config).loss.item()
     assert loss.total.item() == pytest.approx(sum(scores) / 2 + 0.25 * motion)
     with pytest.raises(ValueError, match="window_valid_BW"):
-        supervised_loss(output, labels)
-    with pytest.raises(ValueError, match="motion_weight"):
-        supervised_loss(output, labels, valid, motion_weight=-1)
+        supervised_loss(output, labels, None, config)
 
 
-def test_evaluation_reads_clips_only_and_drops_nothing() -> None:
+def test_evaluation_needs_clips_only_and_has_no_dropout() -> None:
     model, (clip, _, motion) = built(), random_inputs(SMALL)
     with pytest.raises(ValueError, match="motion_BWCTHW"):
         model(clip)
@@ -101,21 +103,25 @@ def test_evaluation_reads_clips_only_and_drops_nothing() -> None:
     torch.testing.assert_close(one.logits_BK, model.classifier(one.embeddings.feature_BF))
 
 
-def test_bad_sizes_are_named() -> None:
-    with pytest.raises(ValueError, match=r"classes must .* not 1"):
+def test_errors_name_the_invalid_size() -> None:
+    with pytest.raises(ValueError, match=r"classes: must be .* got 1"):
         SupervisedModel(PLAIN, classes=1)
-    with pytest.raises(ValueError, match=r"classifier_dropout must .* not 1"):
+    with pytest.raises(ValueError, match=r"classifier_dropout: must be .* got 1"):
         replace(PLAIN, classifier_dropout=1.0)
 
 
-def test_ranks_of_unequal_size_give_the_mean_over_all_samples() -> None:
+def test_mean_over_ranks_of_unequal_sizes_is_the_mean_over_all_samples() -> None:
     model, (clip, _, _) = built(PLAIN), random_inputs(SMALL)
     logits = model.eval()(clip).logits_BK
-    whole = supervised_loss(SupervisedOutput(logits_BK=logits, embeddings=ModelOutput(feature_BF=logits)), LABELS)
+    whole = supervised_loss(
+        SupervisedOutput(logits_BK=logits, embeddings=ModelOutput(feature_BF=logits)), LABELS, None, CONFIG
+    )
     parts = [
         supervised_loss(
             SupervisedOutput(logits_BK=logits[rows], embeddings=ModelOutput(feature_BF=logits[rows])),
             LABELS[rows],
+            None,
+            CONFIG,
             rank_sizes=[1, 1],
         ).classification
         for rows in (slice(0, 1), slice(1, 2))
@@ -126,6 +132,8 @@ def test_ranks_of_unequal_size_give_the_mean_over_all_samples() -> None:
         supervised_loss(
             SupervisedOutput(logits_BK=three[rows], embeddings=ModelOutput(feature_BF=three[rows])),
             LABELS[[0, 1, 1]][rows],
+            None,
+            CONFIG,
             rank_sizes=[2, 1],
         ).classification
         for rows in (slice(0, 2), slice(2, 3))

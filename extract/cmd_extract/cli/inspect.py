@@ -1,0 +1,147 @@
+"""The commands ``verify``, ``inspect`` and ``preview``, which examine the output of an extraction."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from cmd_extract.cli import options
+
+if TYPE_CHECKING:
+    from cmd_extract.run.job import Limits
+    from cmd_extract.run.record import RecordedRun
+    from cmd_extract.shard.verify import Problem
+
+
+@click.command(short_help="Verify an extraction; repair it.")
+@options.shards_argument
+@click.option("--repair", is_flag=True, help="Extract damaged shards and shards with changed sources again.")
+@click.option("--quick", is_flag=True, help="Do not decode JPEGs; check everything else.")
+@click.option("--sources/--no-sources", default=True, help="Compare source files with their recorded fingerprints.")
+@options.moved_manifest
+@options.moved_root
+@options.workers
+@options.timeout
+@options.max_memory
+@options.scratch
+@options.ffmpeg
+def verify(
+    out: Path,
+    repair: bool,
+    quick: bool,
+    sources: bool,
+    manifest: Path | None,
+    root: Path | None,
+    workers: int | None,
+    timeout: float,
+    max_memory_mb: int,
+    scratch: Path | None,
+    ffmpeg_path: str | None,
+) -> None:
+    """Verify the extraction OUT: checksums, counts, offsets, JPEGs, motion grids and source files.
+
+    Every problem is printed on one line. The options --workers, --timeout, --max-memory-mb, --scratch and --ffmpeg
+    apply to --repair only, which requires the FFmpeg version of the original run.
+
+    Exit codes: 0 no problems, or all repaired; 1 problems found.
+    """
+    from cmd_extract.console.progress import ProgressDisplay
+    from cmd_extract.manifest.records import resolve_path
+    from cmd_extract.run.job import Limits
+    from cmd_extract.run.record import read_recorded_run
+    from cmd_extract.shard.verify import verify_folder
+
+    recorded = read_recorded_run(out, manifest, root) if sources or repair else None
+
+    def check() -> list[Problem]:
+        with ProgressDisplay("verify", "shards") as display:
+            return verify_folder(
+                out,
+                decode=not quick,
+                sources=recorded.records if recorded and sources else None,
+                resolve=lambda record: resolve_path(record, recorded.root) if recorded else Path(),
+                progress=display.update,
+            )
+
+    problems = check()
+    for problem in problems:
+        click.echo(problem.text)
+    if problems and repair and recorded is not None:
+        limits = Limits(timeout_seconds=timeout, max_memory_mb=max_memory_mb)
+        shards = {problem.shard for problem in problems if problem.shard is not None}
+        _repair(out, recorded, shards, workers, limits, scratch, ffmpeg_path)
+        problems = check()
+        for problem in problems:
+            click.echo(f"not repaired: {problem.text}")
+    if problems:
+        count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
+        click.echo(f"{out}: {count}" + ("" if repair else "; --repair extracts the affected shards again"), err=True)
+        raise SystemExit(options.EXIT_DAMAGED)
+    click.echo(f"{out}: no problems found")
+
+
+def _repair(
+    out: Path,
+    recorded: RecordedRun,
+    shards: set[int],
+    workers: int | None,
+    limits: Limits,
+    scratch: Path | None,
+    ffmpeg_path: str | None,
+) -> None:
+    from cmd_extract.decode.ffmpeg import find_ffmpeg
+    from cmd_extract.run.pipeline import run_extraction
+    from cmd_extract.run.workers import default_workers
+    from cmd_extract.schema import SHARD_PATTERN
+    from cmd_extract.system.signals import interruptible
+
+    job = recorded.job(out, find_ffmpeg(ffmpeg_path), scratch, limits)
+    click.echo(f"extracting {len(shards)} shard{'' if len(shards) == 1 else 's'} again", err=True)
+    with interruptible():
+        run_extraction(
+            recorded.records,
+            job,
+            workers=workers or default_workers(),
+            videos_per_shard=recorded.videos_per_shard,
+            redo=frozenset(SHARD_PATTERN.format(number) for number in shards),
+        )
+
+
+@click.command(short_help="Summarize an extraction.")
+@options.shards_argument
+def inspect(out: Path) -> None:
+    """Summarize the extraction OUT: totals, sizes, codecs and motion vector statistics."""
+    from cmd_extract.console.tables import format_table
+    from cmd_extract.shard.summary import describe_folder
+
+    click.echo(format_table(("property", "value"), describe_folder(out), left=2))
+
+
+@click.command(short_help="Draw the keyframes and motion of a video.")
+@options.shards_argument
+@click.option("--video", required=True, help="Video ID, as in the manifest.")
+@click.option(
+    "--output",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=Path("preview.png"),
+    help="Output file: .png, .jpg, or .gif for an animation.",
+)
+@click.option("--start", type=click.IntRange(0), default=0, help="First frame.")
+@click.option("--frames", type=click.IntRange(1), default=16, help="Number of frames.")
+def preview(out: Path, video: str, output: Path, start: int, frames: int) -> None:
+    """Draw a video of the extraction OUT: keyframe, frames with motion vectors, motion as colors, valid cells.
+
+    A picture shows four of the frames, an animation (.gif) all of them.
+    """
+    from cmd_extract.shard.preview import draw_preview
+    from cmd_extract.shard.reader import ShardSet
+
+    shards = ShardSet(out)
+    entry = next((v for v in shards.videos if v.video_id == video), None)
+    if entry is None:
+        examples = ", ".join(repr(v.video_id) for v in shards.videos[:5])
+        raise click.UsageError(f"--video: no video {video!r} in {out}; IDs look like {examples}")
+    draw_preview(shards, entry, output, start=start, frames=frames)
+    click.echo(f"{output}: {video}, {entry.frame_count} frames")

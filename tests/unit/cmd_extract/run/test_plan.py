@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import pytest
+
+from cmd_extract.run.plan import automatic_videos_per_shard, plan_shards
+from cmd_extract.schema import VideoRecord
+
+
+def records(count: int) -> list[VideoRecord]:
+    return [VideoRecord(row=i, video_id=str(i), path=str(i)) for i in range(count)]
+
+
+@pytest.mark.parametrize("count", [1, 7, 32, 33, 237, 9000])
+def test_plan_covers_every_row_once_in_order(count: int) -> None:
+    plans = plan_shards(records(count))
+    assert [r.row for p in plans for r in p.records] == list(range(count))
+    assert max(len(p.records) for p in plans) == min(automatic_videos_per_shard(count), count) <= 256
+    assert [p.number for p in plans] == list(range(len(plans)))
+
+
+def test_empty_shards_are_rejected() -> None:
+    with pytest.raises(ValueError, match=r"videos_per_shard: .*0"):
+        plan_shards(records(3), 0)

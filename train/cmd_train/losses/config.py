@@ -1,0 +1,39 @@
+"""Settings of the contrastive losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from cmd_extract.system.validation import require_range
+
+DEFAULT_TEMPERATURE = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Settings of the two contrastive losses, context matching and motion prediction.
+
+    Attributes:
+        temperature: divisor of the similarities in both losses.
+        context_weight, motion_weight: weights of the two losses; the paper uses their unweighted sum.
+        symmetric: also classify the query of each key, and average both directions.
+        motion_own_video: restrict the candidates of a predicted position to features of its own video. In the paper
+            they are features of the whole batch, which rewards recognizing the video by its scene.
+        motion_own_place: restrict the candidates of a predicted position to features at its own position. In the
+            paper they are features of all positions, which rewards telling positions apart; that takes no motion.
+        drop_static_px: exclude predicted positions whose mean speed over their window, in pixels per frame, is lower
+            than this from the queries; 0 keeps all, as in the paper. The metric ``motion_static_share`` records the
+            excluded share.
+    """
+
+    temperature: float = DEFAULT_TEMPERATURE
+    context_weight: float = 1.0
+    motion_weight: float = 1.0
+    symmetric: bool = False
+    motion_own_video: bool = False
+    motion_own_place: bool = False
+    drop_static_px: float = 0.0
+
+    def __post_init__(self) -> None:
+        require_range(self, "temperature", gt=0)
+        require_range(self, "context_weight", "motion_weight", "drop_static_px", ge=0)

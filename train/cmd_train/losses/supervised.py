@@ -1,0 +1,74 @@
+"""Loss of fine-tuning: cross-entropy and, optionally, motion prediction as an auxiliary task (as in the paper).
+
+Shape legend:
+    B  clips of a batch
+    W  motion windows of a sample, P  positions of the predicted motion
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from cmd_train.distributed.gather import Sizes
+from cmd_train.losses.config import LossConfig
+from cmd_train.losses.contrast import InfoNCEOutput
+from cmd_train.losses.outputs import SupervisedOutput
+from cmd_train.losses.pretrain import motion_loss
+
+
+@dataclass(frozen=True, kw_only=True)
+class SupervisedLoss:
+    """Supervised loss and its components.
+
+    Attributes:
+        total: weighted sum, with gradient.
+        classification: mean cross-entropy over the rank's clips.
+        top1: fraction of clips whose label has the highest score.
+        motion: motion prediction; None if its head is off.
+    """
+
+    total: Tensor
+    classification: Tensor
+    top1: Tensor
+    motion: InfoNCEOutput | None
+
+
+def supervised_loss(
+    output: SupervisedOutput,
+    label_B: Tensor,
+    window_valid_BW: Tensor | None,
+    config: LossConfig,
+    *,
+    query_valid_BP: Tensor | None = None,
+    rank_sizes: Sizes = None,
+) -> SupervisedLoss:
+    """Compute the cross-entropy plus, if the model predicted motion, the weighted motion loss of pre-training.
+
+    Args:
+        output: model output for this rank's batch.
+        label_B: int64 class of each clip.
+        window_valid_BW: whether each motion window exists; None only without motion.
+        config: weight and settings of the motion loss.
+        query_valid_BP: positions whose motion is predicted (all if None).
+        rank_sizes: samples per rank; None if all ranks have the same number. Each rank's cross-entropy is weighted by
+            its share of the samples, so that the mean over ranks is the mean over the global batch.
+
+    Raises:
+        ValueError: the model predicted motion and `window_valid_BW` is missing.
+    """
+    logits_BK = output.logits_BK.float()
+    share = 1.0 if rank_sizes is None else len(label_B) * len(rank_sizes) / sum(rank_sizes)
+    classification = F.cross_entropy(logits_BK, label_B) * share
+    top1 = (logits_BK.detach().argmax(1) == label_B).float().mean()
+    if output.embeddings.motion_query_BPD is None:
+        return SupervisedLoss(total=classification, classification=classification, top1=top1, motion=None)
+    if window_valid_BW is None:
+        raise ValueError("window_valid_BW: required, since the model predicts motion")
+    motion = motion_loss(
+        output.embeddings, window_valid_BW, config, query_valid_BP=query_valid_BP, rank_sizes=rank_sizes
+    )
+    total = classification + config.motion_weight * motion.loss
+    return SupervisedLoss(total=total, classification=classification, top1=top1, motion=motion)
