@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntFlag
 from typing import Any, NamedTuple
@@ -51,9 +51,6 @@ ATTR_CELL = "cell_px"
 # Datasets. Strings in datasets are fixed-length UTF-8, strings in attributes have variable length.
 VIDEO_ROW = "video/row"  # (V,) int64, manifest row, 0-based
 VIDEO_ID = "video/id"
-VIDEO_LABEL = "video/label"
-VIDEO_GROUP = "video/group"
-VIDEO_SPLIT = "video/split"  # HDF5 group: one (V,) string dataset per split column
 VIDEO_FRAME_COUNT = "video/frame_count"  # (V,) int64
 VIDEO_FPS = "video/fps"  # (V,) float64, mean frames per second: (frames - 1) / their time span
 VIDEO_SOURCE_SIZE = "video/source_size"  # (V, 2) int32, width and height in pixels before rotation
@@ -226,9 +223,18 @@ def hash_json(value: Any) -> str:
 
 
 def hash_records(records: tuple[VideoRecord, ...]) -> str:
-    """Return the hash of manifest rows; it depends on their order."""
-    rows = [[r.row, r.video_id, r.path, r.label, r.group, sorted(r.splits.items())] for r in records]
-    return hash_json(rows)
+    """Return the hash of what decides the content of shards: row, id and path of manifest rows, in order.
+
+    Labels, groups and splits are not part of it; they are stored in the index (``columns_of``) and may change.
+    """
+    return hash_json([[r.row, r.video_id, r.path] for r in records])
+
+
+def columns_of(records: Sequence[VideoRecord]) -> dict[str, list[str]]:
+    """Return the columns of a manifest that the index stores: label, group and split columns, one value per row."""
+    columns = {"label": [r.label for r in records], "group": [r.group for r in records]}
+    splits = sorted({name for r in records for name in r.splits})
+    return columns | {name: [r.splits.get(name, "") for r in records] for name in splits}
 
 
 class FailedRow(NamedTuple):

@@ -1,4 +1,4 @@
-"""The commands ``manifest`` and ``synthesize``."""
+"""The commands ``manifest``, ``relabel`` and ``synthesize``."""
 
 from __future__ import annotations
 
@@ -72,6 +72,20 @@ def _read_source(source: Path, form: str, videos: Path | None, root: Path, missi
     if form == "hmdb51":
         return datasets.from_hmdb51(videos, source, root=root)
     return datasets.from_kinetics(source, videos, root=root, missing=missing)
+
+
+@click.command(short_help="Replace the labels, groups and splits of an extraction.")
+@options.shards_argument
+@click.argument("manifest", type=options.EXISTING_FILE)
+def relabel(out: Path, manifest: Path) -> None:
+    """Replace the labels, groups and splits of the extraction OUT by those of MANIFEST, without extracting again.
+
+    MANIFEST must have the rows, ids and paths that were extracted, in the same order. Split columns may be edited, added
+    and removed. Features computed from OUT before must be computed again.
+    """
+    from cmd_extract.run.relabel import relabel
+
+    click.echo(f"{out}: {relabel(out, manifest).text}")
 
 
 @click.command(short_help="Generate a labeled dataset of small videos.")

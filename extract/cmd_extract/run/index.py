@@ -7,11 +7,12 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.run.state import OutputState, read_finished
-from cmd_extract.schema import DamagedRow, FailedRow, hash_json
+from cmd_extract.schema import DamagedRow, FailedRow, columns_of, hash_json
 from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.system.files import write_whole
 
@@ -49,13 +50,21 @@ def write_index(state: OutputState, written: Mapping[str, WrittenShard]) -> dict
         "config_hash": hash_json(described),
         "totals": totals,
         "shards": shards,
+        "columns": columns_of([record for plan in state.plans for record in plan.records]),
     }
     out = state.job.out
     write_failures(out, failures)
     _write_table(out / schema.DAMAGED_NAME, _DAMAGED_COLUMNS, damaged)
-    text = json.dumps(index, indent=1) + "\n"
-    write_whole(out / schema.INDEX_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
+    save_index(out, index)
     return totals
+
+
+def save_index(out: Path, index: Mapping[str, Any]) -> None:
+    """Write ``index.json`` of an output folder atomically, each of its manifest columns on one line."""
+    head = json.dumps({key: value for key, value in index.items() if key != "columns"}, indent=1)
+    columns = ",\n".join(f"  {json.dumps(name)}: {json.dumps(cells)}" for name, cells in index["columns"].items())
+    text = head.removesuffix("\n}") + f',\n "columns": {{\n{columns}\n }}\n}}\n'
+    write_whole(out / schema.INDEX_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def write_failures(out: Path, failures: Iterable[FailedRow]) -> None:

@@ -31,7 +31,7 @@ class ShardPlan:
 
     @cached_property
     def rows_hash(self) -> str:
-        """Hash of the rows; a shard of other rows is never mistaken for this one."""
+        """Hash of the rows without labels, groups and splits; a shard of other rows is never mistaken for this one."""
         return hash_records(self.records)
 
 

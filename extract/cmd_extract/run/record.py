@@ -30,7 +30,7 @@ class RunIdentity:
 
     Attributes:
         config: the configuration as stored, see ``ExtractConfig.describe``.
-        manifest_hash, manifest_rows: hash and number of the manifest rows.
+        manifest_hash, manifest_rows: hash (see ``schema.hash_records``) and number of the manifest rows.
         shards: number of shards.
         videos_per_shard: manifest rows per shard.
     """
@@ -54,7 +54,7 @@ class RunIdentity:
 
     def differences(self, new: RunIdentity) -> list[str]:
         """Describe what differs in another run, setting by setting."""
-        found = ["manifest: its rows have changed"] if self.manifest_hash != new.manifest_hash else []
+        found = ["manifest: its rows, ids or paths have changed"] if self.manifest_hash != new.manifest_hash else []
         before, after = ({**asdict(i), **i.config} for i in (self, new))
         hidden = {"config", "manifest_hash"}
         changed = [key for key in {**before, **after} if key not in hidden and before.get(key) != after.get(key)]
@@ -248,7 +248,8 @@ def read_recorded_run(out: Path, manifest: Path | None = None, root: Path | None
     records = read_manifest(manifest, root=root, check_paths=False)
     if hash_records(records) != identity.manifest_hash:
         raise ShardError(
-            f"{manifest}: has changed since {out} was extracted; pass the original manifest with --manifest"
+            f"{manifest}: rows, ids or paths have changed since {out} was extracted; pass the original manifest with "
+            "--manifest"
         )
     return RecordedRun(
         records=records,

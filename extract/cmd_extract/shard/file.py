@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from numpy.typing import NDArray
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.schema import ShardHeader, VideoEntry
+from cmd_extract.system.mapping import map_file
 
 if TYPE_CHECKING:
     from cmd_extract.shard.chunks import MappedChunks
@@ -117,15 +119,14 @@ class OpenShard:
 
     @cached_property
     def _file_bytes(self) -> memoryview:
-        return np.asarray(np.memmap(self.path, np.uint8, "r")).data
+        return map_file(self.path, np.uint8).data
 
     def _map(self, name: str) -> NDArray[Any]:
         dataset = self.h5[name]
         offset = dataset.id.get_offset()
         if offset is None:  # an empty dataset has no storage
             return np.empty(0, dataset.dtype)
-        # As a plain array, because slicing a memmap is much slower.
-        return np.asarray(np.memmap(self.path, dataset.dtype, "r", offset=offset, shape=dataset.shape))
+        return map_file(self.path, dataset.dtype, offset, dataset.shape)
 
     def column(self, name: str, position: int) -> NDArray[Any]:
         """Return the rows of a frame column for the video at ``position``: (F, ...), F its frame count."""
@@ -133,20 +134,19 @@ class OpenShard:
         values: NDArray[Any] = self.h5[name][first : first + self.frame_counts[position]]
         return values
 
-    def entries(self, shard: int) -> tuple[VideoEntry, ...]:
-        """Return the videos in manifest order; ``shard`` is the index of this shard."""
+    def entries(self, shard: int, columns: Mapping[str, Sequence[str]]) -> tuple[VideoEntry, ...]:
+        """Return the videos in manifest order.
+
+        Args:
+            shard: index of this shard.
+            columns: label, group and split columns, one value per manifest row; see ``schema.columns_of``.
+        """
         file = self.h5
-        ids, labels, groups, codecs, prints = (
-            read_texts(file, name)
-            for name in (
-                schema.VIDEO_ID,
-                schema.VIDEO_LABEL,
-                schema.VIDEO_GROUP,
-                schema.VIDEO_CODEC,
-                schema.VIDEO_FINGERPRINT,
-            )
+        ids, codecs, prints = (
+            read_texts(file, name) for name in (schema.VIDEO_ID, schema.VIDEO_CODEC, schema.VIDEO_FINGERPRINT)
         )
-        splits = {column: read_texts(file, f"{schema.VIDEO_SPLIT}/{column}") for column in file[schema.VIDEO_SPLIT]}
+        labels, groups = columns["label"], columns["group"]
+        splits = {name: values for name, values in columns.items() if name not in ("label", "group")}
         rows, fps = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FPS][:].tolist()
         sizes = file[schema.VIDEO_SOURCE_SIZE][:].tolist()
         keyframes = file[schema.KEYFRAME_INDEX][:].tolist()
@@ -154,9 +154,9 @@ class OpenShard:
             VideoEntry(
                 row=rows[i],
                 video_id=ids[i],
-                label=labels[i],
-                group=groups[i],
-                splits={column: values[i] for column, values in splits.items()},
+                label=labels[rows[i]],
+                group=groups[rows[i]],
+                splits={name: values[rows[i]] for name, values in splits.items()},
                 frame_count=self.frame_counts[i],
                 fps=fps[i],
                 source_width=sizes[i][0],

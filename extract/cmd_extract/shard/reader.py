@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,16 @@ class ShardReader:
 
     @property
     def rows_hash(self) -> str:
-        """Hash of the manifest rows that the shard was made from."""
+        """Hash of the manifest rows that the shard was made from, see ``schema.hash_records``."""
         return str(self._file.h5.attrs[schema.ATTR_ROWS_HASH])
 
-    def entries(self) -> tuple[VideoEntry, ...]:
-        """Return the videos in manifest order."""
-        return self._file.entries(self.number)
+    def entries(self, columns: Mapping[str, Sequence[str]]) -> tuple[VideoEntry, ...]:
+        """Return the videos in manifest order.
+
+        Args:
+            columns: label, group and split columns of the index, see ``read_columns``.
+        """
+        return self._file.entries(self.number, columns)
 
     @property
     def frame_count(self) -> int:
@@ -82,6 +86,15 @@ class ShardReader:
         """Return (V,) int64, the size of each video's source file when it was extracted."""
         sizes: NDArray[np.int64] = self._file.h5[schema.VIDEO_SOURCE_BYTES][:]
         return sizes
+
+    def row_ids(self) -> dict[int, str]:
+        """Return the id of every manifest row of the shard, including failed rows."""
+        file = self._file.h5
+        ids = dict(zip(self.video_rows().tolist(), read_texts(file, schema.VIDEO_ID), strict=True))
+        if self.header.config.get("segment_seconds") is not None:
+            ids = {row: video_id.rpartition("#")[0] for row, video_id in ids.items()}
+        failed = zip(file[schema.FAILURE_ROW][:].tolist(), read_texts(file, schema.FAILURE_ID), strict=True)
+        return ids | dict(failed)
 
     def failures(self) -> list[FailedRow]:
         """Return the manifest rows that could not be extracted."""
@@ -184,7 +197,7 @@ class ShardSet:
         videos: all videos, in manifest order.
         header: configuration and sizes, common to all videos.
         config_hash: hash of the extraction configuration.
-        data_hash: hash of the shards' content.
+        data_hash: hash of the shards' content and of the labels, groups and splits.
 
     Raises:
         ShardError: the folder contains no complete extraction, or shards that do not belong together.
@@ -194,7 +207,8 @@ class ShardSet:
         self.folder = folder
         index = read_index(folder)
         self.config_hash: str = index["config_hash"]
-        self.data_hash = schema.hash_json([shard["sha256"] for shard in index["shards"]])
+        columns = read_columns(folder, index)
+        self.data_hash = schema.hash_json([[shard["sha256"] for shard in index["shards"]], columns])
         self._readers = [ShardReader(folder / s["name"], i) for i, s in enumerate(index["shards"])]
         self._recent: OrderedDict[int, None] = OrderedDict()
         videos: list[VideoEntry] = []
@@ -208,7 +222,7 @@ class ShardSet:
                 raise ShardError(
                     f"{reader.path}: manifest rows do not match {folder / schema.INDEX_NAME}; {_repair_hint(folder)}"
                 )
-            videos += reader.entries()
+            videos += reader.entries(columns)
             reader.close()
         if not videos:
             raise ShardError(f"{folder}: all videos failed, see {folder / schema.FAILURES_NAME}")
@@ -272,6 +286,26 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{schema.FORMAT_NAME!r} version {schema.FORMAT_VERSION}; extract again, or use the release that wrote it"
         )
     return index
+
+
+def read_columns(folder: Path, index: Mapping[str, Any]) -> dict[str, list[str]]:
+    """Return the label, group and split columns of an index, one value per manifest row; see ``schema.columns_of``.
+
+    Args:
+        folder: the output folder.
+        index: its ``index.json``.
+
+    Raises:
+        ShardError: the columns are missing or do not cover the manifest rows.
+    """
+    rows = max((shard["rows"][1] for shard in index["shards"]), default=0)
+    columns: dict[str, list[str]] | None = index.get("columns")
+    if columns is None or not {"label", "group"} <= set(columns) or {len(c) for c in columns.values()} != {rows}:
+        raise ShardError(
+            f"{folder / schema.INDEX_NAME}: no label, group and split columns for the {rows} manifest rows; run "
+            "`cmd-extract run` again to rebuild it, or extract again if an earlier version wrote it"
+        )
+    return columns
 
 
 def _repair_hint(folder: Path) -> str:

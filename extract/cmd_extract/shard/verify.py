@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 
 from cmd_extract import schema
 from cmd_extract.decode.source import fingerprint
-from cmd_extract.errors import VideoError
+from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.schema import DamagedRow, FailedRow, VideoRecord
-from cmd_extract.shard.reader import ShardReader, read_index
+from cmd_extract.shard.reader import ShardReader, read_columns, read_index
 
 _BLOCK_FRAMES = 256
 _MAX_PROBLEMS = 20  # per shard
@@ -52,7 +52,8 @@ def verify_folder(
     Args:
         folder: the output folder.
         decode: whether to decode every JPEG, which takes most of the time.
-        sources: manifest rows whose files are compared with the stored fingerprints; missing files are skipped.
+        sources: manifest rows whose labels, groups and splits are compared with the index, and whose files are compared
+            with the stored fingerprints; missing files are skipped.
         resolve: returns the path of a row's file.
         progress: called with the number of checked shards and their total.
 
@@ -80,7 +81,8 @@ def verify_folder(
         found += [Problem(shard=number, text=f"{path.name}: {problem}") for problem in problems]
         progress(number + 1, len(index["shards"]))
     if not found:
-        found += [Problem(shard=None, text=text) for text in _check_folder(folder, index, failures, damaged)]
+        texts = [*_check_labels(folder, index, sources), *_check_folder(folder, index, failures, damaged)]
+        found += [Problem(shard=None, text=text) for text in texts]
     return found
 
 
@@ -197,6 +199,19 @@ def _check_sources(file: h5py.File, sources: dict[int, Path]) -> Iterator[str]:
                 yield f"source {path} has changed since it was extracted"
         except (VideoError, OSError) as error:
             yield f"source {path} cannot be read ({error})"
+
+
+def _check_labels(folder: Path, index: dict[str, Any], records: Sequence[VideoRecord] | None) -> Iterator[str]:
+    try:
+        columns = read_columns(folder, index)
+    except ShardError as error:
+        yield str(error)
+        return
+    if records is not None and columns != schema.columns_of(records):
+        yield (
+            f"{schema.INDEX_NAME}: labels, groups or splits are not those of the manifest; `cmd-extract relabel {folder} "
+            "MANIFEST` replaces them"
+        )
 
 
 def _check_folder(

@@ -62,7 +62,7 @@ class ShardWriter:
         config: the extraction configuration.
         described: ``config`` as stored, see ``ExtractConfig.describe``.
         software: versions, by name, of the programs used.
-        rows_hash: hash of the manifest rows.
+        rows_hash: hash of the manifest rows, see ``schema.hash_records``.
     """
 
     def __init__(
@@ -153,11 +153,6 @@ class ShardWriter:
         sizes = np.array([(f.width, f.height) for f in sources], np.int32).reshape(len(samples), 2)
         _put(file, schema.VIDEO_ROW, np.array([r.row for r in records], np.int64))
         _put_text(file, schema.VIDEO_ID, [s.video_id for s in samples])
-        _put_text(file, schema.VIDEO_LABEL, [r.label for r in records])
-        _put_text(file, schema.VIDEO_GROUP, [r.group for r in records])
-        file.create_group(schema.VIDEO_SPLIT)
-        for column in sorted({name for r in records for name in r.splits}):
-            _put_text(file, f"{schema.VIDEO_SPLIT}/{column}", [r.splits.get(column, "") for r in records])
         _put(file, schema.VIDEO_FRAME_COUNT, counts)
         _put(file, schema.VIDEO_FPS, np.array([s.fps for s in samples], np.float64))
         _put(file, schema.VIDEO_SOURCE_SIZE, sizes)

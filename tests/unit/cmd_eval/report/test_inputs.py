@@ -112,7 +112,8 @@ def indexed_shards(folder: Path) -> ShardSet:
         "format": schema.FORMAT_NAME,
         "version": schema.FORMAT_VERSION,
         "config_hash": ShardReader(path).header.config_hash,
-        "shards": [{"name": path.name, "sha256": "0", "rows_hash": "r"}],
+        "shards": [{"name": path.name, "sha256": "0", "rows": [0, 5], "rows_hash": "r"}],
+        "columns": {"label": ["l"] * 5, "group": ["g"] * 5, "split1": ["test", *["train"] * 4]},
     }
     (folder / schema.INDEX_NAME).write_text(json.dumps(index))
     return ShardSet(folder)

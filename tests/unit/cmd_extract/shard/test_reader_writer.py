@@ -18,6 +18,7 @@ from cmd_extract.shard.writer import ShardWriter
 
 CONFIG = ExtractConfig(width=64, height=48, frame_short_side=24)
 GRID = (6, 8)
+NO_COLUMNS: dict[str, list[str]] = {"label": [""] * 5, "group": [""] * 5}
 
 
 def fake_video(folder: Path, frames: int, seed: int) -> tuple[ExtractedVideo, dict]:
@@ -86,10 +87,16 @@ def write_shard(folder: Path, videos: int = 3) -> tuple[Path, list[dict]]:
 def test_round_trip(tmp_path: Path) -> None:
     path, contents = write_shard(tmp_path)
     reader = ShardReader(path)
-    entries = reader.entries()
+    columns = {"label": ["a", "b", "c", "d", "e"], "group": ["g"] * 5, "split1": ["test", "", "train", "", "val"]}
+    entries = reader.entries(columns)
     assert [e.video_id for e in entries] == ["vidéo 0", "vidéo 1", "vidéo 2"]
     assert [e.row for e in entries] == [0, 2, 4]
-    assert entries[0].splits == {"split1": "test", "split2": ""}
+    assert [(e.label, e.group, e.splits) for e in entries] == [
+        ("a", "g", {"split1": "test"}),
+        ("c", "g", {"split1": "train"}),
+        ("e", "g", {"split1": "val"}),
+    ]
+    assert reader.row_ids() == {0: "vidéo 0", 1: "bad", 2: "vidéo 1", 4: "vidéo 2"}
     assert entries[2].keyframe_indices == (0, 12, 24, 36)
     assert entries[1].fps == pytest.approx(25)
     for position, content in enumerate(contents):
@@ -131,7 +138,7 @@ def test_no_dataset_has_variable_length_strings_and_jpegs_are_contiguous(tmp_pat
     with h5py.File(path) as file:
         datasets: list[h5py.Dataset] = []
         file.visititems(lambda _, item: datasets.append(item) if isinstance(item, h5py.Dataset) else None)
-        assert len(datasets) > 20
+        assert len(datasets) > 18
         for dataset in datasets:
             assert dataset.dtype.kind in "iufS", dataset.name
             assert h5py.check_vlen_dtype(dataset.dtype) is None
@@ -141,14 +148,14 @@ def test_no_dataset_has_variable_length_strings_and_jpegs_are_contiguous(tmp_pat
 
 def test_a_shard_without_videos_contains_its_failures(tmp_path: Path) -> None:
     path, _ = write_shard(tmp_path, videos=0)
-    assert ShardReader(path).entries() == ()
+    assert ShardReader(path).entries(NO_COLUMNS) == ()
     assert len(ShardReader(path).failures()) == 1
 
 
 def test_a_reader_can_be_used_after_pickling_and_closing(tmp_path: Path) -> None:
     path, contents = write_shard(tmp_path)
     reader = ShardReader(path)
-    reader.entries()
+    reader.entries(NO_COLUMNS)
     copy = pickle.loads(pickle.dumps(reader))
     reader.close()
     for one in (reader, copy):
@@ -160,10 +167,10 @@ def test_unknown_versions_and_other_files_are_rejected(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs[schema.ATTR_VERSION] = 99
     with pytest.raises(ShardError, match="version 99"):
-        ShardReader(path).entries()
+        ShardReader(path).entries(NO_COLUMNS)
     (tmp_path / "text.h5").write_text("not HDF5")
     with pytest.raises(ShardError, match=r"text\.h5"):
-        ShardReader(tmp_path / "text.h5").entries()
+        ShardReader(tmp_path / "text.h5").entries(NO_COLUMNS)
     with pytest.raises(ShardError, match=r"index\.json"):
         ShardSet(tmp_path)
 
