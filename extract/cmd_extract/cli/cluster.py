@@ -60,10 +60,12 @@ def _task_row(task: TaskStatus) -> tuple[str, ...]:
 @options.moved_manifest
 @options.moved_root
 @options.stale_after
-def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: float) -> None:
+@click.option("--allow-failures", is_flag=True, help="Exit with 0 even if some videos failed.")
+def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: float, allow_failures: bool) -> None:
     """Check that every shard of OUT has been built, and write index.json, failures.csv, damaged.csv and run.json.
 
-    Exit codes: 0 success; 1 shards are missing; 3 complete, but some videos failed (OUT/failures.csv).
+    Exit codes: 0 success; 1 shards are missing; 3 complete, but some videos failed (OUT/failures.csv); with
+    --allow-failures, 0 instead of 3.
     """
     from cmd_extract.cluster.claims import Claims
     from cmd_extract.cluster.merge import merge_tasks
@@ -79,5 +81,5 @@ def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: floa
     click.echo(
         f"{out}: {summary.shards} shards, {summary.videos} videos{failed}{damaged}, {summary.size_bytes / 1e6:.1f} MB"
     )
-    if summary.failures:
+    if summary.failures and not allow_failures:
         raise SystemExit(options.EXIT_SOME_FAILED)

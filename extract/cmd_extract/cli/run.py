@@ -89,11 +89,9 @@ if TYPE_CHECKING:
 @options.scratch
 @options.ffmpeg
 @click.option("--dry-run", is_flag=True, help="Show the plan and the estimated size; write nothing.")
-@click.option("--task", type=click.IntRange(0), help="Build one task's share of the shards.  [default: Slurm's array]")
-@click.option("--num-tasks", type=click.IntRange(1), help="Total number of tasks.  [default: Slurm's array]")
-@click.option(
-    "--share/--no-share", "take_share", default=True, help="In a Slurm job array, build only this task's share."
-)
+@click.option("--task", type=click.IntRange(0), help="Build only this task's share of the shards, with --num-tasks.")
+@click.option("--num-tasks", type=click.IntRange(1), help="Total number of tasks.  [default with --array: its size]")
+@click.option("--array", is_flag=True, help="Build only the share of this task of the Slurm job array.")
 @options.stale_after
 @click.option("--backend", type=click.Choice(["local", "dask"]), default="local", help="Where to build shards.")
 @click.option(
@@ -114,8 +112,9 @@ def run(
     Run the same command again to continue an interrupted extraction. Every video is extracted in a separate process; a
     crash, hang or out-of-memory error there does not affect other videos.
 
-    In a Slurm job array, or with --task and --num-tasks, only this task's share of the shards is built. `cmd-extract
-    status OUT` shows the progress of all tasks; `cmd-extract merge OUT` writes the index once they are finished.
+    With --array in a Slurm job array, or with --task and --num-tasks, only this task's share of the shards is built.
+    `cmd-extract status OUT` shows the progress of all tasks; `cmd-extract merge OUT` writes the index once they are
+    finished.
 
     \b
     Exit codes:
@@ -127,6 +126,7 @@ def run(
       130  interrupted (Ctrl-C or SIGTERM); run the same command again to continue
     """  # noqa: D301 - a raw string would show the \b by which click keeps line breaks
     from cmd_extract.cli.run_options import parse_cluster_options, parse_failure_limit, parse_run_options
+    from cmd_extract.cluster.shares import is_array_task
     from cmd_extract.decode.ffmpeg import find_ffmpeg
     from cmd_extract.run.plan import count_rows
     from cmd_extract.run.workers import default_workers
@@ -141,6 +141,8 @@ def run(
     binary = find_ffmpeg(ffmpeg_path)
     job = requested.job(out, scratch, binary)
     click.echo(f"{cluster.share or 'all shards'}: {rows} videos; {binary.version} ({binary.path})", err=True)
+    if cluster.share is None and is_array_task(os.environ):
+        click.echo("note: this task of a Slurm job array builds all shards; --array builds only its share", err=True)
     if dry_run:
         _show_plan(requested, plans, job)
         return

@@ -194,15 +194,13 @@ def parse_cluster_options(given: Mapping[str, Any], environ: Mapping[str, str], 
     use_dask = given["backend"] == "dask"
     if not use_dask and (scheduler or scheduler_file):
         raise click.UsageError("--scheduler and --scheduler-file require --backend dask")
-    if not given["take_share"] and (task is not None or num_tasks is not None):
-        raise click.UsageError("--no-share cannot be combined with --task and --num-tasks")
     try:
-        share = find_share(environ, task, num_tasks) if given["take_share"] else None
+        share = find_share(environ, task, num_tasks, array=given["array"])
         backend = _dask_backend(scheduler, scheduler_file, workers) if use_dask else None
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     if share and use_dask:
-        raise click.UsageError("--backend dask distributes the shards itself; remove --task or use --no-share")
+        raise click.UsageError("--backend dask distributes the shards itself; remove --task, --num-tasks and --array")
     if share and given["retry_failures"] is not None:
         # Tasks recognize remaining work by missing shards, while a retry replaces existing ones.
         raise click.UsageError(

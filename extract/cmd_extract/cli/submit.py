@@ -15,7 +15,8 @@ from cmd_extract.cli.run import run
 if TYPE_CHECKING:
     from cmd_extract.cluster.slurm import Submission
 
-_MAX_TASKS = 100
+# For clusters on which jobs may not request memory.
+_PARTITION_DEFAULT = "default"
 
 
 @click.command(short_help="Run an extraction as a Slurm job array.")
@@ -24,14 +25,20 @@ _MAX_TASKS = 100
 @click.argument("run_arguments", nargs=-1, type=click.UNPROCESSED, metavar="[-- OPTIONS OF RUN]")
 @click.option("--partition", metavar="NAME", help="Slurm partition.  [default: the cluster's]")
 @click.option("--array-parallelism", type=click.IntRange(1), help="Maximum number of tasks at once.  [default: all]")
-@click.option(
-    "--num-tasks", type=click.IntRange(1), help=f"Number of tasks.  [default: one per shard, at most {_MAX_TASKS}]"
-)
+@click.option("--num-tasks", type=click.IntRange(1), help="Number of tasks.  [default: one per shard, at most 100]")
 @click.option(
     "--time", "time_limit", metavar="TIME", help="Time limit per task, such as 04:00:00.  [default: the partition's]"
 )
 @click.option("--mem", "memory", metavar="SIZE", help="Memory per task, such as 16G.  [default: the partition's]")
 @click.option("--cpus", type=click.IntRange(1), help="CPU cores per task, one worker process each.  [default: 1]")
+@click.option(
+    "--merge-mem",
+    metavar="SIZE",
+    help=f"Memory of the merge job; `{_PARTITION_DEFAULT}` requests none.  [default: estimated from the manifest]",
+)
+@click.option(
+    "--allow-failures", is_flag=True, help="Let the merge job succeed (exit with 0) even if some videos failed."
+)
 @click.option("--wait", is_flag=True, help="Wait until all jobs have ended; exit with the code of `cmd-extract merge`.")
 @click.option("--dry-run", is_flag=True, help="Show the scripts and commands; write and submit nothing.")
 def submit(
@@ -44,6 +51,8 @@ def submit(
     time_limit: str | None,
     memory: str | None,
     cpus: int | None,
+    merge_mem: str | None,
+    allow_failures: bool,
     wait: bool,
     dry_run: bool,
 ) -> None:
@@ -51,9 +60,12 @@ def submit(
 
     Arguments after -- are passed to `cmd-extract run`, for example `-- --size 256x256 --scratch /tmp`. Scripts are
     written to OUT/jobs, logs to OUT/jobs/logs. Submit again to continue an incomplete extraction.
+
+    The merge job ends with the exit code of `cmd-extract merge`, so other jobs may depend on it (sbatch
+    --dependency=afterok:ID); --allow-failures lets them start even if some videos failed.
     """
     from cmd_extract.cli.run_options import parse_run_options
-    from cmd_extract.cluster.slurm import Submission
+    from cmd_extract.cluster.slurm import Submission, choose_num_tasks, estimate_merge_memory
     from cmd_extract.cluster.slurm import submit as submit_jobs
 
     # Wrong options must fail here rather than in a hundred logs.
@@ -62,16 +74,20 @@ def submit(
     requested = parse_run_options(manifest, given)
     requested.check_folder(out)
     shards = len(requested.plans)
+    if merge_mem is None:
+        merge_mem = estimate_merge_memory(manifest, len(requested.records))
     submission = Submission(
         manifest=manifest,
         out=out,
         options=run_arguments,
-        num_tasks=min(num_tasks or _MAX_TASKS, shards),
+        num_tasks=choose_num_tasks(num_tasks, shards),
         partition=partition,
         array_parallelism=array_parallelism,
         time_limit=time_limit,
         memory=memory,
         cpus=cpus,
+        merge_memory=None if merge_mem == _PARTITION_DEFAULT else merge_mem,
+        allow_failures=allow_failures,
     )
     click.echo(f"{len(requested.records)} videos in {shards} shards, {submission.num_tasks} tasks", err=True)
     if dry_run:
@@ -111,7 +127,7 @@ def _reject_incompatible(given: Mapping[str, Any]) -> None:
     incompatible = {
         "--task": given["task"] is not None,
         "--num-tasks": given["num_tasks"] is not None,
-        "--no-share": not given["take_share"],
+        "--array": given["array"],
         "--backend": given["backend"] != "local",
         "--scheduler": given["scheduler"] is not None,
         "--scheduler-file": given["scheduler_file"] is not None,

@@ -9,20 +9,22 @@ from __future__ import annotations
 import contextlib
 import json
 import multiprocessing
+import socket
 import time
 from collections import deque
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import CancelledError
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from cmd_extract.config import ExtractConfig
-from cmd_extract.decode.ffmpeg import FfmpegBinary
+from cmd_extract.decode.ffmpeg import FfmpegBinary, find_ffmpeg
 from cmd_extract.decode.video import ExtractedVideo
-from cmd_extract.errors import FailureLimitError, VideoError
+from cmd_extract.errors import FailureLimitError, FfmpegError, VideoError
 from cmd_extract.manifest.table import summarize
 from cmd_extract.run.containment import Extract
+from cmd_extract.run.job import RunJob
 from cmd_extract.run.journal import ShardJournal, count_failures
 from cmd_extract.run.pipeline import ShardWork
 from cmd_extract.run.plan import ShardPlan
@@ -106,7 +108,8 @@ def build_with_dask(
         Finished shards, in any order.
 
     Raises:
-        RuntimeError: the scheduler cannot be reached, there are no workers, or a shard kept killing workers.
+        RuntimeError: the scheduler cannot be reached, there are no workers, a shard kept killing workers, or a worker
+            has other software than this process.
         FailureLimitError: too many videos failed.
     """
     with cluster.connect() as client, contextlib.closing(_results(client, work, plans)) as results:
@@ -128,6 +131,7 @@ def _results(
 
     waiting, lost = deque((work, plan) for plan in plans), []
     running: dict[Any, tuple[ShardWork, ShardPlan]] = {}
+    described = work.job.described
     last_seen = time.monotonic()
     try:
         while waiting or running:
@@ -140,7 +144,7 @@ def _results(
                 )
             while waiting and len(running) < threads:
                 item = waiting.popleft()
-                running[client.submit(_build_on_worker, *item, pure=False)] = item
+                running[client.submit(build_on_worker, *item, described, pure=False)] = item
             if running:
                 with contextlib.suppress(TimeoutError):
                     wait(list(running), timeout=_POLL_SECONDS, return_when="FIRST_COMPLETED")
@@ -189,16 +193,59 @@ def _retry_tracked(work: ShardWork, plan: ShardPlan) -> ShardWork | None:
     return replace(work, extract=replace(tracked, excluded=tracked.excluded | {culprit})) if culprit else None
 
 
-def _build_on_worker(work: ShardWork, plan: ShardPlan) -> WrittenShard:
-    """Build a shard in a Dask worker, whose scratch folder may differ from the main process's."""
+def build_on_worker(work: ShardWork, plan: ShardPlan, described: Mapping[str, Any]) -> WrittenShard:
+    """Build a shard in a Dask worker, which may run on another machine.
+
+    Args:
+        work: builds the shard, with the FFmpeg and the scratch folder of the main process. This function replaces both.
+        plan: the shard.
+        described: the main process's configuration as stored, see ``ExtractConfig.describe``.
+
+    Raises:
+        FfmpegError: the worker does not have the FFmpeg version of the run.
+        RuntimeError: the worker's software would give other shards, or the worker may not start processes.
+    """
     if multiprocessing.current_process().daemon:
         raise RuntimeError(
             "Dask workers may not start processes; start them with --no-nanny, or set "
             "DASK_DISTRIBUTED__WORKER__DAEMON=False in their environment"
         )
-    work.job.scratch.mkdir(parents=True, exist_ok=True)
-    with scratch_folder(work.job.scratch) as scratch:
-        return replace(work, scratch=scratch)(plan)
+    job = replace(work.job, binary=_find_own_ffmpeg(work.job.binary))
+    _check_software(job, described)
+    job.scratch.mkdir(parents=True, exist_ok=True)
+    with scratch_folder(job.scratch) as scratch:
+        return replace(work, job=job, scratch=scratch)(plan)
+
+
+def _find_own_ffmpeg(submitted: FfmpegBinary) -> FfmpegBinary:
+    """Return this worker's FFmpeg: the one at the main process's path or else its default one, of the same version."""
+    problems = []
+    for explicit in (submitted.path, None):
+        try:
+            binary = find_ffmpeg(explicit)
+        except FfmpegError as error:
+            problems.append(str(error))
+            continue
+        if binary.version == submitted.version:
+            return binary
+        problems.append(f"{binary.path} is {binary.version}")
+    raise FfmpegError(
+        f"Dask worker on {socket.gethostname()}: found no {submitted.version}, which this run uses "
+        f"({'; '.join(dict.fromkeys(problems))}). Install that version there, or pass the path of a binary that all "
+        "hosts can run with --ffmpeg"
+    )
+
+
+def _check_software(job: RunJob, described: Mapping[str, Any]) -> None:
+    """Raise a RuntimeError if the configuration, which includes versions, differs from the main process's."""
+    own = job.described
+    keys = [key for key in {**described, **own} if described.get(key) != own.get(key)]
+    if keys:
+        differences = "; ".join(f"{key}: {own.get(key)!r}, expected {described.get(key)!r}" for key in keys)
+        raise RuntimeError(
+            f"Dask worker on {socket.gethostname()}: its software would give other shards ({differences}). Install "
+            "the same versions on all hosts, then run the same command again to continue"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -245,6 +245,22 @@ def test_search_finds_the_video_itself_first(
     np.testing.assert_array_equal(frame, below)
 
 
+def test_search_works_in_a_job_array(
+    embeddings: Path, few_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The environment of the batch script of one of several tasks, which may have nothing to do with extraction.
+    array = {"ID": "6", "COUNT": "5", "MIN": "2", "MAX": "10", "STEP": "2"}
+    job = {"SLURM_JOB_ID": "8", "SLURM_ARRAY_JOB_ID": "7", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_CPUS_ON_NODE": "1"}
+    for name, value in (job | {f"SLURM_ARRAY_TASK_{name}": value for name, value in array.items()}).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    video = next((few_shards.parent / "videos").glob("**/up-*.mp4"))
+    result = call("search", video, "--embeddings", embeddings, "--count", 1, "--device", "cpu")
+    assert result.exit_code == 0, result.output
+    assert "(the same file)" in result.stdout.splitlines()[0]
+
+
 def test_search_reports_why_it_failed(embeddings: Path, few_shards: Path, run_dir: Path, tmp_path: Path) -> None:
     bad = tmp_path / "notes.mp4"
     bad.write_text("no video")

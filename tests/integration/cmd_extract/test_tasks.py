@@ -93,6 +93,34 @@ def test_tasks_produce_the_same_output_as_a_single_run(
     assert json.loads((out / "run.json").read_text())["summary"]["new_videos"] == 8
 
 
+def test_shares_of_a_job_array_are_taken_only_on_request(
+    manifest: Path, reference: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ids = {"ID": 1, "COUNT": 4, "MIN": 0, "MAX": 3, "STEP": 1}
+    for name, value in ids.items():
+        monkeypatch.setenv(f"SLURM_ARRAY_TASK_{name}", str(value))
+    out = tmp_path / "array"
+    code, output = run("run", manifest, out, *OPTIONS, "--array")
+    assert code == 0, output
+    assert "task 1 of 4: 2 videos" in output
+    assert [path.name for path in out.glob("shard-*.h5")] == ["shard-00001.h5"]
+    # Somebody's array over other things: each task makes an extraction of its own.
+    code, output = run("run", manifest, tmp_path / "own", *OPTIONS)
+    assert code == SOME_FAILED, output
+    assert "note: this task of a Slurm job array builds all shards; --array builds only its share" in output
+    assert results(tmp_path / "own") == reference
+
+
+def test_merge_can_accept_failed_videos(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 2)
+    assert run("merge", out, "--allow-failures")[0] == 1, "shards are missing"
+    run("run", manifest, out, *OPTIONS, "--task", 1, "--num-tasks", 2)
+    code, output = run("merge", out, "--allow-failures")
+    assert code == 0, output
+    assert "1 failed" in output
+
+
 def test_merge_reads_a_shard_whose_logs_disagree(manifest: Path, reference: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)

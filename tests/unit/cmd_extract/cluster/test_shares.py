@@ -43,43 +43,46 @@ def test_every_shard_belongs_to_exactly_one_task(num_tasks: int) -> None:
     ],
 )
 def test_share_is_derived_from_array_ids(environ: dict[str, str], expected: tuple[int, int]) -> None:
-    share = find_share(environ, None, None)
+    share = find_share(environ, None, None, array=True)
     assert share
     assert (share.task, share.num_tasks) == expected
 
 
-def test_no_share_outside_an_array() -> None:
-    assert find_share({"SLURM_JOB_ID": "7"}, None, None) is None
+@pytest.mark.parametrize("environ", [{}, {"SLURM_JOB_ID": "7"}, array(1, 4, 0, 3, 1), array(9, 2, 7, 9, 2)])
+def test_no_share_is_taken_unless_requested(environ: dict[str, str]) -> None:
+    assert find_share(environ, None, None, array=False) is None
 
 
 def test_explicit_values_override_the_array() -> None:
     environ = array(7, 2, 3, 7, 1)  # --array=3,7
-    assert find_share(environ, None, 32) == Share(task=7, num_tasks=32)
-    assert find_share(environ, 1, 2) == Share(task=1, num_tasks=2)
+    assert find_share(environ, None, 32, array=True) == Share(task=7, num_tasks=32)
+    assert find_share(environ, 1, 2, array=False) == Share(task=1, num_tasks=2)
 
 
 @pytest.mark.parametrize(
-    ("environ", "task", "num_tasks", "message"),
+    ("environ", "task", "num_tasks", "use_array", "message"),
     [
-        (array(7, 2, 0, 7, 1), None, None, "has gaps"),
-        (
-            array(3, 1, 3, 3, 1),
-            None,
-            None,
-            "the job array starts at 3",
-        ),  # a task is repeated with --array=3
-        (array(4, 2, 4, 5, 1), None, None, "the job array starts at 4"),
-        ({}, None, 4, "--num-tasks requires --task"),
-        ({}, 1, None, "--task requires --num-tasks"),
-        ({}, 4, 4, "task: must be between 0 and 3 .*, got 4"),
-        (array(9, 1, 9, 9, 1), None, 4, "task: must be between 0 and 3 .*, got 9"),
+        (array(7, 2, 0, 7, 1), None, None, True, "has gaps"),
+        (array(3, 1, 3, 3, 1), None, None, True, "the job array starts at 3"),  # a task is repeated with --array=3
+        (array(4, 2, 4, 5, 1), None, None, True, "the job array starts at 4"),
+        ({}, None, None, True, r"not in a Slurm job array \(SLURM_ARRAY_TASK_ID is not set\)"),
+        ({}, None, 4, True, "not in a Slurm job array"),
+        ({"SLURM_ARRAY_TASK_ID": "1"}, None, None, True, "SLURM_ARRAY_TASK_COUNT is not set"),
+        ({"SLURM_ARRAY_TASK_ID": "x"}, None, 4, True, "SLURM_ARRAY_TASK_ID is 'x', expected a number"),
+        (array(0, 4, 0, 3, 0), None, None, True, "has gaps"),
+        ({}, None, 4, False, "--num-tasks requires --task, or --array"),
+        (array(0, 4, 0, 3, 1), None, 4, False, "--num-tasks requires --task, or --array"),
+        ({}, 1, None, False, "--task requires --num-tasks"),
+        (array(0, 4, 0, 3, 1), 1, 4, True, "--task cannot be combined with --array"),
+        ({}, 4, 4, False, "task: must be between 0 and 3 .*, got 4"),
+        (array(9, 1, 9, 9, 1), None, 4, True, "task: must be between 0 and 3 .*, got 9"),
     ],
 )
 def test_contradictory_values_are_rejected(
-    environ: dict[str, str], task: int | None, num_tasks: int | None, message: str
+    environ: dict[str, str], task: int | None, num_tasks: int | None, use_array: bool, message: str
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        find_share(environ, task, num_tasks)
+        find_share(environ, task, num_tasks, array=use_array)
 
 
 @pytest.mark.parametrize(("allotted", "cores"), [("3", 3), ("64", 8), ("", 8), ("2(x3)", 8), ("0", 8)])
@@ -98,5 +101,6 @@ def test_user_options_override_the_batch_script(tmp_path: Path) -> None:
     words = subprocess.run(command, env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
     given = run.make_context("run", words[1:]).params
     assert (words[0], str(given["scratch"]), given["num_tasks"]) == ("run", "mine", 8)
+    assert given["array"]
     words = subprocess.run(command[:4], env=environ, capture_output=True, text=True, check=True).stdout.splitlines()
     assert run.make_context("run", words[1:]).params["num_tasks"] == 32
