@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
+import sys
 from pathlib import Path
 
 import cmd_extract.cluster
@@ -39,7 +41,7 @@ def test_four_tasks_produce_the_same_output_as_one_machine(
 ) -> None:
     out = tmp_path / "out"
     script = tmp_path / "job.sh"
-    script.write_text('#!/bin/bash\nexec cmd-extract run "$@"\n')
+    script.write_text('#!/bin/bash\nexec cmd-extract run --array "$@"\n')
     job = submit(slurm, small_extraction, out, "1-7:2%3", script)  # starts at 1, in steps of 2, at most three at once
     slurm.wait(job, LIMIT)
     for task in range(4):
@@ -118,6 +120,11 @@ def test_submit_waits_for_array_and_merge(
     )
     assert done.returncode == SOME_FAILED, done.stdout + done.stderr
     assert f"{SHARDS} shards" in done.stdout
+    submitted = re.search(r"submitted job array (\d+) and merge job (\d+)", done.stdout)
+    assert submitted, done.stdout
+    merge_job = slurm.job(submitted[2])
+    assert merge_job["ExitCode"] == f"{SOME_FAILED}:0"
+    assert merge_job["MinMemoryNode"] == "1025M"
     assert results(out) == results(small_extraction.reference)
     logs = sorted(path.name.partition("-")[0] for path in (out / "jobs" / "logs").glob("*.log"))
     assert logs == ["extract"] * 3 + ["merge"]
@@ -125,3 +132,32 @@ def test_submit_waits_for_array_and_merge(
         ["cmd-extract", "status", out], env=slurm.environ, capture_output=True, text=True, timeout=60
     )
     assert f"{SHARDS} shards: {SHARDS} done, 0 running, 0 stale, 0 failed, 0 waiting; merged" in status.stdout
+
+
+def test_jobs_depend_on_the_result_of_the_merge(
+    slurm: SlurmCluster, small_extraction: SmallExtraction, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    gate = small_extraction.close_gate(0)
+    options = ["--num-tasks", "2", "--time", "5", "--mem", "500M", "--allow-failures", "--"]
+    command = ["cmd-extract", "submit", small_extraction.manifest, out, *options, "--ffmpeg", small_extraction.ffmpeg]
+    done = subprocess.run(
+        [*command, *SHARD_OPTIONS], env=slurm.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    array, merge_job = re.findall(r"job (?:array )?(\d+)", done.stdout)
+    after = slurm.sbatch(f"--dependency=afterok:{merge_job}", f"--output={tmp_path}/after.log", "--wrap=echo merged")
+    gate.unlink()
+    for job in (array, merge_job, after):
+        slurm.wait(job, LIMIT)
+    assert slurm.job(merge_job)["ExitCode"] == "0:0"
+    assert (tmp_path / "after.log").read_text() == "merged\n"
+    assert results(out) == results(small_extraction.reference)
+
+
+def test_size_limit_of_arrays_is_read_from_slurm(slurm: SlurmCluster) -> None:
+    program = "from cmd_extract.cluster.slurm import choose_num_tasks; print(choose_num_tasks(5000, 5000))"
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=slurm.environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert "this cluster allows at most 1001 tasks per job array" in done.stderr

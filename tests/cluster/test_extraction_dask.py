@@ -33,7 +33,7 @@ LIMIT = 180.0
 ENVIRON = os.environ | {
     "DASK_DISTRIBUTED__WORKER__DAEMON": "False",
     "DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1",
-    "PYTHONPATH": str(ROOT),
+    "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
 }
 
 
@@ -66,7 +66,8 @@ class DaskProcesses:
 
     def _spawn(self, role: str, *options: str) -> subprocess.Popen[bytes]:
         with (self._folder / f"{role}-{len(self._all)}.log").open("wb") as log:
-            process = subprocess.Popen([BIN / "dask", role, *options], env=ENVIRON, stdout=log, stderr=log)
+            environ = ENVIRON | {"DASK_ROLE": role}
+            process = subprocess.Popen([BIN / "dask", role, *options], env=environ, stdout=log, stderr=log)
         self._all.append(process)
         return process
 
@@ -153,6 +154,21 @@ def test_worker_deaths_without_a_single_culprit_are_an_error(
         with pytest.raises(RuntimeError, match=r"workers died repeatedly while building 1 shard \(shard-00000\.h5\)"):
             run_extraction(rows, job, workers=1, videos_per_shard=2, extract=deadly_extract, backend=backend)
     assert not list(out.glob("shard-*.h5"))
+
+
+def test_worker_with_another_ffmpeg_is_named(small_extraction: SmallExtraction, tmp_path: Path) -> None:
+    program = tmp_path / "ffmpeg"  # has another version on the worker's "machine"
+    program.write_text('#!/bin/sh\necho "ffmpeg version 9.${DASK_ROLE:-submitter} Copyright"\n')
+    program.chmod(0o755)
+    command = [BIN / "cmd-extract", "run", small_extraction.manifest, tmp_path / "out", "--ffmpeg", program]
+    with dask_processes(tmp_path, 1, "--no-nanny") as dask:
+        command += ["--backend", "dask", "--scheduler-file", dask.scheduler_file]
+        done = subprocess.run(command, env=ENVIRON, capture_output=True, text=True, timeout=LIMIT, check=False)
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith("Error: Dask worker on ")
+    assert f"found no ffmpeg version 9.submitter, which this run uses ({program} is ffmpeg version 9.worker; " in last
+    assert not list((tmp_path / "out").glob("shard-*"))
 
 
 def test_local_workers_start_without_a_scheduler(small_extraction: SmallExtraction, tmp_path: Path) -> None:
