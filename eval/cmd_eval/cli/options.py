@@ -93,6 +93,11 @@ def source_options(command: Command) -> Command:
     return command
 
 
+skip_copies_option = click.option(
+    "--skip-copies", is_flag=True, help="Leave out test videos that are copies of training videos, and count them."
+)
+
+
 def retrieval_options(default_column: str) -> Callable[[Command], Command]:
     """Add options that select queries and gallery, and what to print."""
 
@@ -100,6 +105,7 @@ def retrieval_options(default_column: str) -> Callable[[Command], Command]:
         for option in (
             click.option("--per-class", is_flag=True, help="Also print R@1 and R@5 per class."),
             seed_option,
+            skip_copies_option,
             click.option("--leave-one-out", is_flag=True, help="Leave-one-out over all videos; ignores splits."),
             target_option,
             part_options("Query split.", "Gallery split."),
@@ -134,8 +140,9 @@ def open_features_and_splits(
     from cmd_eval.data.splits import eval_splits
     from cmd_eval.data.table import VideoTable
     from cmd_extract.shard.reader import ShardSet
+    from cmd_train.checkpoints.files import follow_best
 
-    if shards is None or source.is_file():
+    if shards is None or follow_best(source).is_file():
         features = open_selected_features(source=source, shards=shards, **selected)
         return features, split_spec(features.videos, features.provenance.settings, **split_options)
     videos = VideoTable.of(ShardSet(shards).videos)

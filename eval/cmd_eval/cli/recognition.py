@@ -17,6 +17,7 @@ from cmd_eval.cli.options import (
     output_option,
     part_options,
     seed_option,
+    skip_copies_option,
     source_options,
     split_columns_option,
     target_option,
@@ -29,7 +30,7 @@ from cmd_extract.console.tables import format_table
 if TYPE_CHECKING:
     from cmd_eval.tasks.recognition import RecognitionRun
 
-_SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "seed")
+_SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "seed", "skip_copies")
 
 
 @click.command(short_help="Train a simple classifier on frozen features.")
@@ -39,6 +40,7 @@ _SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "seed")
 @part_options("Part to test on.", "Part to train on.")
 @target_option
 @seed_option
+@skip_copies_option
 @click.option("--confusion", is_flag=True, help="Also print accuracy and confusion per class.")
 @output_option(RUN_RESULTS)
 def probe(method: str, confusion: bool, output: Path | None, **options: Any) -> None:
@@ -73,6 +75,7 @@ def probe(method: str, confusion: bool, output: Path | None, **options: Any) -> 
 @click.argument("shards", type=FOLDER)
 @click.option("--split-column", help="Split column of the manifest.  [default: the one of each training run]")
 @click.option("--test-part", default="test", help="Part to test on.")
+@skip_copies_option
 @clips_option
 @workers_option
 @device_option

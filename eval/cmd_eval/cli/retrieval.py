@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cmd_eval.data.splits import EvalSplitSpec
     from cmd_eval.features.store import Features
 
-_SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "leave_one_out", "seed")
+_SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "leave_one_out", "seed", "skip_copies")
 
 
 @click.command(short_help="Retrieval by nearest neighbors: R@k.")

@@ -22,6 +22,7 @@ Rows = NDArray[np.int64]
 """Row numbers of videos."""
 
 _MAX_LISTED = 5
+_REMEDY = "(`cmd-extract relabel`), or use --skip-copies (retrieval, baseline, probe, recognition)"
 
 
 def check_leakage(videos: VideoTable, query: Rows, gallery: Rows) -> None:
@@ -41,7 +42,7 @@ def check_leakage(videos: VideoTable, query: Rows, gallery: Rows) -> None:
         )
     raise ValueError(
         f"query {videos.ids[row]} and gallery video {videos.ids[other]} are the same file, which would invalidate the "
-        "result; remove one of them from its part"
+        f"result; remove one of them from its part {_REMEDY}"
     )
 
 
@@ -62,7 +63,7 @@ def check_not_trained_on(videos: VideoTable, tested: Rows, trained: Rows) -> Non
         )
     raise ValueError(
         f"test video {videos.ids[row]} and training video {videos.ids[other]} are the same file, which would "
-        "invalidate the result; remove one of them from its part"
+        f"invalidate the result; remove one of them from its part {_REMEDY}"
     )
 
 
@@ -78,8 +79,29 @@ def check_no_copies(videos: VideoTable, rows: Rows) -> None:
         if first != row:
             raise ValueError(
                 f"videos {videos.ids[first]} and {videos.ids[row]} are the same file, so each would find the other; "
-                "remove one of them from the manifest"
+                "use --skip-copies (retrieval, baseline), or remove one of them from the manifest"
             )
+
+
+def without_copies(videos: VideoTable, rows: Rows, others: Rows) -> Rows:
+    """Return the rows without copies of files among ``others`` under another id.
+
+    Raises:
+        ValueError: all rows are such copies.
+    """
+    ids, fingerprints = {videos.ids[row] for row in others}, {videos.fingerprints[row] for row in others}
+    kept = [row for row in rows if videos.ids[row] in ids or videos.fingerprints[row] not in fingerprints]
+    if len(rows) and not kept:
+        raise ValueError(
+            f"--skip-copies: all {len(rows)} tested videos are copies of training videos; change the split"
+        )
+    return np.array(kept, np.int64)
+
+
+def first_of_copies(videos: VideoTable, rows: Rows) -> Rows:
+    """Return the rows without those whose file is that of an earlier row."""
+    first: dict[str, int] = {}
+    return np.array([row for row in rows if first.setdefault(videos.fingerprints[row], row) == row], np.int64)
 
 
 def shared_videos(videos: VideoTable, rows: Rows, others: Rows) -> list[tuple[int, int]]:

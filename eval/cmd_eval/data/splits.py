@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from cmd_eval.data.leakage import check_leakage, check_no_copies, group_notes
+from cmd_eval.data.leakage import check_leakage, check_no_copies, first_of_copies, group_notes, without_copies
 from cmd_eval.data.table import TARGETS, VideoTable
 from cmd_eval.results.schema import LEAVE_ONE_OUT, part_suffixes
 from cmd_train.data.selection import resolve_split_columns
@@ -26,6 +26,7 @@ class EvalSplitSpec:
         targets: ``label``, ``group`` or both.
         leave_one_out: whether to compare each video with all others instead.
         seed: random seed of validation folds and confidence intervals.
+        skip_copies: whether to leave out queries that are copies of gallery files, instead of rejecting the split.
     """
 
     split_columns: Sequence[str] = ()
@@ -34,6 +35,7 @@ class EvalSplitSpec:
     targets: Sequence[str] = ("label",)
     leave_one_out: bool = False
     seed: int = 0
+    skip_copies: bool = False
 
     def __post_init__(self) -> None:
         for name, values in (("split_columns", self.split_columns), ("targets", self.targets)):
@@ -60,6 +62,7 @@ class EvalSplit:
         target: ``label`` or ``group``.
         query, gallery: rows of the queries (test videos) and the gallery (training videos); equal for leave-one-out.
         unlabeled: number of videos of both parts that were left out because they have no label (or group).
+        copies: number of queries that were left out because they are copies of gallery files.
     """
 
     split_column: str
@@ -69,6 +72,7 @@ class EvalSplit:
     query: NDArray[np.int64]
     gallery: NDArray[np.int64]
     unlabeled: int
+    copies: int = 0
 
     @property
     def leave_one_out(self) -> bool:
@@ -96,16 +100,18 @@ def eval_splits(videos: VideoTable, spec: EvalSplitSpec) -> list[EvalSplit]:
         ValueError: A split, a part or a label does not exist, or a query is in the gallery.
     """
     if spec.leave_one_out:
-        return [leave_one_out_split(videos, target) for target in spec.targets]
+        return [leave_one_out_split(videos, target, skip_copies=spec.skip_copies) for target in spec.targets]
     columns = choose_split_columns(videos, spec.split_columns)
     return [
-        part_split(videos, column, spec.test_part, spec.train_part, target)
+        part_split(videos, column, spec.test_part, spec.train_part, target, skip_copies=spec.skip_copies)
         for target in spec.targets
         for column in columns
     ]
 
 
-def part_split(videos: VideoTable, split_column: str, test_part: str, train_part: str, target: str) -> EvalSplit:
+def part_split(
+    videos: VideoTable, split_column: str, test_part: str, train_part: str, target: str, *, skip_copies: bool = False
+) -> EvalSplit:
     """Return the labeled videos of two parts of a split, after checking that no video or file is in both.
 
     Raises:
@@ -114,25 +120,29 @@ def part_split(videos: VideoTable, split_column: str, test_part: str, train_part
     test, train = videos.part(split_column, test_part), videos.part(split_column, train_part)
     query = videos.labeled(test, target, f"part {test_part!r} of {split_column}")
     gallery = videos.labeled(train, target, f"part {train_part!r} of {split_column}")
-    check_leakage(videos, query, gallery)
+    kept = without_copies(videos, query, gallery) if skip_copies else query
+    check_leakage(videos, kept, gallery)
     return EvalSplit(
         split_column=split_column,
         test_part=test_part,
         train_part=train_part,
         target=target,
-        query=query,
+        query=kept,
         gallery=gallery,
         unlabeled=len(test) + len(train) - len(query) - len(gallery),
+        copies=len(query) - len(kept),
     )
 
 
-def leave_one_out_split(videos: VideoTable, target: str) -> EvalSplit:
+def leave_one_out_split(videos: VideoTable, target: str, *, skip_copies: bool = False) -> EvalSplit:
     """Return the split in which each labeled video is compared with all others, after checking for duplicate files.
 
     Raises:
         ValueError: no video has a label, or two videos come from the same file.
     """
     rows = videos.labeled(np.arange(len(videos)), target, "the shards")
+    labeled = len(rows)
+    rows = first_of_copies(videos, rows) if skip_copies else rows
     check_no_copies(videos, rows)
     return EvalSplit(
         split_column=LEAVE_ONE_OUT,
@@ -141,7 +151,8 @@ def leave_one_out_split(videos: VideoTable, target: str) -> EvalSplit:
         target=target,
         query=rows,
         gallery=rows,
-        unlabeled=len(videos) - len(rows),
+        unlabeled=len(videos) - labeled,
+        copies=labeled - len(rows),
     )
 
 
@@ -153,6 +164,9 @@ def split_notes(videos: VideoTable, split: EvalSplit) -> list[str]:
     notes = []
     if split.unlabeled:
         notes.append(f"{split.split_column}: {split.unlabeled} videos without a {split.target} were left out")
+    if split.copies:
+        where = "earlier videos" if split.leave_one_out else f"files in part {split.train_part!r}"
+        notes.append(f"{split.split_column}: {split.copies} queries were left out as copies of {where}")
     if split.target == "label" and not split.leave_one_out:
         notes += group_notes(videos, split.query, split.gallery, split.split_column, "queries")
     names = videos.names(split.target)

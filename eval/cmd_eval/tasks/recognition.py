@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmd_eval.data.leakage import Rows, check_not_trained_on, group_notes, training_notes, training_sets
+from cmd_eval.data.leakage import Rows, check_not_trained_on, group_notes, training_notes, training_sets, without_copies
 from cmd_eval.data.splits import choose_split_columns
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.classify import classify_videos
@@ -44,6 +44,7 @@ class RecognitionSpec:
         clips: clips per video.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: number of decoding processes; 0 decodes in this process.
+        skip_copies: whether to leave out test videos that are copies of training videos, instead of rejecting the part.
     """
 
     shards: Path
@@ -52,6 +53,7 @@ class RecognitionSpec:
     clips: int = DEFAULT_CLIPS
     device: str = "auto"
     workers: int = 0
+    skip_copies: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,9 +116,13 @@ def evaluate_recognition(
     (column,) = choose_split_columns(videos, [name for name in (spec.split_column or trained_column,) if name])
     tested = labeled_part(videos, column, spec.test_part)
     provenance = _provenance(loaded, spec, shards, command)
+    labeled = len(tested)
+    tested = _without_copies(videos, tested, provenance) if spec.skip_copies else tested
     notes = check_test_videos(videos, tested, provenance)
+    if len(tested) < labeled:
+        notes.append(f"{labeled - len(tested)} test videos were left out as copies of training videos")
     entries = [shards.videos[row] for row in tested]
-    unlabeled = len(videos.part(column, spec.test_part)) - len(entries)
+    unlabeled = len(videos.part(column, spec.test_part)) - labeled
     if unlabeled:
         notes.append(f"{unlabeled} videos of part {spec.test_part!r} without a label were left out")
     with process_group(spec.device) as context:
@@ -234,6 +240,11 @@ def labeled_part(videos: VideoTable, column: str, part: str) -> Rows:
         ValueError: the split or part does not exist, or no video has a label.
     """
     return videos.labeled(videos.part(column, part), "label", f"part {part!r} of {column}")
+
+
+def _without_copies(videos: VideoTable, tested: Rows, provenance: Provenance) -> Rows:
+    trained = training_sets(provenance)[0].rows(videos, provenance.data_hash)
+    return tested if trained is None else without_copies(videos, tested, trained)
 
 
 def check_test_videos(videos: VideoTable, tested: Rows, provenance: Provenance) -> list[str]:

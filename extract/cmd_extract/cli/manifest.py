@@ -12,7 +12,7 @@ from cmd_extract.cli import options
 if TYPE_CHECKING:
     from cmd_extract.manifest.sources import ManifestSource
 
-_FORMATS = ("auto", "csv", "folder", "ucf101", "hmdb51", "kinetics")
+_FORMATS = ("auto", "csv", "list", "folder", "ucf101", "hmdb51", "kinetics", "ssv2", "diving48")
 
 
 @click.command(short_help="Create a manifest of a dataset.")
@@ -22,7 +22,7 @@ _FORMATS = ("auto", "csv", "folder", "ucf101", "hmdb51", "kinetics")
 @click.option(
     "--videos",
     type=options.EXISTING_FOLDER,
-    help="Folder of the videos, for all formats except folder.  [default for csv: SOURCE's folder]",
+    help="Folder of the videos, for all formats except folder.  [default for csv and list: SOURCE's folder]",
 )
 @click.option(
     "--root",
@@ -38,11 +38,11 @@ _FORMATS = ("auto", "csv", "folder", "ucf101", "hmdb51", "kinetics")
 def manifest(source: Path, manifest: Path, form: str, videos: Path | None, root: Path | None, missing: str) -> None:
     """Create the manifest MANIFEST from SOURCE.
 
-    SOURCE is a CSV file with a column "path", a folder of the form <class>/<file>, the folder of the official UCF101 or
-    HMDB51 split files, or a Kinetics CSV file; see data_manifests/README.md.
+    SOURCE is a CSV file with a column "path", a list of lines "video.mp4 label", a folder of the form <class>/<file>,
+    or the official lists of UCF101, HMDB51, Kinetics, Something-Something v2 or Diving48; see data_manifests/README.md.
     """
+    from cmd_extract.manifest.detect import detect_format
     from cmd_extract.manifest.records import write_manifest
-    from cmd_extract.manifest.sources import detect_format
 
     form = detect_format(source) if form == "auto" else form
     found = _read_source(source, form, videos, root or manifest.absolute().parent, missing)
@@ -55,7 +55,7 @@ def manifest(source: Path, manifest: Path, form: str, videos: Path | None, root:
 
 
 def _read_source(source: Path, form: str, videos: Path | None, root: Path, missing: str) -> ManifestSource:
-    from cmd_extract.manifest import datasets, sources
+    from cmd_extract.manifest import datasets, json_datasets, kinetics, sources
 
     if missing != "error" and form != "kinetics":
         raise click.UsageError(f"--missing: only the format kinetics allows missing videos, not {form}")
@@ -63,15 +63,19 @@ def _read_source(source: Path, form: str, videos: Path | None, root: Path, missi
         raise click.UsageError("--videos: not used with the format folder, where SOURCE is the folder of the videos")
     if form == "csv":
         return sources.from_csv(source, root=root, videos=videos)
+    if form == "list":
+        return sources.from_list(source, root=root, videos=videos)
     if form == "folder":
         return sources.from_folder(source, root=root)
     if videos is None:
         raise click.UsageError(f"--videos: required for the format {form}; pass the folder of the videos")
-    if form == "ucf101":
-        return datasets.from_ucf101(videos, source, root=root)
-    if form == "hmdb51":
-        return datasets.from_hmdb51(videos, source, root=root)
-    return datasets.from_kinetics(source, videos, root=root, missing=missing)
+    if form == "kinetics":
+        return kinetics.from_kinetics(source, videos, root=root, missing=missing)
+    if form in ("ucf101", "hmdb51"):
+        read_splits = datasets.from_ucf101 if form == "ucf101" else datasets.from_hmdb51
+        return read_splits(videos, source, root=root)
+    read_json = json_datasets.from_ssv2 if form == "ssv2" else json_datasets.from_diving48
+    return read_json(source, videos, root=root)
 
 
 @click.command(short_help="Replace the labels, groups and splits of an extraction.")
@@ -80,8 +84,8 @@ def _read_source(source: Path, form: str, videos: Path | None, root: Path, missi
 def relabel(out: Path, manifest: Path) -> None:
     """Replace the labels, groups and splits of the extraction OUT by those of MANIFEST, without extracting again.
 
-    MANIFEST must have the rows, ids and paths that were extracted, in the same order. Split columns may be edited, added
-    and removed. Features computed from OUT before must be computed again.
+    MANIFEST must have the rows, ids and paths that were extracted, in the same order. Split columns may be edited,
+    added and removed. Features computed from OUT before must be computed again.
     """
     from cmd_extract.run.relabel import relabel
 

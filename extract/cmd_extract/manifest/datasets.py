@@ -1,4 +1,4 @@
-"""Manifests of datasets with official split files: UCF101, HMDB51 and Kinetics.
+"""Manifests of UCF101 and HMDB51, from their official split files.
 
 The split files are read as published. Every listed video must exist, in the folder layout in which the dataset is
 distributed.
@@ -7,21 +7,18 @@ distributed.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from cmd_extract.errors import ManifestError
 from cmd_extract.manifest.sources import (
-    PART_OF_NAME,
     ManifestSource,
     SourceVideo,
     absolute_folder,
     assemble,
-    is_video_name,
-    list_files,
 )
-from cmd_extract.manifest.table import TableRow, read_table, summarize
+from cmd_extract.manifest.table import summarize, text_lines, visible_files
 
 _UCF_LIST = re.compile(r"(train|test)list(\d+)\.txt")
 _UCF_LINE = re.compile(
@@ -32,7 +29,6 @@ _HMDB_LINE = re.compile(r"(?P<name>\S.*?)\s+(?P<part>[012])")
 _HMDB_PARTS = {"0": "", "1": "train", "2": "test"}
 # Suffix of HMDB51 clip names: visible body parts, camera motion, number of people, view, quality, clip number.
 _HMDB_ATTRIBUTES = re.compile(r"_[a-z]_(?:cm|nm)_np\d+_[a-z]{2}_[a-z]{3}_\d+$")
-_KINETICS_COLUMNS = ("youtube_id", "time_start", "time_end")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,13 +39,6 @@ class _Listed:
     label: str
     group: str
     parts: dict[str, str]
-
-
-def _list_lines(path: Path) -> Iterator[tuple[int, str]]:
-    text = path.read_bytes().decode("utf-8", errors="surrogateescape")
-    for number, line in enumerate(text.split("\n"), start=1):
-        if line.strip():
-            yield number, line.strip()
 
 
 def _set_part(listed: _Listed, split: str, part: str, place: str) -> None:
@@ -91,7 +80,7 @@ def from_ucf101(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSo
     Raises:
         ManifestError: split files are missing, invalid or contradictory, or videos are missing; names file and line.
     """
-    lists = [(path, match) for path in sorted(splits_dir.glob("*.txt")) if (match := _UCF_LIST.fullmatch(path.name))]
+    lists = [(path, match) for path in visible_files(splits_dir, "*.txt") if (match := _UCF_LIST.fullmatch(path.name))]
     if not lists:
         raise ManifestError(
             f"{splits_dir}: no trainlist01.txt and testlist01.txt; give the folder of the UCF101 split files"
@@ -106,7 +95,7 @@ def from_ucf101(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSo
     class_numbers = _ucf_class_numbers(splits_dir / "classInd.txt")
     listed: dict[str, _Listed] = {}
     for path, match in lists:
-        for number, line in _list_lines(path):
+        for number, line in text_lines(path):
             place = f"{path}, line {number}"
             fields = _UCF_LINE.fullmatch(line)
             if fields is None:
@@ -123,7 +112,7 @@ def from_ucf101(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSo
 
 def _ucf_class_numbers(path: Path) -> dict[str, int]:
     numbers: dict[str, int] = {}
-    for line_number, line in _list_lines(path) if path.is_file() else ():
+    for line_number, line in text_lines(path) if path.is_file() else ():
         match = re.fullmatch(r"(\d+)\s+(\S+)", line)
         if match is None:
             raise ManifestError(f"{path}, line {line_number}: {line!r} does not have the form '1 ApplyEyeMakeup'")
@@ -158,7 +147,7 @@ def from_hmdb51(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSo
     """
     lists = {
         (match["label"], int(match["split"])): path
-        for path in sorted(splits_dir.glob("*.txt"))
+        for path in visible_files(splits_dir, "*.txt")
         if (match := _HMDB_LIST.fullmatch(path.name))
     }
     if not lists:
@@ -172,7 +161,7 @@ def from_hmdb51(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSo
                 )
     listed: dict[str, _Listed] = {}
     for (label, split), path in sorted(lists.items()):
-        for number, line in _list_lines(path):
+        for number, line in text_lines(path):
             place = f"{path}, line {number}"
             fields = _HMDB_LINE.fullmatch(line)
             if fields is None:
@@ -202,92 +191,3 @@ def hmdb51_film(stem: str, label: str) -> str:
     if marker and film:
         return film
     return _HMDB_ATTRIBUTES.sub("", stem) or stem
-
-
-def from_kinetics(csv_path: Path, videos_dir: Path, *, root: Path, missing: str = "error") -> ManifestSource:
-    """Read the manifest rows of Kinetics-400, -600 or -700.
-
-    Format: CSV with the columns ``youtube_id,time_start,time_end`` in whole seconds and optionally ``label`` (absent in
-    test lists) and ``split``; other columns such as ``is_cc`` are ignored. Files are named
-    ``<youtube_id>_<start>_<end>.<extension>`` with six-digit times, in ``<split>/<label>/``, ``<label>/``, ``<split>/``
-    or directly in ``videos_dir``; label folders have spaces or underscores. The group is the YouTube id. Rows keep
-    their order; ids are file names without extension. Labels are those of the list, with spaces.
-
-    Args:
-        csv_path: a list, or a folder whose ``*.csv`` files are read in alphabetical order.
-        videos_dir: folder of the videos.
-        root: folder that paths in the manifest are relative to.
-        missing: ``error`` requires every listed video to exist; ``skip`` leaves out missing videos, counts them in a
-            note and lists them in ``ManifestSource.missing``.
-
-    Raises:
-        ManifestError: a list is invalid, a video is missing (names the line), or several files match one.
-        ValueError: ``missing`` is invalid.
-    """
-    if missing not in ("error", "skip"):
-        raise ValueError(f"missing: must be error or skip, got {missing!r}")
-    base = absolute_folder(videos_dir)
-    names_of_stem: dict[str, list[str]] = {}
-    for name in filter(is_video_name, list_files(base)[0]):
-        names_of_stem.setdefault(PurePosixPath(name).stem, []).append(name)
-    found: list[SourceVideo] = []
-    absent: dict[str, str] = {}
-    for place, row in _kinetics_rows(csv_path):
-        stem, part = _kinetics_stem(row, place), _kinetics_part(row, place)
-        name_found = _kinetics_file(row, names_of_stem.get(stem, []), part, place)
-        if name_found is None:
-            absent[stem] = f"{place}: {stem}"
-            continue
-        label, group = row.cells.get("label", ""), row.cells["youtube_id"]
-        file, splits = base / name_found, {"split": part}
-        found.append(SourceVideo(place=place, file=file, video_id=stem, label=label, group=group, splits=splits))
-    listed = len(absent) + len(found)
-    summary = f"{csv_path}: {summarize(list(absent.values()), 'video')} of {listed} not found below {videos_dir}"
-    if absent and (missing == "error" or not found):
-        raise ManifestError(f"{summary}; add the videos, or use --missing skip to leave them out")
-    notes = [f"{summary}; skipped"] if absent else []
-    return assemble(csv_path, found, root=root, notes=notes, missing=tuple(absent))
-
-
-def _kinetics_rows(csv_path: Path) -> Iterator[tuple[str, TableRow]]:
-    tables = [csv_path] if not csv_path.is_dir() else sorted(csv_path.glob("*.csv"))
-    if not tables:
-        raise ManifestError(f"{csv_path}: no CSV files in this folder; give a Kinetics list")
-    for table_path in tables:
-        table = read_table(table_path)
-        missing = [column for column in _KINETICS_COLUMNS if column not in table.columns]
-        if missing:
-            raise ManifestError(f"{table_path}, line 1: no column {missing[0]!r} ({', '.join(table.columns)})")
-        for row in table.rows:
-            yield f"{table_path}, line {row.line}", row
-
-
-def _kinetics_stem(row: TableRow, place: str) -> str:
-    times: list[int] = []
-    for column in ("time_start", "time_end"):
-        text = row.cells[column]
-        if not re.fullmatch(r"\d{1,6}(\.0*)?", text):
-            raise ManifestError(f"{place}, column {column!r}: {text!r} is not a number of whole seconds")
-        times.append(int(text.split(".")[0]))
-    if not re.fullmatch(r"[A-Za-z0-9_-]+", row.cells["youtube_id"]):
-        raise ManifestError(f"{place}, column 'youtube_id': {row.cells['youtube_id']!r} is not a YouTube id")
-    return f"{row.cells['youtube_id']}_{times[0]:06d}_{times[1]:06d}"
-
-
-def _kinetics_part(row: TableRow, place: str) -> str:
-    text = row.cells.get("split", "")
-    if text and text.lower() not in PART_OF_NAME:
-        raise ManifestError(f"{place}, column 'split': {text!r} is not one of {', '.join(PART_OF_NAME)}")
-    return PART_OF_NAME[text.lower()] if text else ""
-
-
-def _kinetics_file(row: TableRow, candidates: list[str], part: str, place: str) -> str | None:
-    label = row.cells.get("label", "")
-    parts = {name for name, meaning in PART_OF_NAME.items() if meaning == part}
-    labels = {label, label.replace(" ", "_")} - {""}
-    folders = {"."} | parts | labels | {f"{a}/{b}" for a in parts for b in labels}
-    # Test lists without labels do not determine the class folder of a video.
-    matches = [c for c in candidates if not label or str(PurePosixPath(c).parent) in folders]
-    if len(matches) > 1:
-        raise ManifestError(f"{place}: several files match this video ({', '.join(map(repr, matches))}); keep one")
-    return matches[0] if matches else None

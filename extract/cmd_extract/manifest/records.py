@@ -6,15 +6,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cmd_extract.errors import ManifestError
-from cmd_extract.manifest.table import Table, TableRow, name_problem, read_table, summarize
+from cmd_extract.manifest.table import Table, TableRow, name_problem, normalization_hint, read_table, summarize
 from cmd_extract.schema import VideoRecord
-from cmd_extract.system.files import atomic_write
+from cmd_extract.system.files import atomic_write, remove_leftovers
 
 REQUIRED_COLUMNS = ("id", "path")
 OPTIONAL_COLUMNS = ("label", "group")
@@ -65,7 +66,12 @@ def read_manifest(path: Path, *, root: Path | None = None, check_paths: bool = T
 
 def _check_columns(table: Table) -> None:
     for name in table.columns:
-        if name not in REQUIRED_COLUMNS + OPTIONAL_COLUMNS and not is_split_column(name):
+        if not _is_column(name) and _is_column(name.strip()):
+            raise ManifestError(
+                f"{table.path}, line 1: column {name!r} starts or ends with white space; remove it there and around "
+                "the other cells, or let 'cmd-extract manifest' do so"
+            )
+        if not _is_column(name):
             raise ManifestError(
                 f"{table.path}, line 1: unknown column {name!r}; allowed: {_ALLOWED_COLUMNS}. "
                 "'cmd-extract manifest' converts CSV files with other columns"
@@ -76,6 +82,10 @@ def _check_columns(table: Table) -> None:
             f"{table.path}, line 1: no column {' and no column '.join(map(repr, missing))} in the header "
             f"({', '.join(table.columns)}); 'cmd-extract manifest' converts CSV files without ids"
         )
+
+
+def _is_column(name: str) -> bool:
+    return name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS or is_split_column(name)
 
 
 def _record(path: Path, row: int, table_row: TableRow) -> VideoRecord:
@@ -114,15 +124,15 @@ def _cell_problem(video_id: str, path: str, label: str, group: str, splits: dict
 
 
 def _check_videos(manifest: Path, records: Sequence[VideoRecord], places: Sequence[str], root: Path) -> None:
-    missing = [
-        f"{place}, column 'path': {record.path!r} (id {record.video_id!r})"
+    absent = [
+        (f"{place}, column 'path': {record.path!r} (id {record.video_id!r})", resolve_path(record, root))
         for place, record in zip(places, records, strict=True)
         if not os.path.isfile(resolve_path(record, root))  # noqa: PTH113 (Path.is_file raises for overlong names)
     ]
-    if missing:
+    if absent:
         raise ManifestError(
-            f"{manifest}: {summarize(missing, 'video')} of {len(records)} not found below {str(root)!r}; correct the "
-            "paths or give another --root"
+            f"{manifest}: {summarize([text for text, _ in absent], 'video')} of {len(records)} not found below "
+            f"{str(root)!r}; correct the paths or give another --root{normalization_hint(absent[0][1])}"
         )
 
 
@@ -142,7 +152,7 @@ def write_manifest(records: Iterable[VideoRecord], path: Path) -> None:
         path: file to create or replace; missing folders are created.
 
     Raises:
-        ManifestError: ``read_manifest`` would reject the records.
+        ManifestError: ``read_manifest`` would reject the records, or the name of the file is too long.
     """
     records = tuple(records)
     check_records(records)
@@ -151,8 +161,16 @@ def write_manifest(records: Iterable[VideoRecord], path: Path) -> None:
     for record in records:
         cells = (record.video_id, record.path, record.label, record.group, *(record.splits[s] for s in split_columns))
         lines.append(",".join(_quoted(cell) for cell in cells))
-    with atomic_write(path) as temporary:
-        temporary.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape"))
+    try:
+        remove_leftovers(path.parent)
+        with atomic_write(path) as temporary:
+            temporary.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape"))
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise ManifestError(
+                f"{path}: the file system does not allow such long names; choose a shorter one"
+            ) from None
+        raise
 
 
 def check_records(records: Sequence[VideoRecord], places: Sequence[str] | None = None) -> None:

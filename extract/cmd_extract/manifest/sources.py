@@ -1,12 +1,14 @@
-"""Manifests of generic sources: CSV files with a path column, and folders of class folders.
+"""Manifests of generic sources: CSV files with a path column, lists without a header, and folders of class folders.
 
-``cmd_extract.manifest.datasets`` does the same for datasets with official split files. The functions read the source,
-check that the videos exist and return records; they write nothing.
+``datasets``, ``kinetics`` and ``json_datasets`` do the same for datasets with official split files. The functions read
+the source, check that the videos exist and return records; they write nothing.
 """
 
 from __future__ import annotations
 
+import csv
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -14,8 +16,15 @@ from pathlib import Path, PurePosixPath
 
 from cmd_extract.errors import ManifestError
 from cmd_extract.manifest.records import PARTS, check_records, is_split_column
-from cmd_extract.manifest.table import name_problem, read_table, summarize
-from cmd_extract.schema import SHARD_GLOB, VideoRecord
+from cmd_extract.manifest.table import (
+    name_problem,
+    normalization_hint,
+    normalization_notes,
+    read_table,
+    summarize,
+    text_lines,
+)
+from cmd_extract.schema import VideoRecord
 
 # fmt: off
 VIDEO_EXTENSIONS = frozenset({
@@ -33,6 +42,12 @@ PART_OF_NAME = {part: part for part in PARTS} | {
     "validation": "val",
 }
 """Maps the names of split parts in datasets to those in manifests."""
+
+
+_PART_FILLERS = re.compile(r"videos?|clips?|split|set|data|kinetics|k?\d+p?")
+_LIST_LINE = re.compile(
+    rf"(?P<path>.+(?:{'|'.join(re.escape(e) for e in sorted(VIDEO_EXTENSIONS))}))(?:\s+(?P<label>.*))?", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +101,14 @@ def is_video_name(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in VIDEO_EXTENSIONS
 
 
+def part_of_folder(name: str) -> str | None:
+    """Return the split part that a folder is named after (``train``, ``Validation``, ``videos_val``, ``train_256``)."""
+    words = [word for word in re.split(r"[^a-z0-9]+", name.lower()) if word]
+    parts = [PART_OF_NAME[word] for word in words if word in PART_OF_NAME]
+    others = [word for word in words if word not in PART_OF_NAME]
+    return parts[0] if len(parts) == 1 and all(map(_PART_FILLERS.fullmatch, others)) else None
+
+
 def usable_name(text: str) -> str:
     """Return a file or folder name as an id or label, with characters that ``name_problem`` rejects percent-encoded."""
     if name_problem(text) is None:
@@ -120,13 +143,17 @@ def assemble(
     Raises:
         ManifestError: a file does not exist, or an id, label or group is invalid; names its location.
     """
-    absent = [f"{v.place}: {str(v.file)!r}" for v in videos if not os.path.isfile(v.file)]  # noqa: PTH113 (overlong names)
+    absent = [video for video in videos if not os.path.isfile(video.file)]  # noqa: PTH113 (overlong names)
     if absent:
-        raise ManifestError(f"{source}: {summarize(absent, 'video')} of {len(videos)} not found; check the paths")
+        listed = summarize([f"{video.place}: {str(video.file)!r}" for video in absent], "video")
+        raise ManifestError(
+            f"{source}: {listed} of {len(videos)} not found; check the paths{normalization_hint(absent[0].file)}"
+        )
     if not videos:
         raise ManifestError(f"{source}: no videos found; video extensions: {' '.join(sorted(VIDEO_EXTENSIONS))}")
     # The root need not exist yet: it may be the manifest's new folder.
-    base = absolute_folder(root) if root.is_dir() else Path(os.path.normpath(root.absolute()))
+    exists = os.path.isdir(root)  # noqa: PTH112 (Path.is_dir raises for overlong names)
+    base = absolute_folder(root) if exists else Path(os.path.normpath(root.absolute()))
     records = tuple(
         VideoRecord(
             row=row,
@@ -139,7 +166,12 @@ def assemble(
         for row, video in enumerate(videos)
     )
     check_records(records, [video.place for video in videos])
-    return ManifestSource(records=records, notes=tuple(notes), missing=tuple(missing))
+    look_alikes = [
+        f"{source}: {note}"
+        for noun in ("label", "group", "video_id")
+        for note in normalization_notes((getattr(r, noun) for r in records), f"{noun.removeprefix('video_')}s")
+    ]
+    return ManifestSource(records=records, notes=(*notes, *look_alikes), missing=tuple(missing))
 
 
 def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> ManifestSource:
@@ -147,7 +179,8 @@ def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> Manif
 
     Format: UTF-8, comma-separated, with a header. ``path`` is required; ``id``, ``label``, ``group`` and split columns
     are copied; other columns are ignored and listed in a note. Without an ``id`` column the id is the path without its
-    extension. Rows keep their order.
+    extension. Rows keep their order. If the header has spaces after its commas (``path, label``), white space around
+    all names and cells is removed.
 
     Args:
         csv_path: the file.
@@ -157,7 +190,7 @@ def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> Manif
     Raises:
         ManifestError: the file or a row is invalid; names line and value.
     """
-    table = read_table(csv_path)
+    table = read_table(csv_path, strip_cells=True)
     if "path" not in table.columns:
         raise ManifestError(f"{csv_path}, line 1: no column 'path' in the header ({', '.join(table.columns)})")
     empty = [row.line for row in table.rows if not row.cells["path"] or "\0" in row.cells["path"]]
@@ -186,6 +219,45 @@ def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> Manif
     return assemble(csv_path, found, root=root, notes=notes)
 
 
+def from_list(list_path: Path, *, root: Path, videos: Path | None = None) -> ManifestSource:
+    """Read manifest rows from a list without a header: lines ``path label``, ``path,label`` or ``path``.
+
+    Paths must have a video extension and may contain spaces. Ids are paths without extension. Rows keep their order.
+
+    Args:
+        list_path, root, videos: see ``from_csv``.
+
+    Raises:
+        ManifestError: a line has another form or a video does not exist; names the line.
+    """
+    rows = []
+    for number, line in text_lines(list_path):
+        fields = list_fields(line)
+        if fields is None:
+            raise ManifestError(
+                f"{list_path}, line {number}: {line!r} does not have the form 'video.mp4 label'; for other columns, "
+                "add a header line with the column names (path, label, ...)"
+            )
+        rows.append((f"{list_path}, line {number}", *fields))
+    folder = absolute_folder(list_path.parent if videos is None else videos)
+    ids = ids_of_paths([path for _, path, _ in rows])
+    found = [
+        SourceVideo(place=place, file=folder / os.path.normpath(path), video_id=video_id, label=label)
+        for (place, path, label), video_id in zip(rows, ids, strict=True)
+    ]
+    return assemble(list_path, found, root=root, notes=[f"{list_path}: no header; read as lines 'path label'"])
+
+
+def list_fields(line: str) -> tuple[str, str] | None:
+    """Return path and label (perhaps empty) of a line of a list without a header; None if it has another form."""
+    if "," in line:
+        cells = next(csv.reader([line], skipinitialspace=True))
+        if len(cells) == 2 and is_video_name(cells[0].strip()):
+            return cells[0].strip(), cells[1].strip()
+    match = _LIST_LINE.fullmatch(line)
+    return (match["path"], match["label"] or "") if match else None
+
+
 def from_folder(folder: Path, *, root: Path) -> ManifestSource:
     """List all videos below a folder as manifest rows, sorted by path.
 
@@ -193,7 +265,7 @@ def from_folder(folder: Path, *, root: Path) -> ManifestSource:
 
     - ``<class>/.../<file>``: the first folder is the label, at any depth of the file;
     - ``<part>/<class>/.../<file>`` if every first folder is named after a split part (``train``, ``val``, ``test``,
-      ``validation``, ...): the parts become the column ``split``;
+      ``validation``, ``videos_train``, ...): the parts become the column ``split``;
     - files outside class folders have no label, which pre-training does not need.
 
     Ids are paths relative to the folder, without extension. Hidden files and folders and files without a video
@@ -210,17 +282,24 @@ def from_folder(folder: Path, *, root: Path) -> ManifestSource:
     files, ignored = list_files(base)
     names = [file for file in files if is_video_name(file)]
     other = Counter(PurePosixPath(file).suffix.lower() or "no extension" for file in files if not is_video_name(file))
-    by_part = bool(names) and all("/" in n and n.split("/")[0].lower() in PART_OF_NAME for n in names)
+    tops = {name.partition("/")[0]: "/" in name for name in names}
+    parts = {top: part for top, is_folder in tops.items() if is_folder and (part := part_of_folder(top))}
+    by_part = bool(parts) and len(parts) == len(tops)
     found: list[SourceVideo] = []
     for name, video_id in zip(names, ids_of_paths(names), strict=True):
         folders = name.split("/")[:-1]
-        splits = {"split": PART_OF_NAME[folders.pop(0).lower()]} if by_part else {}
+        splits = {"split": parts[folders.pop(0)]} if by_part else {}
         label = usable_name(folders[0]) if folders else ""
         place = f"{folder}, file {name!r}"
         found.append(SourceVideo(place=place, file=base / name, video_id=video_id, label=label, splits=splits))
     notes: list[str] = []
     if by_part:
         notes.append(f"{folder}: the top-level folders are split parts, written to column 'split'")
+    elif parts:
+        notes.append(
+            f"{folder}: {summarize([repr(top) for top in sorted(parts)], 'top-level folder')} named like split parts, "
+            "but taken as classes, because others are not"
+        )
     unlabeled = sum(not video.label for video in found)
     if unlabeled:
         notes.append(f"{folder}: {unlabeled} of {len(found)} videos are outside class folders and have no label")
@@ -260,46 +339,3 @@ def list_files(folder: Path) -> tuple[tuple[str, ...], int]:
                 else:
                     files.append(f"{prefix}{entry.name}")
     return tuple(sorted(files, key=os.fsencode)), hidden
-
-
-def detect_format(source: Path) -> str:
-    """Detect the format of a source.
-
-    Args:
-        source: a CSV file, a folder of official split lists, or a folder of videos.
-
-    Returns:
-        ``csv``, ``kinetics``, ``ucf101``, ``hmdb51`` or ``folder``.
-
-    Raises:
-        ManifestError: no format matches.
-    """
-    if source.is_file():
-        columns = read_table(source).columns
-        if "youtube_id" in columns:
-            return "kinetics"
-        if "path" in columns:
-            return "csv"
-        raise ManifestError(
-            f"{source}: neither a column 'path' (csv) nor 'youtube_id' (kinetics) in the header ({', '.join(columns)})"
-        )
-    if not source.is_dir():
-        raise ManifestError(f"{source}: no such file or folder; check the path")
-    for pattern, name in (("trainlist*.txt", "ucf101"), ("*_test_split*.txt", "hmdb51")):
-        if any(source.glob(pattern)):
-            return name
-    extracted = any(source.glob(SHARD_GLOB))
-    # The tables of failures and damaged videos next to shards are not lists of videos.
-    tables = [] if extracted else sorted(source.glob("*.csv"))
-    if tables and all("youtube_id" in read_table(table).columns for table in tables):
-        return "kinetics"
-    if any(is_video_name(file) for file in list_files(source)[0]):
-        return "folder"
-    if extracted:
-        raise ManifestError(
-            f"{source}: contains shards, the output of an extraction; give the folder or list of videos"
-        )
-    raise ManifestError(
-        f"{source}: contains no trainlist*.txt (ucf101), no *_test_split*.txt (hmdb51), no CSV files with a column "
-        "'youtube_id' (kinetics) and no videos (folder); check the path, or choose a --format"
-    )

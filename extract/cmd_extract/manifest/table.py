@@ -1,13 +1,17 @@
-"""Strict reading of CSV files with a header, and checks and messages shared by the manifest modules."""
+"""Strict reading of CSV, text and JSON files, and checks and messages shared by the manifest modules."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
+import os
+import re
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cmd_extract.errors import ManifestError
 
@@ -67,10 +71,14 @@ def name_problem(text: str) -> str | None:
     return None
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path, *, strip_cells: bool = False) -> Table:
     """Read a UTF-8 CSV file with a header.
 
     A byte order mark is accepted. Bytes that are not UTF-8 become surrogates, as in Python's file names.
+
+    Args:
+        path: the file.
+        strip_cells: whether to remove white space around names and cells if the header has some, as in ``path, label``.
 
     Raises:
         ManifestError: the file cannot be read, is not CSV, has no header, no rows or duplicate columns, or a row has
@@ -80,6 +88,10 @@ def read_table(path: Path) -> Table:
     header = next(lines, None)
     if header is None:
         raise ManifestError(f"{path}: the file is empty; add a header line with the column names")
+    if strip_cells and any(name != name.strip() for name in header[1]):
+        # Read again, because quotes count only at the start of a cell, which may follow a space here.
+        lines = ((line, [c.strip() for c in cells]) for line, cells in _numbered_rows(path, skipinitialspace=True))
+        header = next(lines, header)
     columns = header[1]
     for name in columns:
         if columns.count(name) > 1:
@@ -97,15 +109,52 @@ def read_table(path: Path) -> Table:
     return Table(path=path, columns=tuple(columns), rows=tuple(rows))
 
 
-def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
+def read_text(path: Path) -> str:
+    """Read a UTF-8 file, with or without a byte order mark; other bytes become surrogates.
+
+    Raises:
+        ManifestError: the file cannot be read or contains NUL bytes.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if b"\0" in data:
-        raise ManifestError(f"{path}: contains NUL bytes; save it as CSV in UTF-8, not UTF-16")
-    text = data.decode("utf-8-sig", errors="surrogateescape")
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+        raise ManifestError(f"{path}: contains NUL bytes; save it as UTF-8 text, not UTF-16")
+    return data.decode("utf-8-sig", errors="surrogateescape")
+
+
+def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield line number and content of the lines of a text file that are not blank, without white space around them.
+
+    Raises:
+        ManifestError: see ``read_text``.
+    """
+    for number, line in enumerate(re.split(r"\r\n|\r|\n", read_text(path)), start=1):
+        if line.strip():
+            yield number, line.strip()
+
+
+def read_json(path: Path) -> Any:
+    """Read a UTF-8 JSON file, with or without a byte order mark.
+
+    Raises:
+        ManifestError: the file cannot be read or is not JSON.
+    """
+    try:
+        return json.loads(read_text(path))
+    except ValueError as error:
+        raise ManifestError(f"{path}: not valid JSON ({error}); download it again") from None
+
+
+def visible_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a folder that match a pattern, sorted, without hidden ones such as ``._x.csv`` of macOS."""
+    return sorted(path for path in folder.glob(pattern) if not path.name.startswith(".") and path.is_file())
+
+
+def _numbered_rows(path: Path, *, skipinitialspace: bool = False) -> Iterator[tuple[int, list[str]]]:
+    stream = io.StringIO(read_text(path), newline="")
+    reader = csv.reader(stream, strict=True, skipinitialspace=skipinitialspace)
     line = 1
     try:
         for cells in reader:
@@ -116,8 +165,50 @@ def _numbered_rows(path: Path) -> Iterator[tuple[int, list[str]]]:
         raise ManifestError(f"{path}, line {line}: not valid CSV ({error}); check the double quotes") from error
 
 
-def summarize(items: Sequence[str], noun: str) -> str:
+def normalization_notes(texts: Iterable[str], noun: str) -> list[str]:
+    """Return a note if some of the texts look the same but differ in Unicode normalization, such as NFC and NFD."""
+    first: dict[str, str] = {}
+    pairs = []
+    for text in dict.fromkeys(texts):
+        other = first.setdefault(unicodedata.normalize("NFC", text), text)
+        if other != text:
+            pairs.append(f"{other!r} ({_form(other)}) and {text!r} ({_form(text)})")
+    if not pairs:
+        return []
+    return [
+        f"{summarize(pairs, 'pair')} of {noun} differ in Unicode normalization only; if they mean the same, rename one"
+    ]
+
+
+def _form(text: str) -> str:
+    return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, text)), "neither NFC nor NFD")
+
+
+def normalization_hint(path: Path) -> str:
+    """Return a hint for a missing file if it exists with another Unicode normalization of its name, otherwise ''."""
+    found = Path(path.anchor)
+    for part in path.parts[bool(path.anchor) :]:
+        following = found / part
+        if not os.path.lexists(following):
+            name = unicodedata.normalize("NFC", part)
+            try:
+                entries = [entry for entry in os.listdir(found) if unicodedata.normalize("NFC", entry) == name]  # noqa: PTH208 (names, not paths)
+            except OSError:
+                return ""
+            if not entries:
+                return ""
+            following = found / entries[0]
+        found = following
+    if str(found) == str(path):
+        return ""
+    return (
+        f"; {str(found)!r} exists, with another Unicode normalization of its name ({_form(str(found))}, in the list: "
+        f"{_form(str(path))}): rename the files or convert the list"
+    )
+
+
+def summarize(items: Sequence[str], noun: str, shown_items: int = SHOWN_PROBLEMS) -> str:
     """Format items for a message: their count and the first few, such as ``7 rows (a; b; c; d; e; and 2 more)``."""
-    shown = "; ".join(items[:SHOWN_PROBLEMS])
-    more = f"; and {len(items) - SHOWN_PROBLEMS} more" if len(items) > SHOWN_PROBLEMS else ""
+    shown = "; ".join(items[:shown_items])
+    more = f"; and {len(items) - shown_items} more" if len(items) > shown_items else ""
     return f"{len(items)} {noun}{'' if len(items) == 1 else 's'} ({shown}{more})"

@@ -109,7 +109,9 @@ def _difference(path: Path, records: Sequence[VideoRecord]) -> str:
         ids = reader.row_ids()
     for record in records:
         if record.video_id != ids.get(record.row):
-            return f"row {record.row} (counted from 0) has the id {record.video_id!r}, extracted was {ids[record.row]!r}"
+            return (
+                f"row {record.row} (counted from 0) has the id {record.video_id!r}, extracted was {ids[record.row]!r}"
+            )
     first, last = records[0], records[-1]
     return (
         f"the ids of rows {first.row} to {last.row} (counted from 0) are those of the extraction, but the paths are "

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from cmd_extract import schema
 from cmd_extract.decode.source import fingerprint
 from cmd_extract.errors import ShardError, VideoError
-from cmd_extract.schema import DamagedRow, FailedRow, VideoRecord
+from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.reader import ShardReader, read_columns, read_index
 
 _BLOCK_FRAMES = 256
@@ -66,22 +66,24 @@ def verify_folder(
     index = read_index(folder)
     paths = {r.row: resolve(r) for r in sources} if sources is not None and resolve is not None else {}
     found: list[Problem] = []
-    failures: list[FailedRow] = []
-    damaged: list[DamagedRow] = []
+    tables: dict[str, list[tuple[object, ...]]] = {
+        name: [] for name in (schema.FAILURES_NAME, schema.DAMAGED_NAME, schema.NOTES_NAME)
+    }
     for number, entry in enumerate(index["shards"]):
         path = folder / entry["name"]
         problems: list[str] = []
         try:
             problems += itertools.islice(_check_shard(path, entry, index["config_hash"], decode, paths), _MAX_PROBLEMS)
             with contextlib.closing(ShardReader(path)) as reader:
-                failures += reader.failures()
-                damaged += reader.damaged()
+                tables[schema.FAILURES_NAME] += reader.failures()
+                tables[schema.DAMAGED_NAME] += reader.damaged()
+                tables[schema.NOTES_NAME] += reader.notes()
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             problems.append(f"cannot be read: {error}")
         found += [Problem(shard=number, text=f"{path.name}: {problem}") for problem in problems]
         progress(number + 1, len(index["shards"]))
     if not found:
-        texts = [*_check_labels(folder, index, sources), *_check_folder(folder, index, failures, damaged)]
+        texts = [*_check_labels(folder, index, sources), *_check_folder(folder, index, tables)]
         found += [Problem(shard=None, text=text) for text in texts]
     return found
 
@@ -209,13 +211,13 @@ def _check_labels(folder: Path, index: dict[str, Any], records: Sequence[VideoRe
         return
     if records is not None and columns != schema.columns_of(records):
         yield (
-            f"{schema.INDEX_NAME}: labels, groups or splits are not those of the manifest; `cmd-extract relabel {folder} "
-            "MANIFEST` replaces them"
+            f"{schema.INDEX_NAME}: labels, groups or splits are not those of the manifest; `cmd-extract relabel "
+            f"{folder} MANIFEST` replaces them"
         )
 
 
 def _check_folder(
-    folder: Path, index: dict[str, Any], failures: list[FailedRow], damaged: list[DamagedRow]
+    folder: Path, index: dict[str, Any], tables: Mapping[str, Sequence[tuple[object, ...]]]
 ) -> Iterator[str]:
     for key, value in index["totals"].items():
         if sum(s[key] for s in index["shards"]) != value:
@@ -223,8 +225,8 @@ def _check_folder(
     rows = [row for s in index["shards"] for row in range(*s["rows"])]
     if rows != list(range(len(rows))):
         yield f"{schema.INDEX_NAME}: the shards do not cover the manifest"
-    yield from _check_table(folder / schema.FAILURES_NAME, failures)
-    yield from _check_table(folder / schema.DAMAGED_NAME, damaged)
+    for name, rows_of_table in tables.items():
+        yield from _check_table(folder / name, rows_of_table)
     known = {s["name"] for s in index["shards"]}
     foreign = sorted(p.name for p in folder.glob(schema.SHARD_GLOB) if p.name not in known)
     if foreign:
@@ -233,7 +235,8 @@ def _check_folder(
 
 def _check_table(path: Path, expected: Sequence[tuple[object, ...]]) -> Iterator[str]:
     if not path.exists():
-        yield f"{path.name}: missing"
+        if expected or path.name != schema.NOTES_NAME:  # written only if there are notes
+            yield f"{path.name}: missing"
         return
     with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
         listed = list(csv.reader(stream))[1:]

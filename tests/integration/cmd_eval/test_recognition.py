@@ -107,6 +107,10 @@ def test_unknown_classes_and_copies_are_reported(awkward_shards: Path, tmp_path:
     assert copied.exit_code == 1
     assert "copy" in copied.output
     assert "are the same file" in copied.output
+    words = ("--split-column", "split2", "--clips", 1, "--skip-copies")
+    skipped = call(eval_main, "recognition", tmp_path / "run", awkward_shards, *words)
+    assert skipped.exit_code == 0, skipped.output
+    assert "1 test videos were left out as copies of training videos" in skipped.output
 
 
 def test_retrieval_with_the_backbone_of_a_fine_tuned_checkpoint(tuned: Path, few_shards: Path, tmp_path: Path) -> None:

@@ -8,7 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from cmd_eval.cli.main import main as eval_main
 from cmd_extract.shard.reader import ShardSet
 from tests.integration.cmd_extract.test_resume import SIZE, X264, call
 
@@ -137,3 +139,21 @@ def test_an_index_without_columns_is_named(out: Path) -> None:
             assert code == 1
             assert "no label, group and split columns for the 3 manifest rows; run `cmd-extract run` again" in output
     assert call("verify", out, "--repair")[0] == 0
+
+
+def test_one_file_in_both_parts_can_be_evaluated(make_video: MakeVideo, tmp_path: Path) -> None:
+    for name, source in (("a", "testsrc2"), ("b", "mandelbrot"), ("c", "smptebars")):
+        make_video(tmp_path / f"{name}.mp4", *X264, source=source, frames=5)
+    rows = "a,a.mp4,x,train\ncopy,a.mp4,x,test\nb,b.mp4,y,train\nc,c.mp4,y,test\n"
+    (tmp_path / "m.csv").write_text(f"id,path,label,split\n{rows}")
+    assert call("run", tmp_path / "m.csv", tmp_path / "out", "--workers", 1, *SIZE)[0] == 0
+    baseline = ["baseline", str(tmp_path / "out")]
+    result = CliRunner().invoke(eval_main, baseline)
+    assert result.exit_code == 1
+    assert "query copy and gallery video a are the same file" in result.output
+    result = CliRunner().invoke(eval_main, [*baseline, "--skip-copies"])
+    assert result.exit_code == 0, result.output
+    assert "split: 1 queries were left out as copies of files in part 'train'" in result.output
+    (tmp_path / "m.csv").write_text(f"id,path,label,split\n{rows.replace('x,test', 'x,')}")
+    assert call("relabel", tmp_path / "out", tmp_path / "m.csv")[0] == 0
+    assert CliRunner().invoke(eval_main, baseline).exit_code == 0

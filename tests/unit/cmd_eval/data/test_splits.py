@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from cmd_eval.data.splits import EvalSplitSpec, choose_split_columns, eval_splits
+from cmd_eval.data.splits import EvalSplitSpec, choose_split_columns, eval_splits, split_notes
 from cmd_eval.data.table import VideoTable
 
 
@@ -36,3 +38,25 @@ def test_without_split_columns_leave_one_out_is_suggested() -> None:
     with pytest.raises(ValueError, match=r"no split columns; .*--leave-one-out"):
         eval_splits(videos(), EvalSplitSpec())
     assert [split.leave_one_out for split in eval_splits(videos(), EvalSplitSpec(leave_one_out=True))] == [True]
+
+
+def test_copies_of_gallery_files_are_left_out_and_counted_on_request() -> None:
+    table = replace(videos("split"), fingerprints=("1", "1", "3", "4"))
+    with pytest.raises(ValueError, match=r"query b and gallery video a are the same file.*--skip-copies"):
+        eval_splits(table, EvalSplitSpec())
+    (split,) = eval_splits(table, EvalSplitSpec(skip_copies=True))
+    assert (split.query.tolist(), split.gallery.tolist(), split.copies) == ([3], [0, 2], 1)
+    assert "split: 1 queries were left out as copies of files in part 'train'" in split_notes(table, split)
+    with pytest.raises(ValueError, match="all 2 tested videos are copies of training videos"):
+        eval_splits(replace(table, fingerprints=("1", "1", "3", "3")), EvalSplitSpec(skip_copies=True))
+    with pytest.raises(ValueError, match="both a query and in the gallery"):
+        eval_splits(table, EvalSplitSpec(skip_copies=True, test_part="train"))
+
+
+def test_leave_one_out_keeps_the_first_of_several_copies_on_request() -> None:
+    table = replace(videos(), fingerprints=("1", "2", "1", "1"))
+    with pytest.raises(ValueError, match="videos a and c are the same file"):
+        eval_splits(table, EvalSplitSpec(leave_one_out=True))
+    (split,) = eval_splits(table, EvalSplitSpec(leave_one_out=True, skip_copies=True))
+    assert (split.query.tolist(), split.gallery.tolist(), split.copies, split.unlabeled) == ([0, 1], [0, 1], 2, 0)
+    assert "leave-one-out: 2 queries were left out as copies of earlier videos" in split_notes(table, split)

@@ -3,9 +3,11 @@ from pathlib import Path
 import pytest
 
 from cmd_extract.errors import ManifestError
-from cmd_extract.manifest.datasets import from_hmdb51, from_kinetics, from_ucf101, hmdb51_film
+from cmd_extract.manifest.datasets import from_hmdb51, from_ucf101, hmdb51_film
+from cmd_extract.manifest.detect import detect_format
+from cmd_extract.manifest.kinetics import from_kinetics
 from cmd_extract.manifest.records import read_manifest, write_manifest
-from cmd_extract.manifest.sources import detect_format, from_csv, from_folder
+from cmd_extract.manifest.sources import from_csv, from_folder
 from cmd_extract.schema import VideoRecord
 from tests.unit.cmd_extract.manifest.video_files import AWKWARD_NAMES, touch, write
 
@@ -212,9 +214,14 @@ def test_from_kinetics_in_every_layout(tmp_path: Path) -> None:
 
 def test_from_kinetics_missing_videos(tmp_path: Path) -> None:
     source = write(tmp_path / "all.csv", KINETICS_ROWS)
-    touch(tmp_path / "videos", "-abc_000003_000013.mp4", "wrong class/ghi_000000_000010.mp4")
-    with pytest.raises(ManifestError, match=r"2 videos \(.*all\.csv, line 3: d_f_000020_000030.* of 3 not found"):
+    touch(tmp_path / "videos", "-abc_000003_000013.mp4", "air drumming/ghi_000000_000010.mp4")
+    with pytest.raises(
+        ManifestError, match=r"2 videos \(.*all\.csv, line 3: d_f_000020_000030.* of 3 not found"
+    ) as caught:
         from_kinetics(source, tmp_path / "videos", root=tmp_path)
+    assert "ghi_000000_000010, but 'air drumming/ghi_000000_000010.mp4' is in a folder of another label" in str(
+        caught.value
+    )
     result = from_kinetics(source, tmp_path / "videos", root=tmp_path, missing="skip")
     assert [(r.row, r.video_id) for r in result.records] == [(0, "-abc_000003_000013")]
     assert result.missing == ("d_f_000020_000030", "ghi_000000_000010")
