@@ -32,6 +32,7 @@ QUARTER_PX = 4
 INDEX_NAME = "index.json"
 FAILURES_NAME = "failures.csv"
 DAMAGED_NAME = "damaged.csv"
+NOTES_NAME = "notes.csv"
 RUN_NAME = "run.json"
 SHARD_PATTERN = "shard-{:05d}.h5"
 SHARD_GLOB = "shard-*.h5"
@@ -59,6 +60,7 @@ VIDEO_FINGERPRINT = "video/fingerprint"  # (V,) S64, SHA-256 of the source file'
 VIDEO_SOURCE_BYTES = "video/source_bytes"  # (V,) int64, size of the source file
 VIDEO_OWN_VECTORS = "video/own_vectors"  # (V,) uint8, 1: vectors of the source, 0: of the canonical stream
 VIDEO_DAMAGE = "video/damage"  # (V,) uint8, bitwise OR of Damage flags, 0 if no damage is known
+VIDEO_NOTE = "video/note"  # what a user should know about the extraction; absent if no video has a note
 VIDEO_FIRST_FRAME = "video/first_frame"  # (V,) uint64
 VIDEO_FIRST_KEYFRAME = "video/first_keyframe"  # (V,) uint64
 FRAME_JPEG = "frame/jpeg"  # (bytes,) uint8, contiguous
@@ -88,6 +90,7 @@ class Damage(IntFlag):
     NONE = 0
     DECODE_ERRORS = 1
     FRAMES_MISSING = 2
+    TIMES_REPAIRED = 4
 
     @property
     def text(self) -> str:
@@ -265,3 +268,17 @@ class DamagedRow(NamedTuple):
     row: int
     video_id: str
     damage: str
+
+
+class NoteRow(NamedTuple):
+    """Row of ``notes.csv``: what a user should know about the extraction of a video.
+
+    Attributes:
+        row: manifest row.
+        video_id: id of the video.
+        note: one line.
+    """
+
+    row: int
+    video_id: str
+    note: str

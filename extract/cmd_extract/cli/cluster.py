@@ -71,6 +71,7 @@ def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: floa
     from cmd_extract.cluster.merge import merge_tasks
     from cmd_extract.console.progress import ProgressDisplay
     from cmd_extract.run.record import read_recorded_run
+    from cmd_extract.shard.summary import count_notes
     from cmd_extract.system.signals import interruptible
 
     recorded = read_recorded_run(out, manifest, root)
@@ -78,8 +79,8 @@ def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: floa
         summary = merge_tasks(out, recorded, Claims(out=out, stale_seconds=stale_after), display.update)
     failed = f", {summary.failures} failed ({out / 'failures.csv'})" if summary.failures else ""
     damaged = f", {summary.damaged} damaged ({out / 'damaged.csv'})" if summary.damaged else ""
-    click.echo(
-        f"{out}: {summary.shards} shards, {summary.videos} videos{failed}{damaged}, {summary.size_bytes / 1e6:.1f} MB"
-    )
+    notes = f", {count} notes ({out / 'notes.csv'})" if (count := count_notes(out)) else ""
+    found = f"{summary.videos} videos{failed}{damaged}{notes}"
+    click.echo(f"{out}: {summary.shards} shards, {found}, {summary.size_bytes / 1e6:.1f} MB")
     if summary.failures and not allow_failures:
         raise SystemExit(options.EXIT_SOME_FAILED)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 import re
 import shutil
 import subprocess
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cmd_extract.errors import FfmpegError
+from cmd_extract.errors import NO_ROOM, FfmpegError
 
 MIN_VERSION = (5, 1)
 """First FFmpeg release with ``-fps_mode``; with an older one every video would fail."""
@@ -20,12 +21,23 @@ LOG_LEVEL = "level+warning"
 Concealed damage is reported as a warning only.
 """
 
+_FFMPEG_PYTHON_NAMES = ("input", "output", "merge_outputs", "compile")
+_REINSTALL = (
+    "uninstall the other package (`pip uninstall ffmpeg python-ffmpeg`) or remove its folder from PYTHONPATH, then run "
+    "`pip install --force-reinstall ffmpeg-python`"
+)
 _VERSION_NUMBER = re.compile(r"ffmpeg version n?(\d+)(?:\.(\d+))?")
-_MAX_ERROR_LINES = 500
 _MAX_LINE_BYTES = 4096
 _ADDRESS = re.compile(r"\[[^\]]* @ 0x[0-9a-f]+\] ?")
 _LEVEL = re.compile(r"\[(panic|fatal|error|warning|info|verbose|debug)\] ?")
 _ERROR_LEVELS = ("panic", "fatal", "error")
+# FFmpeg 6 and newer name the output (``[out#0/nut @ ...]``), older versions say what they were doing.
+_ABOUT_OUTPUT = re.compile(
+    r"^\[(out|vost)#|av_interleaved_write_frame|rror writing (trailer|header)|rror opening output|ould not write"
+)
+_OUT_OF_MEMORY = re.compile(
+    r"an't allocate|annot allocate|ould not allocate|get_buffer\(\) failed|pthread_create\(\) failed"
+)
 _DAMAGE_WARNING = re.compile(r"corrupt decoded frame|corrupt input packet|concealing")
 
 
@@ -49,6 +61,25 @@ class FfmpegBinary:
         return match is not None and (int(match[1]), int(match[2] or 0)) < MIN_VERSION
 
 
+def require_ffmpeg_python() -> None:
+    """Check that the module ``ffmpeg`` is that of the package ffmpeg-python; other packages have one of the same name.
+
+    Raises:
+        FfmpegError: it is missing or another one.
+    """
+    try:
+        module = importlib.import_module("ffmpeg")
+    except Exception as error:  # another package may fail in any way
+        raise FfmpegError(
+            f"ffmpeg: the Python module 'ffmpeg' cannot be imported ({type(error).__name__}: {error}); {_REINSTALL}"
+        ) from error
+    if not all(hasattr(module, name) for name in _FFMPEG_PYTHON_NAMES):
+        place = getattr(module, "__file__", None) or "an unknown place"
+        raise FfmpegError(
+            f"ffmpeg: the Python module 'ffmpeg' at {place} does not belong to the package ffmpeg-python; {_REINSTALL}"
+        )
+
+
 def find_ffmpeg(explicit: str | None = None) -> FfmpegBinary:
     """Find the FFmpeg executable to use.
 
@@ -59,8 +90,10 @@ def find_ffmpeg(explicit: str | None = None) -> FfmpegBinary:
         explicit: path or command name; no other executable is tried.
 
     Raises:
-        FfmpegError: there is no FFmpeg, it does not run, or it is older than ``MIN_VERSION``.
+        FfmpegError: there is no FFmpeg, it does not run, or it is older than ``MIN_VERSION``; or another package
+            replaces ffmpeg-python, which describes the commands.
     """
+    require_ffmpeg_python()
     if explicit is not None:
         found = shutil.which(explicit)
         if found is None:
@@ -102,26 +135,40 @@ class FfmpegLog:
     """Summary of the log of one FFmpeg process.
 
     Attributes:
-        errors: the last error lines, without memory addresses, which would differ between runs.
+        first_error: the first error line, without memory addresses, which would differ between runs; empty if none.
         damage: whether FFmpeg reported an error, or a warning about damaged data that it decoded anyway.
+        out_of_memory: whether an allocation failed.
+        output_errors, other_errors: numbers of errors that would mean a full disk, in lines about an output and in
+            others, in which they mean something else.
     """
 
-    errors: tuple[str, ...]
-    damage: bool
+    first_error: str = ""
+    damage: bool = False
+    out_of_memory: bool = False
+    output_errors: frozenset[int] = frozenset()
+    other_errors: frozenset[int] = frozenset()
 
 
 def read_log(path: Path) -> FfmpegLog:
     """Summarize a log written with ``LOG_LEVEL``; it is read line by line, since a damaged source may produce a lot."""
-    errors: deque[str] = deque(maxlen=_MAX_ERROR_LINES)
-    damage, level = False, "error"
+    log, level = FfmpegLog(), "error"
     with path.open("rb") as stream:
         while raw := stream.readline(_MAX_LINE_BYTES):
-            line = _ADDRESS.sub("", raw.decode(errors="replace")).strip()
-            prefix = _LEVEL.match(line)
+            line = raw.decode(errors="replace").strip()
+            text = _ADDRESS.sub("", line)
+            prefix = _LEVEL.match(text)
             # A line without a level continues the line before.
-            level, text = (prefix[1], line[prefix.end() :]) if prefix else (level, line)
+            level, text = (prefix[1], text[prefix.end() :]) if prefix else (level, text)
             if text and level in _ERROR_LEVELS:
-                errors.append(text)
+                numbers = {number for number in NO_ROOM if os.strerror(number) in text}
+                of_output = numbers if _ABOUT_OUTPUT.search(line) else set()
+                log = FfmpegLog(
+                    first_error=log.first_error or text,
+                    damage=True,
+                    out_of_memory=log.out_of_memory or _OUT_OF_MEMORY.search(text) is not None,
+                    output_errors=log.output_errors | of_output,
+                    other_errors=log.other_errors | (numbers - of_output),
+                )
             elif level == "warning" and _DAMAGE_WARNING.search(text):
-                damage = True
-    return FfmpegLog(errors=tuple(errors), damage=damage or bool(errors))
+                log = replace(log, damage=True)
+    return log

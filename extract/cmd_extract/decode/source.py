@@ -16,8 +16,16 @@ from typing import Any
 import av
 import av.error
 import av.logging
-from av.stream import Disposition
 
+from cmd_extract.decode.streams import (
+    declared_frames,
+    declared_rate,
+    is_encrypted,
+    measured_rate,
+    nominal_interval,
+    select_stream,
+    time_base_of,
+)
 from cmd_extract.errors import VideoError
 
 # Only plain containers and elementary streams may be opened. FFmpeg's playlists and scripts (hls, concat, dash, ...)
@@ -29,6 +37,10 @@ SAFE_FORMATS = (
 SAFE_PROTOCOLS = "file"
 # Text metadata is not used and need not be UTF-8. PyAV 19 accepts any bytes, earlier versions only with this option.
 _ACCEPT_ANY_TEXT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "ignore"}
+
+# PyAV sets this flag, ``ffmpeg`` does not: the time stamps that it invents (in AVI, say) are not those of the source.
+_GENERATE_PTS = 0x1
+_CLOCK_MAY_JUMP = 0x200  # FFmpeg's AVFMT_TS_DISCONT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +55,10 @@ class SourceInfo:
         declared_frames: number of frames to be shown according to the container, 0 if it does not say.
         fingerprint: SHA-256 (hex) of the file.
         file_bytes: size of the file.
+        time_base: seconds per tick of the stream's time stamps.
+        frame_interval: ticks between two frames at the declared frame rate; at least 1.
+        may_jump: whether the clock of this kind of container may jump, as in MPEG-TS.
+        note: how the stream was chosen, if the file has several.
     """
 
     stream_index: int
@@ -53,6 +69,10 @@ class SourceInfo:
     declared_frames: int
     fingerprint: str
     file_bytes: int
+    time_base: Fraction = Fraction(1, 1000)
+    frame_interval: int = 1
+    may_jump: bool = False
+    note: str = ""
 
 
 def input_options() -> dict[str, str]:
@@ -72,6 +92,7 @@ def open_input(path: Path) -> av.container.InputContainer:
         av.error.FFmpegError: the file is not a readable video.
     """
     opened: av.container.InputContainer = av.open(input_url(path), options=input_options(), **_ACCEPT_ANY_TEXT)
+    opened.flags &= ~_GENERATE_PTS
     return opened
 
 
@@ -90,27 +111,32 @@ def fingerprint(path: Path) -> str:
 
 
 def probe(path: Path) -> SourceInfo:
-    """Read the container of ``path`` and select its video stream: the largest, ignoring cover pictures.
+    """Read the container of ``path`` and select its video stream, see ``select_stream``.
 
     Raises:
-        VideoError: stage ``open`` if the file cannot be read, ``probe`` if it is not a video.
+        VideoError: stage ``open`` if the file cannot be read, ``probe`` if it is not a video or is encrypted.
     """
     try:
         digest, length = fingerprint(path), path.stat().st_size
     except OSError as error:
         raise VideoError("open", f"cannot read the file: {error.strerror}") from error
     try:
-        with open_input(path) as container:
-            stream = _select_stream(container)
+        with _open_video(path) as (container, stream, note):
+            if is_encrypted(container, stream):
+                raise VideoError("probe", "the video is encrypted; decrypt it first")
             return SourceInfo(
                 stream_index=stream.index,
                 codec=stream.codec_context.codec.canonical_name,
                 width=stream.codec_context.width,
                 height=stream.codec_context.height,
-                fps=float(stream.guessed_rate or stream.average_rate or Fraction(0)),
-                declared_frames=_declared_frames(container, stream),
+                fps=float(declared_rate(stream)),
+                declared_frames=declared_frames(container, stream),
                 fingerprint=digest,
                 file_bytes=length,
+                time_base=time_base_of(stream),
+                frame_interval=nominal_interval(stream),
+                may_jump=bool(container.format.flags & _CLOCK_MAY_JUMP),
+                note=note,
             )
     except av.error.ArgumentError as error:
         # A format that is not whitelisted is reported as "Invalid argument".
@@ -120,7 +146,7 @@ def probe(path: Path) -> SourceInfo:
 
 
 def estimate_frame_count(path: Path, fps: Fraction | None = None) -> int | None:
-    """Estimate the number of frames of a video from its container, without decoding.
+    """Estimate the number of frames of a video from its container and its first packets, without decoding.
 
     Args:
         path: the video file.
@@ -132,14 +158,14 @@ def estimate_frame_count(path: Path, fps: Fraction | None = None) -> int | None:
     try:
         if not path.is_file():
             return None
-        with open_input(path) as container:
-            stream = _select_stream(container)
-            declared = _declared_frames(container, stream)
-            if declared and fps is None:
-                return declared
-            rate = fps or stream.guessed_rate or stream.average_rate
+        with _open_video(path) as (container, stream, _):
             seconds = container.duration / av.time_base if container.duration else 0.0
-            return round(seconds * float(rate)) or None if rate else None
+            if fps is not None:
+                return round(seconds * float(fps)) or None
+            if declared := declared_frames(container, stream):
+                return declared
+            frames, rate = measured_rate(container, stream)
+            return frames or round(seconds * rate) or None
     except (av.error.FFmpegError, OSError, ValueError, VideoError):
         return None
 
@@ -163,17 +189,16 @@ def decoder_errors() -> Iterator[Callable[[], int]]:
         logger.setLevel(level)
 
 
-def _declared_frames(container: av.container.InputContainer, stream: av.VideoStream) -> int:
-    # If an MP4 file was cut without re-encoding, its edit list hides frames that the file still contains and counts.
-    if stream.frames > 0 and "mov" in container.format.name.split(","):
-        return min(stream.frames, sum(not entry.is_discard for entry in stream.index_entries))
-    return max(0, stream.frames)
-
-
-def _select_stream(container: av.container.InputContainer) -> av.VideoStream:
-    usable = [s for s in container.streams.video if not s.disposition & Disposition.attached_pic]
-    usable = [s for s in usable if s.codec_context is not None and s.codec_context.width and s.codec_context.height]
-    if not usable:
-        kinds = ", ".join(sorted({s.type for s in container.streams}))
-        raise VideoError("probe", f"no video stream in the file (streams: {kinds or 'none'})")
-    return max(usable, key=lambda s: (s.codec_context.width * s.codec_context.height, -s.index))
+@contextmanager
+def _open_video(path: Path) -> Iterator[tuple[av.container.InputContainer, av.VideoStream, str]]:
+    """Open a file before its first packet; yield the container, its video stream and a note on the choice."""
+    with open_input(path) as container:
+        stream, note = select_stream(container)
+        if not note:
+            yield container, stream, note
+            return
+        index = stream.index
+    with open_input(path) as container:  # choosing between streams has read the file to its end
+        chosen = container.streams[index]
+        assert isinstance(chosen, av.VideoStream), "selected above"
+        yield container, chosen, note

@@ -47,17 +47,18 @@ class MotionStream:
 
     Attributes:
         types: (F,) S1, frame types.
-        pts_seconds: (F,) float64, NaN if unknown. Those of a canonical stream are mere frame numbers, not the source's
-            time stamps.
+        stamps: (F,) int64, time stamps in ticks of the source's time base; 0 in a canonical stream.
+        has_stamp: (F,) bool, see ``FrameVectors``.
         keyframe_sizes: (K,) int64, bytes of each keyframe JPEG.
-        keyframe_pts_seconds: (K,) float64 if FFmpeg made the keyframes beside a canonical stream; None if they come
-            from the stream itself.
+        keyframe_numbers: (K,) int64, frame numbers of the keyframes that FFmpeg made beside a canonical stream; None if
+            they come from the stream itself.
     """
 
     types: NDArray[np.bytes_]
-    pts_seconds: NDArray[np.float64]
+    stamps: NDArray[np.int64]
+    has_stamp: NDArray[np.bool_]
     keyframe_sizes: NDArray[np.int64]
-    keyframe_pts_seconds: NDArray[np.float64] | None = None
+    keyframe_numbers: NDArray[np.int64] | None = None
 
     @property
     def keyframe_indices(self) -> NDArray[np.int64]:
@@ -65,24 +66,24 @@ class MotionStream:
         return np.flatnonzero(self.types == b"I")
 
 
-def spool_jpegs(packets: Path | None, target: Path) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+def spool_jpegs(packets: Path | None, target: Path) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Move the JPEGs of one of FFmpeg's NUT outputs to ``target``, concatenated, and delete the NUT file.
 
     Returns:
-        (N,) int64 sizes in bytes and (N,) float64 time stamps in seconds.
+        (N,) int64 sizes in bytes and (N,) int64 numbers of their frames.
 
     Raises:
         VideoError: there are no JPEGs.
     """
     assert packets is not None, "made beside the canonical stream"
-    sizes, stamps = [], []
+    sizes, numbers = [], []
     with target.open("wb") as out:
-        for stamp, jpeg in read_packets(packets):
+        for number, jpeg in read_packets(packets):
             out.write(jpeg)
             sizes.append(len(jpeg))
-            stamps.append(stamp)
+            numbers.append(number)
     packets.unlink()
-    return np.array(sizes, np.int64), np.array(stamps, np.float64)
+    return np.array(sizes, np.int64), np.array(numbers, np.int64)
 
 
 def spool_motion(vectors: Iterator[FrameVectors], config: ExtractConfig, spool: VideoSpool) -> MotionStream:
@@ -94,7 +95,8 @@ def spool_motion(vectors: Iterator[FrameVectors], config: ExtractConfig, spool: 
         spool: where to write ``grid``, ``valid`` and ``keyframes``.
     """
     types: list[str] = []
-    stamps: list[tuple[float, float]] = []
+    stamps: list[int] = []
+    has_stamp: list[bool] = []
     sizes: list[int] = []
     with spool.grid.open("wb") as grid, spool.valid.open("wb") as valid, spool.keyframes.open("wb") as keyframes:
         # Batches share the cost of numpy calls and bound memory.
@@ -103,15 +105,15 @@ def spool_motion(vectors: Iterator[FrameVectors], config: ExtractConfig, spool: 
             grid.write(motion.grid_quarter_px.data)
             valid.write(motion.valid.data)
             types += [frame.frame_type for frame in batch]
-            stamps += [(frame.pts_seconds, frame.dts_seconds) for frame in batch]
+            stamps += [frame.stamp for frame in batch]
+            has_stamp += [frame.has_stamp for frame in batch]
             for frame in batch:
                 if frame.keyframe_jpeg is not None:
                     keyframes.write(frame.keyframe_jpeg)
                     sizes.append(len(frame.keyframe_jpeg))
-    pts, dts = np.array(stamps, np.float64).reshape(-1, 2).T
     return MotionStream(
         types=np.array(types, "S1"),
-        # Frames arrive in presentation order. Decreasing PTS (AVI with packed B-frames) are guesses; then use the DTS.
-        pts_seconds=dts if (np.diff(pts) < 0).any() else pts,
+        stamps=np.array(stamps, np.int64),
+        has_stamp=np.array(has_stamp, np.bool_),
         keyframe_sizes=np.array(sizes, np.int64),
     )

@@ -1,19 +1,20 @@
 """Transcoding of one video by one FFmpeg process: canonical stream, small frames and keyframes from a single decode.
 
-The JPEGs are wrapped in NUT, a container with exact time stamps and packet sizes, so they can be separated without
-searching for markers. All outputs come from one filter graph and pass every frame through, so frame n of one output is
-frame n of the others.
+The JPEGs are wrapped in NUT, a container with exact packet sizes, so they can be separated without searching for
+markers. All outputs come from one filter graph and pass every frame through, so frame n of one output is frame n of the
+others. Encoders and containers restrict time stamps: they must increase, and fit a time base. Frames are therefore
+numbered for them, and a filter prints the source's own time stamps to standard output.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import re
 import signal
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,14 @@ import ffmpeg
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import LOG_LEVEL, FfmpegBinary, FfmpegLog, read_log
 from cmd_extract.decode.source import SourceInfo, input_options, input_url, open_input
-from cmd_extract.errors import OutputError, VideoError
+from cmd_extract.decode.stamps import JUMP_SECONDS
+from cmd_extract.decode.streams import time_base_of
+from cmd_extract.errors import NO_ROOM, OutputError, VideoError
 from cmd_extract.system.process import prepare_program
 
-# Frames of the canonical stream are numbered instead of timed: MPEG-4 rejects the fine time bases of variable frame
-# rates, and the stream's time stamps are never read.
-_CANONICAL_TIME_BASE = "1/25"
-_STAMP_OPTIONS = {"format": "nut", "fps_mode": "passthrough", "c:v": "rawvideo", "pix_fmt": "yuv420p"}
+_NUMBERS_TIME_BASE = Fraction(1, 25)
+"""Frames are numbered in this time base; MPEG-4 rejects the fine ones of variable frame rates."""
 _NO_SCENE_CUTS = 1_000_000_000
-_WRITE_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)
-_OUT_OF_MEMORY = re.compile(
-    r"an't allocate|annot allocate|ould not allocate|get_buffer\(\) failed|pthread_create\(\) failed"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,11 +41,11 @@ class TranscodedFiles:
 
     Attributes:
         canonical: stream to read motion vectors from; None if the source's own vectors are used.
-        frames: small frames, one JPEG per packet, with the source's time stamps; None if frames are not stored.
+        frames: small frames, one JPEG per packet; None if frames are not stored.
         keyframes: one JPEG of canonical size for each I-frame of the canonical stream; None without that stream.
-        stamps: one tiny packet per frame with the source's time stamps; None if ``frames`` has them or there is no
-            canonical stream.
+        stamps: text with the source's time stamps, see ``read_printed_stamps``; with ``--fps`` those before conversion.
         decode_errors: whether FFmpeg met damaged data and continued.
+        first_error: its first error line, empty if there is none.
     """
 
     canonical: Path | None
@@ -56,6 +53,7 @@ class TranscodedFiles:
     keyframes: Path | None
     stamps: Path | None = None
     decode_errors: bool = False
+    first_error: str = ""
 
 
 def build_command(
@@ -73,21 +71,20 @@ def build_command(
         # Motion vectors do not follow a rotation requested by the container, so the pictures must not either.
         options["noautorotate"] = None
     picture = ffmpeg.input(input_url(source), **options)[str(info.stream_index)]
+    # The filter prints a frame's time stamp only together with an entry of its metadata.
+    picture = picture.filter("metadata", mode="add", key="frame", value="0")
+    picture = picture.filter("metadata", mode="print", key="frame", file="-")
     if config.fps is not None:
-        picture = picture.filter("fps", fps=config.fps)
+        picture = picture.filter("setpts", _without_long_gaps(info)).filter("fps", fps=config.fps)
+    picture = picture.filter("settb", str(_NUMBERS_TIME_BASE)).filter("setpts", "N")
     picture = picture.filter("scale", config.width, config.height, flags="bicubic").filter("setsar", 1)
-    paths = [path for path in (files.canonical, files.frames, files.keyframes, files.stamps) if path is not None]
+    paths = [path for path in (files.canonical, files.frames, files.keyframes) if path is not None]
     branches = picture.filter_multi_output("split", len(paths)) if len(paths) > 1 else [picture]
     outputs = []
     for number, path in enumerate(paths):
         branch = branches[number]
         if path == files.canonical:
-            branch = branch.filter("settb", _CANONICAL_TIME_BASE).filter("setpts", "N")
             outputs.append(ffmpeg.output(branch, input_url(path), format="avi", **_canonical_options(config)))
-            continue
-        if path == files.stamps:
-            # A corner of the picture in the pixel format of the canonical stream: no cost, no further conversion.
-            outputs.append(ffmpeg.output(branch.filter("crop", 2, 2, 0, 0), input_url(path), **_STAMP_OPTIONS))
             continue
         if path == files.frames:
             branch = branch.filter("scale", *config.frame_size, flags="area", out_range="full")
@@ -95,16 +92,33 @@ def build_command(
             # I-frames of a canonical stream are exactly every gop-th frame, since scene cuts insert none.
             branch = branch.filter("select", f"not(mod(n,{config.gop}))").filter("scale", out_range="full")
         outputs.append(ffmpeg.output(branch, input_url(path), **_jpeg_options(config)))
-    merged = ffmpeg.merge_outputs(*outputs).global_args(
-        "-hide_banner", "-nostdin", "-nostats", "-loglevel", LOG_LEVEL, "-filter_complex_threads", "1"
-    )
+    # Even if next to nothing of a source can be decoded, its frames are wanted.
+    general = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", LOG_LEVEL, "-max_error_rate", "1"]
+    if config.fps is None:
+        general.append("-copyts")  # FFmpeg's own corrections depend on the container; see stamps.py for the rule
+    merged = ffmpeg.merge_outputs(*outputs).global_args(*general, "-filter_complex_threads", "1")
     return [str(part) for part in ffmpeg.compile(merged, cmd=binary.path, overwrite_output=True)]
+
+
+def _without_long_gaps(info: SourceInfo) -> str:
+    """Return an expression for the filter ``setpts`` that bounds the number of copies which ``--fps`` makes of a frame.
+
+    A gap longer than ``JUMP_SECONDS`` is shortened to that; a clock that steps back by more than a second continues one
+    frame interval after the frame before. Variables: 0 is the shift so far, 1 the step, 2 the corrected step.
+    """
+    return (
+        "if(isnan(PREV_OUTPTS),PTS,"
+        "st(1,PTS+ld(0)-PREV_OUTPTS);"
+        f"st(2,if(gt(ld(1)*TB,{JUMP_SECONDS}),{JUMP_SECONDS}/TB,if(lt(ld(1)*TB,-1),{info.frame_interval},ld(1))));"
+        "st(0,ld(0)+ld(2)-ld(1));"
+        "PREV_OUTPTS+ld(2))"
+    )
 
 
 def _canonical_options(config: ExtractConfig) -> dict[str, Any]:
     common: dict[str, Any] = {
         "fps_mode": "passthrough",
-        "enc_time_base": _CANONICAL_TIME_BASE,
+        "enc_time_base": _NUMBERS_TIME_BASE,
         "g": config.gop,
         "bf": 0,
         "threads": 1,
@@ -122,6 +136,7 @@ def _jpeg_options(config: ExtractConfig) -> dict[str, Any]:
     return {
         "format": "nut",
         "fps_mode": "passthrough",
+        "enc_time_base": _NUMBERS_TIME_BASE,
         "c:v": "mjpeg",
         "q:v": config.jpeg_quality,
         "pix_fmt": "yuvj420p",
@@ -153,33 +168,34 @@ def transcode(
         own_vectors: whether the source's own vectors are used; then only the small frames are made.
 
     Raises:
-        VideoError: FFmpeg failed; the reason contains its last error.
+        VideoError: FFmpeg failed; the reason contains its first error.
         OutputError: FFmpeg could not write its outputs.
     """
     files = TranscodedFiles(
         canonical=None if own_vectors else workdir / "canonical.avi",
         frames=workdir / "frames.nut" if config.store_frames else None,
         keyframes=None if own_vectors else workdir / "keyframes.nut",
-        stamps=None if own_vectors or config.store_frames else workdir / "stamps.nut",
+        stamps=workdir / "stamps.txt",
     )
     if own_vectors and files.frames is None:
-        return files
-    status, log = _run(build_command(source, info, config, files, binary), workdir / "ffmpeg.log")
-    if any(_OUT_OF_MEMORY.search(line) for line in log.errors):
+        return replace(files, stamps=None)
+    status, log = _run(build_command(source, info, config, files, binary), workdir / "ffmpeg.log", files.stamps)
+    if log.out_of_memory:
         # An error even if FFmpeg exits with 0: the picture it had no memory for is missing from the outputs.
         raise VideoError("memory", "ffmpeg needs more memory than --max-memory-mb allows")
     if status != 0:
-        raise _explain_failure(status, log.errors, workdir)
-    return replace(files, decode_errors=log.damage)
+        raise _explain_failure(status, log, workdir)
+    return replace(files, decode_errors=log.damage, first_error=log.first_error)
 
 
-def _run(command: Sequence[str], log: Path) -> tuple[int, FfmpegLog]:
+def _run(command: Sequence[str], log: Path, stamps: Path | None) -> tuple[int, FfmpegLog]:
     with (
         log.open("wb") as stderr,
+        (stamps or Path(os.devnull)).open("wb") as stdout,
         subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
+            stdout=stdout,
             stderr=stderr,
             preexec_fn=prepare_program,
         ) as process,
@@ -193,22 +209,22 @@ def _run(command: Sequence[str], log: Path) -> tuple[int, FfmpegLog]:
     return status, read_log(log)
 
 
-def _explain_failure(status: int, errors: Sequence[str], workdir: Path) -> VideoError | OutputError:
-    """Return an OutputError if the outputs cannot be written, otherwise a VideoError."""
-    # FFmpeg exits with the low byte of its negative error code.
+def _explain_failure(status: int, log: FfmpegLog, workdir: Path) -> VideoError | OutputError:
+    """Return an OutputError if there is no room for the outputs, otherwise a VideoError."""
+    # FFmpeg exits with the low byte of its negative error code. On a full disk there may be no log.
     code = 256 - status if status > 0 else 0
-    for write_error in _WRITE_ERRORS:
-        if code == write_error or any(os.strerror(write_error) in line for line in errors):
-            return OutputError(f"cannot write in {workdir}: {os.strerror(write_error)}")
+    unlogged = {code} & NO_ROOM - log.other_errors
+    for number in log.output_errors or unlogged:
+        return OutputError(f"cannot write in {workdir}: {os.strerror(number)}")
     if status == -signal.SIGXFSZ:
         return OutputError(f"cannot write in {workdir}: {os.strerror(errno.EFBIG)}")
     if status < 0:
         return VideoError("crash", f"ffmpeg was killed by {signal.Signals(-status).name}")
-    return VideoError("transcode", f"ffmpeg exited with status {status}: {errors[-1] if errors else 'no output'}")
+    return VideoError("transcode", f"ffmpeg exited with status {status}: {log.first_error or 'no output'}")
 
 
-def read_packets(path: Path) -> Iterator[tuple[float, bytes]]:
-    """Yield (time stamp in seconds, bytes) for each packet of a NUT output, in order.
+def read_packets(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Yield (frame number, bytes) for each packet of a NUT output, in order.
 
     Raises:
         VideoError: the file holds no packets, because no frame of the source could be decoded.
@@ -216,9 +232,9 @@ def read_packets(path: Path) -> Iterator[tuple[float, bytes]]:
     try:
         with open_input(path) as container:
             stream = container.streams.video[0]
-            time_base = stream.time_base
+            frames_per_tick = time_base_of(stream) / _NUMBERS_TIME_BASE
             for packet in container.demux(stream):
-                if packet.size and packet.pts is not None and time_base is not None:
-                    yield float(packet.pts * time_base), bytes(packet)
+                if packet.size and packet.pts is not None:
+                    yield round(packet.pts * frames_per_tick), bytes(packet)
     except (av.error.FFmpegError, IndexError) as error:
         raise VideoError("transcode", "no frame of the video could be decoded") from error

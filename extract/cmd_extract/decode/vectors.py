@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Protocol
 
 import av
 import av.error
@@ -24,6 +23,8 @@ from numpy.typing import NDArray
 
 from cmd_extract.decode.bitstream import mixed_picture_type, nal_length_bytes
 from cmd_extract.decode.source import open_input
+from cmd_extract.decode.stamps import StampReader
+from cmd_extract.decode.streams import nominal_interval
 from cmd_extract.errors import VideoError
 
 READERS = ("auto", "pyav", "mvextractor")
@@ -40,15 +41,6 @@ VECTOR_DTYPE = np.dtype(
 
 _NO_VECTORS = np.empty(0, VECTOR_DTYPE)
 _TYPE_NAMES = {kind.value: kind.name for kind in PictureType}
-
-
-class _Ratio(Protocol):
-    """A time base: a ``Fraction`` up to PyAV 18, a class of its own in PyAV 19."""
-
-    @property
-    def numerator(self) -> int: ...
-    @property
-    def denominator(self) -> int: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,14 +70,15 @@ class FrameVectors:
     Attributes:
         frame_type: ``I``, ``P`` or ``B``; possibly another, such as ``S``, in the stream of a source file.
         vectors: (N,) ``VECTOR_DTYPE``; each points from a block to where its content came from.
-        pts_seconds, dts_seconds: presentation and decoding time stamps, NaN if the reader gives none.
+        stamp: time stamp in ticks of the source's time base; 0 in a canonical stream.
+        has_stamp: whether ``stamp`` comes from the stream, instead of following the frame before.
         keyframe_jpeg: JPEG of an I-frame of a ``SourceStream``.
     """
 
     frame_type: str
     vectors: NDArray[np.void]
-    pts_seconds: float = float("nan")
-    dts_seconds: float = float("nan")
+    stamp: int = 0
+    has_stamp: bool = False
     keyframe_jpeg: bytes | None = None
 
     def __post_init__(self) -> None:
@@ -147,7 +140,7 @@ def _read_pyav(path: Path, source: SourceStream | None) -> Iterator[FrameVectors
             context.flags |= Flags.copy_opaque
             may_mix_slices = source is not None and context.codec.canonical_name == "h264"
             length_bytes = nal_length_bytes(context.extradata or b"")
-            time_base = stream.time_base  # shared by all frames; reading it from each frame is slow
+            stamps = None if source is None else StampReader(nominal_interval(stream))
             for packet in container.demux(stream):
                 if source is not None and packet.is_corrupt:
                     source.on_damage()
@@ -155,7 +148,7 @@ def _read_pyav(path: Path, source: SourceStream | None) -> Iterator[FrameVectors
                     mixed_type = mixed_picture_type(bytes(packet), length_bytes)
                     if mixed_type is not None:
                         packet.opaque = mixed_type
-                yield from _decode(context, packet, source, time_base)
+                yield from _decode(context, packet, source, stamps)
     except (av.error.FFmpegError, IndexError) as error:
         raise VideoError("motion", f"the stream cannot be read: {getattr(error, 'strerror', None) or error}") from error
 
@@ -164,7 +157,7 @@ def _decode(
     context: av.VideoCodecContext,
     packet: av.Packet[av.VideoStream],
     source: SourceStream | None,
-    time_base: _Ratio | None,
+    stamps: StampReader | None,
 ) -> Iterator[FrameVectors]:
     try:
         frames = context.decode(packet)
@@ -187,19 +180,15 @@ def _decode(
             # frame.side_data would create a reference cycle, which keeps the frame's memory until it is garbage
             # collected; measured cost: 20 % of the run time.
             side = SideDataContainer(frame).get(SideDataType.MOTION_VECTORS)  # type: ignore[call-arg] # stubs lack it
+        stamp, has_stamp = (0, False) if stamps is None else stamps(frame.pts, frame.dts, frame.duration or 0)
         yield FrameVectors(
             frame_type=kind,
             # A copy, because the original keeps the whole picture in memory.
             vectors=_NO_VECTORS if side is None else np.frombuffer(bytes(side), VECTOR_DTYPE),
-            pts_seconds=_seconds(frame.pts, time_base),
-            dts_seconds=_seconds(frame.dts, time_base),
+            stamp=stamp,
+            has_stamp=has_stamp,
             keyframe_jpeg=source.encode_keyframe(frame) if source is not None and kind == "I" else None,
         )
-
-
-def _seconds(stamp: int | None, base: _Ratio | None) -> float:
-    # As exact as multiplying fractions, and much faster.
-    return float("nan") if stamp is None or base is None else stamp * base.numerator / base.denominator
 
 
 def _read_mvextractor(canonical: Path) -> Iterator[FrameVectors]:

@@ -7,6 +7,8 @@ are kept in memory.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +19,13 @@ from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.own_stream import read_own_stream, use_own_vectors
 from cmd_extract.decode.source import SourceInfo, probe
 from cmd_extract.decode.spool import MotionStream, VideoSpool, spool_jpegs, spool_motion
-from cmd_extract.decode.transcode import TranscodedFiles, read_packets, transcode
+from cmd_extract.decode.stamps import FrameTimes, constant_rate_times, increasing_ticks, read_printed_stamps
+from cmd_extract.decode.transcode import TranscodedFiles, transcode
 from cmd_extract.decode.vectors import read_vectors
-from cmd_extract.errors import VideoError
+from cmd_extract.errors import OutputError, VideoError
 from cmd_extract.schema import Damage
 
 _PTS_TOLERANCE_SECONDS = 1e-3
-_DEFAULT_FPS = 25.0
 # Edit lists and packed B-frames lose a few of the frames that the container declares.
 _TOLERATED_LOSS_FRACTION, _TOLERATED_LOSS_FRAMES = 0.05, 1
 
@@ -36,7 +38,7 @@ class ExtractedVideo:
         source: properties of the source file.
         frame_jpeg, keyframe_jpeg: files of concatenated JPEGs.
         frame_sizes, keyframe_sizes: (F,) and (K,) int64, bytes of each JPEG.
-        pts_seconds: (F,) float64, seconds since the first frame.
+        times: of the F frames.
         frame_types: (F,) S1.
         keyframe_indices: (K,) int64.
         grid, valid: files of raw C-ordered (F, 2, gh, gw) int16 and (F, gh, gw) uint8.
@@ -47,7 +49,7 @@ class ExtractedVideo:
     source: SourceInfo
     frame_jpeg: Path
     frame_sizes: NDArray[np.int64]
-    pts_seconds: NDArray[np.float64]
+    times: FrameTimes
     frame_types: NDArray[np.bytes_]
     keyframe_jpeg: Path
     keyframe_sizes: NDArray[np.int64]
@@ -59,9 +61,9 @@ class ExtractedVideo:
 
     def __post_init__(self) -> None:
         frames, keyframes = len(self.frame_sizes), len(self.keyframe_sizes)
-        if not frames == len(self.pts_seconds) == len(self.frame_types):
+        if not frames == len(self.times) == len(self.frame_types):
             raise ValueError(
-                f"{frames} frame sizes, {len(self.pts_seconds)} time stamps and {len(self.frame_types)} frame types, "
+                f"{frames} frame sizes, {len(self.times)} time stamps and {len(self.frame_types)} frame types, "
                 "need equal numbers"
             )
         if keyframes != len(self.keyframe_indices):
@@ -73,6 +75,16 @@ class ExtractedVideo:
     def frame_count(self) -> int:
         """Number of frames F."""
         return len(self.frame_sizes)
+
+    @cached_property
+    def pts_seconds(self) -> NDArray[np.float64]:
+        """(F,) float64, seconds since the first frame."""
+        return self.times.seconds
+
+    @property
+    def note(self) -> str:
+        """What the user should know about the extraction, in one line; usually empty."""
+        return "; ".join(filter(None, (self.source.note, self.times.note)))
 
     @property
     def fps(self) -> float:
@@ -89,9 +101,12 @@ def cut_into_segments(video: ExtractedVideo, seconds: float | None) -> list[tupl
     """
     cuts = [0]
     if seconds is not None:
-        times = video.pts_seconds[video.keyframe_indices]
-        for index, time in zip(video.keyframe_indices.tolist(), times.tolist(), strict=True):
-            if index > 0 and time // seconds > video.pts_seconds[cuts[-1]] // seconds:
+        indices = video.keyframe_indices.tolist()
+        # Exactly the decimal number that was asked for: 0.6 as a binary number exceeds three fifths.
+        segments = video.times.intervals(indices, Fraction(str(seconds)))
+        # The first sample starts at frame 0, which need not be an I-frame.
+        for index, segment, before in zip(indices, segments, [0, *segments], strict=False):
+            if index > 0 and segment > before:
                 cuts.append(index)
     return list(zip(cuts, [*cuts[1:], video.frame_count], strict=True))
 
@@ -115,25 +130,20 @@ def extract_video(
     source = _utf8_path(source, workdir)
     info = probe(source)
     spool = VideoSpool.in_folder(workdir)
-    own_stream, damaged = _try_own_stream(source, info, config, reader, spool)
-    files = transcode(source, info, config, workdir, binary, own_vectors=own_stream is not None)
-    stream = _read_canonical_stream(files, config, reader, spool) if own_stream is None else own_stream
-    frame_sizes, pts = _read_frames(files, info, stream, spool)
-    _check_alignment(pts, stream)
-    return ExtractedVideo(
-        source=info,
-        frame_jpeg=spool.frames,
-        frame_sizes=frame_sizes,
-        pts_seconds=pts - pts[0],
-        frame_types=stream.types,
-        keyframe_jpeg=spool.keyframes,
-        keyframe_sizes=stream.keyframe_sizes,
-        keyframe_indices=stream.keyframe_indices,
-        grid=spool.grid,
-        valid=spool.valid,
-        own_vectors=own_stream is not None,
-        damage=_damage(info, config, decode_errors=files.decode_errors or damaged, frames=len(pts)),
-    )
+    damaged = False
+    # mvextractor may only open files written by this project.
+    if reader != "mvextractor" and use_own_vectors(source, info, config):
+        try:
+            video, damaged = _use_own_stream(source, info, config, workdir, binary)
+            if video is not None:
+                return video
+        except VideoError as error:
+            # Whatever makes a source unusable as it is, a canonical stream can be made from its pictures.
+            if config.transcode != "auto" or error.stage == "memory":
+                raise
+    files = transcode(source, info, config, workdir, binary)
+    stream = _read_canonical_stream(files, config, reader, spool)
+    return _assemble(info, config, stream, files, spool, damaged=damaged)
 
 
 def _utf8_path(source: Path, workdir: Path) -> Path:
@@ -142,24 +152,32 @@ def _utf8_path(source: Path, workdir: Path) -> Path:
         str(source).encode("utf-8")
     except UnicodeEncodeError:
         link = workdir / "source"
-        link.symlink_to(source.absolute())
+        try:
+            link.symlink_to(source.absolute())
+        except OSError as error:  # a file system without symbolic links, such as CIFS or exFAT
+            raise VideoError(
+                "open",
+                f"the file name is not UTF-8, which needs a symbolic link, but {workdir.parent} does not support them "
+                f"({error.strerror}); rename the file or use another --scratch folder",
+            ) from None
         return link
     return source
 
 
-def _try_own_stream(
-    source: Path, info: SourceInfo, config: ExtractConfig, reader: str, spool: VideoSpool
-) -> tuple[MotionStream | None, bool]:
-    """Read the source's own vectors if they are to be used.
+def _use_own_stream(
+    source: Path, info: SourceInfo, config: ExtractConfig, workdir: Path, binary: FfmpegBinary
+) -> tuple[ExtractedVideo | None, bool]:
+    """Extract a video with the source's own vectors.
 
     Returns:
-        The stream, or None if a canonical stream is needed, and whether damage was found.
+        The video, or None with ``--transcode auto`` if the source is damaged; and whether it is damaged.
     """
-    # mvextractor may only open files written by this project.
-    if reader == "mvextractor" or not use_own_vectors(source, info, config):
-        return None, False
-    stream, damaged = read_own_stream(source, info, config, reader, spool)
-    return (None if damaged and config.transcode == "auto" else stream), damaged
+    spool = VideoSpool.in_folder(workdir)
+    stream, damaged = read_own_stream(source, info, config, "pyav", spool)
+    if damaged and config.transcode == "auto":
+        return None, damaged
+    files = transcode(source, info, config, workdir, binary, own_vectors=True)
+    return _assemble(info, config, stream, files, spool, damaged=damaged), damaged
 
 
 def _read_canonical_stream(
@@ -169,76 +187,117 @@ def _read_canonical_stream(
     assert files.canonical is not None, "made unless the source's own vectors are used"
     stream = spool_motion(read_vectors(files.canonical, reader), config, spool)
     files.canonical.unlink()
-    sizes, pts = spool_jpegs(files.keyframes, spool.keyframes)
-    return replace(stream, keyframe_sizes=sizes, keyframe_pts_seconds=pts)
+    sizes, numbers = spool_jpegs(files.keyframes, spool.keyframes)
+    return replace(stream, keyframe_sizes=sizes, keyframe_numbers=numbers)
 
 
-def _read_frames(
-    files: TranscodedFiles, info: SourceInfo, stream: MotionStream, spool: VideoSpool
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Return (F,) sizes in bytes (0 if frames are not stored) and (F,) source time stamps of the small frames."""
+def _assemble(
+    info: SourceInfo,
+    config: ExtractConfig,
+    stream: MotionStream,
+    files: TranscodedFiles,
+    spool: VideoSpool,
+    *,
+    damaged: bool,
+) -> ExtractedVideo:
+    """Join the outputs of one video, after checking that they belong together."""
+    own_vectors = files.canonical is None
+    frame_sizes = _read_frames(files, stream, spool)
+    check_frames(stream, len(frame_sizes), files.first_error)
+    times = _read_times(files, info, config, stream)
+    damage = Damage.DECODE_ERRORS if files.decode_errors or damaged else Damage.NONE
+    expected = info.declared_frames * (1 - _TOLERATED_LOSS_FRACTION) - _TOLERATED_LOSS_FRAMES
+    if config.fps is None and len(times) < expected:
+        damage |= Damage.FRAMES_MISSING
+    if times.moved or times.closed:
+        damage |= Damage.TIMES_REPAIRED
+    return ExtractedVideo(
+        source=info,
+        frame_jpeg=spool.frames,
+        frame_sizes=frame_sizes,
+        times=times,
+        frame_types=stream.types,
+        keyframe_jpeg=spool.keyframes,
+        keyframe_sizes=stream.keyframe_sizes,
+        keyframe_indices=stream.keyframe_indices,
+        grid=spool.grid,
+        valid=spool.valid,
+        own_vectors=own_vectors,
+        damage=damage,
+    )
+
+
+def _read_frames(files: TranscodedFiles, stream: MotionStream, spool: VideoSpool) -> NDArray[np.int64]:
+    """Return (F,) sizes of the small frames in bytes, 0 if they are not stored."""
     if files.frames is not None:
-        return spool_jpegs(files.frames, spool.frames)
+        return spool_jpegs(files.frames, spool.frames)[0]
     spool.frames.touch()
-    return np.zeros(len(stream.types), np.int64), _source_pts(files, info, stream)
+    return np.zeros(len(stream.types), np.int64)
 
 
-def _source_pts(files: TranscodedFiles, info: SourceInfo, stream: MotionStream) -> NDArray[np.float64]:
-    """Return the source's time stamps if there are no small frames to take them from.
+def _read_times(files: TranscodedFiles, info: SourceInfo, config: ExtractConfig, stream: MotionStream) -> FrameTimes:
+    """Return the times of the frames: those of the stream with the vectors if it is the source, else FFmpeg's.
 
-    Elementary streams have no time stamps; as in FFmpeg, their frames are then spaced by the frame rate.
+    Raises:
+        VideoError: FFmpeg and PyAV have read different frames.
+        OutputError: FFmpeg could not write all time stamps.
     """
+    frames = len(stream.types)
+    stamps = None
     if files.stamps is not None:
-        pts = np.array([stamp for stamp, _ in read_packets(files.stamps)], np.float64)
+        stamps = read_printed_stamps(files.stamps, info.time_base, info.frame_interval)
         files.stamps.unlink()
-        return pts
-    pts = stream.pts_seconds
-    return np.arange(len(pts)) / (info.fps or _DEFAULT_FPS) if np.isnan(pts).any() else pts
+        if config.fps is not None:
+            return constant_rate_times(frames, Fraction(config.fps), stamps, info.time_base)
+        if len(stamps) != frames:
+            raise OutputError(
+                f"cannot write in {files.stamps.parent}: {len(stamps)} of {frames} time stamps were written"
+            )
+    if files.canonical is None:
+        if stamps is not None and not same_times(stamps, stream, info.time_base):
+            raise VideoError("motion", "small frames and motion vectors have different time stamps")
+        stamps = stream.stamps
+    assert stamps is not None, "printed unless the source's own vectors are used"
+    return increasing_ticks(stamps, info.time_base, may_jump=info.may_jump)
 
 
-def _check_alignment(pts: NDArray[np.float64], stream: MotionStream) -> None:
+def check_frames(stream: MotionStream, frames: int, first_error: str = "") -> None:
     """Check that frame n is the same frame in all outputs; otherwise frames would be paired with another's motion.
 
     Args:
-        pts: (F,) time stamps of the small frames.
         stream: the stream that the vectors come from.
+        frames: number of small frames.
+        first_error: FFmpeg's first error, shown if nothing could be decoded.
 
     Raises:
         VideoError: the outputs do not match, or there is no frame or no I-frame.
     """
-    frames, indices = len(stream.types), stream.keyframe_indices
-    if len(pts) == 0:
-        raise VideoError("transcode", "no frame of the video could be decoded")
-    if len(pts) != frames:
-        raise VideoError("motion", f"{frames} frames with motion vectors but {len(pts)} JPEG frames")
+    indices = stream.keyframe_indices
+    if frames == 0:
+        because = f": {first_error}" if first_error else ""
+        raise VideoError("transcode", f"no frame of the video could be decoded{because}")
+    if frames != len(stream.types):
+        raise VideoError("motion", f"{len(stream.types)} frames with motion vectors but {frames} JPEG frames")
     if len(indices) == 0:
         raise VideoError("motion", "the video has no I-frame; extract it with --transcode auto or always")
-    keyframe_pts = stream.keyframe_pts_seconds
-    if keyframe_pts is None:
-        if not _equal_times(pts, stream.pts_seconds):
-            raise VideoError("motion", "small frames and motion vectors have different time stamps")
-        return
-    if len(indices) != len(keyframe_pts):
-        raise VideoError("motion", f"{len(keyframe_pts)} keyframe JPEGs for {len(indices)} I-frames")
-    if not _equal_times(pts[indices], keyframe_pts):
-        raise VideoError("motion", "keyframe JPEGs and I-frames have different time stamps")
+    if stream.keyframe_numbers is not None and not np.array_equal(indices, stream.keyframe_numbers):
+        raise VideoError(
+            "motion", f"{len(stream.keyframe_numbers)} keyframe JPEGs do not match {len(indices)} I-frames"
+        )
 
 
-def _equal_times(first: NDArray[np.float64], second: NDArray[np.float64]) -> bool:
-    """Return whether two readers give the same frames the same times, ignoring frames without one (NaN).
+def same_times(stamps: NDArray[np.int64], stream: MotionStream, time_base: Fraction) -> bool:
+    """Return whether FFmpeg and PyAV give the same frames the same times, ignoring frames without a time stamp.
 
-    Times are compared relative to the first frame that both readers have, since FFmpeg may shift the start to 0.
+    Times are compared relative to the first frame that has one.
+
+    Args:
+        stamps: (F,) FFmpeg's time stamps in ticks.
+        stream: the source's own stream, of F frames.
+        time_base: seconds per tick.
     """
-    known = np.flatnonzero(~(np.isnan(first) | np.isnan(second)))
+    known = np.flatnonzero(stream.has_stamp)
     if len(known) == 0:
         return True
-    difference = (first[known] - first[known[0]]) - (second[known] - second[known[0]])
-    return bool(np.abs(difference).max() <= _PTS_TOLERANCE_SECONDS)
-
-
-def _damage(info: SourceInfo, config: ExtractConfig, *, decode_errors: bool, frames: int) -> Damage:
-    damage = Damage.DECODE_ERRORS if decode_errors else Damage.NONE
-    expected = info.declared_frames * (1 - _TOLERATED_LOSS_FRACTION) - _TOLERATED_LOSS_FRAMES
-    if config.fps is None and frames < expected:
-        damage |= Damage.FRAMES_MISSING
-    return damage
+    difference = (stamps - stamps[known[0]]) - (stream.stamps - stream.stamps[known[0]])
+    return bool(np.abs(difference[known]).max() * time_base <= _PTS_TOLERANCE_SECONDS)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
-from cmd_extract.schema import Damage, DamagedRow, FailedRow, MotionGrid, ShardHeader, VideoEntry
+from cmd_extract.schema import Damage, DamagedRow, FailedRow, MotionGrid, NoteRow, ShardHeader, VideoEntry
 from cmd_extract.shard.file import OpenShard, read_texts
 
 _MAX_OPEN_SHARDS = 256
@@ -109,6 +109,14 @@ class ShardReader:
         damage = file[schema.VIDEO_DAMAGE][:]
         rows, ids = self.video_rows().tolist(), read_texts(file, schema.VIDEO_ID)
         return [DamagedRow(rows[i], ids[i], Damage(int(damage[i])).text) for i in damage.nonzero()[0]]
+
+    def notes(self) -> list[NoteRow]:
+        """Return the videos about whose extraction there is a note."""
+        file = self._file.h5
+        if schema.VIDEO_NOTE not in file:
+            return []
+        texts = (read_texts(file, schema.VIDEO_ID), read_texts(file, schema.VIDEO_NOTE))
+        return [NoteRow(*row) for row in zip(self.video_rows().tolist(), *texts, strict=True) if row[2]]
 
     def frame_jpegs(self, position: int, frames: Sequence[int]) -> list[memoryview]:
         """Return the JPEGs of some frames of the video at ``position``, in this order; empty without small frames.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from cmd_extract.schema import DAMAGED_NAME, QUARTER_PX
+from cmd_extract.schema import DAMAGED_NAME, NOTES_NAME, QUARTER_PX
 from cmd_extract.shard.reader import ShardSet, read_index
 
 _SAMPLED_VIDEOS = 200
@@ -53,6 +54,15 @@ def vector_statistics(shards: ShardSet) -> VectorStatistics:
     )
 
 
+def count_notes(out: Path) -> int:
+    """Return the number of rows of ``notes.csv`` of an output folder, 0 if there is none."""
+    path = out / NOTES_NAME
+    if not path.exists():
+        return 0
+    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+        return sum(1 for _ in csv.reader(stream)) - 1
+
+
 def describe_folder(folder: Path) -> list[tuple[str, str]]:
     """Return names and values of a summary, in display order.
 
@@ -63,6 +73,7 @@ def describe_folder(folder: Path) -> list[tuple[str, str]]:
     header, videos = shards.header, shards.videos
     totals = index["totals"]
     damaged = totals["damaged"]
+    notes = count_notes(folder)
     frames = np.array([v.frame_count for v in videos])
     seconds = np.array([v.frame_count / v.fps if v.fps else 0.0 for v in videos])
     motion = vector_statistics(shards)
@@ -73,6 +84,7 @@ def describe_folder(folder: Path) -> list[tuple[str, str]]:
     rows = [
         ("videos", f"{len(videos)}, {totals['failures']} failures, {len(index['shards'])} shards"),
         ("damaged", f"{damaged} videos, see {folder / DAMAGED_NAME}" if damaged else ""),
+        ("notes", f"{notes}, see {folder / NOTES_NAME}" if notes else ""),
         ("frames", f"{frames.sum()}; per video {frames.min()} to {frames.max()}, median {np.median(frames):.0f}"),
         ("length", f"{seconds.sum() / 3600:.2f} hours; frame rates {_range([v.fps for v in videos])}"),
         ("size", f"{totals['size_bytes'] / 1e6:.1f} MB, {totals['size_bytes'] / frames.sum():.0f} bytes per frame"),

@@ -161,6 +161,9 @@ class ShardWriter:
         _put(file, schema.VIDEO_SOURCE_BYTES, np.array([f.file_bytes for f in sources], np.int64))
         _put(file, schema.VIDEO_OWN_VECTORS, np.array([s.video.own_vectors for s in samples], np.uint8))
         _put(file, schema.VIDEO_DAMAGE, np.array([s.video.damage for s in samples], np.uint8))
+        notes = [s.video.note for s in samples]
+        if any(notes):
+            _put_text(file, schema.VIDEO_NOTE, notes)
         _put(file, schema.VIDEO_FIRST_FRAME, _starts(counts)[:-1])
         _put(file, schema.VIDEO_FIRST_KEYFRAME, _starts(keyframes)[:-1])
 

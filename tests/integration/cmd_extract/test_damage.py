@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -17,7 +18,7 @@ from cmd_extract.decode.keyframes import KeyframeEncoder
 from cmd_extract.decode.own_stream import use_own_vectors
 from cmd_extract.decode.source import open_input, probe
 from cmd_extract.decode.spool import MotionStream
-from cmd_extract.decode.video import ExtractedVideo, _check_alignment, extract_video
+from cmd_extract.decode.video import ExtractedVideo, check_frames, extract_video, same_times
 from cmd_extract.errors import VideoError
 from cmd_extract.schema import Damage
 
@@ -178,17 +179,37 @@ def test_real_files_with_own_vectors(real_videos: Path, ffmpeg: FfmpegBinary, tm
 def test_time_stamps_of_packed_b_frames_increase(real_videos: Path, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
     source = real_videos / "formats" / "torchvision" / "RATRACE_wave_f_nm_np1_fr_goo_37.avi"
     bare, full = (extracted(source, "never", ffmpeg, tmp_path / str(frames), frames=frames) for frames in (False, True))
-    np.testing.assert_allclose(bare.pts_seconds, full.pts_seconds, atol=1e-3)
+    np.testing.assert_array_equal(bare.pts_seconds, full.pts_seconds)
+    assert np.diff(full.pts_seconds).min() > 0
 
 
 def test_time_stamps_of_frames_and_vectors_must_agree() -> None:
-    times = np.arange(6) / 25
-    stream = MotionStream(types=np.array([b"I", *[b"P"] * 5]), pts_seconds=times, keyframe_sizes=np.array([9]))
-    _check_alignment(times + 7, stream)
-    _check_alignment(np.where(np.arange(6) == 2, np.nan, times), stream)
-    with pytest.raises(VideoError, match="different time stamps"):
-        _check_alignment(times + 0.04 * (np.arange(6) > 3), stream)
-    with pytest.raises(VideoError, match="different time stamps"):
-        _check_alignment(np.where(np.arange(6) == 0, np.nan, times * 2), stream)
-    canonical = replace(stream, pts_seconds=times * 2, keyframe_pts_seconds=np.array([5.0]))
-    _check_alignment(times, canonical)  # time stamps of a canonical stream are mere frame numbers
+    times, base = np.arange(6) * 40, Fraction(1, 1000)
+    stream = MotionStream(
+        types=np.array([b"I", *[b"P"] * 5]),
+        stamps=times,
+        has_stamp=np.ones(6, bool),
+        keyframe_sizes=np.array([9]),
+    )
+    assert same_times(times + 7000, stream, base)
+    assert same_times(times + (np.arange(6) == 2), stream, base), "one tick"
+    assert not same_times(times + 40 * (np.arange(6) > 3), stream, base)
+    unknown = replace(stream, has_stamp=np.arange(6) != 2)
+    assert same_times(times + 40 * (np.arange(6) == 2), unknown, base)
+    assert not same_times(times * 2, unknown, base)
+    assert same_times(times * 2, replace(stream, has_stamp=np.zeros(6, bool)), base)
+
+
+def test_frames_and_keyframes_must_match_the_vectors() -> None:
+    types = np.array([b"I", b"P", b"P", b"I"])
+    common = {"types": types, "stamps": np.zeros(4, np.int64), "has_stamp": np.zeros(4, bool)}
+    stream = MotionStream(**common, keyframe_sizes=np.array([9, 9]), keyframe_numbers=np.array([0, 3]))
+    check_frames(stream, 4)
+    with pytest.raises(VideoError, match="4 frames with motion vectors but 5 JPEG frames"):
+        check_frames(stream, 5)
+    with pytest.raises(VideoError, match=r"no frame of the video could be decoded: missing picture"):
+        check_frames(stream, 0, "missing picture")
+    with pytest.raises(VideoError, match="2 keyframe JPEGs do not match 2 I-frames"):
+        check_frames(replace(stream, keyframe_numbers=np.array([0, 2])), 4)
+    with pytest.raises(VideoError, match="no I-frame"):
+        check_frames(replace(stream, types=np.array([b"P"] * 4)), 4)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 import pytest
 
-from cmd_extract.decode.ffmpeg import FfmpegBinary, find_ffmpeg, read_log
-from cmd_extract.errors import FfmpegError
+from cmd_extract.decode.ffmpeg import FfmpegBinary, FfmpegLog, find_ffmpeg, read_log
+from cmd_extract.decode.transcode import _explain_failure
+from cmd_extract.errors import FfmpegError, OutputError, VideoError
 
 
 @pytest.fixture
@@ -61,17 +63,45 @@ def test_old_versions_are_rejected(programs: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "errors", "damage"),
+    ("text", "first_error", "damage"),
     [
-        ("", (), False),
-        ("[mpeg4 @ 0x1f] [warning] Invalid and inefficient vfw-avi packed B-frames detected\nmore of it\n", (), False),
-        ("[vist#0:0/h264 @ 0x1] [dec:h264 @ 0x2] [warning] corrupt decoded frame\n", (), True),
-        ("[h264 @ 0x1f] [error] left block unavailable\n    Last message repeated 2 times\n[warning] x\n",
-         ("left block unavailable", "Last message repeated 2 times"), True),
-        ("ffmpeg: out of paper\n", ("ffmpeg: out of paper",), True),
+        ("", "", False),
+        ("[mpeg4 @ 0x1f] [warning] Invalid and inefficient vfw-avi packed B-frames detected\nmore of it\n", "", False),
+        ("[vist#0:0/h264 @ 0x1] [dec:h264 @ 0x2] [warning] corrupt decoded frame\n", "", True),
+        ("[h264 @ 0x1f] [error] left block unavailable\n    Last message repeated 2 times\n[error] exiting\n",
+         "left block unavailable", True),
+        ("ffmpeg: out of paper\n", "ffmpeg: out of paper", True),
     ],
 )  # fmt: skip
-def test_log_summary(tmp_path: Path, text: str, errors: tuple[str, ...], damage: bool) -> None:
+def test_log_summary(tmp_path: Path, text: str, first_error: str, damage: bool) -> None:
     (tmp_path / "log").write_text(text)
     log = read_log(tmp_path / "log")
-    assert (log.errors, log.damage) == (errors, damage)
+    assert (log.first_error, log.damage) == (first_error, damage)
+    assert not log.out_of_memory
+
+
+@pytest.mark.parametrize(
+    ("line", "of_output"),
+    [
+        ("[vost#0:0/mjpeg @ 0x1] [error] Error submitting a packet to the muxer: No space left on device", True),
+        ("[out#0/nut @ 0x1] [error] Task finished with error code: -28 (No space left on device)", True),
+        ("[error] av_interleaved_write_frame(): No space left on device", True),
+        ("[error] Error writing trailer of file:/x.nut: No space left on device", True),
+        ("[in#0/mov @ 0x1] [error] Error during demuxing: No space left on device", False),
+        ("[h264 @ 0x1] [error] No space left on device", False),
+    ],
+)
+def test_only_errors_of_outputs_mean_a_full_disk(tmp_path: Path, line: str, of_output: bool) -> None:
+    (tmp_path / "ffmpeg.log").write_text(f"{line}\n")
+    log = read_log(tmp_path / "ffmpeg.log")
+    assert (log.output_errors, log.other_errors) == (({errno.ENOSPC}, set()) if of_output else (set(), {errno.ENOSPC}))
+    for status in (1, 256 - errno.ENOSPC):
+        error = _explain_failure(status, log, tmp_path)
+        assert isinstance(error, OutputError if of_output else VideoError)
+        if isinstance(error, VideoError):
+            assert "No space left on device" in error.reason, "in its own words"
+
+
+def test_full_disk_without_room_for_a_log(tmp_path: Path) -> None:
+    assert isinstance(_explain_failure(256 - errno.ENOSPC, FfmpegLog(), tmp_path), OutputError)
+    assert isinstance(_explain_failure(256 - errno.EINVAL, FfmpegLog(), tmp_path), VideoError)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+from fractions import Fraction
 from pathlib import Path
 
 import h5py
@@ -10,6 +11,7 @@ import pytest
 from cmd_extract import schema
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.source import SourceInfo
+from cmd_extract.decode.stamps import FrameTimes
 from cmd_extract.decode.video import ExtractedVideo
 from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.schema import VideoRecord
@@ -47,7 +49,7 @@ def fake_video(folder: Path, frames: int, seed: int) -> tuple[ExtractedVideo, di
         ),
         frame_jpeg=folder / "f",
         frame_sizes=np.array([len(j) for j in jpegs]),
-        pts_seconds=np.arange(frames) / 25,
+        times=FrameTimes(ticks=np.arange(frames), time_base=Fraction(1, 25)),
         frame_types=np.array([b"I" if i in indices else b"P" for i in range(frames)], "S1"),
         keyframe_jpeg=folder / "k",
         keyframe_sizes=np.array([len(j) for j in keyframes]),
