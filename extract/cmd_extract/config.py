@@ -8,7 +8,7 @@ from importlib.metadata import version
 from typing import Any, Literal, get_args
 
 from cmd_extract.schema import EXTRACTOR_VERSION, FORMAT_VERSION
-from cmd_extract.system.validation import require, require_choice, require_range
+from cmd_extract.system.validation import parse_number, require, require_choice, require_finite, require_range
 
 Codec = Literal["mpeg4", "h264"]
 Transcode = Literal["auto", "always", "never"]
@@ -22,13 +22,16 @@ _QUALITY_RANGE: dict[Codec, tuple[int, int]] = {"mpeg4": (1, 31), "h264": (1, 51
 class ExtractConfig:
     """Settings that determine the content of a shard.
 
+    Equal settings are equal however they are written: numbers are normalized before they are compared or hashed.
+
     Attributes:
         width, height: size in pixels of the canonical stream and of the keyframes; even.
         codec: codec of the canonical stream, ``mpeg4`` (MPEG-4 Part 2, as in the paper) or ``h264``.
         gop: distance between I-frames in frames. It is exact, not a maximum: scene cuts insert no I-frames.
         quality: constant quantizer (``mpeg4``, 1-31) or rate factor (``h264``, 1-51) of the canonical stream; lower is
             better. None selects the codec's default.
-        fps: constant frame rate to convert to, as a decimal or fraction (``30000/1001``); None keeps every frame.
+        fps: constant frame rate to convert to, as a decimal or fraction (``30000/1001``); stored as a fraction in
+            lowest terms (``25``, ``2997/100``). None keeps every frame.
         frame_short_side: short side in pixels of the small JPEG frames.
         jpeg_quality: FFmpeg's quantizer for all JPEGs, 2 (best) to 31.
         cell_px: side of a motion grid cell, 8 (lossless) or 16 pixels.
@@ -67,18 +70,23 @@ class ExtractConfig:
         require(self.cell_px in (8, 16), f"cell_px: must be 8 or 16, got {self.cell_px}")
         require_choice(self, "transcode", TRANSCODE)
         if self.segment_seconds is not None:
+            require_finite(self, "segment_seconds")
             require_range(self, "segment_seconds", gt=0)
+            self._normalize("segment_seconds", float(self.segment_seconds))
         if self.fps is not None:
-            self._check_fps(self.fps)
+            self._normalize("fps", str(self._parse_fps(self.fps)))
             require(self.transcode == "always", f"fps: {self.fps} requires transcode always, got {self.transcode}")
 
+    def _normalize(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)  # the instance is frozen
+
     @staticmethod
-    def _check_fps(text: str) -> None:
-        try:
-            rate = Fraction(text)
-        except (ValueError, ZeroDivisionError):
-            raise ValueError(f"fps: must be a number or fraction such as 25 or 30000/1001, got {text!r}") from None
+    def _parse_fps(text: str) -> Fraction:
+        rate = parse_number(text)
+        if rate is None:
+            raise ValueError(f"fps: must be a number or fraction such as 25 or 30000/1001, got {text!r}")
         require(Fraction(1, 10) <= rate <= 1000, f"fps: must be at least 0.1 and at most 1000, got {text}")
+        return rate
 
     @property
     def resolved_quality(self) -> int:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from typing import Literal, get_args
 
 Stage = Literal["open", "probe", "transcode", "motion", "timeout", "memory", "crash", "error"]
@@ -64,21 +66,47 @@ class FailureLimitError(RuntimeError):
         )
 
 
-class OutputError(RuntimeError):
-    """Output or scratch files cannot be written; no video is at fault.
+class RunError(RuntimeError):
+    """The machine prevents the run from continuing; no video is at fault.
 
     Args:
-        problem: the folder and the error.
+        problem: what failed and why.
     """
+
+    advice = "Run the same command again to continue"
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
 
     def __str__(self) -> str:
-        return (
-            f"{super().__str__()}. Finished shards are kept. Free some disk space or choose another --scratch folder, "
-            "then run the same command again to continue"
-        )
+        return f"{super().__str__()}. Finished shards are kept. {self.advice}"
+
+
+class OutputError(RunError):
+    """Output or scratch files cannot be written because there is no room for them.
+
+    Args:
+        problem: the folder and the error.
+    """
+
+    advice = "Free some disk space or choose another --scratch folder, then run the same command again to continue"
+
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS})
+"""Error numbers of a disk or folder that takes no more files."""
+
+
+def run_error(error: OSError, place: str) -> RunError:
+    """Return the error with which a run ends if an operation on its own files or processes fails.
+
+    Args:
+        error: the error.
+        place: the folders that the run writes to.
+    """
+    if error.errno in NO_ROOM:
+        return OutputError(f"cannot write in {place}: {os.strerror(error.errno)}")
+    text = " ".join(str(error).split())  # HDF5's messages have several lines
+    return RunError(f"{place}: {text or type(error).__name__}")
 
 
 class SlurmError(RuntimeError):

@@ -10,7 +10,7 @@ from cmd_eval.features.embed import EmbeddingConfig, embed_to_file
 from cmd_eval.features.store import FeatureError, Features, read_features
 from cmd_eval.results.schema import DEFAULT_CLIPS, EVAL_FOLDER, Provenance, clip_suffixes
 from cmd_extract.shard.reader import ShardSet
-from cmd_train.checkpoints.files import FOLDER_NAME, find_checkpoint, list_checkpoints
+from cmd_train.checkpoints.files import FOLDER_NAME, find_checkpoint, follow_best, list_checkpoints
 from cmd_train.config import config_from_dict
 from cmd_train.data.sampling import SamplingConfig
 from cmd_train.data.sampling_report import SamplingReport
@@ -68,6 +68,7 @@ def open_features(source: FeatureSource, command: str, progress: Callable[[int, 
         FeatureError: the file is not a features file, or contains other features.
         ValueError: shards or checkpoint are missing or do not fit.
     """
+    source = replace(source, source=follow_best(source.source))
     if source.source.is_file():
         if source.shards is not None:
             raise FeatureError(f"{source.source}: a features file already includes its videos; remove SHARDS")

@@ -10,7 +10,6 @@ Shape legend: V videos, N clips of each, F features.
 from __future__ import annotations
 
 import errno
-import os
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,7 +35,7 @@ from cmd_eval.features.store import (
     read_features,
 )
 from cmd_eval.results.schema import Provenance
-from cmd_extract.system.files import atomic_write
+from cmd_extract.system.files import atomic_write, remove_leftovers, sync
 
 PARTIAL_SUFFIX = ".partial"
 """Appended to the name of a features file that is not complete yet."""
@@ -98,6 +97,7 @@ class PartialFeatures:
         self._path, self._partial = path, path.with_name(path.name + PARTIAL_SUFFIX)
         self._videos, self._shape = len(videos), (clips, width)
         if fresh or not self._partial.exists():
+            remove_leftovers(path.parent)
             with atomic_write(self._partial) as temporary:
                 create_features_file(temporary, videos, provenance, clips, width)
         found = read_features(self._partial)
@@ -146,8 +146,9 @@ class PartialFeatures:
         """
         if self.done != self._videos:
             raise ValueError(f"{self._partial}: features of {self.done} videos, expected {self._videos}")
-        os.fsync(self._file.fileno())
+        sync(self._partial)
         self._partial.replace(self._path)
+        sync(self._path.parent)
 
 
 def _count_finished(features: Features, checksums: Sequence[int]) -> int:

@@ -25,6 +25,7 @@ from torch import Tensor
 from cmd_eval.data.table import VideoTable
 from cmd_eval.results.schema import Provenance
 from cmd_extract.system.files import atomic_write
+from cmd_extract.system.mapping import map_file
 
 FORMAT_NAME = "context-motion-features"
 FORMAT_VERSION = 1
@@ -278,4 +279,4 @@ def _read_texts(file: h5py.File, name: str) -> tuple[str, ...]:
 
 
 def _map(path: Path, dataset: h5py.Dataset) -> NDArray[np.float32]:
-    return np.asarray(np.memmap(path, dataset.dtype, "r", offset=dataset.id.get_offset(), shape=dataset.shape))
+    return map_file(path, dataset.dtype, dataset.id.get_offset(), dataset.shape)

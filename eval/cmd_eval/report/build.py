@@ -32,7 +32,7 @@ from cmd_eval.report.tables import (
 from cmd_eval.results.published import identify_dataset
 from cmd_eval.results.tables import split_name
 from cmd_extract.shard.reader import ShardSet
-from cmd_extract.system.files import atomic_write
+from cmd_extract.system.files import atomic_write, remove_leftovers
 
 _MAX_MOTION_PICTURES = 6
 _ACCURACY_CAPTION = (
@@ -82,6 +82,7 @@ def write_report(run_dir: Path, output: Path, shards_dir: Path | None = None) ->
     content = gather(read_run(run_dir), shards_dir)
     # File names need not be UTF-8.
     page = render_page(content).encode("utf-8", errors="backslashreplace")
+    remove_leftovers(output.parent)
     with atomic_write(output) as temporary:
         temporary.write_bytes(page)
     return WrittenReport(path=output, bytes=len(page), left_out=content["left_out"])

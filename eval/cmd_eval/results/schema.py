@@ -17,7 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cmd_extract.system.files import atomic_write
+from cmd_extract.system.files import atomic_write, remove_leftovers
 
 RESULT_FORMAT = 1
 KINDS = ("retrieval", "probe", "recognition", "auxiliary", "decoupling", "evidence")
@@ -120,6 +120,7 @@ def write_result(path: Path, record: Mapping[str, Any]) -> None:
     Raises:
         OSError: the file cannot be written.
     """
+    remove_leftovers(path.parent)
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", "utf-8")
 

@@ -68,7 +68,7 @@ if TYPE_CHECKING:
 @click.option("--frames/--no-frames", "store_frames", default=True, help="Store the small frames, needed for training.")
 @click.option(
     "--segment-seconds",
-    type=click.FloatRange(0, min_open=True),
+    type=options.Seconds(),
     help="Cut videos into samples of this length.  [default: keep videos whole]",
 )
 @click.option(
@@ -125,9 +125,11 @@ def run(
       4    stopped, because more videos than --max-failures failed
       130  interrupted (Ctrl-C or SIGTERM); run the same command again to continue
     """  # noqa: D301 - a raw string would show the \b by which click keeps line breaks
+    from cmd_extract.decode.ffmpeg import find_ffmpeg, require_ffmpeg_python
+
+    require_ffmpeg_python()  # before the imports that need it
     from cmd_extract.cli.run_options import parse_cluster_options, parse_failure_limit, parse_run_options
     from cmd_extract.cluster.shares import is_array_task
-    from cmd_extract.decode.ffmpeg import find_ffmpeg
     from cmd_extract.run.plan import count_rows
     from cmd_extract.run.workers import default_workers
 
@@ -183,12 +185,16 @@ def _show_plan(requested: RunOptions, plans: Sequence[ShardPlan], job: RunJob) -
 
 
 def _print_summary(summary: RunSummary, out: Path) -> None:
+    from cmd_extract.shard.summary import count_notes
+
     rate = summary.new_frames / summary.seconds if summary.seconds else 0.0
     click.echo(f"videos    {summary.videos} ({summary.new_videos} in this run)")
     click.echo(f"frames    {summary.frames} ({rate:.0f} frames/s in this run)")
     click.echo(f"failures  {summary.failures}" + (f", listed in {out / 'failures.csv'}" if summary.failures else ""))
     if summary.damaged:
         click.echo(f"damaged   {summary.damaged}, extracted as far as possible, listed in {out / 'damaged.csv'}")
+    if count := count_notes(out):
+        click.echo(f"notes     {count}, listed in {out / 'notes.csv'}")
     click.echo(f"shards    {summary.shards}, {summary.size_bytes / 1e6:.1f} MB, in {out}")
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +21,7 @@ from cmd_extract.run.pipeline import Backend
 from cmd_extract.run.plan import ShardPlan, plan_shards
 from cmd_extract.run.record import RunIdentity, check_folder, read_record
 from cmd_extract.schema import VideoRecord
+from cmd_extract.system.validation import parse_number
 
 _CONFIG_OPTIONS = (
     "codec",
@@ -102,6 +102,7 @@ def parse_run_options(manifest: Path, given: Mapping[str, Any]) -> RunOptions:
         reader = choose_reader(given["reader"])
         if reader == "mvextractor" and config.transcode != "always":
             raise ValueError(f"reader: mvextractor requires transcode always, got {config.transcode}")
+        limits = Limits(timeout_seconds=given["timeout"], max_memory_mb=given["max_memory_mb"])
         if given["max_failures"] is not None:
             parse_failure_limit(given["max_failures"], 0)
     except ValueError as error:
@@ -116,7 +117,7 @@ def parse_run_options(manifest: Path, given: Mapping[str, Any]) -> RunOptions:
         plans=plan_shards(records, given["videos_per_shard"]),
         config=config,
         reader=reader,
-        limits=Limits(timeout_seconds=given["timeout"], max_memory_mb=given["max_memory_mb"]),
+        limits=limits,
         retry_stages=stages,
     )
 
@@ -140,13 +141,10 @@ def parse_failure_limit(text: str, rows: int) -> int:
         ValueError: ``text`` is neither.
     """
     number = text.removesuffix("%")
-    try:
-        value = Fraction(number)
-    except (ValueError, ZeroDivisionError):
-        value = Fraction(-1)
-    if text.endswith("%") and 0 <= value <= 100:
+    value = parse_number(number)
+    if value is not None and text.endswith("%") and value <= 100:
         return int(value * rows / 100)
-    if number == text and value >= 0 and value.denominator == 1:
+    if value is not None and number == text and value.denominator == 1:
         return int(value)
     raise ValueError(f"max_failures: must be a count such as 20 or a percentage such as 5%, got {text!r}")
 

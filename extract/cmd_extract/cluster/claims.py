@@ -116,10 +116,12 @@ class Claims:
             with Heartbeat(path, self.stale_seconds):
                 yield True
         finally:
-            claim = self.read(name)
-            # The claim has another owner if it was considered stale and taken over.
-            if claim and claim.owner == Owner.current():
-                _unlink(path)
+            # The block's own error must not be replaced, for example on a full disk, where even the clock of the file
+            # system cannot be read.
+            with contextlib.suppress(OSError):
+                # The claim has another owner if it was considered stale and taken over.
+                if _read_owner(path) == Owner.current():
+                    _unlink(path)
 
     def is_held(self, name: str) -> bool:
         """Return whether a process that appears to be alive is building the shard."""
@@ -141,16 +143,13 @@ class Claims:
         """
         path = self.folder / name
         try:
-            text, modified = path.read_text("utf-8"), path.stat().st_mtime
-            present = file_system_time(self.folder) if now is None else now
+            owner, modified = _read_owner(path), path.stat().st_mtime
+            # In the output folder, whose leftovers of killed processes every run removes.
+            present = file_system_time(self.out) if now is None else now
         except OSError as error:
             if error.errno in _MISSING:  # perhaps together with the folder
                 return None
             raise
-        try:
-            owner = Owner(**json.loads(text))
-        except (ValueError, TypeError):
-            owner = None  # created but not written yet; if the owner died at that point, the claim expires
         return Claim(owner=owner, age_seconds=present - modified)
 
     def names(self) -> list[str]:
@@ -158,11 +157,12 @@ class Claims:
         return sorted(p.name for p in self.folder.glob("shard-*")) if self.folder.is_dir() else []
 
     def remove_ended(self) -> None:
-        """Remove the claims of processes on this machine that have ended."""
+        """Remove the claims of processes on this machine that have ended, as far as they can be read and removed."""
         for name in self.names():
-            claim = self.read(name)
-            if claim and claim.owner and claim.owner.has_ended(Owner.current()):
-                _unlink(self.folder / name)
+            with contextlib.suppress(OSError):
+                owner = _read_owner(self.folder / name)
+                if owner and owner.has_ended(Owner.current()):
+                    _unlink(self.folder / name)
 
     def _acquire(self, name: str) -> bool:
         path = self.folder / name
@@ -170,8 +170,7 @@ class Claims:
         for _ in range(_MAX_ATTEMPTS):
             try:
                 self.folder.mkdir(exist_ok=True)
-                with path.open("x", encoding="utf-8") as stream:
-                    json.dump(asdict(Owner.current()), stream)
+                _create(path)
                 return True
             except FileExistsError:
                 if self.is_held(name):
@@ -181,6 +180,26 @@ class Claims:
                 if error.errno not in _MISSING:  # a merge may just have removed the empty folder
                     raise
         return False
+
+
+def _create(path: Path) -> None:
+    """Create the claim of this process; on an error, no incomplete claim stays, for which others would wait."""
+    stream = path.open("x", encoding="utf-8")
+    try:
+        with stream:
+            json.dump(asdict(Owner.current()), stream)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            _unlink(path)
+        raise
+
+
+def _read_owner(path: Path) -> Owner | None:
+    """Return the owner that a claim file names; None if it is not written yet. If its owner died then, it expires."""
+    try:
+        return Owner(**json.loads(path.read_text("utf-8")))
+    except (ValueError, TypeError):
+        return None
 
 
 def _unlink(path: Path) -> None:

@@ -21,7 +21,7 @@ from itertools import takewhile
 from pathlib import Path
 
 from cmd_extract.errors import SlurmError
-from cmd_extract.system.files import remove, write_whole
+from cmd_extract.system.files import remove, remove_leftovers, write_whole
 
 JOBS_FOLDER = "jobs"
 _LOGS_FOLDER = "logs"
@@ -168,6 +168,7 @@ def submit(submission: Submission) -> tuple[str, str]:
     new_folders = list(takewhile(lambda path: not path.exists(), (folder, *folder.parents)))
     # Slurm fails jobs without a message if it cannot open their log.
     submission.logs.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     for path, text in submission.scripts().items():
         write_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
     try:

@@ -6,6 +6,7 @@ heartbeat renews the file's timestamp.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
@@ -84,8 +85,14 @@ class TaskLog:
         stopped = kind is not None and issubclass(kind, (KeyboardInterrupt, GeneratorExit))
         state = DONE if kind is None else STOPPED if stopped else FAILED
         reason = f"{error}" or type(error).__name__ if state == FAILED else ""
-        self._write({"event": "end", "state": state, "reason": reason, "time": self._now()})
-        self._stream.close()
+        try:
+            self._write({"event": "end", "state": state, "reason": reason, "time": self._now()})
+        except OSError:
+            if kind is None:  # otherwise the block's own error, perhaps a full disk, is the one to report
+                raise
+        finally:
+            with contextlib.suppress(OSError):
+                self._stream.close()
 
     def _now(self) -> float:
         """Return the current time by the clock that stamps the file."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import select
 import shlex
+import sys
 from typing import Any
 
 import click
@@ -46,10 +48,23 @@ class CommandGroup(click.Group):
             click.echo(f"Interrupted. {self._interrupted}", err=True)
             ctx.exit(EXIT_INTERRUPTED)
         except (ValueError, OSError, RuntimeError) as error:
+            if isinstance(error, BrokenPipeError) and not _stdout_is_open():
+                # As in `cmd-extract inspect OUT | head`: the reader of the output has all it wants.
+                ctx.exit(EXIT_ERROR)
             if ctx.params.get("debug"):
                 raise
             click.echo(f"Error: {str(error) or type(error).__name__}", err=True)
             ctx.exit(getattr(error, "exit_code", EXIT_ERROR))
+
+
+def _stdout_is_open() -> bool:
+    """Return whether somebody still reads what is written to standard output."""
+    try:
+        poller = select.poll()
+        poller.register(sys.stdout.fileno(), 0)
+        return not poller.poll(0)
+    except (OSError, ValueError, AttributeError):  # replaced by a test, closed, or no such call on this system
+        return True
 
 
 def command_line() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import time
@@ -78,7 +79,8 @@ class ProgressDisplay:
         """Print a line; a live bar stays below it."""
         if self._bar:
             self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
-        else:
+            return
+        with contextlib.suppress(OSError):  # nobody reads it any more, which must not end hours of work
             print(text, file=sys.stderr, flush=True)
 
     def _estimate(self, done: int, total: int, now: float) -> str:

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -20,7 +21,7 @@ from types import TracebackType
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo
-from cmd_extract.errors import OutputError, VideoError
+from cmd_extract.errors import RunError, VideoError, run_error
 from cmd_extract.run.job import Limits
 from cmd_extract.system.process import die_with_parent, limit_memory
 
@@ -28,8 +29,9 @@ Extract = Callable[[Path, ExtractConfig, Path, FfmpegBinary], ExtractedVideo]
 """Signature of ``cmd_extract.decode.video.extract_video``."""
 
 _DEATH_SECONDS = 1.0
+_MAX_POLL_SECONDS = 3600.0  # the operating system takes no more than 24 days
 _INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
-_Reply = ExtractedVideo | VideoError | OutputError
+_Reply = ExtractedVideo | VideoError | RunError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,13 +69,13 @@ class ContainedExtractor:
 
         Raises:
             VideoError: as raised by ``extract``, or with stage ``timeout``, ``memory``, ``crash`` or ``error``.
-            OutputError: the working folder cannot be written.
+            RunError: the working folder cannot be written, or a process cannot be started.
         """
         child = self._child = self._child or self._start()
         limits = self._settings[2]
         try:
             child.connection.send((source, workdir))
-            if not child.connection.poll(limits.timeout_seconds):
+            if not _wait_for_reply(child.connection, limits.timeout_seconds):
                 self._end()
                 raise VideoError("timeout", f"not finished after {limits.timeout_seconds:g} s (--timeout)")
             reply: _Reply = child.connection.recv()
@@ -81,7 +83,7 @@ class ContainedExtractor:
             raise VideoError("crash", self._cause_of_death(child)) from None
         if isinstance(reply, ExtractedVideo):
             return reply
-        if isinstance(reply, OutputError) or reply.stage == "memory":
+        if isinstance(reply, RunError) or reply.stage == "memory":
             self._end()  # the state of its heap is unknown
         raise reply
 
@@ -127,6 +129,15 @@ def interrupts_blocked() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+def _wait_for_reply(connection: Connection, seconds: float) -> bool:
+    """Wait until there is something to receive, for at most ``seconds``, which may be infinite."""
+    end = time.monotonic() + seconds
+    while not connection.poll(max(0.0, min(end - time.monotonic(), _MAX_POLL_SECONDS))):
+        if time.monotonic() >= end:
+            return False
+    return True
+
+
 def _serve(
     connection: Connection,
     others_end: Connection,
@@ -159,13 +170,13 @@ def _attempt(
 ) -> _Reply:
     try:
         return extract(source, config, workdir, binary)
-    except (VideoError, OutputError) as error:
+    except (VideoError, RunError) as error:
         return error
     except MemoryError:
         return VideoError("memory", f"needs more than {limits.max_memory_mb} MiB (--max-memory-mb)")
     except OSError as error:
-        # Problems of the source are VideoErrors; this one concerns the run's own files.
-        return OutputError(f"cannot write in {workdir}: {error.strerror or error}")
+        # Problems of the source are VideoErrors; this one concerns the run's own files and processes.
+        return run_error(error, f"{workdir}")
     except Exception as error:
         # A bug that one video triggers must not end the run; --max-failures stops a run in which all videos fail.
         return VideoError("error", f"{type(error).__name__}: {error}")

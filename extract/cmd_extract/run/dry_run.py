@@ -6,6 +6,7 @@ bytes per frame (``PLANNING.md``).
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,7 +109,8 @@ def dry_run(
     state = read_state(share, job, retry_stages=retry_stages)
     state.check_sources()
     sources = [resolve_path(record, job.root) for plan in state.todo for record in plan.records]
-    present = [path for path in sources if path.is_file()]
+    found = [os.path.isfile(path) for path in sources]  # noqa: PTH113 (Path.is_file raises for overlong names)
+    present = [path for path, is_file in zip(sources, found, strict=True) if is_file]
     headers, frames = _estimate_frames(present, job.config)
     rows_done, rows = count_rows(state.done), count_rows(share)
     if state.done:
@@ -121,7 +123,7 @@ def dry_run(
         shards=len(share),
         rows_done=rows_done,
         shards_done=len(state.done),
-        missing=tuple(str(path) for path in sources if not path.is_file()),
+        missing=tuple(str(path) for path, is_file in zip(sources, found, strict=True) if not is_file),
         headers=headers,
         frames=frames,
         disk_bytes=disk_bytes,

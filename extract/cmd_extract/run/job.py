@@ -12,7 +12,9 @@ import h5py
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
+from cmd_extract.system.validation import require_range
 
+_MAX_MEMORY_MB = 1 << 40  # more than any machine has, and a number that the operating system accepts
 _PACKAGES = ("av", "h5py", "hdf5plugin", "numpy", "simplejpeg")
 
 
@@ -21,7 +23,7 @@ class Limits:
     """Limits per video; a video that exceeds one counts as failed. They have no other effect on a shard.
 
     Attributes:
-        timeout_seconds: wall time from opening a video to its last vector.
+        timeout_seconds: wall time from opening a video to its last vector; may be infinite.
         max_memory_mb: memory in MiB that the extracting process may add for one video; FFmpeg may use as much again.
     """
 
@@ -29,10 +31,8 @@ class Limits:
     max_memory_mb: int = 4096
 
     def __post_init__(self) -> None:
-        if not self.timeout_seconds > 0:
-            raise ValueError(f"timeout_seconds: must be positive, got {self.timeout_seconds}")
-        if self.max_memory_mb < 64:
-            raise ValueError(f"max_memory_mb: must be at least 64, got {self.max_memory_mb}")
+        require_range(self, "timeout_seconds", gt=0)
+        require_range(self, "max_memory_mb", ge=64, le=_MAX_MEMORY_MB)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,18 +13,18 @@ from functools import partial
 from pathlib import Path
 
 from cmd_extract.decode.video import extract_video
-from cmd_extract.errors import FailureLimitError, OutputError, VideoError
+from cmd_extract.errors import FailureLimitError, VideoError, run_error
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.run.containment import ContainedExtractor, Extract
-from cmd_extract.run.index import write_failures, write_index
+from cmd_extract.run.index import remove_index, write_failures, write_index
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.journal import ShardJournal, count_failures, read_failures
 from cmd_extract.run.plan import ShardPlan, count_rows, plan_shards
 from cmd_extract.run.progress import watch_journals
-from cmd_extract.run.record import RunIdentity, RunSummary, check_folder, write_record
+from cmd_extract.run.record import RunIdentity, RunSummary, claim_folder, write_record
 from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.run.workers import build_locally
-from cmd_extract.schema import RUN_NAME, VideoRecord
+from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.writer import ShardWriter, WrittenShard
 from cmd_extract.system.files import remove, remove_leftovers, scratch_folder
 
@@ -50,7 +50,7 @@ class ShardWork:
 
         Raises:
             FailureLimitError: too many videos failed.
-            OutputError: the output or scratch folder cannot be written.
+            RunError: the output or scratch folder cannot be written, or a process cannot be started.
         """
         job, folder = self.job, self.scratch / f"{plan.name}.videos"
         journal = ShardJournal(self.scratch, plan.name)
@@ -67,9 +67,11 @@ class ShardWork:
             with ContainedExtractor(job.config, job.binary, job.limits, self.extract) as extractor:
                 for record in plan.records:
                     self._add_record(record, folder, extractor, writer, journal)
+            # An existing index may describe the shard that is replaced now.
+            remove_index(job.out)
             return writer.finish()
         except OSError as error:
-            raise OutputError(f"cannot write in {job.out} or {job.scratch}: {error.strerror or error}") from None
+            raise run_error(error, f"{job.out} or {job.scratch}") from None
         finally:
             remove(folder)
 
@@ -130,7 +132,7 @@ def run_extraction(
 
     Raises:
         ShardError: the folder contains an extraction of another manifest or configuration, or sources have changed.
-        OutputError: the folder cannot be written.
+        RunError: the folder cannot be written, or a process cannot be started.
         FailureLimitError: too many videos failed; finished shards and ``failures.csv`` are kept.
     """
     start = time.monotonic()
@@ -166,6 +168,8 @@ def _build_shards(
                     return {shard.name: shard for shard in backend(work, state.todo)}
             except FailureLimitError:
                 failures = sorted(failed_before + read_failures(scratch))
+                if state.todo:
+                    remove_index(job.out)  # it does not match the table, whether or not a shard was replaced
                 write_failures(job.out, failures)
                 raise FailureLimitError(len(failures), total) from None
     finally:
@@ -186,9 +190,7 @@ def prepare_folders(job: RunJob, records: Sequence[VideoRecord], plans: Sequence
     job.out.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
     identity = RunIdentity.of(job, records, plans)
-    check_folder(job, identity)
-    if not (job.out / RUN_NAME).exists():
-        write_record(job, identity)
+    claim_folder(job, identity)
     for folder in {job.out, job.scratch}:
         remove_leftovers(folder)
     return identity

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, version
@@ -19,8 +20,10 @@ from cmd_extract.manifest.records import read_manifest
 from cmd_extract.run.job import Limits, RunJob
 from cmd_extract.run.plan import ShardPlan
 from cmd_extract.schema import VideoRecord, hash_json, hash_records
-from cmd_extract.system.files import write_whole
+from cmd_extract.system.files import create_exclusively, write_whole
 
+_CREATION_SECONDS = 10.0
+_POLL_SECONDS = 0.05
 _READER_PACKAGE = "motion-vector-extractor"
 
 
@@ -98,12 +101,40 @@ class RunRecord:
     manifest: Path | None
 
 
-def write_record(job: RunJob, identity: RunIdentity, summary: RunSummary | None = None) -> None:
-    """Write ``run.json``: when a run starts, without a summary, and when it ends.
+def write_record(job: RunJob, identity: RunIdentity, summary: RunSummary) -> None:
+    """Write ``run.json`` when a run ends.
 
     Software, machine and summary are for information only. Manifest and root are not part of the identity, because
     files may be moved.
     """
+    text = _record_text(job, identity, summary)
+    write_whole(job.out / schema.RUN_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def claim_folder(job: RunJob, identity: RunIdentity) -> None:
+    """Create ``run.json`` in a new output folder when a run starts; check that an existing one is of this extraction.
+
+    Of several runs that start in an empty folder at the same time, one creates the file, and all others compare
+    themselves with it.
+
+    Raises:
+        ShardError: the folder contains another extraction.
+    """
+    _check_when_written(job, identity)
+    path = job.out / schema.RUN_NAME
+    if not path.exists() and not create_exclusively(path, _record_text(job, identity)):
+        _check_when_written(job, identity)
+
+
+def _check_when_written(job: RunJob, identity: RunIdentity) -> None:
+    """Check the folder; without hard links, another process may have created the record without its content yet."""
+    path, end = job.out / schema.RUN_NAME, time.monotonic() + _CREATION_SECONDS
+    while path.exists() and not path.stat().st_size and time.monotonic() < end:
+        time.sleep(_POLL_SECONDS)
+    check_folder(job, identity)
+
+
+def _record_text(job: RunJob, identity: RunIdentity, summary: RunSummary | None = None) -> str:
     record = {
         "format": schema.FORMAT_NAME,
         "version": schema.FORMAT_VERSION,
@@ -124,8 +155,7 @@ def write_record(job: RunJob, identity: RunIdentity, summary: RunSummary | None 
             },
             "summary": asdict(summary),
         }
-    text = json.dumps(record, indent=1) + "\n"
-    write_whole(job.out / schema.RUN_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
+    return json.dumps(record, indent=1) + "\n"
 
 
 def _reader_version() -> dict[str, str]:
@@ -152,13 +182,13 @@ def read_record(out: Path) -> RunRecord | None:
             raise ValueError(f"format {record['format']!r}")
         if record["version"] == schema.FORMAT_VERSION:
             return RunRecord(
-                identity=RunIdentity(**{f.name: record[f.name] for f in fields(RunIdentity)}),
+                identity=_read_identity(record),
                 root=Path(record["root"]),
                 manifest=Path(record["manifest"]) if record["manifest"] else None,
             )
     except FileNotFoundError:
         return None
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ShardError(
             f"{path}: not a valid record of an extraction ({type(error).__name__}: {error}); restore the file or "
             "choose another output folder"
@@ -168,6 +198,17 @@ def read_record(out: Path) -> RunRecord | None:
         f"version {schema.FORMAT_VERSION}. Nothing was changed; choose another output folder, or use the release that "
         "started the extraction"
     )
+
+
+def _read_identity(record: dict[str, Any]) -> RunIdentity:
+    identity = RunIdentity(**{f.name: record[f.name] for f in fields(RunIdentity)})
+    if not isinstance(identity.config, dict):
+        raise TypeError(f"config: expected an object, got {identity.config!r}")
+    for name in ("manifest_rows", "shards", "videos_per_shard"):
+        value = getattr(identity, name)
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    return identity
 
 
 def check_folder(job: RunJob, identity: RunIdentity) -> None:

@@ -16,7 +16,7 @@ from cmd_extract.manifest.records import resolve_path
 from cmd_extract.manifest.table import summarize
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.plan import ShardPlan
-from cmd_extract.schema import DamagedRow, FailedRow, hash_json
+from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, hash_json
 from cmd_extract.shard.reader import ShardReader
 from cmd_extract.shard.writer import WrittenShard
 
@@ -28,19 +28,29 @@ class FinishedShard:
     Attributes:
         plan: its manifest rows.
         path: its file.
+        stamp: size and modification time (ns) of the file.
         video_rows: (V,) int64, manifest row of each video; segments of one video share it.
         source_bytes: (V,) int64, size of each source file when it was extracted.
         frames: number of frames.
-        failures, damaged: its rows of ``failures.csv`` and ``damaged.csv``.
+        failures, damaged, notes: its rows of ``failures.csv``, ``damaged.csv`` and ``notes.csv``.
     """
 
     plan: ShardPlan
     path: Path
+    stamp: tuple[int, int]
     video_rows: NDArray[np.int64]
     source_bytes: NDArray[np.int64]
     frames: int
     failures: tuple[FailedRow, ...]
     damaged: tuple[DamagedRow, ...]
+    notes: tuple[NoteRow, ...] = ()
+
+    def has_changed(self) -> bool:
+        """Return whether the file was removed or replaced since it was read."""
+        try:
+            return _stamp(self.path) != self.stamp
+        except FileNotFoundError:
+            return True
 
     def has_all_rows(self) -> bool:
         """Return whether the shard has exactly its manifest rows, each as one or more videos or as one failure."""
@@ -153,18 +163,25 @@ def read_finished(plan: ShardPlan, job: RunJob) -> FinishedShard | None:
     Raises:
         PermissionError: it may not be read.
     """
+    path = job.out / plan.name
+    try:
+        stamp = _stamp(path)
+    except FileNotFoundError:
+        return None
     reader = _open(plan, job)
     if reader is None:
         return None
     with contextlib.closing(reader):
         return FinishedShard(
             plan=plan,
-            path=reader.path,
+            path=path,
+            stamp=stamp,
             video_rows=reader.video_rows(),
             source_bytes=reader.source_bytes(),
             frames=reader.frame_count,
             failures=tuple(reader.failures()),
             damaged=tuple(reader.damaged()),
+            notes=tuple(reader.notes()),
         )
 
 
@@ -174,6 +191,11 @@ def is_finished(plan: ShardPlan, job: RunJob) -> bool:
     if reader is not None:
         reader.close()
     return reader is not None
+
+
+def _stamp(path: Path) -> tuple[int, int]:
+    file = path.stat()
+    return file.st_size, file.st_mtime_ns
 
 
 def _open(plan: ShardPlan, job: RunJob) -> ShardReader | None:

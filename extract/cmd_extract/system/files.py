@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import errno
 import os
 import secrets
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from cmd_extract.system.liveness import TEMPORARY_PREFIX, Heartbeat, file_system_time, is_running, machine_identity
+from cmd_extract.system.liveness import (
+    TEMPORARY_PREFIX,
+    Heartbeat,
+    file_system_time,
+    is_running,
+    machine_prefix,
+    own_prefix,
+)
+
+# Some file systems cannot sync at all, others (CIFS, vboxsf, some FUSE) cannot open or sync folders. There is no other
+# way to protect their files from a power cut.
+_NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+_MAX_NAME_BYTES = 120
+_NO_FOLDER_SYNC = (*_NO_SYNC, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
 
 
 def temporary_path(path: Path) -> Path:
     """Return a unique temporary name for ``path`` in the same folder, keeping its suffix."""
-    return path.with_name(f"{_own_prefix()}{os.getpid()}-{secrets.token_hex(4)}-{path.name}")
+    name = path.name
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:  # file systems allow 255, prefix included
+        name = name[-_MAX_NAME_BYTES // 4 :]
+    return path.with_name(f"{own_prefix()}{secrets.token_hex(4)}-{name}")
 
 
 @contextlib.contextmanager
 def scratch_folder(parent: Path) -> Iterator[Path]:
     """Create a temporary folder in ``parent``, with a heartbeat, and remove it at the end of the block."""
-    folder = Path(tempfile.mkdtemp(prefix=f"{_own_prefix()}{os.getpid()}-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=own_prefix(), dir=parent))
     try:
         with Heartbeat(folder):
             yield folder
@@ -35,6 +50,8 @@ def scratch_folder(parent: Path) -> Iterator[Path]:
 def remove_leftovers(folder: Path, stale_seconds: float = 3600.0) -> None:
     """Remove temporary files and folders of killed processes; those of running processes are kept.
 
+    What cannot be removed is left: this also runs while an error is being handled, which it must not replace.
+
     Args:
         folder: where to look.
         stale_seconds: minimum age of the temporary files of other machines, other containers or earlier boots. Running
@@ -42,18 +59,23 @@ def remove_leftovers(folder: Path, stale_seconds: float = 3600.0) -> None:
     """
     others = []
     for path in folder.glob(f"{TEMPORARY_PREFIX}*"):
-        pid = path.name.removeprefix(_own_prefix()).partition("-")[0]
-        if not (path.name.startswith(_own_prefix()) and pid.isdigit()):
+        pid = path.name.removeprefix(machine_prefix()).partition("-")[0]
+        if not (path.name.startswith(machine_prefix()) and pid.isdigit()):
             others.append(path)
         # In a container every run may get the same process id: a file with our own id is from an earlier run.
         elif int(pid) == os.getpid() or not is_running(int(pid)):
-            remove(path)
-    if others:
+            with contextlib.suppress(OSError):
+                remove(path)
+    if not others:
+        return
+    try:
         now = file_system_time(folder)
-        for path in others:
-            with contextlib.suppress(FileNotFoundError):
-                if now - path.stat().st_mtime > stale_seconds:
-                    remove(path)
+    except OSError:  # a full disk, perhaps; without the clock, their age is unknown
+        return
+    for path in others:
+        with contextlib.suppress(OSError):
+            if now - path.stat().st_mtime > stale_seconds:
+                remove(path)
 
 
 def remove(path: Path) -> None:
@@ -83,9 +105,9 @@ def atomic_write(path: Path) -> Iterator[Path]:
     try:
         with Heartbeat(temporary):
             yield temporary
-            _sync(temporary)
+            sync(temporary)
         temporary.replace(path)
-        _sync(path.parent)
+        sync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -101,19 +123,68 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         write(temporary)
 
 
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+def create_exclusively(path: Path, text: str) -> bool:
+    """Create a small text file with its whole content, unless it exists.
 
+    Returns:
+        Whether this call created it. Of several processes that try at the same time, exactly one does.
 
-def _own_prefix() -> str:
-    """Return the prefix of temporary files of this process id namespace.
-
-    The host name alone is not enough: two containers may share it and use the same process ids.
+    Raises:
+        OSError: the file cannot be written.
     """
-    host = socket.gethostname()
-    digest = hashlib.sha256(f"{host}/{machine_identity()}".encode()).hexdigest()
-    return f"{TEMPORARY_PREFIX}{host}-{digest[:12]}-"
+    temporary = temporary_path(path)
+    try:
+        temporary.write_text(text, "utf-8")
+        sync(temporary)
+        created = _link(temporary, path)
+        if created is None:  # readers may find the file before its content
+            created = _create(path, text)
+        if created:
+            sync(path.parent)
+        return created
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _link(source: Path, path: Path) -> bool | None:
+    """Link ``path`` to a file; return whether it did not exist, or None if the file system has no hard links."""
+    try:
+        path.hardlink_to(source)
+    except FileExistsError:
+        # NFS reports an error if it repeats a request of which it lost the answer, but then there are two names.
+        return source.stat().st_nlink > 1
+    except OSError:
+        return None
+    return True
+
+
+def _create(path: Path, text: str) -> bool:
+    try:
+        stream = path.open("x", encoding="utf-8")
+    except FileExistsError:
+        return False
+    try:
+        with stream:
+            stream.write(text)
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the entries of a folder, to disk, as far as its file system supports that.
+
+    Raises:
+        OSError: the data cannot be written.
+    """
+    ignored = _NO_FOLDER_SYNC if path.is_dir() else _NO_SYNC
+    try:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        if error.errno not in ignored:
+            raise

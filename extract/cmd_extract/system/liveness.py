@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
+import socket
 import tempfile
 import threading
 from pathlib import Path
@@ -14,6 +16,7 @@ STALE_SECONDS = 180.0
 """Age at which a heartbeat is stale; longer than cluster file systems take to propagate a timestamp (NFS: 60 s)."""
 BEATS = 9
 """Number of heartbeats within ``STALE_SECONDS``."""
+_MAX_INTERVAL_SECONDS = 600.0
 
 
 def machine_identity() -> str:
@@ -23,6 +26,22 @@ def machine_identity() -> str:
         return f"{boot}/{Path('/proc/self/ns/pid').readlink()}"
     except OSError:
         return ""
+
+
+def own_prefix() -> str:
+    """Return the start of the names of this process's temporary files; the names end in anything unique.
+
+    It identifies the process id namespace and the process. The host name alone is not enough: two containers may share
+    it and use the same process ids.
+    """
+    return f"{machine_prefix()}{os.getpid()}-"
+
+
+def machine_prefix() -> str:
+    """Return what ``own_prefix`` starts with for all processes of this process id namespace."""
+    host = socket.gethostname()
+    digest = hashlib.sha256(f"{host}/{machine_identity()}".encode()).hexdigest()
+    return f"{TEMPORARY_PREFIX}{host}-{digest[:12]}-"
 
 
 def is_running(pid: int) -> bool:
@@ -47,13 +66,13 @@ class Heartbeat(threading.Thread):
 
     Args:
         path: the file or folder; nothing happens while it does not exist.
-        stale_seconds: age at which other processes consider the timestamp stale.
+        stale_seconds: age at which other processes consider the timestamp stale; may be infinite.
     """
 
     def __init__(self, path: Path, stale_seconds: float = STALE_SECONDS) -> None:
         super().__init__(daemon=True, name="heartbeat")
         self._path = path
-        self._interval = stale_seconds / BEATS
+        self._interval = min(stale_seconds / BEATS, _MAX_INTERVAL_SECONDS)
         self._stop_event = threading.Event()
 
     def run(self) -> None:
@@ -80,7 +99,7 @@ def file_system_time(folder: Path) -> float:
         OSError: ``folder`` is not writable.
     """
     try:
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{TEMPORARY_PREFIX}clock-") as stream:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=f"{own_prefix()}clock-") as stream:
             os.utime(stream.name)
             return Path(stream.name).stat().st_mtime
     except OSError as error:

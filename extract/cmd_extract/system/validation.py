@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import operator
+import re
 from collections.abc import Collection
+from fractions import Fraction
+
+_NUMBER = re.compile(r"[0-9]+(\.[0-9]*)?(e[0-9]{1,2})?|\.[0-9]+|[0-9]+/[0-9]+", re.IGNORECASE)
 
 
 def require(condition: bool, message: str) -> None:
@@ -41,6 +46,32 @@ def require_range(
     for name in names:
         value = getattr(owner, name)
         require(all(holds(value, bound) for bound, holds, _ in checks), f"{name}: must be {allowed}, got {value}")
+
+
+def require_finite(owner: object, *names: str) -> None:
+    """Check that attributes of ``owner`` are finite numbers.
+
+    Raises:
+        ValueError: a value is infinite, NaN or not a number.
+    """
+    for name in names:
+        value = getattr(owner, name)
+        valid = isinstance(value, int | float) and math.isfinite(value)
+        require(valid, f"{name}: must be a finite number, got {value}")
+
+
+def parse_number(text: str) -> Fraction | None:
+    """Return the exact value of a number that is not negative, written as in ``25``, ``29.97`` or ``30000/1001``.
+
+    Unlike ``Fraction``, underscores and digits of other scripts are refused, which other programs do not read.
+
+    Returns:
+        None if the text is not such a number.
+    """
+    try:
+        return Fraction(text) if _NUMBER.fullmatch(text) else None
+    except (ValueError, ZeroDivisionError):
+        return None
 
 
 def require_choice(owner: object, name: str, choices: Collection[str]) -> None:

@@ -2,14 +2,13 @@
 
 ``model.safetensors`` holds the weights, with the resolved configuration in its metadata; ``state.pt`` the optimizer and
 counters, in types that ``torch.load(weights_only=True)`` accepts; ``config.json`` the configuration in readable form.
-The link ``best`` points to the best checkpoint.
+The link ``best`` points to the best checkpoint; on file systems without symbolic links it is a file with its name.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -21,6 +20,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
+
+from cmd_extract.system.files import remove, remove_leftovers, sync, temporary_path
 
 FOLDER_NAME = "checkpoints"
 WEIGHTS_NAME = "model.safetensors"
@@ -83,8 +84,7 @@ def save_checkpoint(
     folder = run_dir / FOLDER_NAME
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / f"step-{step:08d}"
-    temporary = folder / f".{target.name}.{os.getpid()}.tmp"
-    shutil.rmtree(temporary, ignore_errors=True)
+    temporary = temporary_path(target)
     temporary.mkdir()
     text = json.dumps(config, indent=1, sort_keys=True)
     tensors = {name: value.detach().cpu().contiguous() for name, value in weights.items()}
@@ -92,12 +92,12 @@ def save_checkpoint(
     torch.save(dict(state), temporary / STATE_NAME)
     (temporary / CONFIG_NAME).write_text(text + "\n", "utf-8")
     for file in (*temporary.iterdir(), temporary):
-        _sync(file)
+        sync(file)
     if target.exists():
         # Move an old checkpoint of the same step away by renaming it, so that a kill never leaves half of one.
-        target.replace(temporary.with_suffix(".old.tmp"))
+        target.replace(temporary_path(target))
     temporary.replace(target)
-    _sync(folder)
+    sync(folder)
     return target
 
 
@@ -113,9 +113,10 @@ def prune_checkpoints(run_dir: Path, keep: int, protected: Callable[[int], bool]
     for path in list_checkpoints(run_dir)[:-keep]:
         if not protected(int(path.name.removeprefix("step-"))):
             # Rename it first: a partly removed checkpoint must not look complete.
-            path.replace(folder / f".{path.name}.{os.getpid()}.tmp")
-    for stale in folder.glob(".step-*.tmp"):
-        shutil.rmtree(stale, ignore_errors=True)
+            away = temporary_path(path)
+            path.replace(away)
+            remove(away)
+    remove_leftovers(folder)
 
 
 def link_best(run_dir: Path, step: int | None) -> None:
@@ -128,10 +129,20 @@ def link_best(run_dir: Path, step: int | None) -> None:
     if target is None or not target.is_dir():
         link.unlink(missing_ok=True)
         return
-    temporary = folder / f".{BEST_NAME}.{os.getpid()}.tmp"
-    temporary.unlink(missing_ok=True)
-    temporary.symlink_to(target.name, target_is_directory=True)
+    temporary = temporary_path(link)
+    try:
+        temporary.symlink_to(target.name, target_is_directory=True)
+    except OSError:  # a file system without symbolic links, such as CIFS or exFAT
+        temporary.write_text(target.name + "\n", "utf-8")
     temporary.replace(link)
+
+
+def follow_best(path: Path) -> Path:
+    """Return the checkpoint that ``checkpoints/best`` names if it is a file instead of a link; any other path as is."""
+    if path.name != BEST_NAME or not path.is_file():
+        return path
+    named = path.read_text("utf-8", errors="replace").strip()
+    return path.with_name(named) if _STEP_PATTERN.fullmatch(named) else path
 
 
 def list_checkpoints(run_dir: Path) -> list[Path]:
@@ -143,11 +154,15 @@ def list_checkpoints(run_dir: Path) -> list[Path]:
 
 
 def find_checkpoint(path: Path) -> Path:
-    """Return a checkpoint folder, given that folder or a run folder, which stands for its last checkpoint.
+    """Return a checkpoint folder.
+
+    Args:
+        path: that folder, ``checkpoints/best``, or a run folder, which stands for its last checkpoint.
 
     Raises:
         CheckpointError: there is no checkpoint.
     """
+    path = follow_best(path)
     if (path / WEIGHTS_NAME).is_file():
         return path
     saved = list_checkpoints(path)
@@ -204,11 +219,3 @@ def sha256(file: Path) -> str:
     """Return the SHA-256 digest (hex) of a file."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

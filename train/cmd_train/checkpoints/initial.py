@@ -13,6 +13,7 @@ from torch import Tensor
 from cmd_train.checkpoints.files import (
     Checkpoint,
     CheckpointError,
+    follow_best,
     is_weights_file,
     list_checkpoints,
     load_checkpoint,
@@ -106,6 +107,7 @@ def open_source(path: Path) -> WeightsSource:
         ValueError: the path is none of these.
         OSError: it cannot be read.
     """
+    path = follow_best(path)
     if path.is_dir() or is_weights_file(path):
         checkpoint = load_checkpoint(path) if path.is_dir() else read_weights(path)
         return WeightsSource(file=checkpoint.weights_file, state=checkpoint.weights, checkpoint=checkpoint)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from cmd_extract.console.progress import ProgressDisplay
-from cmd_extract.system.files import atomic_write
+from cmd_extract.system.files import atomic_write, remove_leftovers
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch
 from cmd_train.data.epoch_sampler import EpochSampler
@@ -116,6 +116,7 @@ class MetricsLogger:
         self.report = SamplingReport()
         self._recent: deque[dict[str, float]] = deque(maxlen=_RECENT_STEPS)
         if self._main:
+            remove_leftovers(run_dir)
             with atomic_write(run_dir / CONFIG_NAME) as temporary:
                 temporary.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", "utf-8")
             self._drop_later_lines(first_step)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cmd_extract.system import files
+from cmd_extract.system import files, liveness
 from cmd_extract.system.files import atomic_write, remove_leftovers, scratch_folder, temporary_path, write_whole
 from cmd_extract.system.liveness import Heartbeat
 
@@ -55,7 +55,7 @@ def test_containers_with_the_same_host_name_keep_each_others_files(
         other = temporary_path(tmp_path / "index.json")
         other.touch()
         # In the other container our process id does not exist, or it is that of the process that cleans up.
-        monkeypatch.setattr(files, "machine_identity", lambda: ANOTHER_BOOT)
+        monkeypatch.setattr(liveness, "machine_identity", lambda: ANOTHER_BOOT)
         remove_leftovers(tmp_path)
         monkeypatch.setattr(os, "getpid", lambda: 2**22 + 1)
         remove_leftovers(tmp_path)

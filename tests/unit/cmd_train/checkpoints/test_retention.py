@@ -77,7 +77,7 @@ def save(step):
                                state={"step": step}, config={})
 save(1)
 name, count = sys.argv[2], [0]
-owner = {"save": torch, "_sync": checkpoint, "replace": Path, "fsync": os}[name]
+owner = {"save": torch, "sync": checkpoint, "replace": Path, "fsync": os}[name]
 plain = getattr(owner, name)
 def wait(*arguments, **named):
     print("saving", flush=True)
@@ -87,7 +87,7 @@ save(int(sys.argv[3]))
 """
 
 
-@pytest.mark.parametrize(("place", "step"), [("save", 2), ("_sync", 2), ("replace", 2), ("fsync", 2), ("replace", 1)])
+@pytest.mark.parametrize(("place", "step"), [("save", 2), ("sync", 2), ("replace", 2), ("fsync", 2), ("replace", 1)])
 def test_kill_during_a_save_loses_no_checkpoint(place: str, step: int, tmp_path: Path) -> None:
     command = [sys.executable, "-c", _PROGRAM, str(tmp_path), place, str(step)]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT)
