@@ -93,10 +93,12 @@ def _repair(
 ) -> None:
     from cmd_extract.decode.ffmpeg import find_ffmpeg
     from cmd_extract.run.pipeline import run_extraction
+    from cmd_extract.run.relabel import check_labels
     from cmd_extract.run.workers import default_workers
     from cmd_extract.schema import SHARD_PATTERN
     from cmd_extract.system.signals import interruptible
 
+    check_labels(out, recorded.manifest, recorded.records)
     job = recorded.job(out, find_ffmpeg(ffmpeg_path), scratch, limits)
     click.echo(f"extracting {len(shards)} shard{'' if len(shards) == 1 else 's'} again", err=True)
     with interruptible():

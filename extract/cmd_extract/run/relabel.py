@@ -90,6 +90,23 @@ def relabel(out: Path, manifest: Path) -> Relabeling:
     )
 
 
+def check_labels(out: Path, manifest: Path, records: Sequence[VideoRecord]) -> None:
+    """Check that the labels, groups and splits of an extraction are those of its manifest, if its index has any.
+
+    Raises:
+        ShardError: they differ, so that writing the index would change them.
+    """
+    try:
+        columns = read_columns(out, read_index(out))
+    except ShardError:
+        return
+    if columns != columns_of(records):
+        raise ShardError(
+            f"{manifest}: has changed since {out} was extracted (labels, groups or splits); run `cmd-extract relabel "
+            f"{out} {manifest}` first, or pass the original manifest with --manifest"
+        )
+
+
 def _check_shards(out: Path, index: Mapping[str, Any], plans: Sequence[ShardPlan], manifest: Path) -> None:
     """Check that the index describes the files of the folder, and that they were made from the rows of the manifest."""
     for plan, entry in zip(plans, index["shards"], strict=True):

@@ -161,6 +161,9 @@ def test_repair_rejects_a_changed_manifest(folder: Path) -> None:
     code, output = call("verify", folder / "out", "--repair")
     assert code == 1
     assert "has changed since" in output
+    assert "(labels, groups or splits); run `cmd-extract relabel" in output
+    (folder / "m.csv").write_text((folder / "m.csv").read_text().replace("class x", "class a"))
+    assert call("verify", folder / "out", "--repair")[0] == 0
     assert call("verify", folder / "out", "--no-sources")[0] == 0
 
 
