@@ -289,7 +289,7 @@ def read_recorded_run(out: Path, manifest: Path | None = None, root: Path | None
     records = read_manifest(manifest, root=root, check_paths=False)
     if hash_records(records) != identity.manifest_hash:
         raise ShardError(
-            f"{manifest}: rows, ids or paths have changed since {out} was extracted; pass the original manifest with "
+            f"{manifest}: has changed since {out} was extracted (rows, ids or paths); pass the original manifest with "
             "--manifest"
         )
     return RecordedRun(
