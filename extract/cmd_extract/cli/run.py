@@ -125,11 +125,9 @@ def run(
       4    stopped, because more videos than --max-failures failed
       130  interrupted (Ctrl-C or SIGTERM); run the same command again to continue
     """  # noqa: D301 - a raw string would show the \b by which click keeps line breaks
-    from cmd_extract.decode.ffmpeg import find_ffmpeg, require_ffmpeg_python
-
-    require_ffmpeg_python()  # before the imports that need it
     from cmd_extract.cli.run_options import parse_cluster_options, parse_failure_limit, parse_run_options
     from cmd_extract.cluster.shares import is_array_task
+    from cmd_extract.decode.ffmpeg import find_ffmpeg
     from cmd_extract.run.plan import count_rows
     from cmd_extract.run.workers import default_workers
 

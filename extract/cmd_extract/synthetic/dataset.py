@@ -15,7 +15,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO
 
-import ffmpeg
 import joblib
 import numpy as np
 from numpy.typing import NDArray
@@ -183,6 +182,8 @@ def _claim_folder(config: SyntheticConfig, out: Path) -> None:
 
 
 def _encoder_command(config: SyntheticConfig, target: Path, ffmpeg_binary: str) -> list[str]:
+    import ffmpeg  # see require_ffmpeg_python
+
     size = (config.width, config.height)  # ffmpeg-python joins a tuple, but splits a string
     frames = ffmpeg.input("pipe:", format="rawvideo", pix_fmt="rgb24", video_size=size, framerate=config.fps)
     # One thread, since the encoder's output must not depend on the number of cores.

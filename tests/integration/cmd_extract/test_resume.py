@@ -89,12 +89,27 @@ def test_a_continued_run_opens_each_finished_shard_once(
     assert contents(out) == before
 
 
-@pytest.mark.parametrize("record", ["{", "[]", "{}"])
+RECORD = {"format": "context-motion-shard", "version": 1, "root": "/v", "manifest": "/v/m.csv", "config": {}}
+RECORD |= {"manifest_hash": "0", "manifest_rows": 1, "shards": 1, "videos_per_shard": 1}
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        "{", "[]", "{}", "null", "7", '"text"', "[" * 100_000, "\ud800", *(
+            json.dumps(RECORD | part)
+            for part in (
+                {"config": "x"}, {"config": None}, {"config": []}, {"videos_per_shard": "x"}, {"videos_per_shard": 0},
+                {"manifest_rows": None}, {"shards": 1.5}, {"root": 5}, {"format": "package.json"},
+            )
+        ),
+    ],
+)  # fmt: skip
 def test_an_invalid_record_is_named(make_video: MakeVideo, tmp_path: Path, record: str) -> None:
     make_video(tmp_path / "a.mp4", *X264, frames=5)
     manifest, out = write_manifest(tmp_path, ["a.mp4"]), tmp_path / "out"
     out.mkdir()
-    (out / "run.json").write_text(record)
+    (out / "run.json").write_bytes(record.encode("utf-8", "surrogatepass"))
     for command in (("run", manifest, out, *SIZE), ("verify", out), ("merge", out), ("status", out)):
         code, output = call(*command)
         assert code == 1, output

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from cmd_extract.config import ExtractConfig
@@ -10,8 +12,9 @@ from cmd_extract.schema import hash_json
     ("field", "value"),
     [
         ("width", 341), ("height", 8), ("codec", "hevc"), ("gop", 0), ("quality", 99), ("fps", "fast"), ("fps", "1/0"),
-        ("fps", "1e9"), ("frame_short_side", 300), ("jpeg_quality", 1), ("cell_px", 4), ("transcode", "sometimes"),
-        ("segment_seconds", 0.0),
+        ("fps", "1e9"), ("fps", "1_5"), ("frame_short_side", 300), ("jpeg_quality", 1), ("cell_px", 4),
+        ("transcode", "sometimes"), ("segment_seconds", 0.0),
+        ("segment_seconds", math.inf), ("segment_seconds", math.nan),
     ],
 )  # fmt: skip
 def test_errors_name_the_field(field: str, value: object) -> None:
@@ -46,3 +49,13 @@ def test_extractor_version_is_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) 
     assert (described["format_version"], described["extractor_version"]) == (1, 1)
     monkeypatch.setattr("cmd_extract.config.EXTRACTOR_VERSION", 2)
     assert hash_json(ExtractConfig().describe("x")) != hash_json(described)
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [("fps", ("25", "25.0", "50/2", "2.5e1")), ("fps", ("29.97", "2997/100")), ("segment_seconds", (2, 2.0))],
+)
+def test_numbers_are_normalized_before_they_are_compared_or_hashed(name: str, values: tuple[object, ...]) -> None:
+    configs = [ExtractConfig(**{name: value}) for value in values]  # type: ignore[arg-type]
+    assert len(set(configs)) == 1
+    assert len({hash_json(config.describe("x")) for config in configs}) == 1

@@ -139,3 +139,45 @@ def test_folder_removed_by_merge_is_recreated(tmp_path: Path, monkeypatch: pytes
     with claims.hold(SHARD) as acquired:
         assert acquired
     assert len(calls) == 2
+
+
+def full_disk(*_: object) -> float:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_claim_ends_with_the_error_of_its_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a full disk, not even the clock of the file system can be read."""
+    claims = Claims(out=tmp_path)
+
+    def build() -> None:
+        with claims.hold(SHARD) as acquired:
+            assert acquired
+            monkeypatch.setattr("cmd_extract.cluster.claims.file_system_time", full_disk)
+            raise RuntimeError("the real error")
+
+    with pytest.raises(RuntimeError, match="the real error"):
+        build()
+    assert claims.names() == []
+
+
+def test_a_claim_that_cannot_be_written_does_not_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    claims = Claims(out=tmp_path)
+    monkeypatch.setattr(json, "dump", full_disk)
+    with pytest.raises(OSError, match="No space left"), claims.hold(SHARD):
+        pass
+    assert claims.names() == []
+
+
+def test_reading_claims_leaves_nothing_in_their_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock's file, which a killed process leaves behind, is in the output folder, where it is removed."""
+    claims = Claims(out=tmp_path)
+    write_claim(claims, REMOTE)
+    folders = []
+    monkeypatch.setattr("cmd_extract.cluster.claims.file_system_time", lambda folder: folders.append(folder) or 0.0)
+    claims.read(SHARD)
+    assert folders == [tmp_path]
+
+
+def test_claims_may_never_expire(tmp_path: Path) -> None:
+    with Claims(out=tmp_path, stale_seconds=float("inf")).hold(SHARD) as acquired:
+        assert acquired

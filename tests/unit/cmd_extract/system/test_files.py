@@ -1,15 +1,26 @@
 from __future__ import annotations
 
+import errno
 import os
+import stat
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from cmd_extract.system import files, liveness
-from cmd_extract.system.files import atomic_write, remove_leftovers, scratch_folder, temporary_path, write_whole
-from cmd_extract.system.liveness import Heartbeat
+from cmd_extract.system.files import (
+    atomic_write,
+    create_exclusively,
+    remove_leftovers,
+    scratch_folder,
+    sync,
+    temporary_path,
+    write_whole,
+)
+from cmd_extract.system.liveness import Heartbeat, file_system_time
 
 ANOTHER_BOOT = "another boot/pid:[4026531836]"
 
@@ -110,3 +121,90 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         write_whole(path, fail)
     assert names(tmp_path) == {"index.json"}
     assert path.read_text() == "old"
+
+
+def test_leftovers_of_the_clock_are_removed_like_all_others(tmp_path: Path) -> None:
+    program = """
+import os, signal, sys
+from pathlib import Path
+from cmd_extract.system.liveness import file_system_time
+os.utime = lambda path: os.kill(os.getpid(), signal.SIGKILL)
+file_system_time(Path(sys.argv[1]))
+"""
+    subprocess.run([sys.executable, "-c", program, tmp_path], timeout=60, check=False)
+    assert len(names(tmp_path)) == 1
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == set()
+    file_system_time(tmp_path)
+    assert names(tmp_path) == set()
+
+
+def test_cleaning_up_raises_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It happens while another error is handled, which must not be replaced: on a full disk, no clock can be read."""
+    old = put(tmp_path / ".extract-elsewhere-1-old", age_seconds=9999)
+
+    def full(folder: Path) -> float:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "file_system_time", full)
+        remove_leftovers(tmp_path)
+    assert names(tmp_path) == {old.name}, "its age is unknown"
+    with monkeypatch.context() as patch:
+        patch.setattr(files, "remove", full)
+        remove_leftovers(tmp_path)
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == set()
+
+
+def without_sync(number: int, *, folders_only: bool) -> object:
+    """Return a replacement of os.fsync that fails like a file system which does not support it."""
+    fsync = os.fsync
+
+    def fail(descriptor: int) -> None:
+        if not folders_only or stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("number", "folders_only"),
+    [(errno.EINVAL, True), (errno.EBADF, True), (errno.EACCES, True), (errno.EINVAL, False), (errno.ENOTSUP, False)],
+)
+def test_file_systems_without_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, folders_only: bool
+) -> None:
+    monkeypatch.setattr(os, "fsync", without_sync(number, folders_only=folders_only))
+    write_whole(tmp_path / "file", lambda path: path.write_text("whole"))
+    assert (tmp_path / "file").read_text() == "whole"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_errors_of_sync_are_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    monkeypatch.setattr(os, "fsync", without_sync(number, folders_only=False))
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "file", tmp_path):
+        with pytest.raises(OSError, match=os.strerror(number)):
+            sync(path)
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_exactly_one_creates_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(self: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    if not links:
+        monkeypatch.setattr(Path, "hardlink_to", refuse)
+    path = tmp_path / "run.json"
+    assert create_exclusively(path, "first")
+    assert not create_exclusively(path, "second")
+    assert (names(tmp_path), path.read_text()) == ({"run.json"}, "first")
+
+
+def test_temporary_names_fit_the_file_system(tmp_path: Path) -> None:
+    for name in ("n" * 250 + ".csv", "\u00fc" * 125 + ".csv"):
+        write_whole(tmp_path / name, lambda path: path.write_text("whole"))
+        assert temporary_path(tmp_path / name).suffix == ".csv"
+        assert (tmp_path / name).read_text() == "whole"

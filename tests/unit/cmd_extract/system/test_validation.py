@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from fractions import Fraction
 from types import SimpleNamespace
 
 import pytest
 
-from cmd_extract.system.validation import require, require_choice, require_range
+from cmd_extract.system.validation import parse_number, require, require_choice, require_finite, require_range
 
 
 def test_require_raises_the_message() -> None:
@@ -38,3 +39,22 @@ def test_choice_errors_list_the_choices() -> None:
     require_choice(SimpleNamespace(optimizer="sgd"), "optimizer", ("sgd", "adamw"))
     with pytest.raises(ValueError, match="optimizer: must be one of sgd, adamw, got 'adam'"):
         require_choice(SimpleNamespace(optimizer="adam"), "optimizer", ("sgd", "adamw"))
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, "1", None])
+def test_finite_numbers(value: object) -> None:
+    require_finite(SimpleNamespace(x=1.5, y=3), "x", "y")
+    with pytest.raises(ValueError, match=rf"x: must be a finite number, got {value}"):
+        require_finite(SimpleNamespace(x=value), "x")
+
+
+@pytest.mark.parametrize("text", ["25", "25.", "25.0", "25/1", "50/2", "2.5e1", "2.5E1"])
+def test_equal_numbers_have_equal_values(text: str) -> None:
+    assert parse_number(text) == Fraction(25)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "x", "1_5", "\uff12\uff15", "1/0", "-1", "+1", " 1", "inf", "nan", "1e999", "1/2.5"]
+)
+def test_texts_that_other_programs_do_not_read_are_no_numbers(text: str) -> None:
+    assert parse_number(text) is None

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import stat
 from pathlib import Path
 
 import pytest
@@ -10,11 +13,14 @@ from safetensors import safe_open
 from cmd_train.checkpoints.files import (
     CheckpointError,
     find_checkpoint,
+    follow_best,
+    link_best,
     list_checkpoints,
     load_checkpoint,
     prune_checkpoints,
     save_checkpoint,
 )
+from cmd_train.checkpoints.initial import open_source
 
 
 def save(run_dir: Path, step: int) -> Path:
@@ -60,3 +66,40 @@ def test_errors_name_missing_and_damaged_checkpoints(tmp_path: Path) -> None:
     (path / "model.safetensors").write_bytes(b"cut off")
     with pytest.raises(CheckpointError, match="step-00000001"):
         load_checkpoint(tmp_path)
+
+
+def test_without_symbolic_links_the_best_checkpoint_is_named_in_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(os, "symlink", refuse)
+    best = tmp_path / "checkpoints" / "best"
+    for step in (1, 2, 3):
+        save(tmp_path, step)
+    for step in (1, 2):
+        link_best(tmp_path, step)
+        assert load_checkpoint(best).step == step
+        assert find_checkpoint(best) == follow_best(best) == best.with_name(f"step-{step:08d}")
+        assert open_source(best).file == best.with_name(f"step-{step:08d}") / "model.safetensors"
+    assert load_checkpoint(tmp_path).step == 3
+    monkeypatch.undo()
+    link_best(tmp_path, 3)
+    assert best.is_symlink()
+    assert load_checkpoint(best).step == 3
+    link_best(tmp_path, None)
+    assert not best.exists()
+
+
+def test_saving_needs_no_sync_of_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fsync = os.fsync
+
+    def refuse(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    save(tmp_path, 1)
+    assert load_checkpoint(tmp_path).step == 1
