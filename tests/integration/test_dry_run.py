@@ -6,12 +6,13 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import av
 import click
 import pytest
 from PIL import Image
 
 from cmd_extract.cli.main import main as extract_main
-from cmd_extract.decode.source import estimate_frame_count
+from cmd_extract.decode.source import estimate_frame_count, open_input
 from cmd_train.cli.main import main as train_main
 from tests.command_line import call as run_command
 from tests.integration.cmd_train.training import options
@@ -81,6 +82,23 @@ def test_dry_run_rejects_what_a_run_rejects(job: tuple[Path, Path], tmp_path: Pa
     code, output = call(extract_main, "submit", manifest, shards, "--", "--dry-run")
     assert (code, "put it before the --" in output) == (2, True)
     assert tree(tmp_path) == before
+
+
+@pytest.mark.parametrize("frames", [12, 300])
+def test_frame_count_does_not_follow_from_a_nominal_rate(tmp_path: Path, frames: int) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("mpeg4", rate=1000)  # as WebM with stamps in whole milliseconds may declare
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(frames):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            frame.pts, frame.time_base = 33 * number, Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode())
+    if frames == 12:
+        with open_input(path) as container:
+            assert container.streams.video[0].guessed_rate == 1000
+    assert estimate_frame_count(path) == pytest.approx(frames, abs=1)
 
 
 def test_frame_counts_from_headers(tmp_path: Path, make_video: Callable[..., Path]) -> None:

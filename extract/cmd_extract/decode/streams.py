@@ -57,7 +57,8 @@ def _describe(stream: av.VideoStream, frames: Counter[int]) -> str:
     context = stream.codec_context
     default = ", default" if stream.disposition & Disposition.default else ""
     size = f"{context.width}x{context.height}"
-    return f"{stream.index} ({context.codec.canonical_name}, {size}, {frames[stream.index]} frames{default})"
+    count = f"{frames[stream.index]} frame{'' if frames[stream.index] == 1 else 's'}"
+    return f"{stream.index} ({context.codec.canonical_name}, {size}, {count}{default})"
 
 
 def _count_packets(container: av.container.InputContainer, streams: Sequence[av.VideoStream]) -> Counter[int]:
@@ -79,8 +80,10 @@ def declared_frames(container: av.container.InputContainer, stream: av.VideoStre
         # If an MP4 file was cut without re-encoding, its edit list hides frames that the file contains and counts.
         return min(stream.frames, sum(not entry.is_discard for entry in stream.index_entries))
     if stream.frames > 0 and "avi" in formats:
-        # AVI counts dropped frames, which are empty chunks. A truncated file has no index and keeps its count.
-        return min(stream.frames, sum(entry.size > 0 for entry in stream.index_entries) or stream.frames)
+        # AVI counts dropped frames, which are empty chunks and leave gaps between the others. A truncated file has no
+        # index, only entries of the packets that have been read.
+        shown = [entry.timestamp for entry in stream.index_entries if entry.size > 0]
+        return stream.frames - max(0, max(shown) - min(shown) + 1 - len(shown)) if shown else stream.frames
     return max(0, stream.frames)
 
 

@@ -8,6 +8,7 @@ numbered for them, and a filter prints the source's own time stamps to standard 
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import signal
@@ -20,7 +21,6 @@ from typing import Any
 
 import av
 import av.error
-import ffmpeg
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import LOG_LEVEL, FfmpegBinary, FfmpegLog, read_log
@@ -29,6 +29,9 @@ from cmd_extract.decode.stamps import JUMP_SECONDS
 from cmd_extract.decode.streams import time_base_of
 from cmd_extract.errors import NO_ROOM, OutputError, VideoError
 from cmd_extract.system.process import prepare_program
+
+with contextlib.suppress(Exception):  # another package of that name; find_ffmpeg reports it
+    import ffmpeg
 
 _NUMBERS_TIME_BASE = Fraction(1, 25)
 """Frames are numbered in this time base; MPEG-4 rejects the fine ones of variable frame rates."""

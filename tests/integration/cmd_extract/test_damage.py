@@ -152,6 +152,51 @@ def test_frames_hidden_by_an_edit_list_are_not_missing(
     assert Damage.FRAMES_MISSING in extracted(cut, "always", ffmpeg, tmp_path / "truncated").damage
 
 
+@pytest.mark.parametrize("transcode", ["always", "auto", "never"])
+@pytest.mark.parametrize("missing", [0.5, 0.8])
+def test_unfinished_download_yields_the_frames_that_decode(
+    make_video: MakeVideo, ffmpeg: FfmpegBinary, tmp_path: Path, transcode: str, missing: float
+) -> None:
+    options = ("-c:v", "libx264", "-bf", "0", "-refs", "1", "-g", "12", "-movflags", "+faststart")
+    source = make_video(tmp_path / "a.mp4", *options, source="mandelbrot", frames=60, size="64x48")
+    data = bytearray(source.read_bytes())
+    data[-int(missing * (len(data) - data.index(b"mdat"))) :] = bytes(int(missing * (len(data) - data.index(b"mdat"))))
+    source.write_bytes(data)
+    video = extracted(source, transcode, ffmpeg, tmp_path / "work", frames=True)
+    assert 1 < video.frame_count < 40
+    assert video.damage == Damage.DECODE_ERRORS | Damage.FRAMES_MISSING
+    np.testing.assert_allclose(np.diff(video.pts_seconds)[:5], 1 / 30)
+
+
+def test_nothing_decodes_shows_the_first_error(make_video: MakeVideo, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
+    options = ("-c:v", "libx264", "-movflags", "+faststart")
+    source = make_video(tmp_path / "a.mp4", *options, frames=5, size="64x48")
+    data = bytearray(source.read_bytes())
+    start = data.index(b"mdat") + 4
+    data[start:] = bytes(len(data) - start)
+    source.write_bytes(data)
+    with pytest.raises(VideoError) as failure:
+        extracted(source, "always", ffmpeg, tmp_path / "work")
+    assert failure.value.stage == "transcode"
+    assert "NAL" in failure.value.reason
+    assert "Terminating thread" not in failure.value.reason
+
+
+@pytest.mark.parametrize("transcode", ["always", "never"])
+def test_encrypted_video_is_named(make_video: MakeVideo, ffmpeg: FfmpegBinary, tmp_path: Path, transcode: str) -> None:
+    keys = (
+        "-encryption_key",
+        "76a6c65c5ea762046bd749a2e632ccbb",
+        "-encryption_kid",
+        "a7e61c373e219033c21091fa607bf3b8",
+    )
+    options = ("-c:v", "libx264", "-encryption_scheme", "cenc-aes-ctr", *keys)
+    source = make_video(tmp_path / "a.mp4", *options, frames=15, size="64x48")
+    with pytest.raises(VideoError, match="the video is encrypted") as failure:
+        extracted(source, transcode, ffmpeg, tmp_path / "work")
+    assert failure.value.stage == "probe"
+
+
 def test_real_files_with_own_vectors(real_videos: Path, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
     checked = set()
     for number, source in enumerate(sorted((real_videos / "formats").glob("*/*"))):

@@ -18,7 +18,7 @@ from click.testing import CliRunner
 from cmd_extract import schema
 from cmd_extract.cli.main import main
 from cmd_extract.decode.ffmpeg import FfmpegBinary
-from cmd_extract.decode.source import open_input
+from cmd_extract.decode.source import open_input, probe
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 
@@ -237,22 +237,62 @@ def test_odd_sizes_high_bit_depth_and_full_range(
     assert error < 12, "colors and geometry are preserved"
 
 
-def test_largest_video_stream_is_used_and_cover_pictures_are_not(
-    make_video: MakeVideo, ffmpeg_run: Callable[..., None], tmp_path: Path
+# Dispositions of a thumbnail, a short and a long stream, and which stream is expected.
+@pytest.mark.parametrize(
+    ("suffix", "dispositions", "expected"),
+    [
+        ("mkv", ("default", "0", "0"), "long"),
+        ("mkv", ("default", "default", "default"), "long"),
+        ("mkv", ("default", "default", "0"), "short"),
+        ("mp4", ("0", "default", "default"), "long"),
+    ],
+)
+def test_default_stream_comes_first_then_the_one_with_most_frames(
+    make_video: MakeVideo,
+    ffmpeg_run: Callable[..., None],
+    tmp_path: Path,
+    suffix: str,
+    dispositions: tuple[str, ...],
+    expected: str,
 ) -> None:
-    small = make_video(tmp_path / "parts" / "small.mp4", *X264, size="64x48", frames=9)
-    large = make_video(tmp_path / "parts" / "large.mp4", *X264, size="96x64", frames=7)
+    parts = [
+        make_video(tmp_path / "parts" / "thumbnail.png", "-update", "1", size="640x480", frames=1),
+        make_video(tmp_path / "parts" / "short.mp4", *X264, size="96x64", frames=5),
+        make_video(tmp_path / "parts" / "long.mp4", *X264, size="64x48", frames=9),
+    ]
+    (tmp_path / "v").mkdir()
+    inputs = [argument for part in parts for argument in ("-i", part)]
+    maps = [argument for number in range(3) for argument in ("-map", number)]
+    marks = [argument for n, mark in enumerate(dispositions) for argument in (f"-disposition:v:{n}", mark)]
+    ffmpeg_run(*inputs, *maps, "-c", "copy", *marks, tmp_path / "v" / f"a.{suffix}")
+    out, failures = extract(tmp_path / "v")
+    assert not failures
+    _, entry = only(out)
+    sizes = {"short": (96, 64, 5), "long": (64, 48, 9)}
+    assert (entry.source_width, entry.source_height, entry.frame_count) == sizes[expected]
+    (note,) = csv.DictReader((out / "notes.csv").read_text().splitlines())
+    assert note["id"] == "v0"
+    assert f"{entry.source_width}x{entry.source_height}, {entry.frame_count} frames" in note["note"]
+    assert "640x480, 1 frame" in note["note"]
+    result = CliRunner().invoke(main, ["verify", str(out)])
+    assert result.exit_code == 0, result.output
+
+
+def test_cover_pictures_are_no_videos(make_video: MakeVideo, ffmpeg_run: Callable[..., None], tmp_path: Path) -> None:
+    video = make_video(tmp_path / "parts" / "video.mp4", *X264, size="64x48", frames=9)
     cover = make_video(tmp_path / "parts" / "cover.png", "-update", "1", size="640x480", frames=1)
     (tmp_path / "v").mkdir()
-    maps = ("-map", 0, "-map", 1, "-map", 2, "-c", "copy", "-disposition:v:0", "attached_pic")
-    ffmpeg_run("-i", cover, "-i", small, "-i", large, *maps, tmp_path / "v" / "a.mp4")
-    ffmpeg_run(
-        "-i", cover, "-map", 0, "-c", "copy", "-disposition:v:0", "attached_pic", "-f", "mp4", tmp_path / "v" / "b.m4v"
-    )
+    marked = ("-c", "copy", "-disposition:v:0", "attached_pic")
+    ffmpeg_run("-i", cover, "-i", video, "-map", 0, "-map", 1, *marked, tmp_path / "v" / "a.mp4")
+    ffmpeg_run("-i", cover, "-map", 0, *marked, "-f", "mp4", tmp_path / "v" / "b.m4v")
     out, failures = extract(tmp_path / "v")
     _, entry = only(out)
-    assert (entry.source_width, entry.source_height, entry.frame_count) == (96, 64, 7)
+    assert (entry.source_width, entry.frame_count) == (64, 9)
+    assert not (out / "notes.csv").exists(), "there was no choice"
     assert "no video stream" in failures["b.m4v"]
+    # Neither is a single picture if there is a choice, but alone it is a video of one frame.
+    ffmpeg_run("-i", cover, "-c", "copy", tmp_path / "picture.mkv")
+    assert probe(tmp_path / "picture.mkv").width == 640
 
 
 @pytest.mark.parametrize("transcode", ["always", "auto", "never"])

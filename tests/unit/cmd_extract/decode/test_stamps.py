@@ -1,0 +1,133 @@
+"""The rule for time stamps, on synthetic stamps."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cmd_extract.decode.stamps import (
+    RESTART_FRAMES,
+    FrameTimes,
+    StampReader,
+    constant_rate_times,
+    increasing_ticks,
+    read_printed_stamps,
+)
+from cmd_extract.errors import VideoError
+
+MILLISECONDS = Fraction(1, 1000)
+
+
+def ticks(stamps: list[int], *, may_jump: bool = False, base: Fraction = MILLISECONDS) -> tuple[list[int], int, int]:
+    times = increasing_ticks(np.array(stamps, np.int64), base, may_jump=may_jump)
+    assert (np.diff(times.ticks) > 0).all()
+    return times.ticks.tolist(), times.moved, times.closed
+
+
+def least_steps(stamps: list[int]) -> list[int]:
+    times = [0]
+    for stamp in stamps[1:]:
+        times.append(max(stamp - stamps[0], times[-1] + 1))
+    return times
+
+
+@pytest.mark.parametrize("start", [0, -400, 1 << 33])
+def test_increasing_stamps_are_kept_exactly(start: int) -> None:
+    stamps = [0, 33, 34, 100, 133, 900_000, 900_001]
+    assert ticks([start + stamp for stamp in stamps]) == (stamps, 0, 0)
+    assert ticks([start]) == ([0], 0, 0)
+
+
+@pytest.mark.parametrize(
+    "stamps",
+    [
+        [0, 0, 40, 40, 80],
+        [0, 0, 0, 0, 1, 2, 40],
+        [0, 40, 30, 80, 120],
+        [0, 40, 30, 20, 10, 200],
+        [*range(0, 400, 40), 5, *range(400, 800, 40)],
+        [7] * 30,
+    ],
+)
+def test_equal_and_backward_stamps_are_moved_by_the_least_step(stamps: list[int]) -> None:
+    found, moved, closed = ticks(stamps)
+    expected = least_steps(stamps)
+    assert found == expected
+    assert moved == sum(time != stamp - stamps[0] for time, stamp in zip(expected, stamps, strict=True))
+    assert closed == 0
+
+
+@pytest.mark.parametrize("may_jump", [False, True])
+@pytest.mark.parametrize("second", [0, 500, -5_000_000])
+def test_clock_that_starts_again_continues_after_one_interval(second: int, may_jump: bool) -> None:
+    part = list(range(0, 800, 40))
+    stamps = part + [second + stamp for stamp in part]
+    if second == 500:  # the parts overlap by 7 frames, which the clock catches up with
+        assert ticks(stamps, may_jump=may_jump)[2] == 0
+    else:
+        assert ticks(stamps, may_jump=may_jump) == (list(range(0, 1600, 40)), 0, 1)
+    assert ticks(part + part + part)[0] == list(range(0, 2400, 40))
+
+
+def test_clock_behind_for_a_few_frames_has_not_started_again() -> None:
+    part = list(range(0, 800, 40))
+    for behind, closed in ((RESTART_FRAMES, 0), (RESTART_FRAMES + 1, 1)):
+        late = [stamp - 790 for stamp in range(800, 800 + behind)]
+        assert ticks([*part, *late, *range(1200, 2000, 40)])[2] == closed
+
+
+def test_gaps_are_closed_only_where_the_clock_may_jump() -> None:
+    stamps = [*range(0, 400, 40), *range(60_000, 60_400, 40)]
+    assert ticks(stamps) == (stamps, 0, 0)
+    assert ticks(stamps, may_jump=True) == (list(range(0, 800, 40)), 0, 1)
+    short = [*range(0, 400, 40), *range(9_000, 9_400, 40)]
+    assert ticks(short, may_jump=True) == (short, 0, 0)
+    # A single wrong stamp costs one interval, nothing more.
+    glitch = [*range(0, 800, 40), 9_000_000, *range(840, 2000, 40)]
+    assert ticks(glitch, may_jump=True) == (list(range(0, 2000, 40)), 0, 2)
+
+
+def test_seconds_are_exact_and_repairs_are_noted() -> None:
+    times = FrameTimes(ticks=np.array([0, 1001, 2002, 3003]), time_base=Fraction(1, 30000))
+    assert times.seconds.tolist() == [float(Fraction(n * 1001, 30000)) for n in range(4)]
+    assert times.note == ""
+    assert "3" in FrameTimes(ticks=np.array([0]), time_base=MILLISECONDS, moved=3).note
+    with pytest.raises(ValueError, match="int64"):
+        FrameTimes(ticks=np.array([0.0]), time_base=MILLISECONDS)
+
+
+def test_constant_rate_counts_jumps_of_the_source() -> None:
+    stamps = np.array([0, 40, 80, 600_080, 600_120, 90, 130], np.int64)
+    times = constant_rate_times(50, Fraction(25), stamps, MILLISECONDS)
+    np.testing.assert_allclose(times.seconds, np.arange(50) / 25)
+    assert (times.moved, times.closed) == (0, 2)
+
+
+def test_reader_prefers_the_stamps_that_increase() -> None:
+    reader = StampReader(1)
+    # Presentation stamps of packed B-frames go back; the decoding stamps do not.
+    frames = [(1, 0), (3, 1), (3, 2), (2, 3), (5, 4), (4, 5), (7, 6)]
+    assert [reader(pts, dts, 1) for pts, dts in frames][2:] == [(2, True), (3, True), (4, True), (5, True), (6, True)]
+
+
+def test_frames_without_stamps_follow_the_frame_before() -> None:
+    reader = StampReader(40)
+    found = [reader(None, None, 0), reader(None, None, 33), reader(None, None, 33), reader(500, 500, 0)]
+    assert found == [(0, False), (40, False), (73, False), (500, True)]
+    assert reader(None, None, 0) == (540, False)
+
+
+def test_printed_stamps(tmp_path: Path) -> None:
+    path = tmp_path / "stamps.txt"
+    path.write_text(
+        "frame:0    pts:-15     pts_time:-0.015\nframe=0\nframe:1    pts:NOPTS   pts_time:NOPTS\nframe=0\n"
+        "frame:2    pts:8580934592 pts_time:8.58093e+06\nframe=0\n"
+    )
+    assert read_printed_stamps(path, MILLISECONDS, 40).tolist() == [-15, 25, 8580934592]
+    with pytest.raises(VideoError, match="disagree about the time base"):
+        read_printed_stamps(path, Fraction(1, 30), 1)
+    path.write_text("")
+    assert read_printed_stamps(path, MILLISECONDS, 40).tolist() == []
