@@ -21,6 +21,7 @@ from cmd_extract.schema import Damage, DamagedRow, FailedRow, MotionGrid, NoteRo
 from cmd_extract.shard.file import OpenShard, read_texts
 
 _MAX_OPEN_SHARDS = 256
+_SHARD_KEYS = {"name", "sha256", "size_bytes", "videos", "frames", "failures", "damaged", "rows", "rows_hash"}
 
 
 class ShardReader:
@@ -286,14 +287,28 @@ def read_index(folder: Path) -> dict[str, Any]:
             f"{folder}: no {schema.INDEX_NAME} found; pass a folder that `cmd-extract run` has completed (to continue "
             "an interrupted extraction, run the same command again)"
         ) from None
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise ShardError(f"{path}: cannot be read ({error}); run `cmd-extract run` again to rebuild it") from None
+    if not isinstance(index, dict):
+        raise ShardError(f"{path}: not an index of shards; run `cmd-extract run` again to rebuild it")
     if index.get("format") != schema.FORMAT_NAME or index.get("version") != schema.FORMAT_VERSION:
         raise ShardError(
             f"{path}: format {index.get('format')!r} version {index.get('version')}, this release reads "
             f"{schema.FORMAT_NAME!r} version {schema.FORMAT_VERSION}; extract again, or use the release that wrote it"
         )
+    if not _is_complete(index):
+        raise ShardError(f"{path}: incomplete or edited; run `cmd-extract run` again to rebuild it")
     return index
+
+
+def _is_complete(index: dict[str, Any]) -> bool:
+    types = {"config_hash": str, "config": dict, "totals": dict, "shards": list}
+    if not all(isinstance(index.get(name), kind) for name, kind in types.items()):
+        return False
+    return all(
+        isinstance(shard, dict) and set(shard) >= _SHARD_KEYS and isinstance(shard["rows"], list)
+        for shard in index["shards"]
+    )
 
 
 def read_columns(folder: Path, index: Mapping[str, Any]) -> dict[str, list[str]]:
@@ -307,8 +322,10 @@ def read_columns(folder: Path, index: Mapping[str, Any]) -> dict[str, list[str]]
         ShardError: the columns are missing or do not cover the manifest rows.
     """
     rows = max((shard["rows"][1] for shard in index["shards"]), default=0)
-    columns: dict[str, list[str]] | None = index.get("columns")
-    if columns is None or not {"label", "group"} <= set(columns) or {len(c) for c in columns.values()} != {rows}:
+    found = index.get("columns")
+    columns: dict[str, list[str]] = found if isinstance(found, dict) else {}
+    lengths = {len(cells) if isinstance(cells, list) else -1 for cells in columns.values()}
+    if not {"label", "group"} <= set(columns) or lengths != {rows}:
         raise ShardError(
             f"{folder / schema.INDEX_NAME}: no label, group and split columns for the {rows} manifest rows; run "
             "`cmd-extract run` again to rebuild it, or extract again if an earlier version wrote it"

@@ -247,6 +247,36 @@ def test_another_package_called_ffmpeg_is_found_before_the_first_video(
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "null",
+        "{}",
+        "[" * 100_000,
+        *(f'"{name}": {value}' for name in ("shards", "totals", "config_hash", "columns") for value in ("null", "[1]")),
+    ],
+)
+def test_a_broken_or_foreign_index_is_named(folder: Path, text: str) -> None:
+    path = folder / "out" / "index.json"
+    whole = path.read_text()
+    if text.startswith('"'):
+        name, _, value = text.partition(": ")
+        text = json.dumps(json.loads(whole) | {json.loads(name): json.loads(value)})
+    path.write_text(text)
+    for command in (
+        ("inspect", folder / "out"),
+        ("verify", folder / "out"),
+        ("preview", folder / "out", "--video", "a"),
+    ):
+        code, output = call(*command)
+        assert code == 1, output
+        assert str(path) in output or "index.json" in output
+    assert call("run", folder / "m.csv", folder / "out", *OPTIONS)[0] == 3
+    assert path.read_text() == whole
+
+
 def test_output_that_nobody_reads_ends_quietly(original: Path) -> None:
     process = python("from cmd_extract.cli.main import main; main()", "inspect", original / "out")
     assert process.stdout
