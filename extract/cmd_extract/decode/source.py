@@ -20,6 +20,7 @@ import av.logging
 from cmd_extract.decode.streams import (
     declared_frames,
     declared_rate,
+    first_packet,
     is_encrypted,
     measured_rate,
     nominal_interval,
@@ -40,7 +41,8 @@ _ACCEPT_ANY_TEXT: dict[str, Any] = {} if int(av.__version__.partition(".")[0]) >
 
 # PyAV sets this flag, ``ffmpeg`` does not: the time stamps that it invents (in AVI, say) are not those of the source.
 _GENERATE_PTS = 0x1
-_CLOCK_MAY_JUMP = 0x200  # FFmpeg's AVFMT_TS_DISCONT
+# FFmpeg's AVFMT_NOTIMESTAMPS and AVFMT_TS_DISCONT.
+_NO_TIME_STAMPS, _CLOCK_MAY_JUMP = 0x80, 0x200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +60,7 @@ class SourceInfo:
         time_base: seconds per tick of the stream's time stamps.
         frame_interval: ticks between two frames at the declared frame rate; at least 1.
         may_jump: whether the clock of this kind of container may jump, as in MPEG-TS.
+        has_stamps: whether there are time stamps; otherwise, as in raw H.264, frames are ``frame_interval`` apart.
         note: how the stream was chosen, if the file has several.
     """
 
@@ -72,6 +75,7 @@ class SourceInfo:
     time_base: Fraction = Fraction(1, 1000)
     frame_interval: int = 1
     may_jump: bool = False
+    has_stamps: bool = True
     note: str = ""
 
 
@@ -122,7 +126,9 @@ def probe(path: Path) -> SourceInfo:
         raise VideoError("open", f"cannot read the file: {error.strerror}") from error
     try:
         with _open_video(path) as (container, stream, note):
-            if is_encrypted(container, stream):
+            first = first_packet(container, stream)
+            no_stamps = bool(container.format.flags & _NO_TIME_STAMPS)
+            if is_encrypted(stream, first):
                 raise VideoError("probe", "the video is encrypted; decrypt it first")
             return SourceInfo(
                 stream_index=stream.index,
@@ -136,6 +142,7 @@ def probe(path: Path) -> SourceInfo:
                 time_base=time_base_of(stream),
                 frame_interval=nominal_interval(stream),
                 may_jump=bool(container.format.flags & _CLOCK_MAY_JUMP),
+                has_stamps=first is None or first.pts is not None or first.dts is not None or not no_stamps,
                 note=note,
             )
     except av.error.ArgumentError as error:

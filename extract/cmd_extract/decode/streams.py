@@ -121,12 +121,16 @@ def measured_rate(container: av.container.InputContainer, stream: av.VideoStream
     return 0, (len(known) - 1) / span if span > 0 else float(declared_rate(stream))
 
 
-def is_encrypted(container: av.container.InputContainer, stream: av.VideoStream) -> bool:
-    """Return whether the container says that the stream is encrypted; reads its first packet."""
+def first_packet(container: av.container.InputContainer, stream: av.VideoStream) -> av.Packet[av.VideoStream] | None:
+    """Read the first packet of the stream; None if there is none."""
+    try:
+        return next((packet for packet in container.demux(stream) if packet.size), None)
+    except (av.error.FFmpegError, OSError):
+        return None
+
+
+def is_encrypted(stream: av.VideoStream, first: av.Packet[av.VideoStream] | None) -> bool:
+    """Return whether the container says that the stream, of which this is the first packet, is encrypted."""
     if "enc_key_id" in stream.metadata:  # Matroska and WebM
         return True
-    try:
-        first = next((packet for packet in container.demux(stream) if packet.size), None)
-    except (av.error.FFmpegError, OSError):
-        return False
     return first is not None and (first.has_sidedata("encryption_info") or first.has_sidedata("encryption_init_info"))

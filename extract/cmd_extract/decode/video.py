@@ -257,6 +257,8 @@ def _read_times(files: TranscodedFiles, info: SourceInfo, config: ExtractConfig,
         if stamps is not None and not same_times(stamps, stream, info.time_base):
             raise VideoError("motion", "small frames and motion vectors have different time stamps")
         stamps = stream.stamps
+    if not info.has_stamps:  # FFmpeg's guesses depend on its version
+        stamps = np.arange(frames, dtype=np.int64) * info.frame_interval
     assert stamps is not None, "printed unless the source's own vectors are used"
     return increasing_ticks(stamps, info.time_base, may_jump=info.may_jump)
 
