@@ -30,6 +30,8 @@ QUARTER_PX = 4
 """Stored motion units per pixel of the canonical stream."""
 
 INDEX_NAME = "index.json"
+PREVIOUS_INDEX_NAME = "index.previous.json"
+"""Name of the index while shards that it describes are being replaced."""
 FAILURES_NAME = "failures.csv"
 DAMAGED_NAME = "damaged.csv"
 NOTES_NAME = "notes.csv"

@@ -51,24 +51,28 @@ def verify(
     from cmd_extract.manifest.records import resolve_path
     from cmd_extract.run.job import Limits
     from cmd_extract.run.record import read_recorded_run
+    from cmd_extract.schema import INDEX_NAME, PREVIOUS_INDEX_NAME
     from cmd_extract.shard.verify import verify_folder
 
     recorded = read_recorded_run(out, manifest, root) if sources or repair else None
 
-    def check() -> list[Problem]:
+    interrupted = repair and not (out / INDEX_NAME).exists() and (out / PREVIOUS_INDEX_NAME).exists()
+
+    def check(index_name: str = INDEX_NAME) -> list[Problem]:
         with ProgressDisplay("verify", "shards") as display:
             return verify_folder(
                 out,
+                index_name=index_name,
                 decode=not quick,
                 sources=recorded.records if recorded and sources else None,
                 resolve=lambda record: resolve_path(record, recorded.root) if recorded else Path(),
                 progress=display.update,
             )
 
-    problems = check()
+    problems = check(PREVIOUS_INDEX_NAME if interrupted else INDEX_NAME)
     for problem in problems:
         click.echo(problem.text)
-    if problems and repair and recorded is not None:
+    if (problems or interrupted) and repair and recorded is not None:
         limits = Limits(timeout_seconds=timeout, max_memory_mb=max_memory_mb)
         shards = {problem.shard for problem in problems if problem.shard is not None}
         _repair(out, recorded, shards, workers, limits, scratch, ffmpeg_path)

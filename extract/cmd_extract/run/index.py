@@ -63,18 +63,22 @@ def write_index(state: OutputState, written: Mapping[str, WrittenShard]) -> dict
     else:
         (out / schema.NOTES_NAME).unlink(missing_ok=True)
     save_index(out, index)
+    (out / schema.PREVIOUS_INDEX_NAME).unlink(missing_ok=True)
     return totals
 
 
 def remove_index(out: Path) -> None:
     """Remove ``index.json`` of an output folder, if any, before a file that it describes is replaced.
 
-    A run that is then killed leaves an unfinished extraction instead of an index that does not match its shards.
+    A run that is then killed leaves an unfinished extraction instead of an index that does not match its shards. Until
+    the next index is written, the old one stays under another name: ``cmd-extract verify --repair`` continues with its
+    checksums.
     """
-    path = out / schema.INDEX_NAME
-    if path.exists():
-        path.unlink(missing_ok=True)  # by another worker
-        sync(out)
+    try:
+        (out / schema.INDEX_NAME).replace(out / schema.PREVIOUS_INDEX_NAME)
+    except FileNotFoundError:  # not finished yet, or removed by another worker
+        return
+    sync(out)
 
 
 def save_index(out: Path, index: Mapping[str, Any]) -> None:

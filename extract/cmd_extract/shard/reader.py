@@ -273,18 +273,23 @@ class ShardSet:
         self._reader(entry).read_motion(entry.position, start, grid, valid)
 
 
-def read_index(folder: Path) -> dict[str, Any]:
-    """Return the content of ``index.json`` of an output folder.
+def read_index(folder: Path, name: str = schema.INDEX_NAME) -> dict[str, Any]:
+    """Return the content of ``index.json`` of an output folder, or of another index.
 
     Raises:
         ShardError: the file is missing, invalid, or of another format version.
     """
-    path = folder / schema.INDEX_NAME
+    path = folder / name
     try:
         index: dict[str, Any] = json.loads(path.read_text("utf-8"))
     except FileNotFoundError:
+        if (folder / schema.PREVIOUS_INDEX_NAME).exists():
+            raise ShardError(
+                f"{folder}: a retry, repair or run that replaces shards is in progress or was interrupted; once it has "
+                "ended, run the same command again to complete it"
+            ) from None
         raise ShardError(
-            f"{folder}: no {schema.INDEX_NAME} found; pass a folder that `cmd-extract run` has completed (to continue "
+            f"{folder}: no {name} found; pass a folder that `cmd-extract run` has completed (to continue "
             "an interrupted extraction, run the same command again)"
         ) from None
     except (ValueError, OSError, RecursionError) as error:

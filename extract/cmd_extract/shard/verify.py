@@ -42,6 +42,7 @@ class Problem:
 def verify_folder(
     folder: Path,
     *,
+    index_name: str = schema.INDEX_NAME,
     decode: bool = True,
     sources: Sequence[VideoRecord] | None = None,
     resolve: Callable[[VideoRecord], Path] | None = None,
@@ -51,6 +52,7 @@ def verify_folder(
 
     Args:
         folder: the output folder.
+        index_name: the index to compare with.
         decode: whether to decode every JPEG, which takes most of the time.
         sources: manifest rows whose labels, groups and splits are compared with the index, and whose files are compared
             with the stored fingerprints; missing files are skipped.
@@ -63,7 +65,7 @@ def verify_folder(
     Raises:
         ShardError: there is no valid index.
     """
-    index = read_index(folder)
+    index = read_index(folder, index_name)
     paths = {r.row: resolve(r) for r in sources} if sources is not None and resolve is not None else {}
     found: list[Problem] = []
     tables: dict[str, list[tuple[object, ...]]] = {

@@ -112,6 +112,25 @@ def test_the_index_is_gone_before_a_shard_is_replaced(folder: Path, path: str) -
     assert dict(files(out)) == dict(files(folder / "fresh"))
 
 
+def test_a_killed_repair_continues_with_the_checksums_that_it_had(folder: Path) -> None:
+    out, expected = folder / "out", dict(files(folder / "out"))
+    for name in ("shard-00000.h5", "shard-00002.h5"):
+        data = bytearray(expected[name])
+        data[data.index(b"\xff\xd8") + 200] ^= 1  # in a JPEG, which can still be decoded
+        (out / name).write_bytes(data)
+    repair = ("verify", out, "--repair", "--quick", "--workers", 1)
+    killed = python(KILLED, *repair)
+    killed.communicate(timeout=60)
+    assert killed.returncode == -9
+    code, output = call("verify", out, "--quick")
+    assert code == 1
+    assert "run the same command again" in output
+    code, output = call(*repair)
+    assert code == 0, output
+    assert "shard-00002.h5" in output
+    assert dict(files(out)) == expected
+
+
 def test_any_backend_removes_the_index_before_it_replaces_a_shard(folder: Path, ffmpeg: FfmpegBinary) -> None:
     out = folder / "out"
     records = read_manifest(folder / "m.csv", check_paths=False)

@@ -56,6 +56,6 @@ def test_extractor_version_is_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) 
     [("fps", ("25", "25.0", "50/2", "2.5e1")), ("fps", ("29.97", "2997/100")), ("segment_seconds", (2, 2.0))],
 )
 def test_numbers_are_normalized_before_they_are_compared_or_hashed(name: str, values: tuple[object, ...]) -> None:
-    configs = [ExtractConfig(**{name: value}) for value in values]  # type: ignore[arg-type]
+    configs = [ExtractConfig(**{name: value}) for value in values]
     assert len(set(configs)) == 1
     assert len({hash_json(config.describe("x")) for config in configs}) == 1
