@@ -47,6 +47,7 @@ demo: install
 	$(BIN)/cmd-eval baseline $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/run/eval/motion-grids.json
 	@echo
 	@$(BIN)/cmd-eval compare $(DEMO)/run/eval/untrained.json $(DEMO)/run/eval/trained.json $(DEMO)/run/eval/motion-grids.json
+	$(BIN)/cmd-eval report $(DEMO)/run
 	@echo "Written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl, eval/ with features and results)"
 
 # Measures speed, memory and growth of cost on an otherwise idle machine; also writes build/bench.json.

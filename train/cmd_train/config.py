@@ -171,11 +171,33 @@ class TrainConfig:
             self.sampling.motion_room or not self.model.motion_head,
             "sampling.motion_room: must be True with model.motion_head, which needs the motion after the clip",
         )
+        if self.model.predicts_directions:
+            self._check_directions()
+        require(
+            self.sampling.motion_window == "future" or self.model.predicts_directions or not self.model.motion_head,
+            "sampling.motion_window: 'clip' needs loss.motion_target=directions",
+        )
         require(
             not (self.loss.motion_own_video and self.loss.motion_own_place and self.model.motion_head)
             or self.sampling.temporal_negatives > 0,
             "sampling.temporal_negatives: must be at least 1 with both loss.motion_own_video and "
             "loss.motion_own_place; otherwise a position has no negatives",
+        )
+
+    def _check_directions(self) -> None:
+        require(
+            self.model.motion_input == "native",
+            "model.motion_input: must be 'native' with loss.motion_target=directions, which needs validity",
+        )
+        require(
+            self.sampling.temporal_negatives == 0,
+            f"sampling.temporal_negatives: must be 0 with loss.motion_target=directions, which uses no negatives, got "
+            f"{self.sampling.temporal_negatives}",
+        )
+        require(
+            self.sampling.window_frames % self.model.window_parts == 0,
+            f"model.direction_parts: {self.model.window_parts} parts do not divide the {self.sampling.window_frames} "
+            "frames of a motion window",
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -188,6 +210,8 @@ SHARED_FIELDS = {
     "motion_frames": ("sampling", "model"),
     "crop_size": ("augment", "model"),
     "motion_input": ("augment", "model"),
+    "motion_target": ("loss", "model"),
+    "motion_window": ("sampling", "model"),
 }
 """Fields shared by two sections; setting one of them sets both."""
 

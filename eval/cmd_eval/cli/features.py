@@ -15,9 +15,11 @@ from cmd_eval.cli.options import (
     clips_option,
     device_option,
     fresh_option,
+    readout_option,
     untrained_option,
     workers_option,
 )
+from cmd_eval.features.readout import DEFAULT_READOUT, ReadoutName
 from cmd_extract.console.commands import command_line
 from cmd_extract.console.progress import ProgressDisplay
 
@@ -27,11 +29,12 @@ from cmd_extract.console.progress import ProgressDisplay
 @click.argument("shards", type=FOLDER)
 @click.argument("out", metavar="OUT.h5", type=OUTPUT_FILE)
 @clips_option
+@readout_option
 @untrained_option
 @workers_option
 @device_option
 @fresh_option
-def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, **config: Any) -> None:
+def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, readout: ReadoutName | None, **config: Any) -> None:
     """Compute the features of all videos in SHARDS: one per clip, and their mean per video.
 
     CHECKPOINT is a checkpoint, or a run folder for its last one. After an interruption, the same command continues;
@@ -40,7 +43,7 @@ def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, **config: Any)
     from cmd_eval.features.embed import EmbeddingConfig, embed_to_file
     from cmd_extract.shard.reader import ShardSet
 
-    embedding = EmbeddingConfig(checkpoint=checkpoint, **config)
+    embedding = EmbeddingConfig(checkpoint=checkpoint, readout=readout or DEFAULT_READOUT, **config)
     if out.exists() and not fresh:
         click.echo(f"{out} exists; nothing is computed if it belongs to this checkpoint and these shards", err=True)
     with ProgressDisplay("embed") as display:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from cmd_eval.features.readout import READOUTS
 from cmd_extract.console.commands import command_line
 from cmd_extract.console.progress import ProgressDisplay
 
@@ -37,6 +38,15 @@ workers_option = click.option(
     "--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in the main process."
 )
 clips_option = click.option("--clips", type=click.IntRange(1), default=10, help="Evenly spaced clips per video.")
+readout_option = click.option(
+    "--readout",
+    type=click.Choice(list(READOUTS)),
+    help="What is compared: mean of the pooled clip features, clips in temporal order, the token map on a 2 x 2 grid, "
+    "or predicted motion directions.  [default: mean, or as in FEATURES.h5]",
+)
+standardize_option = click.option(
+    "--standardize", is_flag=True, help="Standardize each feature with the gallery's mean and standard deviation."
+)
 untrained_option = click.option("--untrained", is_flag=True, help="Use randomly initialized weights.")
 fresh_option = click.option("--fresh", is_flag=True, help="Recompute features.")
 seed_option = click.option("--seed", type=click.IntRange(0), default=0, help="Random seed.")
@@ -81,6 +91,8 @@ def source_options(command: Command) -> Command:
         device_option,
         workers_option,
         untrained_option,
+        standardize_option,
+        readout_option,
         click.option(
             "--clips",
             type=click.IntRange(1),

@@ -1,4 +1,4 @@
-"""Embed videos with a backbone: the pooled feature of each clip, written to a features file.
+"""Embed videos with a network: the features of each clip, written to a features file.
 
 Shape legend: N clips of a video, F features.
 """
@@ -6,29 +6,43 @@ Shape legend: N clips of a video, F features.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.clips import ClipProtocol, run_on_clips
+from cmd_eval.features.readout import (
+    DEFAULT_READOUT,
+    DIRECTION_FEATURES,
+    GRID_FEATURES,
+    POOLED_FEATURES,
+    READOUTS,
+    ReadoutName,
+)
 from cmd_eval.features.spool import PartialFeatures, writing
-from cmd_eval.features.store import BACKBONE_FEATURES, Features, check_identity, read_features
+from cmd_eval.features.store import FeatureError, Features, check_identity, read_features
 from cmd_eval.results.schema import DEFAULT_CLIPS, Provenance
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
-from cmd_train.checkpoints.published import load_named
+from cmd_train.checkpoints.published import load_named, load_submodule
 from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.distributed.process_group import process_group
-from cmd_train.models.backbones import Backbone
+from cmd_train.models.backbones import Backbone, BackboneOutput
 from cmd_train.models.build import build_model
+from cmd_train.models.config import ModelConfig
+from cmd_train.models.heads import DirectionHead
 
 Progress = Callable[[int, int], None]
 
-_BACKBONE = "backbone."
+_BACKBONE, _MOTION = "backbone.", "motion."
+_GRID = 2
+"""Places per side of the read-out ``grid``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +53,7 @@ class EmbeddingConfig:
         checkpoint: a checkpoint, or a run's folder for its last checkpoint.
         untrained: use the randomly initialized weights of the same seed instead of the trained ones.
         clips: clips per video.
+        readout: see ``cmd_eval.features.readout``.
         device: ``auto``, ``cpu`` or ``cuda``.
         workers: number of decoding processes; 0 decodes in this process.
     """
@@ -46,6 +61,7 @@ class EmbeddingConfig:
     checkpoint: Path
     untrained: bool = False
     clips: int = DEFAULT_CLIPS
+    readout: ReadoutName = DEFAULT_READOUT
     device: str = "auto"
     workers: int = 0
 
@@ -69,13 +85,73 @@ def load_backbone(checkpoint: Checkpoint, config: TrainConfig, *, untrained: boo
     return backbone
 
 
-def embed_videos(
-    backbone: Backbone, shards: ShardSet, entries: Sequence[VideoEntry], protocol: ClipProtocol
-) -> Iterator[NDArray[np.float32]]:
-    """Yield the pooled features of the clips of each video, (N, F) float32.
+class ClipNetwork(nn.Module):
+    """A backbone, with its direction head if needed, that maps clips to the features of a read-out.
 
     Args:
-        backbone: the network.
+        backbone: the backbone.
+        config: configuration of the network.
+        features: kind of features, one of ``NETWORK_FEATURES``.
+        head: direction head; required for ``DIRECTION_FEATURES``.
+
+    Attributes:
+        width: number of features F per clip.
+    """
+
+    def __init__(
+        self, backbone: Backbone, config: ModelConfig, features: str, head: DirectionHead | None = None
+    ) -> None:
+        super().__init__()
+        self.backbone, self.head, self._features = backbone, head, features
+        steps = config.token_grid[0]
+        self.width = {
+            POOLED_FEATURES: backbone.feature_channels,
+            GRID_FEATURES: backbone.token_channels * steps * _GRID**2,
+            DIRECTION_FEATURES: (config.directions + 1) * config.window_parts,
+        }[features]
+
+    def forward(self, clip_BCTHW: Tensor) -> Tensor:
+        """Map clips (B, 3, T, H, W), normalized RGB, to features (B, F)."""
+        encoded: BackboneOutput = self.backbone(clip_BCTHW)
+        if self._features == POOLED_FEATURES:
+            return encoded.pooled_BC
+        tokens_BCTHW = encoded.tokens_BCTHW
+        if self._features == GRID_FEATURES:
+            return F.adaptive_avg_pool3d(tokens_BCTHW, (tokens_BCTHW.shape[2], _GRID, _GRID)).flatten(1)
+        assert self.head is not None
+        score_BKQHW: Tensor = self.head(tokens_BCTHW)
+        return score_BKQHW.float().softmax(1).mean((3, 4)).flatten(1)
+
+
+def load_clip_network(
+    checkpoint: Checkpoint, config: TrainConfig, features: str, *, untrained: bool = False
+) -> ClipNetwork:
+    """Return the network of a checkpoint that computes features of a kind.
+
+    Raises:
+        ValueError: the weights do not match the configuration, or the network predicts no directions.
+    """
+    model = build_model(config.model, seed=config.run.seed)
+    head = model.motion if config.model.predicts_directions else None
+    if features != DIRECTION_FEATURES:
+        return ClipNetwork(load_backbone(checkpoint, config, untrained=untrained), config.model, features)
+    if not isinstance(head, DirectionHead):
+        raise ValueError(
+            f"{checkpoint.path}: the read-out 'directions' needs a network that was trained to predict directions "
+            "(loss.motion_target=directions); choose another --readout"
+        )
+    if not untrained:
+        load_submodule(head, checkpoint.weights, _MOTION)
+    return ClipNetwork(load_backbone(checkpoint, config, untrained=untrained), config.model, features, head)
+
+
+def embed_videos(
+    network: ClipNetwork, shards: ShardSet, entries: Sequence[VideoEntry], protocol: ClipProtocol
+) -> Iterator[NDArray[np.float32]]:
+    """Yield the features of the clips of each video, (N, F) float32.
+
+    Args:
+        network: the network.
         shards: the shards that contain the videos.
         entries: the videos.
         protocol: clips, crop and device.
@@ -83,7 +159,7 @@ def embed_videos(
     Raises:
         ValueError: the features of a video are not finite.
     """
-    for entry, output_NF in run_on_clips(backbone, lambda clips: backbone(clips).pooled_BC, shards, entries, protocol):
+    for entry, output_NF in run_on_clips(network, network, shards, entries, protocol):
         feature_NF = output_NF.float().cpu().numpy()
         if not np.isfinite(feature_NF).all():
             raise ValueError(
@@ -101,7 +177,8 @@ def describe_model(
         command=command,
         shards=str(shards.folder.resolve()),
         data_hash=shards.data_hash,
-        features=BACKBONE_FEATURES,
+        features=READOUTS[config.readout].features,
+        readout=config.readout,
         checkpoint=str(checkpoint.path.resolve()),
         checkpoint_sha256=checkpoint.weights_hash,
         trained_on=checkpoint.config.get("data_hash"),
@@ -138,21 +215,43 @@ def embed_to_file(
     if path.exists() and not fresh:
         return _read_matching(path, provenance)
     settings = config_from_dict(checkpoint.config["settings"])
-    backbone = load_backbone(checkpoint, settings, untrained=config.untrained)
+    network = load_clip_network(checkpoint, settings, provenance.features, untrained=config.untrained)
     with process_group(config.device) as context, writing(path):
         if path.exists() and not fresh:  # another process has completed it in the meantime
             return _read_matching(path, provenance)
-        videos, width = VideoTable.of(shards.videos), backbone.feature_channels
+        videos, width = VideoTable.of(shards.videos), network.width
         with PartialFeatures(path, videos, provenance, config.clips, width, fresh=fresh) as partial:
             protocol = ClipProtocol.of(settings, clips=config.clips, device=context.device, workers=config.workers)
-            for feature_NF in embed_videos(backbone, shards, shards.videos[partial.done :], protocol):
+            for feature_NF in embed_videos(network, shards, shards.videos[partial.done :], protocol):
                 partial.append(feature_NF)
                 progress(partial.done, len(videos))
             partial.finish()
-    return read_features(path)
+    return with_readout(read_features(path), config.readout)
 
 
 def _read_matching(path: Path, expected: Provenance) -> Features:
     features = read_features(path)
     check_identity(features, expected)
-    return features
+    return with_readout(features, expected.readout)
+
+
+def with_readout(features: Features, readout: str | None) -> Features:
+    """Return features that are compared with another read-out of the same clip features.
+
+    Args:
+        features: features from a file.
+        readout: name of the read-out; None keeps the recorded one.
+
+    Raises:
+        FeatureError: the file contains other clip features than the read-out needs.
+    """
+    if readout is None or readout == features.provenance.readout:
+        return features
+    kind = features.provenance.features
+    possible = [name for name, chosen in READOUTS.items() if chosen.features == kind]
+    if readout not in possible:
+        raise FeatureError(
+            f"{features.path}: contains {kind!r} features, which allow the read-outs {', '.join(possible) or 'none'}, "
+            f"not {readout!r}; embed the videos with --readout {readout}"
+        )
+    return replace(features, provenance=replace(features.provenance, readout=readout))

@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmd_eval.features.clips import ClipProtocol
-from cmd_eval.features.embed import embed_videos, load_backbone
-from cmd_eval.features.store import BACKBONE_FEATURES, FeatureError, Features, display_name
+from cmd_eval.features.embed import ClipNetwork, embed_videos, load_clip_network
+from cmd_eval.features.readout import NETWORK_FEATURES
+from cmd_eval.features.store import FeatureError, Features, display_name
 from cmd_extract.schema import FAILURES_NAME, ShardHeader
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import load_checkpoint
 from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.distributed.process_group import process_group
-from cmd_train.models.backbones import Backbone
 
 # The command of this interpreter's environment; -P keeps modules in the working directory from being imported.
 _CMD_EXTRACT = (sys.executable, "-P", "-c", "from cmd_extract.cli.main import main; main(prog_name='cmd-extract')")
@@ -33,14 +33,16 @@ class Embedder:
     """A network with the settings it embeds videos with.
 
     Attributes:
-        backbone: the network.
+        network: the network.
         config: its training configuration.
         clips: clips per video.
+        ordered: clips side by side instead of their mean, see ``cmd_eval.features.readout``.
     """
 
-    backbone: Backbone
+    network: ClipNetwork
     config: TrainConfig
     clips: int
+    ordered: bool = False
 
 
 def extract_query(video: Path, header: ShardHeader, folder: Path) -> ShardSet:
@@ -105,7 +107,7 @@ def load_embedder(features: Features, checkpoint: Path | None) -> Embedder:
         ValueError: there is no such checkpoint.
     """
     provenance = features.provenance
-    if provenance.features != BACKBONE_FEATURES or provenance.checkpoint is None:
+    if provenance.features not in NETWORK_FEATURES or provenance.checkpoint is None:
         raise FeatureError(
             f"{features.path}: contains {display_name(provenance.features)} features, not those of a checkpoint; "
             "create them with `cmd-eval embed CHECKPOINT SHARDS OUT.h5`"
@@ -123,12 +125,13 @@ def load_embedder(features: Features, checkpoint: Path | None) -> Embedder:
             "pass the right one with --checkpoint"
         )
     config = config_from_dict(loaded.config["settings"])
-    backbone = load_backbone(loaded, config, untrained=provenance.untrained)
-    return Embedder(backbone=backbone, config=config, clips=provenance.clips or 1)
+    network = load_clip_network(loaded, config, provenance.features, untrained=provenance.untrained)
+    ordered = features.table_VF.shape[1] != network.width
+    return Embedder(network=network, config=config, clips=provenance.clips or 1, ordered=ordered)
 
 
 def embed_query(embedder: Embedder, query: ShardSet, device: str) -> NDArray[np.float32]:
-    """Embed a query video: the mean over its clips, as in a features file.
+    """Embed a query video as the videos of a features file.
 
     Args:
         embedder: the network.
@@ -140,6 +143,8 @@ def embed_query(embedder: Embedder, query: ShardSet, device: str) -> NDArray[np.
     """
     with process_group(device) as context:
         protocol = ClipProtocol.of(embedder.config, clips=embedder.clips, device=context.device)
-        (clips_NF,) = embed_videos(embedder.backbone, query, query.videos, protocol)
+        (clips_NF,) = embed_videos(embedder.network, query, query.videos, protocol)
+    if embedder.ordered:
+        return clips_NF.reshape(1, -1)
     feature_1F: NDArray[np.float32] = clips_NF.mean(axis=0, dtype=np.float64).astype(np.float32)[None]
     return feature_1F

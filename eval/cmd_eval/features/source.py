@@ -6,9 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cmd_eval.features.embed import EmbeddingConfig, embed_to_file
+from cmd_eval.features.embed import EmbeddingConfig, embed_to_file, with_readout
+from cmd_eval.features.readout import (
+    DEFAULT_READOUT,
+    DIRECTION_FEATURES,
+    GRID_FEATURES,
+    READOUTS,
+    ReadoutName,
+)
 from cmd_eval.features.store import FeatureError, Features, read_features
-from cmd_eval.results.schema import DEFAULT_CLIPS, EVAL_FOLDER, Provenance, clip_suffixes
+from cmd_eval.results.schema import DEFAULT_CLIPS, EVAL_FOLDER, Provenance, clip_suffixes, readout_suffixes
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import FOLDER_NAME, find_checkpoint, follow_best, list_checkpoints
 from cmd_train.config import config_from_dict
@@ -16,6 +23,7 @@ from cmd_train.data.sampling import SamplingConfig
 from cmd_train.data.sampling_report import SamplingReport
 
 FEATURES_SUFFIX = ".h5"
+_FILE_SUFFIXES = {GRID_FEATURES: "grid", DIRECTION_FEATURES: "directions"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,8 +33,9 @@ class FeatureSource:
     Attributes:
         source: a features file, a checkpoint or a run's folder.
         shards: folder of shards, for a checkpoint.
-        untrained, clips, device, workers: as in ``EmbeddingConfig``, for a checkpoint. ``clips`` of None means 10, or
-            the number in the features file.
+        untrained, clips, readout, device, workers: as in ``EmbeddingConfig``, for a checkpoint. ``clips`` of None means
+            10, or the number in the features file; ``readout`` of None means ``mean``, or that of the features file.
+        standardize: standardize each feature with the gallery's mean and standard deviation.
         fresh: recompute cached features of a checkpoint.
     """
 
@@ -34,6 +43,8 @@ class FeatureSource:
     shards: Path | None = None
     untrained: bool = False
     clips: int | None = None
+    readout: ReadoutName | None = None
+    standardize: bool = False
     device: str = "auto"
     workers: int = 0
     fresh: bool = False
@@ -45,6 +56,7 @@ class FeatureSource:
             checkpoint=self.source,
             untrained=self.untrained,
             clips=DEFAULT_CLIPS if self.clips is None else self.clips,
+            readout=self.readout or DEFAULT_READOUT,
             device=self.device,
             workers=self.workers,
         )
@@ -57,7 +69,7 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def open_features(source: FeatureSource, command: str, progress: Callable[[int, int], None]) -> Features:
-    """Read the chosen features, or compute them and cache them in the run's folder.
+    """Read the chosen features, or compute them and cache them in the run's folder, with the chosen read-out.
 
     Args:
         source: the user's choice.
@@ -68,6 +80,11 @@ def open_features(source: FeatureSource, command: str, progress: Callable[[int, 
         FeatureError: the file is not a features file, or contains other features.
         ValueError: shards or checkpoint are missing or do not fit.
     """
+    features = with_readout(_open(source, command, progress), source.readout)
+    return replace(features, provenance=replace(features.provenance, standardized=source.standardize))
+
+
+def _open(source: FeatureSource, command: str, progress: Callable[[int, int], None]) -> Features:
     source = replace(source, source=follow_best(source.source))
     if source.source.is_file():
         if source.shards is not None:
@@ -86,14 +103,18 @@ def open_features(source: FeatureSource, command: str, progress: Callable[[int, 
     if source.shards is None:
         raise FeatureError(f"{source.source}: SHARDS is required with a checkpoint")
     shards = ShardSet(source.shards)
-    path = cached_features_path(source.source, shards.data_hash, untrained=source.untrained)
-    return embed_to_file(path, source.embedding, shards, command, progress, fresh=source.fresh)
+    embedding = source.embedding
+    path = cached_features_path(source.source, shards.data_hash, untrained=source.untrained, readout=embedding.readout)
+    return embed_to_file(path, embedding, shards, command, progress, fresh=source.fresh)
 
 
-def cached_features_path(checkpoint: Path, data_hash: str, *, untrained: bool) -> Path:
+def cached_features_path(
+    checkpoint: Path, data_hash: str, *, untrained: bool, readout: ReadoutName = DEFAULT_READOUT
+) -> Path:
     """Return where the features of a checkpoint are cached."""
     folder = find_checkpoint(checkpoint)
     suffixes = ["untrained"] if untrained else _step_suffixes(folder)
+    suffixes += [_FILE_SUFFIXES[READOUTS[readout].features]] if READOUTS[readout].features in _FILE_SUFFIXES else []
     return run_folder(folder) / EVAL_FOLDER / ("-".join(["embeddings", data_hash[:8], *suffixes]) + FEATURES_SUFFIX)
 
 
@@ -129,7 +150,8 @@ def name_suffixes(provenance: Provenance) -> list[str]:
     if provenance.checkpoint is None:
         return [provenance.features.replace(" ", "-")]
     suffixes = ["untrained"] if provenance.untrained else _step_suffixes(Path(provenance.checkpoint))
-    return [*suffixes, *clip_suffixes(provenance.clips)]
+    readout = readout_suffixes(provenance.readout, standardized=provenance.standardized)
+    return [*suffixes, *readout, *clip_suffixes(provenance.clips)]
 
 
 def _step_suffixes(checkpoint: Path) -> list[str]:

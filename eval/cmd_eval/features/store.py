@@ -14,7 +14,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5py
 import numpy as np
@@ -23,13 +23,13 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmd_eval.data.table import VideoTable
+from cmd_eval.features.readout import READOUTS, ReadoutName
 from cmd_eval.results.schema import Provenance
 from cmd_extract.system.files import atomic_write
 from cmd_extract.system.mapping import map_file
 
 FORMAT_NAME = "context-motion-features"
 FORMAT_VERSION = 1
-BACKBONE_FEATURES = "backbone, pooled"
 MOTION_DESCRIPTOR = "motion descriptor"
 COLOR_HISTOGRAM = "color histogram"
 MOTION_GRIDS = "motion grids"
@@ -79,12 +79,22 @@ class Features:
 
     @property
     def needs_scaling(self) -> bool:
-        """Whether columns have different units and must be standardized before videos are compared."""
-        return self.provenance.features == MOTION_DESCRIPTOR
+        """Whether features are standardized before videos are compared."""
+        return self.provenance.standardized
+
+    @property
+    def table_VF(self) -> NDArray[np.float32]:  # noqa: N802 - names the shape, like the fields
+        """One feature per video according to the read-out: the mean over clips, or all clips side by side."""
+        readout = READOUTS.get(cast(ReadoutName, self.provenance.readout))
+        if readout is None or not readout.ordered:
+            return self.mean_VF
+        if self.clips_VNF is None:
+            raise FeatureError(f"readout: {self.provenance.readout!r} needs the features of single clips")
+        return self.clips_VNF.reshape(len(self.clips_VNF), -1)
 
     def rows(self, rows: NDArray[np.int64]) -> FeatureRows:
-        """Return the mean features of some videos, read block by block."""
-        return FeatureRows(self.mean_VF, rows, ids=self.videos.ids)
+        """Return the features of some videos, read block by block."""
+        return FeatureRows(self.table_VF, rows, ids=self.videos.ids)
 
     def comparable(self, query: NDArray[np.int64], gallery: NDArray[np.int64]) -> tuple[FeatureRows, FeatureRows]:
         """Return query and gallery features, standardized with the gallery's statistics if they need scaling."""

@@ -209,7 +209,7 @@ def map_features(features: Features) -> MappedFeatures:
         ValueError: there are fewer than 3 videos.
     """
     videos = features.videos
-    projection = project(features.mean_VF)
+    projection = project(features.table_VF)
     # An id alone may not say what the video shows.
     titles = [" · ".join(filter(None, names)) for names in zip(videos.ids, videos.labels, videos.groups, strict=True)]
     targets = [("label", videos.labels), ("group", videos.groups)]

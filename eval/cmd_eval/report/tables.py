@@ -90,6 +90,8 @@ def features_name(provenance: Record) -> str:
         return display_name(str(provenance["features"]))
     clips = provenance.get("clips")
     ending = "" if clips in (None, DEFAULT_CLIPS) else f", {clips} clip{'s' if clips > 1 else ''} per video"
+    if provenance.get("readout", "mean") != "mean":
+        ending = f", read-out {provenance['readout']}{ending}"
     if provenance["untrained"]:
         return f"untrained network{ending}"
     step = provenance["step"]

@@ -47,6 +47,8 @@ class Provenance:
         settings: full training configuration.
         seed: random seed of the evaluation; the seed of the training run is part of ``settings``.
         clips: clips per video.
+        readout: how the clips of a video become its feature, see ``cmd_eval.features.readout``.
+        standardized: whether features were standardized with the gallery's statistics.
         pretext: last training metrics of the pretext tasks.
         software: package names and versions.
     """
@@ -64,6 +66,8 @@ class Provenance:
     settings: Mapping[str, Any] | None = None
     seed: int = 0
     clips: int | None = None
+    readout: str = "mean"
+    standardized: bool = False
     pretext: Mapping[str, float] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=lambda: software_versions())
 
@@ -107,6 +111,11 @@ def result_name(kind: str, *words: str) -> str:
 def clip_suffixes(clips: int | None) -> list[str]:
     """Return the words for the number of clips in a result's file name; none for the default."""
     return [] if clips in (None, DEFAULT_CLIPS) else [f"{clips}-clips"]
+
+
+def readout_suffixes(readout: str, *, standardized: bool) -> list[str]:
+    """Return the words for the read-out in a result's file name; none for the mean over clips."""
+    return ([] if readout == "mean" else [readout]) + (["standardized"] if standardized else [])
 
 
 def part_suffixes(test_part: str, train_part: str) -> list[str]:

@@ -95,7 +95,7 @@ def relabel(out: Path, manifest: Path) -> None:
 @click.command(short_help="Generate a labeled dataset of small videos.")
 @click.argument("out", type=click.Path(file_okay=False, path_type=Path))
 @click.option(
-    "--videos-per-combination", type=click.IntRange(2), default=4, help="Videos per combination of motion and context."
+    "--videos-per-combination", type=click.IntRange(2), default=6, help="Videos per combination of motion and context."
 )
 @click.option("--frames", type=click.IntRange(2), default=96, help="Frames per video, at 30 fps.")
 @click.option("--seed", type=click.IntRange(0), default=0, help="Random seed.")

@@ -47,7 +47,7 @@ class SyntheticConfig:
         contexts: context classes, a subset of ``cmd_extract.synthetic.textures.CONTEXTS``.
     """
 
-    videos_per_combination: int = 4
+    videos_per_combination: int = 6
     width: int = 340
     height: int = 256
     frames: int = 96

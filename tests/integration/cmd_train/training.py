@@ -31,12 +31,24 @@ SIZES = {
     "model.head_hidden": 32,
     "sampling.clip_frames": 8,
 }
-FIELDS = SIZES | {
-    "optim.warmup_epochs": 1,
-    "run.log_seconds": 0,
-    "run.tensorboard": "false",
-    "run.batch_picture": "false",
+FEATURES = {
+    "loss.motion_target": "features",
+    "loss.context_weight": 1.0,
+    "sampling.motion_window": "future",
+    "sampling.temporal_negatives": 3,
 }
+"""The paper's prediction of features, instead of the recipe's directions."""
+
+FIELDS = (
+    SIZES
+    | FEATURES
+    | {
+        "optim.warmup_epochs": 1,
+        "run.log_seconds": 0,
+        "run.tensorboard": "false",
+        "run.batch_picture": "false",
+    }
+)
 
 
 def options(*, all_videos: bool = True, **changes: object) -> list[str]:

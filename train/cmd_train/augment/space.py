@@ -26,6 +26,8 @@ from cmd_train.augment.config import AugmentConfig
 from cmd_train.augment.parameters import CropParameters
 
 _BLUR_REFERENCE_SIZE = 112
+MIN_BLUR_WEIGHT = 1e-8
+"""Smaller blur weights are set to 0; the sum of a row changes by less than the precision of float32."""
 
 
 def crop_pictures(picture_u8_BTHWC: Tensor, crop: CropParameters, size: int, blur_sigma_B: Tensor | None) -> Tensor:
@@ -90,7 +92,9 @@ def blur_weights(sigma_N: Tensor, size: int) -> Tensor:
     weight = gaussian(target - source)
     weight = weight + gaussian(target + source) * (source > 0)
     weight = weight + gaussian(2 * (size - 1) - target - source) * (source < size - 1)
-    return weight / weight.sum(2, keepdim=True)
+    weight = weight / weight.sum(2, keepdim=True)
+    # Subnormal weights would slow down the products with the pictures several times on CPUs.
+    return torch.where(weight < MIN_BLUR_WEIGHT, 0.0, weight)
 
 
 def rotate(picture_BCTHW: Tensor, degrees_B: Tensor) -> Tensor:

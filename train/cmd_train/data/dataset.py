@@ -92,7 +92,7 @@ class PretrainDataset(Dataset[ClipSample]):
             samples=samples,
             clip=(sampling.clip_frames, header.frame_height, header.frame_width),
             keyframe=(0, 0) if self._clips_only else (header.canonical_height, header.canonical_width),
-            windows=(0 if self._clips_only else sampling.window_count, sampling.motion_frames),
+            windows=(0 if self._clips_only else sampling.window_count, sampling.window_frames),
             grid=header.grid_shape,
         )
 
@@ -244,14 +244,23 @@ def _read_motion(
     valid: NDArray[np.bool_],
 ) -> None:
     """Read motion windows into (W, Tm, 2, gh, gw) int16 and (W, Tm, gh, gw) bool; missing frames are 0 and invalid."""
-    for number, (start, count) in enumerate(windows):
+    for number, window in enumerate(windows):
+        count = window.valid_frames
         grid[number, count:] = 0
         valid[number, count:] = False
         if count == 0:
             continue
+        frames = window.frames(len(grid[number]))
+        stop = window.start + int(frames[-1]) + 1
         try:
-            shards.read_motion(entry, start, grid[number, :count], valid[number, :count])
+            if window.span is None:
+                shards.read_motion(entry, window.start, grid[number, :count], valid[number, :count])
+            else:
+                shape = (stop - window.start, *grid.shape[2:])
+                source, flags = np.empty(shape, np.int16), np.empty((shape[0], *shape[2:]), np.bool_)
+                shards.read_motion(entry, window.start, source, flags)
+                grid[number, :count], valid[number, :count] = source[frames], flags[frames]
         except OSError as error:
             raise DamagedSampleError(
-                f"video {entry.video_id}: motion of frames {start} to {start + count - 1} cannot be read ({error})"
+                f"video {entry.video_id}: motion of frames {window.start} to {stop - 1} cannot be read ({error})"
             ) from error

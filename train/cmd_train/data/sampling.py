@@ -23,12 +23,15 @@ from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
-from cmd_extract.system.validation import require, require_range
+from cmd_extract.system.validation import require, require_choice, require_range
 
+MotionWindowKind = Literal["future", "clip"]
+MOTION_WINDOWS: tuple[MotionWindowKind, ...] = get_args(MotionWindowKind)
 SEED_LIMIT = 2**32
 """Upper bound of seeds, epochs and positions, so that each is one word of a seed sequence."""
 
@@ -47,6 +50,10 @@ class SamplingConfig:
         keyframe_margin: maximum distance of a keyframe from the clip, in frames.
         motion_room: reserve room for the future motion between the clip and the end of the video. False allows clips
             anywhere in the video, for runs that do not use motion.
+        motion_window: "future": ``motion_frames`` frames from ``future_interval`` frames after the clip (the paper).
+            "clip": all frames that the clip spans, ``clip_frames * stride`` of them; ``motion_frames`` and
+            ``future_interval`` are then ignored. Where the stride is lowered, the window still has that many frames,
+            evenly spaced over the clip, so that a share of the window always corresponds to the same share of the clip.
     """
 
     clip_frames: int = 16
@@ -56,6 +63,7 @@ class SamplingConfig:
     temporal_negatives: int = 3
     keyframe_margin: int = 5
     motion_room: bool = True
+    motion_window: MotionWindowKind = "future"
 
     def __post_init__(self) -> None:
         require_range(self, "clip_frames", "stride", "motion_frames", ge=1)
@@ -64,6 +72,17 @@ class SamplingConfig:
             self.future_interval >= -self.clip_frames,
             f"future_interval: must be at least -clip_frames = {-self.clip_frames}, got {self.future_interval}",
         )
+
+        require_choice(self, "motion_window", MOTION_WINDOWS)
+        require(
+            self.motion_window == "future" or self.temporal_negatives == 0,
+            f"temporal_negatives: must be 0 with motion_window='clip', got {self.temporal_negatives}",
+        )
+
+    @property
+    def window_frames(self) -> int:
+        """Frames per motion window."""
+        return self.motion_frames if self.motion_window == "future" else self.clip_frames * self.stride
 
     @property
     def window_count(self) -> int:
@@ -77,17 +96,29 @@ class SamplingConfig:
     def window_span(self, stride: int) -> int:
         """Return the number of frames from the first frame of a clip to the last frame of its future motion, inclusive.
 
-        Without ``motion_room``, the window ends with the clip.
+        Without ``motion_room``, and with ``motion_window="clip"``, the window ends with the clip.
         """
-        room = self.future_interval + self.motion_frames if self.motion_room else 0
+        future = self.motion_room and self.motion_window == "future"
+        room = self.future_interval + self.motion_frames if future else 0
         return self.clip_span(stride) + max(room, 0)
 
 
 class MotionWindow(NamedTuple):
-    """Window of consecutive motion frames; only the first ``valid_frames`` of ``motion_frames`` exist."""
+    """Window of motion frames; only the first ``valid_frames`` of the configured number of frames exist.
+
+    Attributes:
+        start: first frame of the video.
+        valid_frames: frames of the window that exist.
+        span: frames of the video that the window covers, evenly spaced; None: as many as the window has, consecutive.
+    """
 
     start: int
     valid_frames: int
+    span: int | None = None
+
+    def frames(self, length: int) -> NDArray[np.int64]:
+        """Return the frames of the video, relative to ``start``, of a window of ``length`` frames that exist."""
+        return np.arange(self.valid_frames) * (length if self.span is None else self.span) // length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +193,8 @@ def plan_sample(
     clip = _clip_at(first, stride, frame_count, config)
     motion_start = first + config.clip_span(stride) + config.future_interval
     positive = MotionWindow(motion_start, min(max(frame_count - motion_start, 0), config.motion_frames))
+    if config.motion_window == "clip":
+        positive = _window_of_clip(first, stride, frame_count, config)
     negatives = _draw_negatives(frame_count, motion_start, config, rng)
     missing = config.temporal_negatives - len(negatives)
     keyframe, outside = _draw_keyframe(keyframe_indices, clip[0], clip[-1], config.keyframe_margin, rng)
@@ -172,7 +205,7 @@ def plan_sample(
         keyframe=keyframe,
         stride_shrunk=stride < config.stride,
         clip_padded=first + config.clip_span(stride) > frame_count,
-        motion_padded=positive.valid_frames < config.motion_frames,
+        motion_padded=positive.valid_frames < config.window_frames,
         negatives_missing=missing,
         keyframe_outside=outside,
     )
@@ -238,6 +271,13 @@ def _draw_clip(frame_count: int, config: SamplingConfig, rng: np.random.Generato
 
 def _clip_at(first: int, stride: int, frame_count: int, config: SamplingConfig) -> tuple[int, ...]:
     return tuple(min(first + number * stride, frame_count - 1) for number in range(config.clip_frames))
+
+
+def _window_of_clip(first: int, stride: int, frame_count: int, config: SamplingConfig) -> MotionWindow:
+    span, length = config.clip_frames * stride, config.window_frames
+    # The window reaches stride - 1 frames beyond the clip's last frame, which a video may not have.
+    existing = -(-min(frame_count - first, span) * length // span)
+    return MotionWindow(first, existing, None if span == length else span)
 
 
 def _draw_negatives(

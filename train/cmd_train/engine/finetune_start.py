@@ -14,6 +14,7 @@ from cmd_train.models.supervised import SupervisedModel
 # Fields that must be the same to load a backbone or a motion head.
 BACKBONE_FIELDS = ("model.backbone", "model.width")
 MOTION_FIELDS = (
+    *("model.motion_target", "model.motion_window", "model.directions", "model.direction_parts", "model.shortcut"),
     *("model.motion_input", "model.clip_frames", "model.crop_size", "model.motion_frames", "model.encoder_width"),
     *("model.predictor_width", "model.predictor_heads", "model.predictor_ff", "model.encoder_layers"),
     *("model.decoder_layers", "model.head_hidden", "model.embedding_dim"),

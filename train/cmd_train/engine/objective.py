@@ -11,6 +11,7 @@ from cmd_train.augment.parameters import draw_parameters
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch
 from cmd_train.losses.contrast import InfoNCEOutput
+from cmd_train.losses.directions import DirectionLoss, DirectionTargets, direction_targets
 from cmd_train.losses.feature_spread import describe_features
 from cmd_train.losses.outputs import StepOutput
 from cmd_train.losses.pretrain import pretrain_loss
@@ -55,11 +56,20 @@ class PretrainObjective:
             min_px=config.loss.drop_static_px if config.model.motion_head else 0.0,
             clamp_px=config.augment.motion_clamp_px,
         )
-        loss = pretrain_loss(output, valid_BW, config.loss, query_valid_BP=moving_BP, rank_sizes=batch.rank_sizes)
+        loss = pretrain_loss(
+            output,
+            valid_BW,
+            config.loss,
+            query_valid_BP=moving_BP,
+            targets=targets_of(inputs.motion_BWCTHW, config) if config.model.predicts_directions else None,
+            rank_sizes=batch.rank_sizes,
+        )
         metrics = {"loss": loss.total.detach(), **describe_features(output, valid_BW)}
         for name, part in (("context", loss.context), ("motion", loss.motion)):
             if part is not None:
                 metrics |= describe_contrast(name, part)
+        if loss.directions is not None:
+            metrics |= describe_directions(loss.directions)
         if moving_BP is not None:
             metrics["motion_static_share"] = static_share(moving_BP, valid_BW)
         return StepOutput(loss=loss.total, metrics=metrics)
@@ -72,4 +82,27 @@ def describe_contrast(name: str, part: InfoNCEOutput) -> dict[str, Tensor]:
         f"{name}_top1": part.top1,
         f"{name}_top5": part.top5,
         f"{name}_candidates": part.candidates,
+    }
+
+
+def targets_of(motion_BWCTHW: Tensor, config: TrainConfig) -> DirectionTargets:
+    """Return the directions to predict from the positive motion window of each sample."""
+    return direction_targets(
+        motion_BWCTHW[:, 0],
+        config.model.token_grid[1:],
+        parts=config.model.window_parts,
+        directions=config.model.directions,
+        still_px=config.loss.still_px,
+        clamp_px=config.augment.motion_clamp_px,
+    )
+
+
+def describe_directions(part: DirectionLoss) -> dict[str, Tensor]:
+    """Return the loss, the accuracy at moving positions, the majority class and the moving share, for logging."""
+    return {
+        "motion_loss": part.loss.detach(),
+        "motion_top1": part.top1,
+        "motion_candidates": part.candidates,
+        "motion_majority": part.majority,
+        "motion_moving_share": part.moving,
     }

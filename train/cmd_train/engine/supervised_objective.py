@@ -15,7 +15,7 @@ from cmd_train.augment.apply import augment_clip, augment_motion
 from cmd_train.augment.parameters import AugmentParameters, draw_parameters
 from cmd_train.config import TrainConfig, check_finetuning
 from cmd_train.data.batch import Batch
-from cmd_train.engine.objective import describe_contrast
+from cmd_train.engine.objective import describe_contrast, describe_directions, targets_of
 from cmd_train.losses.feature_spread import describe_features
 from cmd_train.losses.outputs import StepOutput, SupervisedOutput
 from cmd_train.losses.static_positions import moving_positions, static_share
@@ -57,8 +57,10 @@ class SupervisedObjective:
         motion_BWCTHW = self._motion(batch, parameters)
         with torch.autocast(device.type, torch.bfloat16, enabled=config.run.precision == "bf16"):
             output: SupervisedOutput = model(clip_B3THW, motion_BWCTHW, batch.window_valid_BW)
-        moving_BP = None
-        if motion_BWCTHW is not None:
+        moving_BP = targets = None
+        if motion_BWCTHW is not None and config.model.predicts_directions:
+            targets = targets_of(motion_BWCTHW, config)
+        elif motion_BWCTHW is not None:
             moving_BP = moving_positions(
                 motion_BWCTHW,
                 config.model.token_grid[1:],
@@ -72,6 +74,7 @@ class SupervisedObjective:
             batch.window_valid_BW,
             config.loss,
             query_valid_BP=moving_BP,
+            targets=targets,
             rank_sizes=batch.rank_sizes,
         )
         metrics = self._describe(loss) | describe_features(output.embeddings, batch.window_valid_BW)
@@ -93,4 +96,6 @@ class SupervisedObjective:
             "classification_top1": loss.top1,
             "classification_candidates": torch.full_like(loss.top1, self._classes),
         }
+        if loss.directions is not None:
+            metrics |= describe_directions(loss.directions)
         return metrics if loss.motion is None else metrics | describe_contrast("motion", loss.motion)

@@ -1,17 +1,20 @@
-"""Settings of the contrastive losses."""
+"""Settings of the losses; imports no torch."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal, get_args
 
-from cmd_extract.system.validation import require_range
+from cmd_extract.system.validation import require_choice, require_range
 
 DEFAULT_TEMPERATURE = 0.1
+MotionTarget = Literal["features", "directions"]
+MOTION_TARGETS: tuple[MotionTarget, ...] = get_args(MotionTarget)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Settings of the two contrastive losses, context matching and motion prediction.
+    """Settings of the two losses, context matching and motion prediction.
 
     Attributes:
         temperature: divisor of the similarities in both losses.
@@ -24,6 +27,10 @@ class LossConfig:
         drop_static_px: exclude predicted positions whose mean speed over their window, in pixels per frame, is lower
             than this from the queries; 0 keeps all, as in the paper. The metric ``motion_static_share`` records the
             excluded share.
+        motion_target: what motion prediction predicts, see `ModelConfig`. The settings above this one concern
+            "features", the two below it "directions".
+        still_px: speed below which a position counts as still, in pixels per frame.
+        still_weight: weight of still positions in the cross-entropy; moving ones have weight 1.
     """
 
     temperature: float = DEFAULT_TEMPERATURE
@@ -33,7 +40,12 @@ class LossConfig:
     motion_own_video: bool = False
     motion_own_place: bool = False
     drop_static_px: float = 0.0
+    motion_target: MotionTarget = "features"
+    still_px: float = 0.35
+    still_weight: float = 0.15
 
     def __post_init__(self) -> None:
         require_range(self, "temperature", gt=0)
         require_range(self, "context_weight", "motion_weight", "drop_static_px", ge=0)
+        require_range(self, "still_px", "still_weight", ge=0)
+        require_choice(self, "motion_target", MOTION_TARGETS)

@@ -39,6 +39,8 @@ class ModelOutput:
         motion_query_BPD: predicted motion embeddings.
         motion_key_BWPD: embeddings of the motion windows; window 0 is the predicted one.
         context_queue: keys of earlier batches; None without a queue.
+        direction_BKQHW: scores of motion directions (classes K, parts Q of the window; H x W positions), if the motion
+            head predicts directions.
 
     Raises:
         ValueError: queries and keys of a head are not given together, or their shapes do not match.
@@ -50,6 +52,7 @@ class ModelOutput:
     motion_query_BPD: Tensor | None = None
     motion_key_BWPD: Tensor | None = None
     context_queue: QueuedKeys | None = None
+    direction_BKQHW: Tensor | None = None
 
     def __post_init__(self) -> None:
         context_query, context_key = self.context_query_BD, self.context_key_BD

@@ -26,6 +26,7 @@ from torch import Tensor
 from cmd_train.distributed.gather import Sizes, first_row, gather_flags, gather_with_grad, rank_and_world
 from cmd_train.losses.config import LossConfig
 from cmd_train.losses.contrast import InfoNCEOutput, info_nce
+from cmd_train.losses.directions import DirectionLoss, DirectionTargets, direction_loss
 from cmd_train.losses.outputs import ModelOutput
 
 
@@ -36,12 +37,14 @@ class PretrainLoss:
     Attributes:
         total: weighted sum, with gradient.
         context: context matching; None if its head is off.
-        motion: motion prediction; None if its head is off.
+        motion: motion prediction by features; None if its head is off.
+        directions: motion prediction by directions; None if its head is off.
     """
 
     total: Tensor
     context: InfoNCEOutput | None
     motion: InfoNCEOutput | None
+    directions: DirectionLoss | None
 
 
 def _weighted_for_rank_mean(matched: InfoNCEOutput) -> Tensor:
@@ -189,6 +192,7 @@ def pretrain_loss(
     config: LossConfig,
     *,
     query_valid_BP: Tensor | None = None,
+    targets: DirectionTargets | None = None,
     rank_sizes: Sizes = None,
 ) -> PretrainLoss:
     """Compute the weighted sum of the losses of all heads that are on.
@@ -198,12 +202,13 @@ def pretrain_loss(
         window_valid_BW: whether each motion window exists; None only without motion embeddings.
         config: weights and settings of both losses.
         query_valid_BP: positions whose motion is predicted (all if None).
+        targets: directions to predict; required if the output contains scores of directions.
         rank_sizes: samples per rank; None if all ranks have the same number.
 
     Raises:
-        ValueError: `output` contains no embeddings, or `window_valid_BW` is missing.
+        ValueError: `output` contains no embeddings, or `targets` or `window_valid_BW` is missing.
     """
-    context = motion = None
+    context = motion = directions = None
     terms = []
     if output.context_query_BD is not None:
         context = context_loss(output, config, rank_sizes=rank_sizes)
@@ -213,6 +218,11 @@ def pretrain_loss(
             raise ValueError("window_valid_BW: required, since the output contains motion embeddings")
         motion = motion_loss(output, window_valid_BW, config, query_valid_BP=query_valid_BP, rank_sizes=rank_sizes)
         terms.append(config.motion_weight * motion.loss)
+    if output.direction_BKQHW is not None:
+        if targets is None:
+            raise ValueError("targets: required, since the output contains scores of directions")
+        directions = direction_loss(output.direction_BKQHW, targets, still_weight=config.still_weight)
+        terms.append(config.motion_weight * directions.loss)
     if not terms:
         raise ValueError("output: contains neither context nor motion embeddings; turn on at least one head")
-    return PretrainLoss(total=torch.stack(terms).sum(), context=context, motion=motion)
+    return PretrainLoss(total=torch.stack(terms).sum(), context=context, motion=motion, directions=directions)

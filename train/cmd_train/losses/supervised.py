@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from cmd_train.distributed.gather import Sizes
 from cmd_train.losses.config import LossConfig
 from cmd_train.losses.contrast import InfoNCEOutput
+from cmd_train.losses.directions import DirectionLoss, DirectionTargets, direction_loss
 from cmd_train.losses.outputs import SupervisedOutput
 from cmd_train.losses.pretrain import motion_loss
 
@@ -27,13 +28,15 @@ class SupervisedLoss:
         total: weighted sum, with gradient.
         classification: mean cross-entropy over the rank's clips.
         top1: fraction of clips whose label has the highest score.
-        motion: motion prediction; None if its head is off.
+        motion: motion prediction by features; None if its head is off.
+        directions: motion prediction by directions; None if its head is off.
     """
 
     total: Tensor
     classification: Tensor
     top1: Tensor
-    motion: InfoNCEOutput | None
+    motion: InfoNCEOutput | None = None
+    directions: DirectionLoss | None = None
 
 
 def supervised_loss(
@@ -43,6 +46,7 @@ def supervised_loss(
     config: LossConfig,
     *,
     query_valid_BP: Tensor | None = None,
+    targets: DirectionTargets | None = None,
     rank_sizes: Sizes = None,
 ) -> SupervisedLoss:
     """Compute the cross-entropy plus, if the model predicted motion, the weighted motion loss of pre-training.
@@ -53,18 +57,25 @@ def supervised_loss(
         window_valid_BW: whether each motion window exists; None only without motion.
         config: weight and settings of the motion loss.
         query_valid_BP: positions whose motion is predicted (all if None).
+        targets: directions to predict; required if the model predicts directions.
         rank_sizes: samples per rank; None if all ranks have the same number. Each rank's cross-entropy is weighted by
             its share of the samples, so that the mean over ranks is the mean over the global batch.
 
     Raises:
-        ValueError: the model predicted motion and `window_valid_BW` is missing.
+        ValueError: the model predicted motion and `window_valid_BW` or `targets` is missing.
     """
     logits_BK = output.logits_BK.float()
     share = 1.0 if rank_sizes is None else len(label_B) * len(rank_sizes) / sum(rank_sizes)
     classification = F.cross_entropy(logits_BK, label_B) * share
     top1 = (logits_BK.detach().argmax(1) == label_B).float().mean()
+    if (scores_BKQHW := output.embeddings.direction_BKQHW) is not None:
+        if targets is None:
+            raise ValueError("targets: required, since the model predicts directions")
+        directions = direction_loss(scores_BKQHW, targets, still_weight=config.still_weight)
+        total = classification + config.motion_weight * directions.loss
+        return SupervisedLoss(total=total, classification=classification, top1=top1, directions=directions)
     if output.embeddings.motion_query_BPD is None:
-        return SupervisedLoss(total=classification, classification=classification, top1=top1, motion=None)
+        return SupervisedLoss(total=classification, classification=classification, top1=top1)
     if window_valid_BW is None:
         raise ValueError("window_valid_BW: required, since the model predicts motion")
     motion = motion_loss(

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmd_train.models.config import BACKBONE_NAMES, token_grid
+from cmd_train.models.config import BACKBONE_NAMES, ShortcutKind, token_grid
 from cmd_train.models.resnet import BlockKind, ConvKind, ResNetTrunk, TrunkSpec, initialize_convolutions
 
 
@@ -87,9 +87,18 @@ class ResNetBackbone(Backbone):
         block: kind of residual block.
         depths: blocks per stage.
         width: channels of the first stage.
+        shortcut: kind of the shortcuts, see `models.resnet.ResidualBlock`.
     """
 
-    def __init__(self, *, kind: ConvKind, block: BlockKind, depths: tuple[int, int, int, int], width: int = 64) -> None:
+    def __init__(
+        self,
+        *,
+        kind: ConvKind,
+        block: BlockKind,
+        depths: tuple[int, int, int, int],
+        width: int = 64,
+        shortcut: ShortcutKind = "strided",
+    ) -> None:
         super().__init__()
         halve = (2, 2, 2)
         self.trunk = ResNetTrunk(
@@ -103,6 +112,7 @@ class ResNetBackbone(Backbone):
                 stem_stride=(1, 2, 2),
                 max_pool=True,
                 stage_strides=((1, 1, 1), halve, halve, halve),
+                shortcut=shortcut,
             )
         )
         self.feature_channels = self.token_channels = self.trunk.spec.stage_channels[-1]
@@ -187,24 +197,26 @@ class C3DBackbone(Backbone):
         return BackboneOutput(feature_BCTHW=current_BCTHW, tokens_BCTHW=current_BCTHW)
 
 
-def build_backbone(name: str, *, width: int = 64) -> Backbone:
+def build_backbone(name: str, *, width: int = 64, shortcut: ShortcutKind = "strided") -> Backbone:
     """Build a backbone by name.
 
     Args:
         name: one of `BACKBONE_NAMES`.
         width: channels of the first stage (64 in the paper); all other stages scale with it.
+        shortcut: kind of the shortcuts of residual backbones; C3D has none.
 
     Raises:
         ValueError: the name is unknown or the width is not positive.
     """
     if width < 1:
         raise ValueError(f"width: must be at least 1, got {width}")
+    bottleneck, basic = (2, 2, 2, 2), (1, 1, 1, 1)
     if name == "r2plus1d_26":
-        return ResNetBackbone(kind="2plus1d", block="bottleneck", depths=(2, 2, 2, 2), width=width)
+        return ResNetBackbone(kind="2plus1d", block="bottleneck", depths=bottleneck, width=width, shortcut=shortcut)
     if name == "r3d_26":
-        return ResNetBackbone(kind="3d", block="bottleneck", depths=(2, 2, 2, 2), width=width)
+        return ResNetBackbone(kind="3d", block="bottleneck", depths=bottleneck, width=width, shortcut=shortcut)
     if name == "r2plus1d_10":
-        return ResNetBackbone(kind="2plus1d", block="basic", depths=(1, 1, 1, 1), width=width)
+        return ResNetBackbone(kind="2plus1d", block="basic", depths=basic, width=width, shortcut=shortcut)
     if name == "c3d":
         return C3DBackbone(width=width)
     raise ValueError(f"backbone: must be one of {', '.join(BACKBONE_NAMES)}, got {name!r}")

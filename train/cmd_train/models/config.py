@@ -7,9 +7,13 @@ from typing import Literal, get_args
 
 from cmd_extract.system.validation import require, require_choice, require_range
 from cmd_train.augment.config import MOTION_INPUTS, MotionInput, motion_input_shape
+from cmd_train.data.sampling import MOTION_WINDOWS, MotionWindowKind
+from cmd_train.losses.config import MOTION_TARGETS, MotionTarget
 
 BackboneName = Literal["r2plus1d_26", "r3d_26", "c3d", "r2plus1d_10"]
 BACKBONE_NAMES: tuple[BackboneName, ...] = get_args(BackboneName)
+ShortcutKind = Literal["strided", "average"]
+SHORTCUTS: tuple[ShortcutKind, ...] = get_args(ShortcutKind)
 
 TOKEN_TIME_STRIDE = 8
 TOKEN_SPACE_STRIDE = 16
@@ -47,6 +51,9 @@ class ModelConfig:
     Attributes:
         backbone: one of `BACKBONE_NAMES`.
         width: channels of the backbone's first stage.
+        shortcut: how the shortcuts of residual blocks of the backbone and the motion encoder reduce the resolution:
+            "strided" (1x1x1 convolution with stride, as published) or "average" (average pooling before a 1x1x1
+            convolution of stride 1, ResNet-D). See `models.resnet.ResidualBlock`.
         motion_input: "native" (dx, dy and validity at a quarter of the crop resolution) or "paper" (dx and dy at crop
             resolution).
         clip_frames: frames per clip, a multiple of 8.
@@ -64,6 +71,13 @@ class ModelConfig:
         context_head: match clips to keyframes.
         motion_head: predict future motion from clips. With both heads off, the network is a bare backbone, which
             cannot be pre-trained but can hold imported weights.
+        motion_target: what the motion head predicts: "features" of the motion, learned and compared contrastively (the
+            paper), or quantized "directions" of the mean motion vectors, see `losses.directions`.
+        motion_window: "future" or "clip", see `SamplingConfig`; with "clip", directions are predicted at each time step
+            of the token map, otherwise from its mean over time.
+        directions: number of directions; "still" is an additional class.
+        direction_parts: equal parts of the motion window whose directions are predicted separately; with
+            `motion_window="clip"` parts per time step of the token map.
         context_queue: number of keyframe embeddings of earlier batches used as additional negatives; 0, as in the
             paper, uses none. Helps with small batches.
         queue_momentum: momentum of the moving-average encoder that computes those embeddings, in [0, 1).
@@ -75,6 +89,7 @@ class ModelConfig:
 
     backbone: BackboneName = "r2plus1d_26"
     width: int = 64
+    shortcut: ShortcutKind = "strided"
     motion_input: MotionInput = "native"
     clip_frames: int = 16
     crop_size: int = 112
@@ -90,6 +105,10 @@ class ModelConfig:
     encoder_width: int = 64
     context_head: bool = True
     motion_head: bool = True
+    motion_target: MotionTarget = "features"
+    motion_window: MotionWindowKind = "future"
+    directions: int = 8
+    direction_parts: int = 2
     context_queue: int = 0
     queue_momentum: float = 0.99
     classifier_dropout: float = 0.3
@@ -97,6 +116,11 @@ class ModelConfig:
     def __post_init__(self) -> None:
         require_choice(self, "backbone", BACKBONE_NAMES)
         require_choice(self, "motion_input", MOTION_INPUTS)
+        require_choice(self, "shortcut", SHORTCUTS)
+        require_choice(self, "motion_target", MOTION_TARGETS)
+        require_choice(self, "motion_window", MOTION_WINDOWS)
+        require_range(self, "directions", ge=2)
+        require_range(self, "direction_parts", ge=1)
         require_range(self, "width", "embedding_dim", "head_hidden", "encoder_layers", "decoder_layers", ge=1)
         require_range(self, "predictor_width", "predictor_heads", "predictor_ff", ge=1)
         require_range(self, "motion_frames", ge=1, le=MAX_MOTION_FRAMES)
@@ -114,6 +138,16 @@ class ModelConfig:
             self.context_queue == 0 or (self.context_queue > 0 and self.context_head),
             f"context_queue: must be 0, or positive with context_head=True, got {self.context_queue}",
         )
+
+    @property
+    def predicts_directions(self) -> bool:
+        """Whether the motion head is on and predicts directions."""
+        return self.motion_head and self.motion_target == "directions"
+
+    @property
+    def window_parts(self) -> int:
+        """Parts of a motion window whose directions are predicted separately."""
+        return self.direction_parts * (self.token_grid[0] if self.motion_window == "clip" else 1)
 
     @property
     def token_grid(self) -> tuple[int, int, int]:

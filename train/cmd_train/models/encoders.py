@@ -13,7 +13,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from cmd_train.augment.config import MotionInput
-from cmd_train.models.config import MAX_MOTION_FRAMES
+from cmd_train.models.config import MAX_MOTION_FRAMES, ShortcutKind
 from cmd_train.models.resnet import ResNetTrunk, TrunkSpec, initialize_convolutions
 
 
@@ -60,12 +60,15 @@ class MotionEncoder(nn.Module):
     Args:
         motion_input: variant.
         width: channels of the first stage of the "paper" variant; the output of both has eight times as many channels.
+        shortcut: kind of the shortcuts, see `models.resnet.ResidualBlock`.
 
     Raises:
         ValueError: the width is odd and the variant is "native".
     """
 
-    def __init__(self, *, motion_input: MotionInput = "native", width: int = 64) -> None:
+    def __init__(
+        self, *, motion_input: MotionInput = "native", width: int = 64, shortcut: ShortcutKind = "strided"
+    ) -> None:
         super().__init__()
         self.out_channels = 8 * width
         native = motion_input == "native"
@@ -83,6 +86,7 @@ class MotionEncoder(nn.Module):
                 stem_stride=(1, 1, 1),
                 max_pool=not native,
                 stage_strides=((1, 1, 1), halve, halve, halve_time if native else halve),
+                shortcut=shortcut,
             )
         )
         trunk_channels = self.trunk.spec.stage_channels[-1]

@@ -6,6 +6,7 @@ Shape legend:
     N  windows of all samples
     P  positions of the predicted motion (rows times columns of the token map)
     D  features of an embedding
+    Q  parts of the motion window, K  classes of directions
 """
 
 from __future__ import annotations
@@ -68,7 +69,9 @@ class MotionHead(nn.Module):
             decoder_layers=config.decoder_layers,
             dropout=config.dropout,
         )
-        self.encoder = MotionEncoder(motion_input=config.motion_input, width=config.encoder_width)
+        self.encoder = MotionEncoder(
+            motion_input=config.motion_input, width=config.encoder_width, shortcut=config.shortcut
+        )
         self.query_head = EmbeddingHead(config.predictor_width, config.head_hidden, config.embedding_dim)
         self.key_head = EmbeddingHead(self.encoder.out_channels, config.head_hidden, config.embedding_dim)
 
@@ -103,6 +106,30 @@ class MotionHead(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the predicted embeddings (B, P, D) and those of the windows (B, W, P, D)."""
         return self.forward_query(tokens_BCTHW), self.forward_key(motion_BWCTHW, window_valid_BW)
+
+
+class DirectionHead(nn.Module):
+    """Direct prediction of quantized motion: a linear layer at every position of the token map.
+
+    Args:
+        config: sizes; the number of directions, parts and the kind of motion window.
+        token_channels: channels of the token map.
+    """
+
+    def __init__(self, config: ModelConfig, *, token_channels: int) -> None:
+        super().__init__()
+        self.per_step = config.motion_window == "clip"
+        self.parts, self.classes = config.direction_parts, config.directions + 1
+        self.classifier = nn.Linear(token_channels, self.parts * self.classes)
+
+    def forward(self, tokens_BCTHW: Tensor) -> Tensor:
+        """Return class scores (B, K, Q, H, W) for all parts Q of the motion window, in temporal order."""
+        if not self.per_step:
+            tokens_BCTHW = tokens_BCTHW.mean(2, keepdim=True)
+        scores_BTHWN: Tensor = self.classifier(tokens_BCTHW.permute(0, 2, 3, 4, 1))
+        scores_BTHWQK = scores_BTHWN.view(*scores_BTHWN.shape[:-1], self.parts, self.classes)
+        scores_BKQHW: Tensor = scores_BTHWQK.permute(0, 5, 1, 4, 2, 3).flatten(2, 3)
+        return scores_BKQHW
 
 
 def replace_missing_windows(motion_NCTHW: Tensor, valid_N: Tensor) -> Tensor:

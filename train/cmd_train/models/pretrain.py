@@ -15,7 +15,7 @@ from cmd_train.losses.outputs import ModelOutput
 from cmd_train.models.backbones import build_backbone
 from cmd_train.models.config import ModelConfig
 from cmd_train.models.encoders import ContextEncoder
-from cmd_train.models.heads import EmbeddingHead, MotionHead
+from cmd_train.models.heads import DirectionHead, EmbeddingHead, MotionHead
 from cmd_train.models.key_queue import KeyQueue
 
 
@@ -29,7 +29,7 @@ class PretrainModel(nn.Module):
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
-        self.backbone = build_backbone(config.backbone, width=config.width)
+        self.backbone = build_backbone(config.backbone, width=config.width, shortcut=config.shortcut)
         channels = self.backbone.token_channels
         # A disabled head has no parameters: DistributedDataParallel would wait for their gradients indefinitely.
         if config.context_head:
@@ -45,7 +45,10 @@ class PretrainModel(nn.Module):
                 features=config.embedding_dim,
                 momentum=config.queue_momentum,
             )
-        if config.motion_head:
+        self.motion: MotionHead | DirectionHead
+        if config.predicts_directions:
+            self.motion = DirectionHead(config, token_channels=channels)
+        elif config.motion_head:
             self.motion = MotionHead(config, token_channels=channels)
 
     def forward_context_query(self, tokens_BCTHW: Tensor) -> Tensor:
@@ -58,11 +61,17 @@ class PretrainModel(nn.Module):
 
     def forward_motion_query(self, tokens_BCTHW: Tensor) -> Tensor:
         """Predict the embeddings (B, P, D) of the motion that follows the clips."""
+        assert isinstance(self.motion, MotionHead)
         return self.motion.forward_query(tokens_BCTHW)
 
     def forward_motion_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
         """Embed motion windows (B, W, C, T, H, W) as (B, W, P, D)."""
+        assert isinstance(self.motion, MotionHead)
         return self.motion.forward_key(motion_BWCTHW, window_valid_BW)
+
+    def forward_directions(self, tokens_BCTHW: Tensor) -> Tensor:
+        """Predict scores (B, K, Q, H, W) of motion directions."""
+        return self.motion(tokens_BCTHW)  # type: ignore[no-any-return] # modules return Any
 
     def restart_queue(self) -> None:
         """Reset the key queue, if there is one; call this after loading other weights."""
@@ -85,8 +94,8 @@ class PretrainModel(nn.Module):
         Args:
             clip_B3THW: clips, normalized RGB.
             keyframe_B31HW: keyframes, normalized RGB; ignored if the context head is off.
-            motion_BWCTHW: motion windows (units: pixels / 10), the predicted one first; ignored if the motion head is
-                off.
+            motion_BWCTHW: motion windows (units: pixels / 10), the predicted one first; ignored unless the motion head
+                predicts features.
             window_valid_BW: whether each motion window exists (all if None).
             video_B: video index of each sample; used by the key queue only.
 
@@ -94,7 +103,7 @@ class PretrainModel(nn.Module):
             ValueError: an input of a head that is on is missing, or a shape does not match the configuration.
         """
         encoded = self.backbone(clip_B3THW)
-        context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = queued = None
+        context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = queued = direction_BKQHW = None
         if self.config.context_head:
             if keyframe_B31HW is None:
                 raise ValueError("keyframe_B31HW: required, since the context head is on")
@@ -104,7 +113,9 @@ class PretrainModel(nn.Module):
                 if video_B is None:
                     raise ValueError("video_B: required, since the key queue is on")
                 queued = self.context_queue(self._key_encoder(), keyframe_B31HW, video_B)
-        if self.config.motion_head:
+        if self.config.predicts_directions:
+            direction_BKQHW = self.forward_directions(encoded.tokens_BCTHW)
+        elif self.config.motion_head:
             if motion_BWCTHW is None:
                 raise ValueError("motion_BWCTHW: required, since the motion head is on")
             motion_query_BPD = self.forward_motion_query(encoded.tokens_BCTHW)
@@ -116,4 +127,5 @@ class PretrainModel(nn.Module):
             motion_query_BPD=motion_query_BPD,
             motion_key_BWPD=motion_key_BWPD,
             context_queue=queued,
+            direction_BKQHW=direction_BKQHW,
         )

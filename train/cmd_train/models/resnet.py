@@ -16,6 +16,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from cmd_extract.system.validation import require, require_range
+from cmd_train.models.config import ShortcutKind
 
 Triple = tuple[int, int, int]
 ConvKind = Literal["3d", "2plus1d", "2d"]
@@ -109,9 +110,22 @@ class ResidualBlock(nn.Module):
         in_channels: input channels.
         width: width of the stage; the output has `expansion(block)` times as many channels.
         stride: stride (T, H, W) of the block's first 3x3x3 convolution.
+        shortcut: how the shortcut reduces the resolution. At the start of training a block computes its shortcut only.
+            A "strided" 1x1x1 convolution keeps one position in eight, so that a chain of them is a subsampled video in
+            which small motions are invisible. "average" pooling before the convolution (ResNet-D; He et al., 2018, "Bag
+            of Tricks", here over time as well) keeps all positions.
     """
 
-    def __init__(self, kind: ConvKind, block: BlockKind, in_channels: int, width: int, *, stride: Triple) -> None:
+    def __init__(
+        self,
+        kind: ConvKind,
+        block: BlockKind,
+        in_channels: int,
+        width: int,
+        *,
+        stride: Triple,
+        shortcut: ShortcutKind = "strided",
+    ) -> None:
         super().__init__()
         cube, point, unit_stride = (3, 3, 3), (1, 1, 1), (1, 1, 1)
         out_channels = width * expansion(block)
@@ -128,7 +142,7 @@ class ResidualBlock(nn.Module):
             ]
         self.units = nn.ModuleList(units)
         resizes = stride != unit_stride or in_channels != out_channels
-        self.shortcut = ConvNorm(in_channels, out_channels, kernel=point, stride=stride) if resizes else nn.Identity()
+        self.shortcut = _build_shortcut(shortcut, in_channels, out_channels, stride) if resizes else nn.Identity()
         self.relu = nn.ReLU(inplace=True)
 
     def zero_last_norm(self) -> None:
@@ -143,6 +157,15 @@ class ResidualBlock(nn.Module):
         for index, unit in enumerate(self.units):
             residual_BCTHW = unit(self.relu(residual_BCTHW) if index else residual_BCTHW)
         return self.relu(residual_BCTHW + self.shortcut(video_BCTHW))  # type: ignore[no-any-return] # modules return Any
+
+
+def _build_shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, stride: Triple) -> nn.Module:
+    point = (1, 1, 1)
+    if kind == "strided" or stride == point:
+        return ConvNorm(in_channels, out_channels, kernel=point, stride=stride)
+    # Odd sizes round up, as with strided convolutions; padding does not enter the averages.
+    pool = nn.AvgPool3d(stride, stride, ceil_mode=True, count_include_pad=False)
+    return nn.Sequential(pool, ConvNorm(in_channels, out_channels, kernel=point))
 
 
 def expansion(block: BlockKind) -> int:
@@ -164,6 +187,7 @@ class TrunkSpec:
         stem_stride: stride (T, H, W) of the stem.
         max_pool: whether 1x3x3 max pooling with spatial stride 2 follows the stem.
         stage_strides: stride (T, H, W) of the first block of each stage.
+        shortcut: kind of the shortcuts, see `ResidualBlock`.
 
     Raises:
         ValueError: a size is not positive, or the number of stages is not four.
@@ -178,6 +202,7 @@ class TrunkSpec:
     stem_stride: Triple
     max_pool: bool
     stage_strides: tuple[Triple, Triple, Triple, Triple]
+    shortcut: ShortcutKind = "strided"
 
     def __post_init__(self) -> None:
         require_range(self, "in_channels", "width", ge=1)
@@ -207,7 +232,7 @@ class ResNetTrunk(nn.Module):
         stages = []
         for stage, (in_channels, out_channels) in enumerate(pairwise((spec.width, *spec.stage_channels))):
             width, stride = out_channels // expansion(spec.block), spec.stage_strides[stage]
-            blocks = [ResidualBlock(spec.kind, spec.block, in_channels, width, stride=stride)]
+            blocks = [ResidualBlock(spec.kind, spec.block, in_channels, width, stride=stride, shortcut=spec.shortcut)]
             for _ in range(spec.depths[stage] - 1):
                 blocks.append(ResidualBlock(spec.kind, spec.block, out_channels, width, stride=(1, 1, 1)))
             stages.append(nn.Sequential(*blocks))

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from cmd_train.losses.outputs import ModelOutput, SupervisedOutput
 from cmd_train.models.backbones import build_backbone
 from cmd_train.models.config import ModelConfig
-from cmd_train.models.heads import MotionHead
+from cmd_train.models.heads import DirectionHead, MotionHead
 
 
 class SupervisedModel(nn.Module):
@@ -35,12 +35,16 @@ class SupervisedModel(nn.Module):
         if classes < 2:
             raise ValueError(f"classes: must be at least 2, got {classes}")
         self.config = config
-        self.backbone = build_backbone(config.backbone, width=config.width)
+        self.backbone = build_backbone(config.backbone, width=config.width, shortcut=config.shortcut)
         self.dropout = nn.Dropout(config.classifier_dropout)
         self.classifier = nn.Linear(self.backbone.feature_channels, classes)
         # Initialized last, so that all other weights are the same with and without the motion head.
-        if config.motion_head:
-            self.motion = MotionHead(config, token_channels=self.backbone.token_channels)
+        channels = self.backbone.token_channels
+        self.motion: MotionHead | DirectionHead
+        if config.predicts_directions:
+            self.motion = DirectionHead(config, token_channels=channels)
+        elif config.motion_head:
+            self.motion = MotionHead(config, token_channels=channels)
 
     def forward(
         self, clip_B3THW: Tensor, motion_BWCTHW: Tensor | None = None, window_valid_BW: Tensor | None = None
@@ -58,12 +62,19 @@ class SupervisedModel(nn.Module):
         """
         encoded = self.backbone(clip_B3THW)
         feature_BF = encoded.pooled_BC
-        query_BPD = key_BWPD = None
-        if self.config.motion_head and self.training:
+        query_BPD = key_BWPD = direction_BKQHW = None
+        if self.config.predicts_directions and self.training:
+            direction_BKQHW = self.motion(encoded.tokens_BCTHW)
+        elif self.config.motion_head and self.training:
             if motion_BWCTHW is None:
                 raise ValueError("motion_BWCTHW: required in training, since the motion head is on")
             query_BPD, key_BWPD = self.motion(encoded.tokens_BCTHW, motion_BWCTHW, window_valid_BW)
         return SupervisedOutput(
             logits_BK=self.classifier(self.dropout(feature_BF)),
-            embeddings=ModelOutput(feature_BF=feature_BF, motion_query_BPD=query_BPD, motion_key_BWPD=key_BWPD),
+            embeddings=ModelOutput(
+                feature_BF=feature_BF,
+                motion_query_BPD=query_BPD,
+                motion_key_BWPD=key_BWPD,
+                direction_BKQHW=direction_BKQHW,
+            ),
         )

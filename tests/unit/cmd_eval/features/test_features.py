@@ -241,13 +241,11 @@ def test_features_that_are_not_finite_are_rejected_by_name(tmp_path: Path, field
 
 
 class Net(torch.nn.Module):
-    """A backbone that returns NaN for bright clips."""
+    """A network that returns NaN for bright clips."""
 
-    feature_channels = 3
-
-    def forward(self, clip: torch.Tensor) -> SimpleNamespace:
+    def forward(self, clip: torch.Tensor) -> torch.Tensor:
         bright = clip.flatten(1).float().mean(1, keepdim=True)
-        return SimpleNamespace(pooled_BC=torch.where(bright > 0, torch.nan, 1.0).expand(-1, 3))
+        return torch.where(bright > 0, torch.nan, 1.0).expand(-1, 3)
 
 
 def test_features_that_are_not_finite_name_the_video(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -265,14 +263,14 @@ def test_features_that_are_not_finite_name_the_video(monkeypatch: pytest.MonkeyP
 
 def embedding(monkeypatch: pytest.MonkeyPatch, value: float) -> Callable[..., Features]:
     """``embed_to_file`` with a network whose features are all ``value``."""
-    net = SimpleNamespace(feature_channels=3)
+    net = SimpleNamespace(width=3)
     videos = [replace(entry, video_id=f"v{n}") for n, entry in enumerate(entries()[:2])]
     checkpoint = SimpleNamespace(config={"settings": build_config("demo").as_dict()})
     monkeypatch.setattr("cmd_eval.features.embed.load_checkpoint", lambda _: checkpoint)
     monkeypatch.setattr(
         "cmd_eval.features.embed.describe_model", lambda *_: replace(SOURCE, clips=1, checkpoint_sha256=str(value))
     )
-    monkeypatch.setattr("cmd_eval.features.embed.load_backbone", lambda *_, **__: net)
+    monkeypatch.setattr("cmd_eval.features.embed.load_clip_network", lambda *_, **__: net)
     monkeypatch.setattr(
         "cmd_eval.features.embed.embed_videos",
         lambda *given: iter([np.full((1, 3), value, np.float32)] * len(given[2])),

@@ -106,7 +106,7 @@ def test_a_sample_follows_its_plan(epoch: int, position: int) -> None:
     np.testing.assert_allclose(sample.clip_u8[:, 3, 4, 0], [2 * f + video for f in plan.clip_frames], atol=2)
     assert sample.keyframe_u8.shape == (52, 68, 3)
     assert sample.keyframe_u8[20, 20, 0] == pytest.approx(10 * plan.keyframe + video, abs=2)
-    for window, (start, count) in enumerate(plan.motion_windows):
+    for window, (start, count, _) in enumerate(plan.motion_windows):
         frames = [*range(start, start + count), *[0] * (4 - count)]
         np.testing.assert_array_equal(sample.motion_quarter_px[window, :, 0, 6, 8], frames)
         np.testing.assert_array_equal(sample.motion_quarter_px[window, :, 1, 0, 0], np.negative(frames))

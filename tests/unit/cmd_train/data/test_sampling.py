@@ -28,7 +28,7 @@ def test_the_window_of_the_paper_has_71_frames() -> None:
 def test_long_videos_have_the_published_geometry(frame_count: int) -> None:
     for plan in plans(frame_count):
         assert plan.clip_frames == tuple(range(plan.clip_frames[0], plan.clip_frames[0] + 61, 4))
-        start, valid = plan.motion_windows[0]
+        start, valid, _ = plan.motion_windows[0]
         assert start == plan.clip_frames[-1] + 3
         assert valid == 8
         assert start + 8 <= frame_count
@@ -188,7 +188,7 @@ def test_a_negative_interval_uses_the_motion_of_the_clip_itself(frame_count: int
     lasts = set()
     for index in range(50):
         plan = plan_sample(frame_count, (0,), config, sample_rng(0, 0, index))
-        (start, valid), last = plan.motion_windows[0], plan.clip_frames[-1]
+        (start, valid, _), last = plan.motion_windows[0], plan.clip_frames[-1]
         assert start == last + 1 - 16
         assert valid == 8
         assert plan.clip_frames[0] <= start

@@ -33,6 +33,13 @@ def configured(**changes: object) -> TrainConfig:
         "model.embedding_dim": 16,
         "model.head_hidden": 32,
         "model.motion_frames": 4,
+        # The paper's prediction of features; directions have tests of their own.
+        "loss.motion_target": "features",
+        "loss.context_weight": 1.0,
+        "sampling.motion_window": "future",
+        "sampling.temporal_negatives": 3,
+        "augment.rescale_vectors": False,
+        "run.channels_last": False,
     }
     return build_config("demo", small | {name.replace("__", "."): value for name, value in changes.items()})
 

@@ -304,7 +304,7 @@ def test_gather_in_one_process_is_the_identity():
 
 def test_own_video_and_own_place_together_require_temporal_negatives():
     both = {"loss.motion_own_video": True, "loss.motion_own_place": True}
-    build_config("demo", both)
-    build_config("demo", {"loss.motion_own_place": True, "sampling.temporal_negatives": 0})
+    build_config("ucf101", both)
+    build_config("ucf101", {"loss.motion_own_place": True, "sampling.temporal_negatives": 0})
     with pytest.raises(ValueError, match=r"sampling\.temporal_negatives: must be at least 1 .* no negatives"):
-        build_config("demo", both | {"sampling.temporal_negatives": 0})
+        build_config("ucf101", both | {"sampling.temporal_negatives": 0})

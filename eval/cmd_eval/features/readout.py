@@ -1,0 +1,50 @@
+"""Read-outs: what a network says about a clip, and how the clips of a video become one feature; imports no torch.
+
+| name | per clip | clips of a video |
+|---|---|---|
+| ``mean`` | pooled backbone feature | mean (the published protocol) |
+| ``ordered`` | pooled backbone feature | side by side, in temporal order |
+| ``grid`` | token map, averaged over 2 x 2 places; its time steps are kept | mean |
+| ``grid-ordered`` | as ``grid`` | side by side |
+| ``directions`` | predicted distribution of motion directions, averaged over places | side by side |
+
+The mean over clips discards their order, and with it everything that distinguishes a path from its reverse. Features
+of clips side by side are comparable because evaluation clips are evenly spaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+POOLED_FEATURES = "backbone, pooled"
+GRID_FEATURES = "backbone, 2 x 2 grid"
+DIRECTION_FEATURES = "predicted directions"
+NETWORK_FEATURES = (POOLED_FEATURES, GRID_FEATURES, DIRECTION_FEATURES)
+"""Kinds of clip features that a network computes, as recorded in features files."""
+
+ReadoutName = Literal["mean", "ordered", "grid", "grid-ordered", "directions"]
+
+
+@dataclass(frozen=True)
+class Readout:
+    """A read-out.
+
+    Attributes:
+        features: kind of the clip features, one of ``NETWORK_FEATURES``.
+        ordered: clips side by side instead of their mean.
+    """
+
+    features: str
+    ordered: bool
+
+
+READOUTS: Mapping[ReadoutName, Readout] = {
+    "mean": Readout(POOLED_FEATURES, ordered=False),
+    "ordered": Readout(POOLED_FEATURES, ordered=True),
+    "grid": Readout(GRID_FEATURES, ordered=False),
+    "grid-ordered": Readout(GRID_FEATURES, ordered=True),
+    "directions": Readout(DIRECTION_FEATURES, ordered=True),
+}
+DEFAULT_READOUT: ReadoutName = "mean"
