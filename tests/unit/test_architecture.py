@@ -121,7 +121,7 @@ def test_imports_point_down_the_layers(package: str) -> None:
     assert upward_imports(package) == []
 
 
-def test_an_import_turned_round_is_found(tmp_path: Path) -> None:
+def test_upward_imports_are_found(tmp_path: Path) -> None:
     shutil.copytree(PACKAGES["cmd_extract"] / "cmd_extract", tmp_path / "cmd_extract")
     grid = tmp_path / "cmd_extract" / "decode" / "grid.py"
     grid.write_text(grid.read_text("utf-8") + "\n\ndef late():\n    from cmd_extract.run import plan\n", "utf-8")

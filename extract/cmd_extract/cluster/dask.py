@@ -114,8 +114,10 @@ def build_with_dask(
     """
     with cluster.connect() as client, contextlib.closing(_results(client, work, plans)) as results:
         for plan, written in results:
-            with contextlib.closing(ShardReader(work.job.out / plan.name)) as shard:
-                failures = shard.failures()
+            failures = []
+            if written.failures:
+                with contextlib.closing(ShardReader(work.job.out / plan.name)) as shard:
+                    failures = shard.failures()
             # Workers keep their own journals, possibly on other disks; this one counts for the main process.
             ShardJournal(work.scratch, plan.name).add_shard(written.frames, len(plan.records), failures)
             yield written

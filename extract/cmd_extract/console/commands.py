@@ -5,6 +5,7 @@ from __future__ import annotations
 import select
 import shlex
 import sys
+import traceback
 from typing import Any
 
 import click
@@ -52,8 +53,11 @@ class CommandGroup(click.Group):
                 # As in `cmd-extract inspect OUT | head`: the reader of the output has all it wants.
                 ctx.exit(EXIT_ERROR)
             if ctx.params.get("debug"):
-                raise
-            click.echo(f"Error: {str(error) or type(error).__name__}", err=True)
+                if not hasattr(error, "exit_code"):
+                    raise
+                traceback.print_exc()
+            else:
+                click.echo(f"Error: {str(error) or type(error).__name__}", err=True)
             ctx.exit(getattr(error, "exit_code", EXIT_ERROR))
 
 

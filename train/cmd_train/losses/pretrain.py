@@ -103,23 +103,23 @@ class _CandidateMask:
         row_B1: index of this rank's samples among the samples of all ranks.
         samples: samples of all ranks.
         positions: positions per window.
-        own_video, own_place: restrict candidates to the query's own sample, to its own position.
+        own_video, own_position: restrict candidates to the query's own sample, to its own position.
     """
 
     row_B1: Tensor
     samples: int
     positions: int
     own_video: bool
-    own_place: bool
+    own_position: bool
 
     def pairs(self, windows: int) -> Tensor | None:
         """Return a (queries, keys) bool mask for keys of `windows` windows per sample; None if all are candidates."""
-        if not (self.own_video or self.own_place):
+        if not (self.own_video or self.own_position):
             return None
         device = self.row_B1.device
         own_BG = (self.row_B1 == torch.arange(self.samples, device=device)) | (not self.own_video)
         place_P = torch.arange(self.positions, device=device)
-        own_PP = (place_P[:, None] == place_P) | (not self.own_place)
+        own_PP = (place_P[:, None] == place_P) | (not self.own_position)
         allowed_BPGWP = own_BG[:, None, :, None, None] & own_PP[None, :, None, None, :]
         return allowed_BPGWP.expand(-1, -1, -1, windows, -1).flatten(2).flatten(0, 1)
 
@@ -160,7 +160,7 @@ def motion_loss(
         samples=len(valid_GW),
         positions=positions,
         own_video=config.motion_own_video,
-        own_place=config.motion_own_place,
+        own_position=config.motion_own_position,
     )
     matched = info_nce(
         query_BPD.flatten(0, 1),

@@ -51,7 +51,7 @@ class ConvNorm(nn.Module):
         return self.norm(self.conv(video_BCTHW))  # type: ignore[no-any-return] # modules return Any
 
 
-class FactorisedConvNorm(nn.Module):
+class FactorizedConvNorm(nn.Module):
     """Factorized "(2+1)D" unit: spatial convolution, BatchNorm and ReLU, then temporal convolution and BatchNorm.
 
     The number of intermediate channels preserves the parameter count of the full convolution, rounded down.
@@ -84,7 +84,7 @@ class FactorisedConvNorm(nn.Module):
 
 def conv_unit(
     kind: ConvKind, in_channels: int, out_channels: int, *, kernel: Triple, stride: Triple
-) -> ConvNorm | FactorisedConvNorm:
+) -> ConvNorm | FactorizedConvNorm:
     """Build the unit that implements a 3D convolution in a network of the given kind.
 
     Args:
@@ -95,7 +95,7 @@ def conv_unit(
         stride: stride (T, H, W) of the full convolution; "2d" ignores the temporal stride.
     """
     if kind == "2plus1d":
-        return FactorisedConvNorm(in_channels, out_channels, kernel=kernel, stride=stride)
+        return FactorizedConvNorm(in_channels, out_channels, kernel=kernel, stride=stride)
     if kind == "2d":
         kernel, stride = (1, *kernel[1:]), (1, *stride[1:])
     return ConvNorm(in_channels, out_channels, kernel=kernel, stride=stride)
@@ -148,7 +148,7 @@ class ResidualBlock(nn.Module):
     def zero_last_norm(self) -> None:
         """Zero the residual branch, so that the block computes its shortcut only."""
         last = self.units[-1]
-        assert isinstance(last, ConvNorm | FactorisedConvNorm)
+        assert isinstance(last, ConvNorm | FactorizedConvNorm)
         nn.init.zeros_(last.last_norm.weight)
 
     def forward(self, video_BCTHW: Tensor) -> Tensor:

@@ -147,8 +147,8 @@ def test_motion_loss_equals_a_loop(symmetric):
 
 
 @pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize(("own_video", "own_place"), [(True, False), (False, True), (True, True)])
-def test_restricted_candidates_equal_the_mean_of_separate_losses(symmetric, own_video, own_place):
+@pytest.mark.parametrize(("own_video", "own_position"), [(True, False), (False, True), (True, True)])
+def test_restricted_candidates_equal_the_mean_of_separate_losses(symmetric, own_video, own_position):
     output, config = output_of(), LossConfig(symmetric=symmetric)
     window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
 
@@ -162,9 +162,9 @@ def test_restricted_candidates_equal_the_mean_of_separate_losses(symmetric, own_
 
     # The third video has no window to predict, so on its own it has no queries.
     samples = [slice(n, n + 1) for n in range(2)] if own_video else [slice(None)]
-    places = [slice(n, n + 1) for n in range(5)] if own_place else [slice(None)]
+    places = [slice(n, n + 1) for n in range(5)] if own_position else [slice(None)]
     parts = [loss_of_part(sample, place) for sample in samples for place in places]
-    restricted = replace(config, motion_own_video=own_video, motion_own_place=own_place)
+    restricted = replace(config, motion_own_video=own_video, motion_own_position=own_position)
     matched = motion_loss(output, window_valid, restricted)
     assert matched.loss.item() == pytest.approx(np.mean([part.loss.item() for part in parts]), rel=1e-5)
     assert matched.top1.item() == pytest.approx(np.mean([part.top1.item() for part in parts]))
@@ -252,7 +252,7 @@ def gradients(
     model.zero_grad()
     samples, motion = global_batch()
     output = model(samples[part], motion[part])
-    config = LossConfig(symmetric=symmetric, motion_own_video=own_video, motion_own_place=own_video)
+    config = LossConfig(symmetric=symmetric, motion_own_video=own_video, motion_own_position=own_video)
     loss = pretrain_loss(output, WINDOW_VALID[part], config, rank_sizes=rank_sizes)
     loss.total.backward()
     values = {"total": loss.total.item(), "candidates": loss.motion.candidates.item()}
@@ -303,8 +303,8 @@ def test_gather_in_one_process_is_the_identity():
 
 
 def test_own_video_and_own_place_together_require_temporal_negatives():
-    both = {"loss.motion_own_video": True, "loss.motion_own_place": True}
+    both = {"loss.motion_own_video": True, "loss.motion_own_position": True}
     build_config("ucf101", both)
-    build_config("ucf101", {"loss.motion_own_place": True, "sampling.temporal_negatives": 0})
+    build_config("ucf101", {"loss.motion_own_position": True, "sampling.temporal_negatives": 0})
     with pytest.raises(ValueError, match=r"sampling\.temporal_negatives: must be at least 1 .* no negatives"):
         build_config("ucf101", both | {"sampling.temporal_negatives": 0})

@@ -15,7 +15,7 @@ from cmd_train.models.encoders import ContextEncoder, MotionEncoder
 from cmd_train.models.heads import MotionHead
 from cmd_train.models.predictor import MotionPredictor
 from cmd_train.models.pretrain import PretrainModel
-from cmd_train.models.resnet import FactorisedConvNorm, ResidualBlock
+from cmd_train.models.resnet import FactorizedConvNorm, ResidualBlock
 
 SMALL = ModelConfig(
     backbone="r2plus1d_10",
@@ -93,9 +93,9 @@ def test_token_map_combines_frame_pairs_and_the_upsampled_last_stage():
 
 
 def test_factorized_convolutions_keep_the_parameter_count():
-    stem = FactorisedConvNorm(3, 64, kernel=(3, 7, 7))
+    stem = FactorizedConvNorm(3, 64, kernel=(3, 7, 7))
     assert stem.spatial.conv.out_channels == 83
-    unit = FactorisedConvNorm(64, 64, kernel=(3, 3, 3))
+    unit = FactorizedConvNorm(64, 64, kernel=(3, 3, 3))
     assert unit.spatial.conv.weight.numel() + unit.temporal.conv.weight.numel() == 27 * 64 * 64
 
 
