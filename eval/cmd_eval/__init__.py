@@ -1,5 +1,24 @@
-"""Evaluation of video backbones: features, retrieval, probes, experiments over several runs, and an HTML report.
+"""Evaluation of video backbones: retrieval, probes, recognition, search, reports.
 
-``cmd_eval.features.store.read_features`` reads features files, and ``cmd_eval.results.schema.read_result`` reads result
-files. Importing this package loads neither torch nor NumPy.
+Public names: `read_features` opens a features file (`Features`); `read_result` reads a result file.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cmd_extract.system.lazy import lazy_attributes
+
+if TYPE_CHECKING:
+    from cmd_eval.features.store import Features, read_features
+    from cmd_eval.results.schema import read_result
+
+__all__ = ["Features", "read_features", "read_result"]
+
+__getattr__, __dir__ = lazy_attributes(
+    "cmd_eval",
+    {
+        **dict.fromkeys(("Features", "read_features"), "cmd_eval.features.store"),
+        "read_result": "cmd_eval.results.schema",
+    },
+)

@@ -73,11 +73,17 @@ def test_errors_say_how_to_continue() -> None:
     assert "run the same command again" in limit.stderr
 
 
-@pytest.mark.parametrize("kind", ["manifest", "os", "limit"])
+@pytest.mark.parametrize("kind", ["manifest", "os"])
 def test_debug_keeps_the_traceback_of_user_errors(kind: str) -> None:
     result = call("--debug", "fail", kind)
     assert result.exception is ERRORS[kind]
     assert result.stderr == ""
+
+
+def test_debug_keeps_the_exit_code_of_an_error(capsys: pytest.CaptureFixture[str]) -> None:
+    result = call("--debug", "fail", "limit")
+    assert result.exit_code == FailureLimitError.exit_code
+    assert "Traceback" in result.stderr + capsys.readouterr().err
 
 
 def test_bugs_keep_their_traceback() -> None:
