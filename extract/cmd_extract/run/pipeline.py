@@ -71,7 +71,7 @@ class ShardWork:
             remove_index(job.out)
             return writer.finish()
         except OSError as error:
-            raise run_error(error, f"{job.out} or {job.scratch}") from None
+            raise run_error(error, " or ".join(dict.fromkeys((str(job.out), str(job.scratch))))) from None
         finally:
             remove(folder)
 

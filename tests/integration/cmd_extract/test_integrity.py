@@ -296,6 +296,25 @@ def test_a_broken_or_foreign_index_is_named(folder: Path, text: str) -> None:
     assert path.read_text() == whole
 
 
+def test_a_process_that_cannot_be_started_is_no_full_disk(original: Path, tmp_path: Path) -> None:
+    program = """
+import errno, os
+from multiprocessing.process import BaseProcess
+from cmd_extract.cli.main import main
+def start(self):
+    raise OSError(errno.EAGAIN, os.strerror(errno.EAGAIN))
+BaseProcess.start = start
+main()
+"""
+    process = python(program, "run", original / "m.csv", tmp_path / "out", *OPTIONS)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last.startswith(f"Error: {tmp_path / 'out'}: [Errno 11] Resource temporarily unavailable. Finished shards")
+    assert "disk" not in last
+    assert "cannot write" not in last
+
+
 def test_output_that_nobody_reads_ends_quietly(original: Path) -> None:
     process = python("from cmd_extract.cli.main import main; main()", "inspect", original / "out")
     assert process.stdout
