@@ -121,7 +121,7 @@ def test_each_network_was_trained_with_its_heads_on_its_split(first: tuple[Path,
         assert names[heads] == run["heads"]
         assert settings["data"]["split_column"] == run["split_column"]
         # The warm-up takes the same share of the run as in the recipe.
-        assert settings["optim"]["warmup_epochs"] == pytest.approx(settings["optim"]["epochs"] * 2 / 42, rel=1e-5)
+        assert settings["optim"]["warmup_epochs"] == pytest.approx(settings["optim"]["epochs"] * 2 / 32, rel=1e-5)
         lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
         assert [line["step"] for line in lines] == list(range(1, run["step"] + 1))
 
@@ -134,7 +134,7 @@ def test_run_again_it_trains_only_what_is_missing(first: tuple[Path, Result], sh
     killed = [out / before["runs"][number]["run_dir"] for number in (1, 2)]
     for folder in killed:
         (folder / "finished").unlink()
-    again = evidence(shards, out, "--at-once", 2)
+    again = evidence(shards, out, "--jobs", 2)
     assert again.exit_code == 0, again.output
     assert again.output.count("(already done)") == 4 + 4
     for folder in killed:

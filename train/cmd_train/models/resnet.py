@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Literal
 
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from cmd_extract.system.validation import require, require_range
 from cmd_train.models.config import ShortcutKind
@@ -159,13 +160,29 @@ class ResidualBlock(nn.Module):
         return self.relu(residual_BCTHW + self.shortcut(video_BCTHW))  # type: ignore[no-any-return] # modules return Any
 
 
+class AveragePool(nn.Module):
+    """Average pooling whose output has the size of a strided convolution's: odd sizes round up.
+
+    Args:
+        stride: size (T, H, W) of the averaged regions. Regions are smaller at the end of an axis of odd length, and
+            along an axis that is shorter than a region.
+    """
+
+    def __init__(self, stride: Triple) -> None:
+        super().__init__()
+        self.stride = stride
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        """Map (B, C, T, H, W) to (B, C, T', H', W')."""
+        kernel = [min(step, size) for step, size in zip(self.stride, video_BCTHW.shape[2:], strict=True)]
+        return F.avg_pool3d(video_BCTHW, kernel, kernel, ceil_mode=True, count_include_pad=False)
+
+
 def _build_shortcut(kind: ShortcutKind, in_channels: int, out_channels: int, stride: Triple) -> nn.Module:
     point = (1, 1, 1)
     if kind == "strided" or stride == point:
         return ConvNorm(in_channels, out_channels, kernel=point, stride=stride)
-    # Odd sizes round up, as with strided convolutions; padding does not enter the averages.
-    pool = nn.AvgPool3d(stride, stride, ceil_mode=True, count_include_pad=False)
-    return nn.Sequential(pool, ConvNorm(in_channels, out_channels, kernel=point))
+    return nn.Sequential(AveragePool(stride), ConvNorm(in_channels, out_channels, kernel=point))
 
 
 def expansion(block: BlockKind) -> int:

@@ -112,7 +112,12 @@ def indexed_shards(folder: Path) -> ShardSet:
         "format": schema.FORMAT_NAME,
         "version": schema.FORMAT_VERSION,
         "config_hash": ShardReader(path).header.config_hash,
-        "shards": [{"name": path.name, "sha256": "0", "rows": [0, 5], "rows_hash": "r"}],
+        "config": {},
+        "totals": {},
+        "shards": [
+            {"name": path.name, "sha256": "0", "rows": [0, 5], "rows_hash": "r"}
+            | dict.fromkeys(("size_bytes", "videos", "frames", "failures", "damaged"), 0)
+        ],
         "columns": {"label": ["l"] * 5, "group": ["g"] * 5, "split1": ["test", *["train"] * 4]},
     }
     (folder / schema.INDEX_NAME).write_text(json.dumps(index))
@@ -128,7 +133,7 @@ def test_summary_lists_run_details(tmp_path: Path) -> None:
     assert (summary.name, summary.task) == ("my run", "Pre-training")
     facts = [f"{name}: {value}" for name, value in summary.facts]
     assert "recipe: demo" in facts
-    assert "training: 2 steps, 42 epochs planned, batch size 16" in facts
+    assert "training: 2 steps, 32 epochs planned, batch size 16" in facts
     assert f"checkpoint: run/checkpoints/step-00000009 (sha256 {'c' * 12})" in facts
     assert f"evaluation data: data hash {'d' * 12} (same as the training data)" in facts
     assert f"evaluation data: data hash {'e' * 12} (not the training data)" in facts

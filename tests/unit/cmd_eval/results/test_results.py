@@ -23,7 +23,16 @@ def test_result_round_trip_keeps_the_provenance(tmp_path: Path) -> None:
     assert record["format"] == 1
     assert record["splits"] == [{"top1": None}]
     fields = "command created versions shards data_hash checkpoint checkpoint_sha256 trained_on step untrained settings"
-    assert set(record["provenance"]) == {*fields.split(), "seed", "features", "clips", "pretext", "began_from"}
+    assert set(record["provenance"]) == {
+        *fields.split(),
+        "seed",
+        "features",
+        "clips",
+        "readout",
+        "standardized",
+        "pretext",
+        "initial_weights",
+    }
     assert {"context-motion-decoupling", "torch", "numpy", "python"} <= set(record["provenance"]["versions"])
     assert list(path.parent.iterdir()) == [path]
 

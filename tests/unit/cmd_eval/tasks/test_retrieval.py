@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -100,14 +101,16 @@ def test_a_row_is_never_its_own_neighbor_even_among_copies() -> None:
         nearest_others(torch.ones(5, 2), 5)
 
 
-def test_features_that_need_scaling_are_standardized_by_the_gallery() -> None:
+def test_features_are_standardized_by_the_gallery_on_request() -> None:
     videos = table([("x", "", "train"), ("y", "", "train"), ("x", "", "test")])
     mean = np.array([[0.0, 5.0], [2.0, 5.0], [3.0, 6.0]])
     split = part_split(videos, "split1", "test", "train", "label")
-    query, gallery = features_of(videos, mean, "motion descriptor").comparable(split.query, split.gallery)
+    features = features_of(videos, mean)
+    scaled = replace(features, provenance=replace(features.provenance, standardized=True))
+    query, gallery = scaled.comparable(split.query, split.gallery)
     assert gallery.read().tolist() == [[-1.0, 0.0], [1.0, 0.0]]
     assert query.read().tolist() == [[2.0, 1.0]]
-    query, _ = features_of(videos, mean).comparable(split.query, split.gallery)
+    query, _ = features.comparable(split.query, split.gallery)
     assert query.read().tolist() == [[3.0, 6.0]]
 
 

@@ -160,14 +160,14 @@ def test_decoded_frames_match_the_rendered_ones(moving: Path) -> None:
 
 def test_motion_and_context_are_balanced_and_independent() -> None:
     records = plan(SyntheticConfig())
-    assert len(records) == 192
-    assert Counter(r.splits["split"] for r in records) == {"train": 144, "test": 48}
+    assert len(records) == 288
+    assert Counter(r.splits["split"] for r in records) == {"train": 192, "test": 96}
     pairs = {(motion, context) for motion in MOTIONS for context in CONTEXTS}
-    for part, count in (("train", 3), ("test", 1)):
+    for part, count in (("train", 4), ("test", 2)):
         assert Counter((r.label, r.group) for r in records if r.splits["split"] == part) == dict.fromkeys(pairs, count)
     assert records[0].video_id == "left-bricks-00"
     assert records[0].path == "videos/left-bricks-00.mp4"
-    assert len({r.video_id for r in records}) == 192
+    assert len({r.video_id for r in records}) == 288
 
 
 @pytest.mark.parametrize(("count", "tests"), [(2, 1), (3, 1), (4, 1), (6, 2), (10, 3), (101, 25)])
