@@ -11,7 +11,7 @@ DEMO := build/demo
 EVIDENCE := build/evidence
 SIZE := small
 # Small runs leave cores idle; large ones fill a GPU.
-AT_ONCE := $(if $(filter small,$(SIZE)),2,1)
+JOBS := $(if $(filter small,$(SIZE)),2,1)
 DEMO_RETRIEVAL := --target label --target group
 
 .PHONY: install install-dev demo bench evidence test test-oldest test-cluster coverage lint types clean
@@ -55,14 +55,14 @@ bench: install
 	$(BIN)/python -m tests.benchmarks.run
 
 # Tests the paper's claims on shards of your own labeled videos: make evidence SHARDS=... [SIZE=full]
-# [EVIDENCE=folder] [AT_ONCE=2]. About 105 minutes on two cores, resumable. BENCH=build/bench.json adds extraction speed.
+# [EVIDENCE=folder] [JOBS=2]. About 105 minutes on two cores, resumable. BENCH=build/bench.json adds extraction speed.
 ifneq ($(filter evidence,$(MAKECMDGOALS)),)
 ifndef SHARDS
 $(error SHARDS is not set; use `make evidence SHARDS=folder` with an output folder of `cmd-extract run`)
 endif
 endif
 evidence: install-dev
-	$(BIN)/cmd-eval evidence "$(SHARDS)" "$(EVIDENCE)" --size $(SIZE) --at-once $(AT_ONCE) $(if $(BENCH),--bench "$(BENCH)")
+	$(BIN)/cmd-eval evidence "$(SHARDS)" "$(EVIDENCE)" --size $(SIZE) --jobs $(JOBS) $(if $(BENCH),--bench "$(BENCH)")
 	$(BIN)/cmd-eval report "$(EVIDENCE)"
 
 lint: install-dev

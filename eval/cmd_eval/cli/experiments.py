@@ -206,7 +206,8 @@ def auxiliary(shards: Path, split_columns: tuple[str, ...], **options: Any) -> N
     help="Result file of the benchmarks, for the extraction speed.  [default: as in an earlier result, if any]",
 )
 @click.option(
-    "--at-once",
+    "--jobs",
+    "at_once",
     type=click.IntRange(1),
     default=1,
     help="Parallel pre-training runs, each with its share of the cores.",

@@ -189,18 +189,27 @@ def split_spec(
         options: values of the other options.
 
     Raises:
+        UsageError: a split column is given for leave-one-out.
         ValueError: see ``resolve_columns``.
     """
-    from cmd_eval.data.splits import EvalSplitSpec
+    from cmd_eval.data.splits import ALL_VIDEOS, SEVERAL_COLUMNS, EvalSplitSpec
 
     options["targets"] = tuple(dict.fromkeys(options["targets"]))
     if options.get("leave_one_out"):
+        if split_columns:
+            raise click.UsageError("--leave-one-out uses all videos and cannot be combined with --split-column.")
         return EvalSplitSpec(**options)
-    return EvalSplitSpec(split_columns=resolve_columns(videos, split_columns, settings), **options)
+    alternative = ALL_VIDEOS if "leave_one_out" in options else SEVERAL_COLUMNS
+    columns = resolve_columns(videos, split_columns, settings, alternative=alternative)
+    return EvalSplitSpec(split_columns=columns, **options)
 
 
 def resolve_columns(
-    videos: VideoTable, split_columns: Sequence[str], settings: Mapping[str, Any] | None = None
+    videos: VideoTable,
+    split_columns: Sequence[str],
+    settings: Mapping[str, Any] | None = None,
+    *,
+    alternative: str | None = None,
 ) -> tuple[str, ...]:
     """Return the split columns to evaluate; a default is reported on standard error.
 
@@ -211,17 +220,18 @@ def resolve_columns(
         videos: the videos to evaluate.
         split_columns: values of ``--split-column``; empty for the default.
         settings: training configuration of the network; None if there is none.
+        alternative: what to do instead of choosing one column, for the error message; None for choosing several.
 
     Raises:
         ValueError: a column does not exist, or there is no default because the videos have several columns or none.
     """
-    from cmd_eval.data.splits import choose_split_columns
+    from cmd_eval.data.splits import SEVERAL_COLUMNS, choose_split_columns
 
     trained_on = (settings or {}).get("data", {}).get("split_column")
     if not split_columns and trained_on in videos.splits:
         click.echo(f"Split column: {trained_on}, as in the training run", err=True)
         return (trained_on,)
-    columns = choose_split_columns(videos, split_columns)
+    columns = choose_split_columns(videos, split_columns, alternative=alternative or SEVERAL_COLUMNS)
     if not split_columns:
         click.echo(f"Split column: {columns[0]}, {ONLY_COLUMN}", err=True)
     return columns

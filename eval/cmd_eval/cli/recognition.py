@@ -16,6 +16,8 @@ from cmd_eval.cli.options import (
     open_features_and_splits,
     output_option,
     part_options,
+    recorded_settings,
+    resolve_columns,
     seed_option,
     skip_copies_option,
     source_options,
@@ -73,25 +75,32 @@ def probe(method: str, confusion: bool, output: Path | None, **options: Any) -> 
 @click.command(short_help="Test fine-tuned networks: top-1 and top-5.")
 @click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("shards", type=FOLDER)
-@click.option("--split-column", help="Split column of the manifest.  [default: the one of each training run]")
+@click.option("--split-column", help=f"Split column of the manifest.  [default: {TRAINED_COLUMN}]")
 @click.option("--test-part", default="test", help="Part to test on.")
 @skip_copies_option
 @clips_option
 @workers_option
 @device_option
 @output_option("one file per checkpoint, in eval/ of its run folder")
-def recognition(checkpoints: tuple[Path, ...], output: Path | None, **options: Any) -> None:
+def recognition(
+    checkpoints: tuple[Path, ...], shards: Path, split_column: str | None, output: Path | None, **options: Any
+) -> None:
     """Test networks fine-tuned by cmd-train finetune: top-1 and top-5, with the softmax averaged over clips.
 
     CHECKPOINT is a checkpoint, or a run folder for its last one. For several checkpoints, for example one per split,
     mean and spread are printed as well.
     """
+    from cmd_eval.data.splits import EACH_COLUMN
+    from cmd_eval.data.table import VideoTable
     from cmd_eval.results.schema import write_result
     from cmd_eval.tasks.recognition import RecognitionSpec, evaluate_recognition, recognition_record
+    from cmd_extract.shard.reader import ShardSet
 
-    spec = RecognitionSpec(**options)
+    videos, given = VideoTable.of(ShardSet(shards).videos), (split_column,) if split_column else ()
     runs: list[RecognitionRun] = []
     for checkpoint in checkpoints:
+        (column,) = resolve_columns(videos, given, recorded_settings(checkpoint), alternative=EACH_COLUMN)
+        spec = RecognitionSpec(shards=shards, split_column=column, **options)
         with ProgressDisplay("classify") as display:
             run = evaluate_recognition(checkpoint, spec, command=command_line(), progress=display.update)
         runs.append(run)

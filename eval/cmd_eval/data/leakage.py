@@ -170,7 +170,7 @@ def training_sets(provenance: Provenance) -> list[TrainingSet]:
         return []
     data = config_from_dict(provenance.settings).data
     sets = [TrainingSet(data_hash=provenance.trained_on, split_column=data.split_column, part=data.train_part)]
-    before = _trained_on(provenance.began_from)
+    before = _trained_on(provenance.initial_weights)
     while before is not None:
         sets.append(
             TrainingSet(
@@ -179,7 +179,7 @@ def training_sets(provenance: Provenance) -> list[TrainingSet]:
                 part=before.get("train_part", ""),
             )
         )
-        before = _trained_on(before.get("began_from"))
+        before = _trained_on(before.get("initial_weights"))
     return sets
 
 

@@ -14,6 +14,11 @@ from cmd_eval.data.table import TARGETS, VideoTable
 from cmd_eval.results.schema import LEAVE_ONE_OUT, part_suffixes
 from cmd_train.data.selection import resolve_split_columns
 
+ALL_VIDEOS = "use all videos with --leave-one-out"
+SEVERAL_COLUMNS = "repeat it to use several"
+EACH_COLUMN = "run the command once for each"
+"""Alternatives to one split column, depending on the options of a command."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EvalSplitSpec:
@@ -80,16 +85,23 @@ class EvalSplit:
         return self.split_column == LEAVE_ONE_OUT
 
 
-def choose_split_columns(videos: VideoTable, given: Sequence[str]) -> tuple[str, ...]:
+def choose_split_columns(
+    videos: VideoTable, given: Sequence[str], *, alternative: str = SEVERAL_COLUMNS
+) -> tuple[str, ...]:
     """Return the given split columns, or the only one of the videos.
+
+    Args:
+        videos: the videos to evaluate.
+        given: split columns chosen by the user; may be empty.
+        alternative: what to do instead of choosing one column, for the error message.
 
     Raises:
         ValueError: A given column does not exist, or none is given and the videos do not have exactly one.
     """
-    remedy = "use all videos with `cmd-eval retrieval --leave-one-out`"
-    columns = resolve_split_columns(tuple(videos.splits), given, alternative=remedy)
+    columns = resolve_split_columns(tuple(videos.splits), given, alternative=alternative)
     if not columns:
-        raise ValueError(f"the shards have no split columns; {remedy}, or add a split column to the manifest")
+        remedy = f"{ALL_VIDEOS}, or " if alternative == ALL_VIDEOS else ""
+        raise ValueError(f"the shards have no split columns; {remedy}add one to the manifest (`cmd-extract relabel`)")
     return columns
 
 
@@ -156,19 +168,24 @@ def leave_one_out_split(videos: VideoTable, target: str, *, skip_copies: bool = 
     )
 
 
-def split_notes(videos: VideoTable, split: EvalSplit) -> list[str]:
+def split_notes(videos: VideoTable, split: EvalSplit, *, what: str = "queries") -> list[str]:
     """Return notes on videos left out, groups on both sides, and queries that cannot have a hit.
 
     With the group as target, and for leave-one-out, groups are on both sides by design.
+
+    Args:
+        videos: all videos.
+        split: the split.
+        what: plural noun for the videos of the test part: ``queries`` of retrieval, or ``test videos`` of a probe.
     """
     notes = []
     if split.unlabeled:
         notes.append(f"{split.split_column}: {split.unlabeled} videos without a {split.target} were left out")
     if split.copies:
         where = "earlier videos" if split.leave_one_out else f"files in part {split.train_part!r}"
-        notes.append(f"{split.split_column}: {split.copies} queries were left out as copies of {where}")
+        notes.append(f"{split.split_column}: {split.copies} {what} were left out as copies of {where}")
     if split.target == "label" and not split.leave_one_out:
-        notes += group_notes(videos, split.query, split.gallery, split.split_column, "queries")
+        notes += group_notes(videos, split.query, split.gallery, split.split_column, what)
     names = videos.names(split.target)
     if split.leave_one_out:
         members = Counter(names[row] for row in split.query)
@@ -179,8 +196,11 @@ def split_notes(videos: VideoTable, split: EvalSplit) -> list[str]:
     available = {names[row] for row in split.gallery}
     hopeless = sum(names[row] not in available for row in split.query)
     if hopeless:
+        consequence = "count as wrong"
+        if what == "queries":
+            consequence = "cannot have a hit; `cmd-eval retrieval --leave-one-out` uses all videos"
         notes.append(
-            f"{split.split_column}: the {split.target} of {hopeless} of {len(split.query)} queries is not in part "
-            f"{split.train_part!r}, so they cannot have a hit; `cmd-eval retrieval --leave-one-out` uses all videos"
+            f"{split.split_column}: the {split.target} of {hopeless} of {len(split.query)} {what} is not in part "
+            f"{split.train_part!r}, so they {consequence}"
         )
     return notes

@@ -152,7 +152,8 @@ def _start(
 ) -> subprocess.Popen[bytes]:
     """Start ``cmd-train``; its output is shown, or goes to ``stdout`` with the errors."""
     return subprocess.Popen(
-        [sys.executable, "-c", _PROGRAM, *arguments],
+        # -P keeps modules in the working directory from being imported.
+        [sys.executable, "-P", "-c", _PROGRAM, *arguments],
         env=environment,
         # In its own session, so that Ctrl-C reaches it only once, through this process.
         start_new_session=True,

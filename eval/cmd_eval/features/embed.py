@@ -30,7 +30,8 @@ from cmd_eval.results.schema import DEFAULT_CLIPS, Provenance
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
-from cmd_train.checkpoints.published import load_named, load_submodule
+from cmd_train.checkpoints.initial import BACKBONE_PREFIX
+from cmd_train.checkpoints.published import load_submodule
 from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.distributed.process_group import process_group
 from cmd_train.models.backbones import Backbone, BackboneOutput
@@ -40,7 +41,7 @@ from cmd_train.models.heads import DirectionHead
 
 Progress = Callable[[int, int], None]
 
-_BACKBONE, _MOTION = "backbone.", "motion."
+_MOTION_PREFIX = "motion."
 _GRID = 2
 """Places per side of the read-out ``grid``."""
 
@@ -80,8 +81,7 @@ def load_backbone(checkpoint: Checkpoint, config: TrainConfig, *, untrained: boo
     """
     backbone = build_model(config.model, seed=config.run.seed).backbone
     if not untrained:
-        weights = checkpoint.weights
-        load_named(backbone, {n.removeprefix(_BACKBONE): t for n, t in weights.items() if n.startswith(_BACKBONE)})
+        load_submodule(backbone, checkpoint.weights, BACKBONE_PREFIX)
     return backbone
 
 
@@ -141,7 +141,7 @@ def load_clip_network(
             "(loss.motion_target=directions); choose another --readout"
         )
     if not untrained:
-        load_submodule(head, checkpoint.weights, _MOTION)
+        load_submodule(head, checkpoint.weights, _MOTION_PREFIX)
     return ClipNetwork(load_backbone(checkpoint, config, untrained=untrained), config.model, features, head)
 
 
@@ -183,7 +183,7 @@ def describe_model(
         checkpoint_sha256=checkpoint.weights_hash,
         trained_on=checkpoint.config.get("data_hash"),
         step=checkpoint.step,
-        began_from=checkpoint.config.get("init"),
+        initial_weights=checkpoint.config.get("init"),
         untrained=config.untrained,
         settings=checkpoint.config["settings"],
         seed=seed,

@@ -54,16 +54,18 @@ def writing(path: Path) -> Iterator[None]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     lock_path = path.with_name(f".{path.name}.lock")
-    lock = FileLock(lock_path)
+    # A soft lock, an ordinary file, would stay behind after SIGKILL and stop every later run.
+    lock = FileLock(lock_path, fallback_to_soft=False)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         raise FeatureError(
             f"{path}: another process is writing this file (lock {lock_path}); wait until it has finished"
         ) from None
-    except OSError as error:
-        if error.errno not in _NO_LOCKS:
+    except (OSError, NotImplementedError) as error:
+        if isinstance(error, OSError) and error.errno not in _NO_LOCKS:
             raise
+        lock_path.unlink(missing_ok=True)
     try:
         yield
     finally:

@@ -42,7 +42,7 @@ class Provenance:
         checkpoint_sha256: hash of its weights file.
         trained_on: ``data_hash`` of the shards it was trained on; None if unknown.
         step: its optimizer step.
-        began_from: initial weights of its run, as recorded in the checkpoint; None if trained from scratch.
+        initial_weights: initial weights of its run, as recorded in the checkpoint; None if trained from scratch.
         untrained: whether the network's randomly initialized weights were used instead of the trained ones.
         settings: full training configuration.
         seed: random seed of the evaluation; the seed of the training run is part of ``settings``.
@@ -61,7 +61,7 @@ class Provenance:
     checkpoint_sha256: str | None = None
     trained_on: str | None = None
     step: int | None = None
-    began_from: Mapping[str, Any] | None = None
+    initial_weights: Mapping[str, Any] | None = None
     untrained: bool = False
     settings: Mapping[str, Any] | None = None
     seed: int = 0

@@ -16,7 +16,7 @@ from typing import Self
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedGroupKFold, StratifiedKFold
@@ -109,21 +109,30 @@ class NeighborProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
 
     def decision_function(self, feature_NF: NDArray[np.float32]) -> NDArray[np.float64]:
         """Return votes plus a tie-breaker below 1, (N, K); minus infinity for classes without a near video."""
-        return self._scores(feature_NF, max(int(self.k), _RANKED_NEIGHBORS))
+        return self._scores(*self._ranked(feature_NF, max(int(self.k), _RANKED_NEIGHBORS)), int(self.k))
 
     def predict(self, feature_NF: NDArray[np.float32]) -> NDArray[np.int64]:
         """Return the class numbers with the most votes."""
-        best: NDArray[np.int64] = self.classes_[self._scores(feature_NF, int(self.k)).argmax(axis=1)]
-        return best
+        return self.predict_each(feature_NF, [self.k])[0]
 
-    def _scores(self, feature_NF: NDArray[np.float32], neighbors: int) -> NDArray[np.float64]:
+    def predict_each(self, feature_NF: NDArray[np.float32], values: Sequence[float]) -> list[NDArray[np.int64]]:
+        """Return the predictions for several values of ``k``, for which the neighbors are ranked only once."""
+        similarity_NM, number_NM = self._ranked(feature_NF, int(max(values)))
+        scores = (self._scores(similarity_NM[:, :k], number_NM[:, :k], k) for k in map(int, values))
+        return [self.classes_[score_NK.argmax(axis=1)] for score_NK in scores]
+
+    def _ranked(self, feature_NF: NDArray[np.float32], neighbors: int) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+        """Return similarity and class of the M nearest training videos, nearest first, each (N, M)."""
         similarity, place = nearest(self._prepare(feature_NF), self.feature_TF_, min(neighbors, len(self.number_T_)))
-        number_NM = self.number_T_[place.numpy()]
+        number_NM: NDArray[np.int64] = self.number_T_[place.numpy()]
+        return similarity.numpy().astype(np.float64), number_NM
+
+    def _scores(self, similarity_NM: NDArray[np.float64], number_NM: NDArray[np.int64], k: int) -> NDArray[np.float64]:
         row_N1 = np.arange(len(number_NM))[:, None]
         closeness_NK = np.full((len(number_NM), len(self.classes_)), -np.inf)
-        np.maximum.at(closeness_NK, (row_N1, number_NM), similarity.numpy().astype(np.float64))
+        np.maximum.at(closeness_NK, (row_N1, number_NM), similarity_NM)
         votes_NK = np.zeros(closeness_NK.shape)
-        np.add.at(votes_NK, (row_N1, number_NM[:, : int(self.k)]), 1.0)
+        np.add.at(votes_NK, (row_N1, number_NM[:, :k]), 1.0)
         # Similarities are between -1 and 1: a third of them never outweighs a vote.
         return votes_NK + closeness_NK / 3
 
@@ -218,15 +227,31 @@ def _grid_search(
 ) -> Validation:
     smallest = min(len(kept) for kept, _ in folds)
     values = [value for value in GRIDS[method] if method != "knn" or value <= smallest]
-    search = GridSearchCV(probe, {PARAMETERS[method]: values}, scoring="accuracy", cv=folds, refit=False)
-    search.fit(feature_TF, number_T)
+    if isinstance(probe, NeighborProbe):
+        correct = _correct_neighbors(probe, values, feature_TF, number_T, folds)
+    else:
+        search = GridSearchCV(probe, {PARAMETERS[method]: values}, scoring="accuracy", cv=folds, refit=False)
+        scores = search.fit(feature_TF, number_T).cv_results_
+        correct = [np.rint(scores[f"split{fold}_test_score"] * len(out)) for fold, (_, out) in enumerate(folds)]
     # Each left-out video counts the same, whatever the size of its fold.
-    sizes = [len(left_out) for _, left_out in folds]
-    correct = sum(
-        np.rint(search.cv_results_[f"split{fold}_test_score"] * size).astype(int) for fold, size in enumerate(sizes)
-    )
-    accuracy = dict(zip(values, (np.asarray(correct) / len(number_T)).tolist(), strict=True))
+    accuracy = dict(zip(values, (np.sum(correct, axis=0) / len(number_T)).tolist(), strict=True))
     return Validation(folds=len(folds), grouped=grouped, accuracy=accuracy)
+
+
+def _correct_neighbors(
+    probe: NeighborProbe,
+    values: Sequence[float],
+    feature_TF: NDArray[np.float32],
+    number_T: NDArray[np.int64],
+    folds: Folds,
+) -> list[NDArray[np.int64]]:
+    """Return the number of correct predictions in each fold for each ``k``. Grid search would rank neighbors per k."""
+    correct = []
+    for kept, left_out in folds:
+        fitted = clone(probe).fit(feature_TF[kept], number_T[kept])
+        predictions = fitted.predict_each(feature_TF[left_out], values)
+        correct.append(np.array([(predicted == number_T[left_out]).sum() for predicted in predictions]))
+    return correct
 
 
 def _validation_folds(number_T: NDArray[np.int64], groups: NDArray[np.int64] | None, seed: int) -> Folds:

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from cmd_eval.data.leakage import Rows, check_not_trained_on, group_notes, training_notes, training_sets, without_copies
-from cmd_eval.data.splits import choose_split_columns
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.classify import classify_videos
 from cmd_eval.features.clips import ClipProtocol
@@ -39,7 +38,7 @@ class RecognitionSpec:
 
     Attributes:
         shards: folder of shards.
-        split_column: split column of the manifest; None for the one that the checkpoint was trained on.
+        split_column: split column of the manifest.
         test_part: part to test on.
         clips: clips per video.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -48,7 +47,7 @@ class RecognitionSpec:
     """
 
     shards: Path
-    split_column: str | None = None
+    split_column: str
     test_part: str = "test"
     clips: int = DEFAULT_CLIPS
     device: str = "auto"
@@ -112,9 +111,7 @@ def evaluate_recognition(
     classes, model = load_classifier(loaded, config)
     shards = ShardSet(spec.shards)
     videos = VideoTable.of(shards.videos)
-    trained_column = config.data.split_column
-    (column,) = choose_split_columns(videos, [name for name in (spec.split_column or trained_column,) if name])
-    tested = labeled_part(videos, column, spec.test_part)
+    tested = labeled_part(videos, spec.split_column, spec.test_part)
     provenance = _provenance(loaded, spec, shards, command)
     labeled = len(tested)
     tested = _without_copies(videos, tested, provenance) if spec.skip_copies else tested
@@ -122,7 +119,7 @@ def evaluate_recognition(
     if len(tested) < labeled:
         notes.append(f"{labeled - len(tested)} test videos were left out as copies of training videos")
     entries = [shards.videos[row] for row in tested]
-    unlabeled = len(videos.part(column, spec.test_part)) - labeled
+    unlabeled = len(videos.part(spec.split_column, spec.test_part)) - labeled
     if unlabeled:
         notes.append(f"{unlabeled} videos of part {spec.test_part!r} without a label were left out")
     with process_group(spec.device) as context:
@@ -133,7 +130,7 @@ def evaluate_recognition(
     notes += _notes_on_result(result) + short_video_notes((entry.frame_count for entry in entries), config.sampling)
     return RecognitionRun(
         result=result,
-        split=_split_record(result, entries, column, spec, config, loaded),
+        split=_split_record(result, entries, spec, config, loaded),
         provenance=provenance,
         notes=tuple(unique(notes)),
         checkpoint=loaded.path,
@@ -185,14 +182,13 @@ def recognition_record(runs: Sequence[RecognitionRun]) -> dict[str, Any]:
 def _split_record(
     result: RecognitionResult,
     entries: Sequence[VideoEntry],
-    column: str,
     spec: RecognitionSpec,
     config: TrainConfig,
     checkpoint: Checkpoint,
 ) -> dict[str, Any]:
     rows = zip(entries, result.predicted_N, result.confidence_N, result.top1_N, result.top5_N, strict=True)
     return {
-        "split_column": column,
+        "split_column": spec.split_column,
         "train_part": config.data.train_part,
         "test_part": spec.test_part,
         "target": "label",
@@ -226,7 +222,7 @@ def _provenance(checkpoint: Checkpoint, spec: RecognitionSpec, shards: ShardSet,
         checkpoint_sha256=checkpoint.weights_hash,
         trained_on=checkpoint.config["data_hash"],
         step=checkpoint.step,
-        began_from=checkpoint.config.get("init"),
+        initial_weights=checkpoint.config.get("init"),
         settings=checkpoint.config["settings"],
         clips=spec.clips,
         pretext=checkpoint.load_state()["recent_metrics"],

@@ -151,7 +151,7 @@ def run_probe(features: Features, spec: EvalSplitSpec, method: str, command: str
     """
     results, notes = [], length_notes(features)
     for split in eval_splits(features.videos, spec):
-        notes += split_notes(features.videos, split)
+        notes += split_notes(features.videos, split, what="test videos")
         notes += training_notes(features.provenance, features.videos, split.query, split.split_column, "test videos")
         results.append(probe(features, split, method, seed=spec.seed))
         notes += results[-1].notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,21 @@ def test_training_videos_are_rejected_as_test_videos(tuned: Path, few_shards: Pa
     assert result.exit_code == 1
     assert "was trained on 12 of the 12 test videos" in result.output
     assert not (tmp_path / "a").exists()
+
+
+def test_the_only_split_column_is_used_if_that_of_the_training_run_is_missing(
+    tuned: Path, few_shards: Path, tmp_path: Path
+) -> None:
+    manifest, shards, out = tmp_path / "manifest.csv", tmp_path / "shards", tmp_path / "result.json"
+    text = (few_shards.parent / "videos" / "manifest.csv").read_text()
+    manifest.write_text(text.replace("split", "split7", 1))
+    shutil.copytree(few_shards, shards)
+    relabeled = call(extract_main, "relabel", shards, manifest)
+    assert relabeled.exit_code == 0, relabeled.output
+    result = call(eval_main, "recognition", tuned, shards, "--clips", 1, "--output", out)
+    assert result.exit_code == 0, result.output
+    assert "Split column: split7, the only one in the shards" in result.output
+    assert json.loads(out.read_text())["splits"][0]["split_column"] == "split7"
 
 
 def test_user_errors_are_reported(pretrained: Path, tuned: Path, few_shards: Path, tmp_path: Path) -> None:

@@ -121,7 +121,8 @@ def training_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
     """Return what a checkpoint was trained on, to be recorded by a run that starts from it.
 
     Returns:
-        ``data_hash``, ``split_column``, ``train_part``, and ``began_from``: the same record of its own initial weights.
+        ``data_hash``, ``split_column``, ``train_part``, and ``initial_weights``: the same record of its own initial
+        weights.
     """
     config = checkpoint.config
     data = config_from_dict(config.get("settings", {})).data
@@ -129,7 +130,7 @@ def training_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
         "data_hash": config.get("data_hash"),
         "split_column": data.split_column,
         "train_part": data.train_part,
-        "began_from": config.get("init"),
+        "initial_weights": config.get("init"),
     }
 
 

@@ -47,7 +47,7 @@ def test_the_only_split_column_is_the_default_without_a_training_run(capsys: pyt
     [
         (("split1", "split2"), (), r"2 split columns \(split1, split2\); choose one with --split-column"),
         (("split1",), ("split9",), "'split9' is not in the shards"),
-        ((), (), "--leave-one-out"),
+        ((), (), "the shards have no split columns; add one to the manifest"),
     ],
 )
 def test_without_a_default_the_user_is_asked(columns: tuple[str, ...], given: tuple[str, ...], message: str) -> None:

@@ -52,10 +52,10 @@ def test_training_data_of_initial_weights_counts() -> None:
         "data_hash": "d",
         "split_column": "split2",
         "train_part": "train",
-        "began_from": {"source": "published.pth"},
+        "initial_weights": {"source": "published.pth"},
     }
-    middle = {"data_hash": "e", "split_column": None, "train_part": "train", "began_from": {"trained_on": oldest}}
-    given = trained("split1", began_from={"source": "x", "trained_on": middle})
+    middle = {"data_hash": "e", "split_column": None, "train_part": "train", "initial_weights": {"trained_on": oldest}}
+    given = trained("split1", initial_weights={"source": "x", "trained_on": middle})
     assert [(s.data_hash, s.split_column) for s in training_sets(given)] == [
         ("d", "split1"),
         ("e", None),
@@ -78,7 +78,7 @@ def test_initial_weights_record_their_own_initial_weights(tmp_path) -> None:
         "data_hash": "b",
         "split_column": None,
         "train_part": "train",
-        "began_from": before,
+        "initial_weights": before,
     }
 
 

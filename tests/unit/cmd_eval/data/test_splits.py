@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from cmd_eval.data.splits import EvalSplitSpec, choose_split_columns, eval_splits, split_notes
+from cmd_eval.data.splits import ALL_VIDEOS, EvalSplitSpec, choose_split_columns, eval_splits, split_notes
 from cmd_eval.data.table import VideoTable
 
 
@@ -25,17 +25,20 @@ def test_the_only_split_column_is_the_default() -> None:
 
 
 def test_with_several_split_columns_one_must_be_chosen() -> None:
-    with pytest.raises(
-        ValueError, match=r"2 split columns \(one, two\); choose one with --split-column, or .*leave-one"
-    ):
+    several = r"2 split columns \(one, two\); choose one with --split-column, or repeat it to use several$"
+    with pytest.raises(ValueError, match=several):
         eval_splits(videos("one", "two"), EvalSplitSpec())
+    with pytest.raises(ValueError, match=r"--split-column, or use all videos with --leave-one-out$"):
+        choose_split_columns(videos("one", "two"), (), alternative=ALL_VIDEOS)
     assert choose_split_columns(videos("one", "two"), ["two", "one"]) == ("two", "one")
     with pytest.raises(ValueError, match="'three' is not in the shards; available: one, two"):
         choose_split_columns(videos("one", "two"), ["three"])
 
 
-def test_without_split_columns_leave_one_out_is_suggested() -> None:
-    with pytest.raises(ValueError, match=r"no split columns; .*--leave-one-out"):
+def test_without_split_columns_leave_one_out_is_suggested_where_it_exists() -> None:
+    with pytest.raises(ValueError, match=r"no split columns; use all videos with --leave-one-out, or add one"):
+        choose_split_columns(videos(), (), alternative=ALL_VIDEOS)
+    with pytest.raises(ValueError, match=r"no split columns; add one to the manifest \(`cmd-extract relabel`\)$"):
         eval_splits(videos(), EvalSplitSpec())
     assert [split.leave_one_out for split in eval_splits(videos(), EvalSplitSpec(leave_one_out=True))] == [True]
 

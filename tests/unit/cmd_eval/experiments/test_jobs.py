@@ -47,6 +47,16 @@ def test_modules_in_the_working_directory_do_not_interfere(monkeypatch: pytest.M
     run_cmd_train(["recipes"])
 
 
+def test_modules_in_the_working_directory_do_not_replace_those_of_python(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # PyTorch imports `logging`; click imports `gettext`.
+    for name in ("logging.py", "gettext.py"):
+        (tmp_path / name).write_text("raise SystemExit('not ours')")
+    monkeypatch.chdir(tmp_path)
+    run_cmd_train(["recipes"])
+
+
 # Where the tests themselves run in the background, Ctrl-C may be ignored.
 STARTER = """
 import signal, sys

@@ -17,6 +17,7 @@ from cmd_eval.results.tables import confusion_table, probe_table
 from cmd_eval.tasks import probe as probes
 from cmd_eval.tasks.probe import LinearProbe, NeighborProbe, cross_validate, make_probe
 from cmd_eval.tasks.run_probe import fold_splits, probe, run_probe
+from cmd_train.monitoring.neighbors import nearest
 
 
 def make(labels: list[str], groups: list[str], parts: list[str], mean_VF: NDArray[np.floating]) -> Features:
@@ -110,9 +111,9 @@ def test_parameter_is_chosen_without_the_test_videos(monkeypatch: pytest.MonkeyP
             self.kept = {row_of[feature.tobytes()] for feature in feature_TF}
             return super().fit(feature_TF, number_T)
 
-        def predict(self, feature_NF):  # type: ignore[no-untyped-def] # as in the base class
+        def predict_each(self, feature_NF, values):  # type: ignore[no-untyped-def] # as in the base class
             folds.append((self.kept, {row_of[feature.tobytes()] for feature in feature_NF}))
-            return super().predict(feature_NF)
+            return super().predict_each(feature_NF, values)
 
     monkeypatch.setattr(probes, "NeighborProbe", Recording)
     probe(features, split, "knn")
@@ -136,6 +137,19 @@ def test_cross_validation_matches_a_loop_over_groups() -> None:
             right += (model.predict(train[inside]) == numbers[inside]).sum()
         assert accuracy == pytest.approx(right / 100)
     assert found.best == max(found.accuracy, key=lambda k: (found.accuracy[k], -k))
+
+
+def test_neighbors_are_ranked_once_per_fold(monkeypatch: pytest.MonkeyPatch) -> None:
+    features, ranked = clusters(3), list[int]()
+
+    def counting(query, gallery, count):  # type: ignore[no-untyped-def] # as in the original
+        ranked.append(count)
+        return nearest(query, gallery, count)
+
+    monkeypatch.setattr(probes, "nearest", counting)
+    found = cross_validate("knn", make_probe("knn"), features.mean_VF, np.arange(120) % 4)
+    assert ranked == [50] * found.folds
+    assert list(found.accuracy) == [1, 3, 5, 10, 20, 50]
 
 
 def test_without_groups_the_folds_are_stratified() -> None:
@@ -205,6 +219,18 @@ def test_a_fit_that_does_not_converge_is_reported(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(probes, "MAX_ITER", 1)
     (note,) = run_probe(features, EvalSplitSpec(), "linear", "x")["notes"]
     assert note.startswith("split1: the linear probe did not converge")
+
+
+def test_notes_speak_of_test_videos() -> None:
+    features = clusters(8, noise=0.3)
+    parts = ["test" if n % 2 else "train" for n in range(120)]
+    labels = ["new", "new", *features.videos.labels[2:]]
+    labels[0] = features.videos.labels[0]
+    notes = run_probe(make(labels, list(features.videos.groups), parts, features.mean_VF), EvalSplitSpec(), "knn", "x")
+    shared, wrong = notes["notes"]
+    assert "5 groups are in both parts" in shared
+    assert "with 60 of 60 test videos" in shared
+    assert wrong == "split1: the label of 1 of 60 test videos is not in part 'train', so they count as wrong"
 
 
 def test_folds_are_stratified_by_group() -> None:

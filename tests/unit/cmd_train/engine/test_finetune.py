@@ -252,7 +252,7 @@ def test_backbone_and_motion_head_are_loaded_from_a_checkpoint(config: TrainConf
         "data_hash": "abc",
         "split_column": "split1",
         "train_part": "train",
-        "began_from": None,
+        "initial_weights": None,
     }
     assert record["part"] in lines[0]
     assert len(lines) == 1
