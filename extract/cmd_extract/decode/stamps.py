@@ -89,6 +89,8 @@ class StampReader:
         self._last_pts = self._last_dts = -(1 << 63)
         self._faulty_pts = self._faulty_dts = 0
         self._next: int | None = None
+        self._stamp: int | None = None
+        self._step = 0
 
     def __call__(self, pts: int | None, dts: int | None, duration: int) -> tuple[int, bool]:
         """Return the stamp of the next frame in ticks, and whether it comes from the stream.
@@ -103,8 +105,17 @@ class StampReader:
         known = stamp is not None
         if stamp is None:
             stamp = self._next or 0
-        self._next = stamp + (duration if duration > 0 else self._interval)
+        elif self._stamp is not None:
+            self._step = stamp - self._stamp
+        self._stamp = stamp
+        self._next = stamp + self._reliable(duration)
         return stamp, known
+
+    def _reliable(self, duration: int) -> int:
+        """Return the duration, or the last step between two stamps where a demuxer invented a duration of one tick."""
+        if duration == 1 and self._step > 2:
+            return self._step
+        return duration if duration > 0 else self._interval
 
     def _count_faults(self, pts: int | None, dts: int | None) -> None:
         if dts is not None:

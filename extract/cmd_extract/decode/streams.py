@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from fractions import Fraction
 from itertools import islice
+from pathlib import Path
 
 import av
 import av.error
@@ -80,11 +81,27 @@ def declared_frames(container: av.container.InputContainer, stream: av.VideoStre
         # If an MP4 file was cut without re-encoding, its edit list hides frames that the file contains and counts.
         return min(stream.frames, sum(not entry.is_discard for entry in stream.index_entries))
     if stream.frames > 0 and "avi" in formats:
-        # AVI counts dropped frames, which are empty chunks and leave gaps between the others. A truncated file has no
-        # index, only entries of the packets that have been read.
-        shown = [entry.timestamp for entry in stream.index_entries if entry.size > 0]
-        return stream.frames - max(0, max(shown) - min(shown) + 1 - len(shown)) if shown else stream.frames
+        # AVI counts dropped frames, which are empty chunks; its index lists them, but PyAV only the others. A truncated
+        # file has no index, only entries of the packets that have been read.
+        shown = sum(entry.size > 0 for entry in stream.index_entries)
+        return (
+            min(stream.frames, shown)
+            if shown and _has_avi_index(Path(container.name.removeprefix("file:")))
+            else stream.frames
+        )
     return max(0, stream.frames)
+
+
+def _has_avi_index(path: Path) -> bool:
+    """Return whether an AVI file contains its index, which follows the frames, and thus is complete."""
+    with path.open("rb") as file:
+        file.seek(12)
+        while len(header := file.read(8)) == 8:
+            if header[:4] == b"idx1":
+                return True
+            size = int.from_bytes(header[4:], "little")
+            file.seek(size + size % 2, 1)
+    return False
 
 
 def declared_rate(stream: av.VideoStream) -> Fraction:

@@ -202,6 +202,46 @@ def test_dropped_frames_of_avi(
     check(extract_five_ways(source), [n / 30 for n in kept])
 
 
+def test_dropped_frames_of_avi_with_b_frames(
+    make_video: MakeVideo, tmp_path: Path, extract_five_ways: Callable[[Path], ExtractedVideo]
+) -> None:
+    # The last frames, which the decoder delays, have neither time stamps nor a usable duration.
+    select = ("-vf", "select='not(mod(n,4))'", "-fps_mode", "passthrough")
+    codec = ("-c:v", "libx264", "-bf", "3", "-b_strategy", "0", "-g", "12")
+    source = make_video(tmp_path / "b.avi", *select, *codec, source="mandelbrot", frames=20, size="64x48")
+    check(extract_five_ways(source), [4 * n / 30 for n in range(20)])
+
+
+def test_dropped_frames_at_the_end_of_avi_are_not_missing(
+    make_video: MakeVideo, tmp_path: Path, extract_five_ways: Callable[[Path], ExtractedVideo]
+) -> None:
+    source = make_video(tmp_path / "a.avi", *PLAIN, source="mandelbrot", frames=20, size="64x48")
+    data = bytearray(source.read_bytes())
+    # 20 empty chunks at the end, in the data, in the index and in the counts of both headers.
+    empty = b"00dc" + bytes(4)
+    index = data.index(b"idx1")
+    entries = b"".join(
+        b"00dc" + bytes(4) + (index - data.index(b"movi")).to_bytes(4, "little") + bytes(4) for _ in range(20)
+    )
+    size = int.from_bytes(data[index + 4 : index + 8], "little")
+    end = index + 8 + size
+    data[end:end] = entries
+    data[index + 4 : index + 8] = (size + len(entries)).to_bytes(4, "little")
+    data[index:index] = empty * 20
+    movi = data.index(b"LIST", data.index(b"LIST") + 4)
+    while data[movi + 8 : movi + 12] != b"movi":
+        movi = data.index(b"LIST", movi + 4)
+    length = int.from_bytes(data[movi + 4 : movi + 8], "little") + 160
+    data[movi + 4 : movi + 8] = length.to_bytes(4, "little")
+    for place in (data.index(b"avih") + 8 + 16, data.index(b"strh") + 8 + 32):
+        data[place : place + 4] = (40).to_bytes(4, "little")
+    data[4:8] = (len(data) - 8).to_bytes(4, "little")
+    source.write_bytes(data)
+    with av.open(str(source)) as container:
+        assert container.streams.video[0].frames == 40
+    check(extract_five_ways(source), [n / 30 for n in range(20)])
+
+
 def test_auto_transcodes_whatever_it_cannot_take(
     sources: Path, tmp_path: Path, ffmpeg: FfmpegBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
