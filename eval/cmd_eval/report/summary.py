@@ -221,8 +221,11 @@ def pretext_sentences(metrics: Sequence[Mapping[str, float]]) -> list[str]:
         if rows:
             top1 = sum(line[f"{head}_top1"] for line in rows) / len(rows)
             candidates = sum(line[f"{head}_candidates"] for line in rows) / len(rows)
+            among = f"among {candidates:,.0f} candidates (chance {100 / candidates:.2g} %)"
+            if all(f"{head}_majority" in line for line in rows):
+                majority = sum(line[f"{head}_majority"] for line in rows) / len(rows)
+                among = f"at moving positions (most frequent direction: {percent(majority)} %)"
             sentences.append(
-                f"{head.capitalize()} task, last {len(rows)} steps: top-1 accuracy {percent(top1)} % among "
-                f"{candidates:,.0f} candidates (chance {100 / candidates:.2g} %)."
+                f"{head.capitalize()} task, last {len(rows)} steps: top-1 accuracy {percent(top1)} % {among}."
             )
     return sentences

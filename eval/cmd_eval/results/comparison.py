@@ -79,11 +79,15 @@ def _table(heading: str, target: str, group: Sequence[tuple[str, Record]]) -> st
 def _pretext_lines(name: str, pretext: Mapping[str, float]) -> list[str]:
     lines = []
     for head in ("context", "motion"):
-        if f"{head}_top1" in pretext:
+        what = f"{head} task of {name}, last training batches"
+        if f"{head}_majority" in pretext:
+            top1, majority = pretext[f"{head}_top1"], pretext[f"{head}_majority"]
+            lines.append(f"{what}: top-1 {top1:.1%} at moving positions (most frequent direction: {majority:.1%})")
+        elif f"{head}_top1" in pretext:
             candidates = pretext[f"{head}_candidates"]
             top1, top5 = pretext[f"{head}_top1"], pretext[f"{head}_top5"]
             lines.append(
-                f"{head} task of {name}, last training batches: top-1 {top1:.1%}, top-5 {top5:.1%} "
+                f"{what}: top-1 {top1:.1%}, top-5 {top5:.1%} "
                 f"of {candidates:.0f} candidates (chance {1 / candidates:.2%}, {5 / candidates:.2%})"
             )
     return lines

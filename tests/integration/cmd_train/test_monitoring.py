@@ -143,7 +143,12 @@ def test_different_and_mixed_shards_are_rejected(monitored: Path, few_shards: Pa
     shards = tmp_path / "shards"
     shutil.copytree(few_shards, shards)
     index = json.loads((shards / schema.INDEX_NAME).read_text())
-    (shards / schema.INDEX_NAME).write_text(json.dumps(index | {"shards": index["shards"][:-1]}))
+    rows = index["shards"][-1]["rows"][0]
+    fewer = {
+        "shards": index["shards"][:-1],
+        "columns": {name: cells[:rows] for name, cells in index["columns"].items()},
+    }
+    (shards / schema.INDEX_NAME).write_text(json.dumps(index | fewer))
     result = pretrain(shards, monitored, optim__epochs=3, run__knn_epochs=1)
     assert result.exit_code == 1
     assert "contains a run on different shards" in result.output
