@@ -266,7 +266,7 @@ def read_features(path: Path) -> Features:
                 provenance=provenance,
                 path=path,
             )
-    except (OSError, KeyError) as error:
+    except (OSError, KeyError, TypeError) as error:
         raise FeatureError(
             f"{path}: not a readable features file ({error}); create one with `cmd-eval embed CHECKPOINT SHARDS OUT.h5`"
         ) from error
