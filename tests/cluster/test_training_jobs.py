@@ -147,7 +147,7 @@ def test_canceled_job_is_not_requeued(jobs: dict[str, Job], slurm: SlurmCluster)
     held = job.folder / "rank-0.jsonl"
     wait_until(lambda: held.exists() and len(held.read_text().splitlines()) == 5, TIMEOUT_SECONDS, "step 5")
     slurm.command("scancel", job.job_id)
-    assert job.wait() == "CANCELED", job.log()
+    assert job.wait() == "CANCELLED", job.log()
     assert "stopped:" in job.log()
     assert "requeued" not in job.log()
     assert slurm.job(job.job_id)["Restarts"] == "0"
