@@ -30,7 +30,7 @@ from cmd_eval.results.schema import DEFAULT_CLIPS, Provenance
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
-from cmd_train.checkpoints.initial import BACKBONE_PREFIX
+from cmd_train.checkpoints.initial import BACKBONE_PREFIX, MOTION_PREFIX
 from cmd_train.checkpoints.published import load_submodule
 from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.distributed.process_group import process_group
@@ -41,7 +41,6 @@ from cmd_train.models.heads import DirectionHead
 
 Progress = Callable[[int, int], None]
 
-_MOTION_PREFIX = "motion."
 _GRID = 2
 """Places per side of the read-out ``grid``."""
 
@@ -131,18 +130,19 @@ def load_clip_network(
     Raises:
         ValueError: the weights do not match the configuration, or the network predicts no directions.
     """
-    model = build_model(config.model, seed=config.run.seed)
-    head = model.motion if config.model.predicts_directions else None
+    backbone = load_backbone(checkpoint, config, untrained=untrained)
     if features != DIRECTION_FEATURES:
-        return ClipNetwork(load_backbone(checkpoint, config, untrained=untrained), config.model, features)
-    if not isinstance(head, DirectionHead):
+        return ClipNetwork(backbone, config.model, features)
+    if not config.model.predicts_directions:
         raise ValueError(
             f"{checkpoint.path}: the read-out 'directions' needs a network that was trained to predict directions "
             "(loss.motion_target=directions); choose another --readout"
         )
+    head = build_model(config.model, seed=config.run.seed).motion
+    assert isinstance(head, DirectionHead)
     if not untrained:
-        load_submodule(head, checkpoint.weights, _MOTION_PREFIX)
-    return ClipNetwork(load_backbone(checkpoint, config, untrained=untrained), config.model, features, head)
+        load_submodule(head, checkpoint.weights, MOTION_PREFIX)
+    return ClipNetwork(backbone, config.model, features, head)
 
 
 def embed_videos(

@@ -6,7 +6,7 @@ mapped and only the rows in use are read.
 Shape legend: V videos, N clips of each, F features.
 """
 
-# ruff: noqa: N815 (carriers name the shapes of their arrays)
+# ruff: noqa: N815 (field names carry the shapes of their arrays)
 
 from __future__ import annotations
 

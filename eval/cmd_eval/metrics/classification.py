@@ -4,7 +4,7 @@ Shape legend: N test videos, K classes of the classifier, L all classes: the cla
 videos that it does not have.
 """
 
-# ruff: noqa: N815 (carriers name the shapes of their arrays)
+# ruff: noqa: N815 (field names carry the shapes of their arrays)
 
 from __future__ import annotations
 

@@ -3,7 +3,7 @@
 Shape legend: N test videos of a pair.
 """
 
-# ruff: noqa: N815 (carriers name the shapes of their arrays)
+# ruff: noqa: N815 (field names carry the shapes of their arrays)
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -121,7 +121,8 @@ def _is_number(value: object) -> bool:
 
 def _accuracy_chart(metrics: Metrics, prefix: str, title: str) -> Chart | None:
     series = [_series(metrics, f"{prefix}top{k}", f"top-{k}") for k in (1, 5)]
-    return accuracy_chart(title, series, _series(metrics, f"{prefix}candidates"))
+    majority = replace(_series(metrics, f"{prefix}majority", "most frequent direction"), dashed=True)
+    return accuracy_chart(title, [*series, majority], _series(metrics, f"{prefix}candidates"))
 
 
 def accuracy_chart(title: str, series: Sequence[Series], candidates: Series) -> Chart | None:

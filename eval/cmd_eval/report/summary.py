@@ -217,14 +217,15 @@ def pretext_sentences(metrics: Sequence[Mapping[str, float]]) -> list[str]:
     last = metrics[-50:]
     sentences = []
     for head in ("context", "motion"):
-        rows = [line for line in last if f"{head}_top1" in line and f"{head}_candidates" in line]
+        # Directions are compared with the most frequent one, features with the number of candidates.
+        compared = next((name for name in ("majority", "candidates") if any(f"{head}_{name}" in x for x in last)), "")
+        rows = [line for line in last if f"{head}_top1" in line and f"{head}_{compared}" in line]
         if rows:
             top1 = sum(line[f"{head}_top1"] for line in rows) / len(rows)
-            candidates = sum(line[f"{head}_candidates"] for line in rows) / len(rows)
-            among = f"among {candidates:,.0f} candidates (chance {100 / candidates:.2g} %)"
-            if all(f"{head}_majority" in line for line in rows):
-                majority = sum(line[f"{head}_majority"] for line in rows) / len(rows)
-                among = f"at moving positions (most frequent direction: {percent(majority)} %)"
+            level = sum(line[f"{head}_{compared}"] for line in rows) / len(rows)
+            among = f"among {level:,.0f} candidates (chance {100 / level:.2g} %)"
+            if compared == "majority":
+                among = f"at moving positions (most frequent direction: {percent(level)} %)"
             sentences.append(
                 f"{head.capitalize()} task, last {len(rows)} steps: top-1 accuracy {percent(top1)} % {among}."
             )

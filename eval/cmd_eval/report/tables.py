@@ -228,7 +228,7 @@ def _split_key(split: Record) -> tuple[str, ...]:
 
 
 def _result_key(record: Record) -> tuple[Any, ...]:
-    """Return a key that is equal for results of which only the newest is shown."""
+    """Return a grouping key: of results with equal keys, only the newest is shown."""
     provenance = record["provenance"]
     network = (features_name(provenance), provenance["checkpoint_sha256"])
     return record.get("method"), *network, *(_split_key(split) for split in record["splits"])

@@ -304,3 +304,35 @@ def test_decoupling_compares_networks(run_dir: Path, few_shards: Path, tmp_path:
     assert 0.4 < record["chance"]["by_label"]["probe"] < 0.6, "two labels"
     assert 0.1 < record["chance"]["by_context"]["retrieval"] < 0.2, "six contexts"
     assert record["videos"] == {"by_label": 12, "by_context": 24}
+
+
+def test_read_outs_change_what_is_compared(run_dir: Path, few_shards: Path) -> None:
+    found = {}
+    for readout in ("mean", "ordered", "grid", "grid-ordered", "directions"):
+        result = call("retrieval", run_dir, few_shards, "--clips", 2, *SPLIT, "--readout", readout, *QUICK)
+        assert result.exit_code == 0, result.output
+        suffix = "" if readout == "mean" else f"-{readout}"
+        record = json.loads((run_dir / "eval" / f"retrieval-split-label{suffix}-2-clips.json").read_text())
+        assert record["provenance"]["readout"] == readout
+        found[readout] = json.dumps(record["splits"][0]["recall"])
+    assert len(set(found.values())) > 2
+    files = sorted(path.name for path in (run_dir / "eval").glob("embeddings-*.h5"))
+    assert [name.split("-", 2)[2:] for name in files] == [["directions.h5"], ["grid.h5"], []]
+    command = ("retrieval", run_dir, few_shards, "--clips", 2, *SPLIT, "--standardize", *QUICK)
+    assert call(*command).exit_code == 0
+    record = json.loads((run_dir / "eval" / "retrieval-split-label-standardized-2-clips.json").read_text())
+    assert record["provenance"]["standardized"] is True
+    refused = call("retrieval", run_dir / "eval" / files[-1], *SPLIT, "--readout", "grid")
+    assert refused.exit_code == 1
+    assert "allow the read-outs mean, ordered, not 'grid'" in refused.output
+
+
+def test_features_of_an_unknown_provenance_are_named(embeddings: Path, tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    path.write_bytes(embeddings.read_bytes())
+    with h5py.File(path, "r+") as file:
+        stored = json.loads(file.attrs["provenance"])
+        file.attrs["provenance"] = json.dumps(stored | {"moon": "full"})
+    result = call("retrieval", path, *SPLIT)
+    assert result.exit_code == 1
+    assert "f.h5: not a readable features file" in result.output

@@ -28,7 +28,7 @@ def test_directions_are_logged_and_resumed_exactly(few_shards: Path, tmp_path: P
     assert call(main, "pretrain", few_shards, whole, *words).exit_code == 0
     last = lines_of(whole)[-1]
     assert {"motion_loss", "motion_top1", "motion_majority", "motion_moving_share", "context_loss"} <= last.keys()
-    assert last["motion_candidates"] == 9
+    assert 0 < last["motion_majority"] <= 1
     assert 0 < last["motion_moving_share"] <= 1
     shutil.copytree(whole, stopped)
     shutil.rmtree(list_checkpoints(stopped)[-1])

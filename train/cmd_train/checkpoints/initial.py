@@ -38,7 +38,7 @@ from cmd_train.models.pretrain import PretrainModel
 
 InitPart = Literal["auto", "all", "backbone"]
 INIT_PARTS: tuple[InitPart, ...] = get_args(InitPart)
-BACKBONE_PREFIX = "backbone."
+BACKBONE_PREFIX, MOTION_PREFIX = "backbone.", "motion."
 _NAMES_SHOWN = 8
 _ALLOWED_SOURCES = "; give a run folder, a checkpoint or its weights file, or a published .pth or .safetensors file"
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cmd_train.checkpoints.initial import BACKBONE_PREFIX, open_source, training_provenance
+from cmd_train.checkpoints.initial import BACKBONE_PREFIX, MOTION_PREFIX, open_source, training_provenance
 from cmd_train.checkpoints.published import load_published, load_submodule
 from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.models.supervised import SupervisedModel
@@ -22,7 +22,6 @@ MOTION_FIELDS = (
 # Fields that may differ, but change what the network sees.
 CLIP_FIELDS = ("model.clip_frames", "sampling.stride", "model.crop_size")
 VECTOR_FIELDS = ("augment.motion_clamp_px", "augment.rescale_vectors", "augment.global_motion")
-_MOTION_PREFIX = "motion."
 
 
 def load_start(model: SupervisedModel, config: TrainConfig, source: Path) -> tuple[dict[str, Any], list[str]]:
@@ -54,14 +53,14 @@ def load_start(model: SupervisedModel, config: TrainConfig, source: Path) -> tup
         return record, [f"Loaded the backbone from {source}", *new_head]
     settings = given.checkpoint.config["settings"]
     theirs = config_from_dict(settings)
-    with_motion = config.model.motion_head and any(name.startswith(_MOTION_PREFIX) for name in given.state)
+    with_motion = config.model.motion_head and any(name.startswith(MOTION_PREFIX) for name in given.state)
     _require_equal(source, theirs, config, (*BACKBONE_FIELDS, *(MOTION_FIELDS if with_motion else ())))
     try:
         load_submodule(model.backbone, given.state, BACKBONE_PREFIX)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from error
     if with_motion:
-        load_submodule(model.motion, given.state, _MOTION_PREFIX)
+        load_submodule(model.motion, given.state, MOTION_PREFIX)
         record["part"] = "backbone and motion head"
     record["trained_on"] = training_provenance(given.checkpoint)
     lines = [f"Loaded the {record['part']} from {given.checkpoint.path}, step {given.checkpoint.step}"]

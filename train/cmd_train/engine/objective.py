@@ -50,18 +50,13 @@ class PretrainObjective:
         enabled = config.run.precision == "bf16"
         with torch.autocast(batch.clip_u8_BTHWC.device.type, torch.bfloat16, enabled=enabled):
             output = model(inputs.clip_B3THW, inputs.keyframe_B31HW, inputs.motion_BWCTHW, valid_BW, batch.video_B)
-        moving_BP = moving_positions(
-            inputs.motion_BWCTHW,
-            config.model.token_grid[1:],
-            min_px=config.loss.drop_static_px if config.model.motion_head else 0.0,
-            clamp_px=config.augment.motion_clamp_px,
-        )
+        moving_BP, targets = motion_supervision(inputs.motion_BWCTHW, config)
         loss = pretrain_loss(
             output,
             valid_BW,
             config.loss,
             query_valid_BP=moving_BP,
-            targets=targets_of(inputs.motion_BWCTHW, config) if config.model.predicts_directions else None,
+            targets=targets,
             rank_sizes=batch.rank_sizes,
         )
         metrics = {"loss": loss.total.detach(), **describe_features(output, valid_BW)}
@@ -85,16 +80,28 @@ def describe_contrast(name: str, part: InfoNCEOutput) -> dict[str, Tensor]:
     }
 
 
-def targets_of(motion_BWCTHW: Tensor, config: TrainConfig) -> DirectionTargets:
-    """Return the directions to predict from the positive motion window of each sample."""
-    return direction_targets(
-        motion_BWCTHW[:, 0],
-        config.model.token_grid[1:],
-        parts=config.model.window_parts,
-        directions=config.model.directions,
-        still_px=config.loss.still_px,
-        clamp_px=config.augment.motion_clamp_px,
-    )
+def motion_supervision(motion_BWCTHW: Tensor, config: TrainConfig) -> tuple[Tensor | None, DirectionTargets | None]:
+    """Return what the motion loss needs besides embeddings or scores.
+
+    Args:
+        motion_BWCTHW: motion windows of the samples, the predicted one first.
+        config: configuration of the run.
+
+    Returns:
+        Positions (B, P) that are queries, None for all; and the directions to predict, None if features are predicted.
+    """
+    grid, clamp_px = config.model.token_grid[1:], config.augment.motion_clamp_px
+    if config.model.predicts_directions:
+        return None, direction_targets(
+            motion_BWCTHW[:, 0],
+            grid,
+            parts=config.model.window_parts,
+            directions=config.model.directions,
+            still_px=config.loss.still_px,
+            clamp_px=clamp_px,
+        )
+    min_px = config.loss.drop_static_px if config.model.motion_head else 0.0
+    return moving_positions(motion_BWCTHW, grid, min_px=min_px, clamp_px=clamp_px), None
 
 
 def describe_directions(part: DirectionLoss) -> dict[str, Tensor]:
@@ -102,7 +109,6 @@ def describe_directions(part: DirectionLoss) -> dict[str, Tensor]:
     return {
         "motion_loss": part.loss.detach(),
         "motion_top1": part.top1,
-        "motion_candidates": part.candidates,
         "motion_majority": part.majority,
         "motion_moving_share": part.moving,
     }

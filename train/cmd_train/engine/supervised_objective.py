@@ -15,10 +15,10 @@ from cmd_train.augment.apply import augment_clip, augment_motion
 from cmd_train.augment.parameters import AugmentParameters, draw_parameters
 from cmd_train.config import TrainConfig, check_finetuning
 from cmd_train.data.batch import Batch
-from cmd_train.engine.objective import describe_contrast, describe_directions, targets_of
+from cmd_train.engine.objective import describe_contrast, describe_directions, motion_supervision
 from cmd_train.losses.feature_spread import describe_features
 from cmd_train.losses.outputs import StepOutput, SupervisedOutput
-from cmd_train.losses.static_positions import moving_positions, static_share
+from cmd_train.losses.static_positions import static_share
 from cmd_train.losses.supervised import SupervisedLoss, supervised_loss
 
 
@@ -58,15 +58,8 @@ class SupervisedObjective:
         with torch.autocast(device.type, torch.bfloat16, enabled=config.run.precision == "bf16"):
             output: SupervisedOutput = model(clip_B3THW, motion_BWCTHW, batch.window_valid_BW)
         moving_BP = targets = None
-        if motion_BWCTHW is not None and config.model.predicts_directions:
-            targets = targets_of(motion_BWCTHW, config)
-        elif motion_BWCTHW is not None:
-            moving_BP = moving_positions(
-                motion_BWCTHW,
-                config.model.token_grid[1:],
-                min_px=config.loss.drop_static_px,
-                clamp_px=config.augment.motion_clamp_px,
-            )
+        if motion_BWCTHW is not None:
+            moving_BP, targets = motion_supervision(motion_BWCTHW, config)
         self._class_V = self._class_V.to(device)
         loss = supervised_loss(
             output,

@@ -54,14 +54,12 @@ class DirectionLoss:
         loss: scalar with gradient; its mean over ranks is the weighted mean over the global batch.
         top1: share of this rank's moving positions whose direction is predicted.
         majority: top-1 of always predicting the most frequent direction.
-        candidates: number of classes.
         moving: share of valid positions that move.
     """
 
     loss: Tensor
     top1: Tensor
     majority: Tensor
-    candidates: Tensor
     moving: Tensor
 
 
@@ -79,7 +77,7 @@ def direction_targets(
         clamp_px: pixels per frame that a value of 1 stands for.
 
     Raises:
-        ValueError: if the motion has no validity channel, or ``parts`` does not divide the frames.
+        ValueError: the motion has no validity channel, or ``parts`` does not divide the frames.
     """
     batch, channels, frames, *cells = motion_BCTGG.shape
     require(channels == 3, f"motion_BCTGG: must have 3 channels (dx, dy, validity), got {channels}")
@@ -120,6 +118,5 @@ def direction_loss(logits_BKQHW: Tensor, targets: DirectionTargets, *, still_wei
         loss=loss,
         top1=hits.sum() / count,
         majority=majority,
-        candidates=torch.full_like(majority, logits_BKQHW.shape[1]),
         moving=moving_BQHW.sum() / valid,
     )

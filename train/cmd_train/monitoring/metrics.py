@@ -200,7 +200,9 @@ class MetricsLogger:
         parts = [f"loss {line['loss']:.3f}"]
         for name in ("classification", "context", "motion"):
             if f"{name}_top1" in line:
-                parts.append(f"{name} top-1 {line[f'{name}_top1']:.1%} of {line[f'{name}_candidates']:.0f}")
+                majority = line.get(f"{name}_majority")
+                among = f"of {line[f'{name}_candidates']:.0f}" if majority is None else f"(majority {majority:.1%})"
+                parts.append(f"{name} top-1 {line[f'{name}_top1']:.1%} {among}")
         parts += [f"{line['clips_per_second']:.1f} clips/s", f"data wait {line['data_wait_share']:.0%}"]
         return parts if self._gpu_busy is None else [*parts, f"GPU busy {self._gpu_busy:.0%}"]
 

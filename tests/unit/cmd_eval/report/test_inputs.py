@@ -195,6 +195,10 @@ def test_main_results_are_of_the_first_split_and_the_newest_file() -> None:
     kinds = {"probe": [results.probe()], "recognition": [results.recognition()]}
     assert [f.measure for f in main_results(kinds)] == ["Fine-tuned by label, top-1", "Linear probe by label, top-1"]
     assert pretext_sentences([]) == []
+    lines = [{"context_top1": 0.5, "context_candidates": 8, "motion_top1": 0.6, "motion_majority": 0.25}] * 3
+    context, motion = pretext_sentences(lines)
+    assert context == "Context task, last 3 steps: top-1 accuracy 50.0 % among 8 candidates (chance 12 %)."
+    assert motion.endswith("top-1 accuracy 60.0 % at moving positions (most frequent direction: 25.0 %).")
 
 
 def test_main_results_of_different_parts_and_clips_are_all_shown() -> None:

@@ -191,6 +191,15 @@ def test_run_over_several_splits(tmp_path: Path) -> None:
         comparison_table([tmp_path / "bad.json"])
 
 
+def test_comparison_shows_the_accuracy_of_directions_beside_the_majority(tmp_path: Path) -> None:
+    pretext = {"context_top1": 0.5, "context_top5": 0.9, "context_candidates": 16}
+    pretext |= {"motion_top1": 0.6, "motion_majority": 0.25}
+    write_result(tmp_path / "r.json", results.retrieval(results.provenance(pretext=pretext)))
+    *_, context, motion = comparison_table([tmp_path / "r.json"]).splitlines()
+    assert "context task of r, last training batches: top-1 50.0%, top-5 90.0% of 16 candidates" in context
+    assert motion.endswith("top-1 60.0% at moving positions (most frequent direction: 25.0%)")
+
+
 def test_results_that_are_not_comparable_have_separate_tables(tmp_path: Path) -> None:
     changes = {"a": {}, "b": {}, "val": {"test_part": "val"}, "other": {"split_column": "split2"}, "data": {}}
     for number, (name, change) in enumerate(changes.items()):
