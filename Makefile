@@ -61,7 +61,7 @@ ifndef SHARDS
 $(error SHARDS is not set; use `make evidence SHARDS=folder` with an output folder of `cmd-extract run`)
 endif
 endif
-evidence: install-dev
+evidence: install
 	$(BIN)/cmd-eval evidence "$(SHARDS)" "$(EVIDENCE)" --size $(SIZE) --jobs $(JOBS) $(if $(BENCH),--bench "$(BENCH)")
 	$(BIN)/cmd-eval report "$(EVIDENCE)"
 

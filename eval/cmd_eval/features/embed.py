@@ -130,19 +130,19 @@ def load_clip_network(
     Raises:
         ValueError: the weights do not match the configuration, or the network predicts no directions.
     """
-    backbone = load_backbone(checkpoint, config, untrained=untrained)
     if features != DIRECTION_FEATURES:
-        return ClipNetwork(backbone, config.model, features)
+        return ClipNetwork(load_backbone(checkpoint, config, untrained=untrained), config.model, features)
     if not config.model.predicts_directions:
         raise ValueError(
             f"{checkpoint.path}: the read-out 'directions' needs a network that was trained to predict directions "
             "(loss.motion_target=directions); choose another --readout"
         )
-    head = build_model(config.model, seed=config.run.seed).motion
-    assert isinstance(head, DirectionHead)
+    model = build_model(config.model, seed=config.run.seed)
+    assert isinstance(model.motion, DirectionHead)
     if not untrained:
-        load_submodule(head, checkpoint.weights, MOTION_PREFIX)
-    return ClipNetwork(backbone, config.model, features, head)
+        load_submodule(model.backbone, checkpoint.weights, BACKBONE_PREFIX)
+        load_submodule(model.motion, checkpoint.weights, MOTION_PREFIX)
+    return ClipNetwork(model.backbone, config.model, features, model.motion)
 
 
 def embed_videos(

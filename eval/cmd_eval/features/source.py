@@ -147,10 +147,10 @@ def length_notes(features: Features) -> list[str]:
 
 def name_suffixes(provenance: Provenance) -> list[str]:
     """Return the words for the features in a result's file name; none for the last checkpoint with default clips."""
-    if provenance.checkpoint is None:
-        return [provenance.features.replace(" ", "-")]
-    suffixes = ["untrained"] if provenance.untrained else _step_suffixes(Path(provenance.checkpoint))
     readout = readout_suffixes(provenance.readout, standardized=provenance.standardized)
+    if provenance.checkpoint is None:
+        return [provenance.features.replace(" ", "-"), *readout]
+    suffixes = ["untrained"] if provenance.untrained else _step_suffixes(Path(provenance.checkpoint))
     return [*suffixes, *readout, *clip_suffixes(provenance.clips)]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from cmd_eval.report.curves import Chart, Metrics, Series, accuracy_chart, loss_chart
@@ -95,8 +96,10 @@ def evidence_charts(records: Sequence[Record], folder: Path, left_out: list[str]
     charts = [loss_chart("Loss, both heads", [_mean_series(name, runs, "loss") for name, runs in both])]
     for head, name in _SINGLE_HEADS.items():
         rows = [*both, (name, single_head[name])]
-        counts = _mean_series("chance", [lines for _, runs in rows for lines in runs], f"{head}_candidates")
-        series = [_mean_series(name, runs, f"{head}_top1") for name, runs in rows]
+        runs_of_all = [lines for _, runs in rows for lines in runs]
+        counts = _mean_series("chance", runs_of_all, f"{head}_candidates")
+        majority = replace(_mean_series("most frequent direction", runs_of_all, f"{head}_majority"), dashed=True)
+        series = [*(_mean_series(name, runs, f"{head}_top1") for name, runs in rows), majority]
         charts.append(accuracy_chart(f"{head.capitalize()} task, top-1", series, counts))
     return [chart for chart in charts if chart]
 

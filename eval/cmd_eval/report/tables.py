@@ -86,12 +86,14 @@ def text_cells(*texts: str) -> list[Cell]:
 
 def features_name(provenance: Record) -> str:
     """Return a short name for the features of a result."""
+    standardized = ", standardized" if provenance.get("standardized") else ""
     if provenance["checkpoint"] is None:
-        return display_name(str(provenance["features"]))
+        return display_name(str(provenance["features"])) + standardized
     clips = provenance.get("clips")
     ending = "" if clips in (None, DEFAULT_CLIPS) else f", {clips} clip{'s' if clips > 1 else ''} per video"
     if provenance.get("readout", "mean") != "mean":
         ending = f", read-out {provenance['readout']}{ending}"
+    ending += standardized
     if provenance["untrained"]:
         return f"untrained network{ending}"
     step = provenance["step"]

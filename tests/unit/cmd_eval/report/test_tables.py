@@ -11,6 +11,7 @@ from cmd_eval.report.tables import (
     accuracy_block,
     auxiliary_block,
     decoupling_block,
+    features_name,
     mean_cell,
     newest_splits,
     percent,
@@ -204,3 +205,16 @@ def test_confusion_is_a_table_or_a_picture() -> None:
     np.testing.assert_array_equal(row_shares(np.array([[0, 0], [1, 3]])), [[0, 0], [0.25, 0.75]])
     with pytest.raises(ValueError, match=r"\(2, 2\) counts for 3 classes"):
         view_confusion("t", {"classes": ["a", "b", "c"], "confusion": [[1, 0], [0, 1]]})
+
+
+def test_names_of_features_tell_read_outs_and_standardization_apart() -> None:
+    changes = ({}, {"readout": "ordered"}, {"standardized": True}, {"readout": "ordered", "standardized": True})
+    names = [features_name(results.provenance(**change)) for change in changes]
+    assert names == [
+        "trained network, step 9",
+        "trained network, step 9, read-out ordered",
+        "trained network, step 9, standardized",
+        "trained network, step 9, read-out ordered, standardized",
+    ]
+    hand_crafted = results.provenance(checkpoint=None, features="motion descriptor", standardized=True)
+    assert features_name(hand_crafted) == "motion grids, standardized"

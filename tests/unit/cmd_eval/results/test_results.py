@@ -44,6 +44,8 @@ def test_file_names_of_results() -> None:
     assert name_suffixes(source) == []
     assert name_suffixes(replace(source, untrained=True, clips=3)) == ["untrained", "3-clips"]
     assert name_suffixes(replace(SOURCE, features="motion descriptor", clips=1)) == ["motion-descriptor"]
+    scaled = replace(SOURCE, features="motion descriptor", clips=1, standardized=True)
+    assert name_suffixes(scaled) == ["motion-descriptor", "standardized"]
     assert EvalSplitSpec(split_columns=("split1",), test_part="val").name == "split1-val-in-train-label"
     assert EvalSplitSpec(leave_one_out=True, targets=("group",)).name == "leave-one-out-group"
     assert DecouplingSpec(split_columns=("split1",)).name == "split1"
