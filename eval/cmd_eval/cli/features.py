@@ -59,18 +59,19 @@ def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, readout: Reado
 @click.option("--output", type=OUTPUT_FILE, default=Path("search.png"), help="Picture of the result, .png or .jpg.")
 @click.option("--checkpoint", type=FILE_OR_FOLDER, help="Checkpoint of the features.  [default: recorded path]")
 @click.option("--shards", type=FOLDER, help="Shards of the features.  [default: recorded path]")
+@readout_option
 @device_option
-def search(video: Path, embeddings: Path, output: Path, **options: Any) -> None:
+def search(video: Path, embeddings: Path, output: Path, readout: ReadoutName | None, **options: Any) -> None:
     """Find the videos nearest to VIDEO, which may be any video file, and draw them.
 
     The file is extracted with the settings of the shards and embedded with the checkpoint of the features.
     """
-    from cmd_eval.features.store import read_features
+    from cmd_eval.features.store import read_features, with_readout
     from cmd_eval.tasks.search import search as run_search
     from cmd_eval.tasks.search_picture import check_picture_path
 
     check_picture_path(output)
-    run = run_search(video, read_features(embeddings), picture=output, **options)
+    run = run_search(video, with_readout(read_features(embeddings), readout), picture=output, **options)
     for note in run.notes:
         click.echo(note, err=True)
     for number, hit in enumerate(run.hits, start=1):

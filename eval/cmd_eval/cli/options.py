@@ -42,7 +42,7 @@ readout_option = click.option(
     "--readout",
     type=click.Choice(list(READOUTS)),
     help="What is compared: mean of the pooled clip features, clips in temporal order, the token map on a 2 x 2 grid, "
-    "or predicted motion directions.  [default: mean, or as in FEATURES.h5]",
+    "or predicted motion directions.  [default: mean, or as in the features file]",
 )
 standardize_option = click.option(
     "--standardize", is_flag=True, help="Standardize each feature with the gallery's mean and standard deviation."

@@ -6,7 +6,7 @@ Shape legend: N clips of a video, F features.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +25,7 @@ from cmd_eval.features.readout import (
     ReadoutName,
 )
 from cmd_eval.features.spool import PartialFeatures, writing
-from cmd_eval.features.store import FeatureError, Features, check_identity, read_features
+from cmd_eval.features.store import Features, check_identity, read_features
 from cmd_eval.results.schema import DEFAULT_CLIPS, Provenance
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
@@ -169,9 +169,7 @@ def embed_videos(
         yield feature_NF
 
 
-def describe_model(
-    checkpoint: Checkpoint, shards: ShardSet, config: EmbeddingConfig, command: str, seed: int = 0
-) -> Provenance:
+def describe_model(checkpoint: Checkpoint, shards: ShardSet, config: EmbeddingConfig, command: str) -> Provenance:
     """Return the provenance of features of a checkpoint."""
     return Provenance(
         command=command,
@@ -186,7 +184,6 @@ def describe_model(
         initial_weights=checkpoint.config.get("init"),
         untrained=config.untrained,
         settings=checkpoint.config["settings"],
-        seed=seed,
         clips=config.clips,
         pretext=checkpoint.load_state().get("recent_metrics", {}),
     )
@@ -226,32 +223,10 @@ def embed_to_file(
                 partial.append(feature_NF)
                 progress(partial.done, len(videos))
             partial.finish()
-    return with_readout(read_features(path), config.readout)
+    return read_features(path)
 
 
 def _read_matching(path: Path, expected: Provenance) -> Features:
     features = read_features(path)
     check_identity(features, expected)
-    return with_readout(features, expected.readout)
-
-
-def with_readout(features: Features, readout: str | None) -> Features:
-    """Return features that are compared with another read-out of the same clip features.
-
-    Args:
-        features: features from a file.
-        readout: name of the read-out; None keeps the recorded one.
-
-    Raises:
-        FeatureError: the file contains other clip features than the read-out needs.
-    """
-    if readout is None or readout == features.provenance.readout:
-        return features
-    kind = features.provenance.features
-    possible = [name for name, chosen in READOUTS.items() if chosen.features == kind]
-    if readout not in possible:
-        raise FeatureError(
-            f"{features.path}: contains {kind!r} features, which allow the read-outs {', '.join(possible) or 'none'}, "
-            f"not {readout!r}; embed the videos with --readout {readout}"
-        )
-    return replace(features, provenance=replace(features.provenance, readout=readout))
+    return features

@@ -8,15 +8,15 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmd_eval.features.clips import ClipProtocol
 from cmd_eval.features.embed import ClipNetwork, embed_videos, load_clip_network
-from cmd_eval.features.readout import NETWORK_FEATURES
-from cmd_eval.features.store import FeatureError, Features, display_name
+from cmd_eval.features.readout import NETWORK_FEATURES, READOUTS, Readout, ReadoutName
+from cmd_eval.features.store import FeatureError, Features, display_name, mean_over_clips
 from cmd_extract.schema import FAILURES_NAME, ShardHeader
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import load_checkpoint
@@ -36,13 +36,13 @@ class Embedder:
         network: the network.
         config: its training configuration.
         clips: clips per video.
-        ordered: clips side by side instead of their mean, see ``cmd_eval.features.readout``.
+        readout: how its clips become one feature.
     """
 
     network: ClipNetwork
     config: TrainConfig
     clips: int
-    ordered: bool = False
+    readout: Readout
 
 
 def extract_query(video: Path, header: ShardHeader, folder: Path) -> ShardSet:
@@ -126,8 +126,8 @@ def load_embedder(features: Features, checkpoint: Path | None) -> Embedder:
         )
     config = config_from_dict(loaded.config["settings"])
     network = load_clip_network(loaded, config, provenance.features, untrained=provenance.untrained)
-    ordered = features.table_VF.shape[1] != network.width
-    return Embedder(network=network, config=config, clips=provenance.clips or 1, ordered=ordered)
+    readout = READOUTS[cast(ReadoutName, provenance.readout)]
+    return Embedder(network=network, config=config, clips=provenance.clips or 1, readout=readout)
 
 
 def embed_query(embedder: Embedder, query: ShardSet, device: str) -> NDArray[np.float32]:
@@ -144,7 +144,4 @@ def embed_query(embedder: Embedder, query: ShardSet, device: str) -> NDArray[np.
     with process_group(device) as context:
         protocol = ClipProtocol.of(embedder.config, clips=embedder.clips, device=context.device)
         (clips_NF,) = embed_videos(embedder.network, query, query.videos, protocol)
-    if embedder.ordered:
-        return clips_NF.reshape(1, -1)
-    feature_1F: NDArray[np.float32] = clips_NF.mean(axis=0, dtype=np.float64).astype(np.float32)[None]
-    return feature_1F
+    return clips_NF.reshape(1, -1) if embedder.readout.ordered else mean_over_clips(clips_NF)[None]

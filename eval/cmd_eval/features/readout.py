@@ -48,3 +48,8 @@ READOUTS: Mapping[ReadoutName, Readout] = {
     "directions": Readout(DIRECTION_FEATURES, ordered=True),
 }
 DEFAULT_READOUT: ReadoutName = "mean"
+
+
+def file_readout(name: ReadoutName) -> ReadoutName:
+    """Return the first read-out with the same clip features; it is recorded in files that several read-outs share."""
+    return next(other for other, readout in READOUTS.items() if readout.features == READOUTS[name].features)

@@ -6,15 +6,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from cmd_eval.features.embed import EmbeddingConfig, embed_to_file, with_readout
+from cmd_eval.features.embed import EmbeddingConfig, embed_to_file
 from cmd_eval.features.readout import (
     DEFAULT_READOUT,
     DIRECTION_FEATURES,
     GRID_FEATURES,
     READOUTS,
     ReadoutName,
+    file_readout,
 )
-from cmd_eval.features.store import FeatureError, Features, read_features
+from cmd_eval.features.store import FeatureError, Features, read_features, with_readout
 from cmd_eval.results.schema import DEFAULT_CLIPS, EVAL_FOLDER, Provenance, clip_suffixes, readout_suffixes
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import FOLDER_NAME, find_checkpoint, follow_best, list_checkpoints
@@ -80,7 +81,7 @@ def open_features(source: FeatureSource, command: str, progress: Callable[[int, 
         FeatureError: the file is not a features file, or contains other features.
         ValueError: shards or checkpoint are missing or do not fit.
     """
-    features = with_readout(_open(source, command, progress), source.readout)
+    features = _open(source, command, progress)
     return replace(features, provenance=replace(features.provenance, standardized=source.standardize))
 
 
@@ -99,13 +100,14 @@ def _open(source: FeatureSource, command: str, progress: Callable[[int, int], No
                 f"{source.source}: contains {features.provenance.clips} clips per video, not {source.clips}; "
                 "remove --clips"
             )
-        return features
+        return with_readout(features, source.readout)
     if source.shards is None:
         raise FeatureError(f"{source.source}: SHARDS is required with a checkpoint")
     shards = ShardSet(source.shards)
-    embedding = source.embedding
-    path = cached_features_path(source.source, shards.data_hash, untrained=source.untrained, readout=embedding.readout)
-    return embed_to_file(path, embedding, shards, command, progress, fresh=source.fresh)
+    readout = source.embedding.readout
+    embedding = replace(source.embedding, readout=file_readout(readout))
+    path = cached_features_path(source.source, shards.data_hash, untrained=source.untrained, readout=readout)
+    return with_readout(embed_to_file(path, embedding, shards, command, progress, fresh=source.fresh), readout)
 
 
 def cached_features_path(

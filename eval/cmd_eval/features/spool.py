@@ -30,8 +30,9 @@ from cmd_eval.features.store import (
     MEAN_DATASET,
     FeatureError,
     Features,
+    check_identity,
     create_features_file,
-    identity,
+    mean_over_clips,
     read_features,
 )
 from cmd_eval.results.schema import Provenance
@@ -103,10 +104,11 @@ class PartialFeatures:
             with atomic_write(self._partial) as temporary:
                 create_features_file(temporary, videos, provenance, clips, width)
         found = read_features(self._partial)
-        if identity(found.provenance) != identity(provenance) or found.mean_VF.shape[1] != width:
+        check_identity(found, provenance)
+        if found.mean_VF.shape[1] != width:
             raise FeatureError(
-                f"{self._partial}: contains unfinished features of other weights, other shards or another number of "
-                "clips; recompute them with --fresh, delete the file, or choose another file"
+                f"{self._partial}: contains features of {found.mean_VF.shape[1]} values per clip, expected {width}; "
+                "recompute them with --fresh, delete the file, or choose another file"
             )
         with h5py.File(self._partial, "r", locking=False) as file:
             self._offsets = [file[name].id.get_offset() for name in (CLIPS_DATASET, MEAN_DATASET, CHECKSUM_DATASET)]
@@ -132,7 +134,7 @@ class PartialFeatures:
         if feature_NF.shape != self._shape:
             raise ValueError(f"feature_NF: shape {feature_NF.shape}, expected {self._shape}")
         clips = np.ascontiguousarray(feature_NF, "<f4").tobytes()
-        mean = feature_NF.mean(axis=0, dtype=np.float64).astype("<f4").tobytes()
+        mean = mean_over_clips(feature_NF).tobytes()
         checksum = zlib.crc32(clips + mean).to_bytes(4, "little")
         for offset, data in zip(self._offsets, (clips, mean, checksum), strict=True):
             self._file.seek(offset + self.done * len(data))

@@ -78,15 +78,11 @@ class Features:
             raise ValueError(f"clips_VNF: shape {self.clips_VNF.shape} for {len(self.videos)} videos")
 
     @property
-    def needs_scaling(self) -> bool:
-        """Whether features are standardized before videos are compared."""
-        return self.provenance.standardized
-
-    @property
     def table_VF(self) -> NDArray[np.float32]:  # noqa: N802 - names the shape, like the fields
         """One feature per video according to the read-out: the mean over clips, or all clips side by side."""
-        readout = READOUTS.get(cast(ReadoutName, self.provenance.readout))
-        if readout is None or not readout.ordered:
+        if self.provenance.readout not in READOUTS:
+            raise FeatureError(f"{self.path}: read-out {self.provenance.readout!r} is unknown; recompute the features")
+        if not READOUTS[cast(ReadoutName, self.provenance.readout)].ordered:
             return self.mean_VF
         if self.clips_VNF is None:
             raise FeatureError(f"readout: {self.provenance.readout!r} needs the features of single clips")
@@ -97,9 +93,9 @@ class Features:
         return FeatureRows(self.table_VF, rows, ids=self.videos.ids)
 
     def comparable(self, query: NDArray[np.int64], gallery: NDArray[np.int64]) -> tuple[FeatureRows, FeatureRows]:
-        """Return query and gallery features, standardized with the gallery's statistics if they need scaling."""
+        """Return query and gallery features, standardized with the gallery's statistics on request."""
         query_rows, gallery_rows = self.rows(query), self.rows(gallery)
-        if self.needs_scaling:
+        if self.provenance.standardized:
             mean_F, scale_F = column_statistics(gallery_rows)
             query_rows = replace(query_rows, mean_F=mean_F, scale_F=scale_F)
             gallery_rows = replace(gallery_rows, mean_F=mean_F, scale_F=scale_F)
@@ -153,6 +149,12 @@ class FeatureRows:
         return np.asarray(values, np.float32)
 
 
+def mean_over_clips(feature_NF: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the mean feature (F,) of the clips of a video, summed in double precision."""
+    mean_F: NDArray[np.float32] = feature_NF.mean(axis=0, dtype=np.float64).astype("<f4")
+    return mean_F
+
+
 def column_statistics(rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and standard deviation of each feature, (F,) float64; a standard deviation of 0 is replaced by 1."""
     blocks = [slice(start, start + _ROWS_PER_BLOCK) for start in range(0, len(rows), _ROWS_PER_BLOCK)]
@@ -163,9 +165,31 @@ def column_statistics(rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[n
     return mean, np.where(deviation > 0, deviation, 1.0)
 
 
+def with_readout(features: Features, readout: str | None) -> Features:
+    """Return features that are compared with another read-out of the same clip features.
+
+    Args:
+        features: features from a file.
+        readout: name of the read-out; None keeps the recorded one.
+
+    Raises:
+        FeatureError: the file contains other clip features than the read-out needs.
+    """
+    if readout is None or readout == features.provenance.readout:
+        return features
+    kind = features.provenance.features
+    possible = [name for name, chosen in READOUTS.items() if chosen.features == kind]
+    if readout not in possible:
+        raise FeatureError(
+            f"{features.path}: contains {kind!r} features, which allow the read-outs {', '.join(possible) or 'none'}, "
+            f"not {readout!r}; embed the videos with --readout {readout}"
+        )
+    return replace(features, provenance=replace(features.provenance, readout=readout))
+
+
 def identity(provenance: Provenance) -> dict[str, Any]:
-    """Return what determines features: their kind, the data, the weights and the number of clips."""
-    names = ("features", "data_hash", "checkpoint_sha256", "untrained", "clips")
+    """Return what determines features: their kind and read-out, the data, the weights and the number of clips."""
+    names = ("features", "readout", "data_hash", "checkpoint_sha256", "untrained", "clips")
     return {name: getattr(provenance, name) for name in names}
 
 

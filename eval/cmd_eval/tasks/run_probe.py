@@ -119,7 +119,7 @@ def probe(features: Features, split: EvalSplit, method: str, *, seed: int = 0) -
     number_of = {name: number for number, name in enumerate(classes)}
     train_T, truth_N = (np.array([number_of[name] for name in part], np.int64) for part in (train_names, test_names))
     feature_TF = features.rows(split.gallery).read()
-    model = make_probe(method, scale=features.needs_scaling)
+    model = make_probe(method, scale=features.provenance.standardized)
     groups = [videos.groups[row] for row in split.gallery] if split.target == "label" else None
     validation = cross_validate(method, model, feature_TF, train_T, groups, seed=seed)
     model.set_params(**{PARAMETERS[method]: validation.best}).fit(feature_TF, train_T)

@@ -17,6 +17,7 @@ from click.testing import Result
 from PIL import Image
 
 from cmd_eval.cli.main import main
+from cmd_eval.features.source import FeatureSource, open_features
 from cmd_eval.features.store import read_features
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
@@ -306,6 +307,10 @@ def test_decoupling_compares_networks(run_dir: Path, few_shards: Path, tmp_path:
     assert record["videos"] == {"by_label": 12, "by_context": 24}
 
 
+def computed_again(*_: object) -> None:
+    pytest.fail("features are computed once per kind")
+
+
 def test_read_outs_change_what_is_compared(run_dir: Path, few_shards: Path) -> None:
     found = {}
     for readout in ("mean", "ordered", "grid", "grid-ordered", "directions"):
@@ -314,8 +319,11 @@ def test_read_outs_change_what_is_compared(run_dir: Path, few_shards: Path) -> N
         suffix = "" if readout == "mean" else f"-{readout}"
         record = json.loads((run_dir / "eval" / f"retrieval-split-label{suffix}-2-clips.json").read_text())
         assert record["provenance"]["readout"] == readout
-        found[readout] = json.dumps(record["splits"][0]["recall"])
-    assert len(set(found.values())) > 2
+        features = open_features(
+            FeatureSource(source=run_dir, shards=few_shards, clips=2, readout=readout), "", computed_again
+        )
+        found[readout] = features.table_VF
+    assert [table.shape[1] for table in found.values()] == [64, 128, 256, 512, 36]
     files = sorted(path.name for path in (run_dir / "eval").glob("embeddings-*.h5"))
     assert [name.split("-", 2)[2:] for name in files] == [["directions.h5"], ["grid.h5"], []]
     command = ("retrieval", run_dir, few_shards, "--clips", 2, *SPLIT, "--standardize", *QUICK)
@@ -325,6 +333,16 @@ def test_read_outs_change_what_is_compared(run_dir: Path, few_shards: Path) -> N
     refused = call("retrieval", run_dir / "eval" / files[-1], *SPLIT, "--readout", "grid")
     assert refused.exit_code == 1
     assert "allow the read-outs mean, ordered, not 'grid'" in refused.output
+
+
+def test_a_features_file_records_its_read_out(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:
+    path = tmp_path / "f.h5"
+    command = ("embed", run_dir, few_shards, path, "--clips", 1, "--readout", "grid-ordered", *QUICK)
+    assert call(*command).exit_code == 0
+    assert read_features(path).provenance.readout == "grid-ordered"
+    other = call(*command[: -len(QUICK) - 1], "grid", *QUICK)
+    assert other.exit_code == 1
+    assert "readout grid-ordered, expected grid" in other.output
 
 
 def test_features_of_an_unknown_provenance_are_named(embeddings: Path, tmp_path: Path) -> None:

@@ -182,7 +182,7 @@ def test_a_partial_file_of_other_features_is_rejected(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="shape"):
             writer.append(np.zeros((3, 4), np.float32))
     before = partial.read_bytes()
-    with pytest.raises(FeatureError, match=r"unfinished features of other weights.*--fresh"):
+    with pytest.raises(FeatureError, match=r"x\.h5\.partial: .*other features \(data_hash d, expected e\).*--fresh"):
         PartialFeatures(path, VIDEOS, replace(SOURCE, data_hash="e"), 2, 4)
     assert partial.read_bytes() == before
     with partial_features(path, fresh=True) as writer:

@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from cmd_eval.data.table import VideoTable
-from cmd_eval.features.embed import ClipNetwork, load_clip_network, with_readout
+from cmd_eval.features.embed import ClipNetwork, load_clip_network
 from cmd_eval.features.readout import DIRECTION_FEATURES, GRID_FEATURES, POOLED_FEATURES
-from cmd_eval.features.store import FeatureError, Features
+from cmd_eval.features.store import FeatureError, Features, with_readout
 from cmd_eval.results.schema import Provenance
 from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
 from cmd_train.config import TrainConfig, build_config
@@ -34,21 +34,23 @@ def test_clip_features_are_those_of_the_network(tmp_path: Path) -> None:
     clip = torch.randn(3, 3, 8, 32, 32, generator=torch.Generator().manual_seed(1))
     net, model, _ = network(tmp_path / "a", POOLED_FEATURES)
     assert torch.equal(net(clip), model.backbone(clip).feature_BCTHW.mean((2, 3, 4)))
-    net, model, _ = network(tmp_path / "b", GRID_FEATURES, **{"model.crop_size": 64})
-    clip = torch.randn(2, 3, 8, 64, 64, generator=torch.Generator().manual_seed(1))
+    large = {"model.crop_size": 64, "sampling.clip_frames": 16}
+    net, model, _ = network(tmp_path / "b", GRID_FEATURES, **large)
+    clip = torch.randn(2, 3, 16, 64, 64, generator=torch.Generator().manual_seed(1))
     tokens = model.backbone(clip).tokens_BCTHW
-    assert tokens.shape[2:] == (1, 4, 4)
-    quarters = [tokens[:, :, 0, a : a + 2, b : b + 2].mean((2, 3)) for a in (0, 2) for b in (0, 2)]
+    assert tokens.shape[2:] == (2, 4, 4)
+    corners = [(t, a, b) for t in (0, 1) for a in (0, 2) for b in (0, 2)]
+    quarters = [tokens[:, :, t, a : a + 2, b : b + 2].mean((2, 3)) for t, a, b in corners]
     torch.testing.assert_close(net(clip), torch.stack(quarters, 2).flatten(1))
     assert net(clip).shape == (2, net.width)
-    net, model, config = network(tmp_path / "c", DIRECTION_FEATURES, **{"model.crop_size": 64})
+    net, model, config = network(tmp_path / "c", DIRECTION_FEATURES, **large)
     found = net(clip).view(2, 9, config.model.window_parts)
     scores = model.motion(model.backbone(clip).tokens_BCTHW)
-    assert found.shape[2] == 2
-    for part in range(2):
+    assert found.shape[2] == 4
+    for part in range(4):
         expected = scores[:, :, part].softmax(1).flatten(2).mean(2)
         torch.testing.assert_close(found[:, :, part], expected)
-    torch.testing.assert_close(found.sum(1), torch.ones(2, 2))
+    torch.testing.assert_close(found.sum(1), torch.ones(2, 4))
 
 
 def test_directions_need_a_network_that_predicts_them(tmp_path: Path) -> None:
