@@ -114,6 +114,21 @@ def test_a_sample_follows_its_plan(epoch: int, position: int) -> None:
         np.testing.assert_array_equal(sample.motion_valid[window].any((1, 2)), np.arange(4) < count)
 
 
+def test_the_motion_of_a_clip_is_read_evenly_spaced() -> None:
+    """Four clip frames at stride 4 have a window of 16 motion frames; the shortest video lowers the stride to 2."""
+    sampling = replace(SAMPLING, motion_window="clip", temporal_negatives=0)
+    data = PretrainDataset(MemoryShards(), entries(), sampling, seed=5)
+    for position, stride in ((0, 4), (1, 2), (2, 4)):
+        sample = data[0, position]
+        start = sample.plan.clip_frames[0]
+        assert sample.plan.stride == stride
+        shown = [start + i * 4 * stride // 16 for i in range(16)]
+        expected = [frame if frame < LENGTHS[position] else 0 for frame in shown]
+        assert sample.motion_quarter_px[0, :, 0, 6, 8].tolist() == expected
+        existing = [frame < LENGTHS[position] for frame in shown]
+        assert sample.motion_valid[0].all((1, 2)).tolist() == sample.motion_valid[0].any((1, 2)).tolist() == existing
+
+
 def test_colors_are_in_rgb_order() -> None:
     red, green, _ = dataset()[0, 0].keyframe_u8[5, 5].astype(int)
     assert red >= green

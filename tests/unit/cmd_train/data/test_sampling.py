@@ -85,6 +85,39 @@ def test_negatives_are_disjoint_and_as_many_as_fit(frame_count: int) -> None:
         assert plan.window_valid[1:] == (True,) * len(negatives) + (False,) * plan.negatives_missing
 
 
+@pytest.mark.parametrize(
+    ("frame_count", "stride", "valid"),
+    [
+        (75, 4, 64),
+        (61, 4, 61),
+        (60, 3, 64),
+        (46, 3, 62),
+        (45, 2, 64),
+        (31, 2, 62),
+        (30, 1, 64),
+        (16, 1, 64),
+        (10, 1, 40),
+    ],
+)
+def test_the_window_of_a_clip_covers_the_clip(frame_count: int, stride: int, valid: int) -> None:
+    """The window has 64 frames at every stride: frame i shows the share i / 64 of the clip's ``16 * stride`` frames."""
+    config = SamplingConfig(motion_window="clip", temporal_negatives=0)
+    starts = set()
+    for plan in plans(frame_count, 200, config):
+        (window,) = plan.motion_windows
+        first = plan.clip_frames[0]
+        starts.add(first)
+        assert plan.stride == stride
+        assert window.start == first
+        shown = [first + i * 16 * stride // 64 for i in range(64)]
+        assert (window.start + window.frames(64)).tolist() == [frame for frame in shown if frame < frame_count]
+        # A clip at the very end lacks the stride - 1 frames after its last one.
+        assert plan.motion_padded == (shown[-1] >= frame_count)
+        if first == 0:
+            assert window.valid_frames == valid
+    assert starts == set(range(max(frame_count - 15 * stride, 1))), "no room is reserved after the clip"
+
+
 def test_all_arrangements_of_negatives_are_equally_likely() -> None:
     config = SamplingConfig(clip_frames=2, stride=1, future_interval=0, motion_frames=2, temporal_negatives=2)
     counts = Counter(

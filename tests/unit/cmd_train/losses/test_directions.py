@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from cmd_train.augment.config import AugmentConfig
 from cmd_train.augment.space import crop_motion
 from cmd_train.losses.directions import STILL, DirectionTargets, direction_loss, direction_targets
+from cmd_train.models.config import ModelConfig
+from cmd_train.models.pretrain import PretrainModel
 from tests.process_groups import two_rank_group
 from tests.unit.cmd_train.augment.samples import HEADER, NEUTRAL, crop_of
 
@@ -177,10 +179,7 @@ def test_the_mean_over_ranks_is_the_loss_of_the_global_batch(tmp_path: Path) -> 
 
 
 def test_directions_of_moving_texture_are_learned() -> None:
-    """A linear layer on the differences of two frames learns the direction of a drifting texture in seconds."""
-    from cmd_train.models.config import ModelConfig
-    from cmd_train.models.pretrain import PretrainModel
-
+    """A small R(2+1)D network learns the direction of a drifting texture in seconds."""
     torch.manual_seed(0)
     config = ModelConfig(
         backbone="r2plus1d_10",

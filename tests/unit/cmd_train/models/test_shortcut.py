@@ -8,11 +8,7 @@ from torch import Tensor
 
 from cmd_train.config import build_config
 from cmd_train.models.backbones import build_backbone
-from cmd_train.models.config import ModelConfig
 from cmd_train.models.encoders import MotionEncoder
-from cmd_train.models.pretrain import PretrainModel
-from cmd_train.models.supervised import SupervisedModel
-from tests.unit.cmd_train.models.test_networks import SMALL, random_inputs
 
 
 def input_gradient(name: str, shortcut: str, frames: int, crop_size: int) -> Tensor:
@@ -62,38 +58,3 @@ def test_average_shortcuts_keep_all_shapes(name: str, crop_size: int) -> None:
 def test_recipes_of_small_networks_use_average_shortcuts(recipe: str) -> None:
     assert build_config(recipe).model.shortcut == "average"
     assert build_config("ucf101").model.shortcut == "strided"
-
-
-DIRECTIONS = {"motion_target": "directions", "shortcut": "average"}
-
-
-@pytest.mark.parametrize("window", ["future", "clip"])
-def test_directions_need_no_motion_encoder_and_leave_no_parameter_unused(window: str) -> None:
-    config = ModelConfig(**{**SMALL.__dict__, **DIRECTIONS, "motion_window": window, "clip_frames": 16})
-    model = PretrainModel(config)
-    assert not any(
-        ("encoder" in name and "context" not in name) or "predictor" in name for name, _ in model.named_parameters()
-    )
-    clip, keyframe, _ = random_inputs(config, samples=4)
-    output = model(clip, keyframe)
-    parts = 4 if window == "clip" else 2
-    assert output.direction_BKQHW.shape == (4, 9, parts, 2, 2)
-    assert output.motion_query_BPD is None
-    # Random residual scales, so that no branch is inert.
-    for name, parameter in model.named_parameters():
-        if name.endswith("norm.weight"):
-            torch.nn.init.uniform_(parameter, 0.5, 1.5)
-    output = model(clip, keyframe)
-    loss = output.direction_BKQHW.square().sum() + (output.context_query_BD * output.context_key_BD.roll(1, 0)).sum()
-    loss.backward()
-    assert not [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-
-
-def test_supervised_model_predicts_directions_in_training_only() -> None:
-    config = ModelConfig(**{**SMALL.__dict__, **DIRECTIONS, "motion_window": "clip"})
-    model = SupervisedModel(config, classes=3)
-    clip = random_inputs(config)[0]
-    assert model(clip).embeddings.direction_BKQHW.shape == (2, 9, 2, 2, 2)
-    assert model.eval()(clip).embeddings.direction_BKQHW is None
-    plain = SupervisedModel(ModelConfig(**{**config.__dict__, "motion_head": False}), classes=3)
-    assert set(plain.state_dict()) < set(model.state_dict())
