@@ -9,16 +9,19 @@ from typing import Any
 from cmd_train.checkpoints.initial import BACKBONE_PREFIX, MOTION_PREFIX, open_source, training_provenance
 from cmd_train.checkpoints.published import load_published, load_submodule
 from cmd_train.config import TrainConfig, config_from_dict
+from cmd_train.losses.config import MotionTarget
 from cmd_train.models.supervised import SupervisedModel
 
-# Fields that must be the same to load a backbone or a motion head.
-BACKBONE_FIELDS = ("model.backbone", "model.width")
-MOTION_FIELDS = (
-    *("model.motion_target", "model.motion_window", "model.directions", "model.direction_parts", "model.shortcut"),
-    *("model.motion_input", "model.clip_frames", "model.crop_size", "model.motion_frames", "model.encoder_width"),
-    *("model.predictor_width", "model.predictor_heads", "model.predictor_ff", "model.encoder_layers"),
-    *("model.decoder_layers", "model.head_hidden", "model.embedding_dim"),
-)
+# Fields that must be the same to load a backbone, and a motion head that predicts features or directions.
+BACKBONE_FIELDS = ("model.backbone", "model.width", "model.shortcut")
+MOTION_FIELDS: Mapping[MotionTarget, tuple[str, ...]] = {
+    "features": (
+        *("model.motion_target", "model.motion_input", "model.clip_frames", "model.crop_size", "model.motion_frames"),
+        *("model.encoder_width", "model.predictor_width", "model.predictor_heads", "model.predictor_ff"),
+        *("model.encoder_layers", "model.decoder_layers", "model.head_hidden", "model.embedding_dim"),
+    ),
+    "directions": ("model.motion_target", "model.motion_window", "model.directions", "model.direction_parts"),
+}
 # Fields that may differ, but change what the network sees.
 CLIP_FIELDS = ("model.clip_frames", "sampling.stride", "model.crop_size")
 VECTOR_FIELDS = ("augment.motion_clamp_px", "augment.rescale_vectors", "augment.global_motion")
@@ -54,7 +57,8 @@ def load_start(model: SupervisedModel, config: TrainConfig, source: Path) -> tup
     settings = given.checkpoint.config["settings"]
     theirs = config_from_dict(settings)
     with_motion = config.model.motion_head and any(name.startswith(MOTION_PREFIX) for name in given.state)
-    _require_equal(source, theirs, config, (*BACKBONE_FIELDS, *(MOTION_FIELDS if with_motion else ())))
+    motion_fields = MOTION_FIELDS[config.model.motion_target] if with_motion else ()
+    _require_equal(source, theirs, config, (*BACKBONE_FIELDS, *motion_fields))
     try:
         load_submodule(model.backbone, given.state, BACKBONE_PREFIX)
     except ValueError as error:

@@ -285,6 +285,31 @@ def test_errors_list_the_fields_of_a_different_network(tmp_path: Path) -> None:
         load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path)
 
 
+def test_only_fields_of_the_same_motion_head_must_agree(tmp_path: Path) -> None:
+    directions = {"loss__motion_target": "directions", "sampling__motion_window": "clip"}
+    directions |= {"sampling__temporal_negatives": 0, "model__context_head": False}
+    ours = configured(**directions)
+    # A direction head has no predictor, no encoder and no embeddings.
+    unused = {"model__predictor_width": 64, "model__encoder_width": 8, "model__embedding_dim": 8}
+    saved(tmp_path / "a", configured(**directions, **unused))
+    record, _ = load_start(build_classifier(ours.model, 4, seed=0), ours, tmp_path / "a")
+    assert record["part"] == "backbone and motion head"
+    saved(tmp_path / "b", configured(**directions, model__direction_parts=1))
+    with pytest.raises(ValueError, match=r"model.direction_parts 1 in the source, 2 in this run; choose"):
+        load_start(build_classifier(ours.model, 4, seed=0), ours, tmp_path / "b")
+    saved(tmp_path / "c", configured())
+    with pytest.raises(ValueError, match=r"model.motion_target features in the source, directions in this run"):
+        load_start(build_classifier(ours.model, 4, seed=0), ours, tmp_path / "c")
+
+
+def test_a_backbone_with_other_shortcuts_is_named(tmp_path: Path) -> None:
+    saved(tmp_path, configured(model__shortcut="strided"))
+    with pytest.raises(
+        ValueError, match=r"model.shortcut strided in the source, average in this run.*shortcut=strided"
+    ):
+        load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path)
+
+
 def test_different_input_is_noted(tmp_path: Path) -> None:
     saved(tmp_path, configured(sampling__stride=1))
     _, lines = load_start(build_classifier(PLAIN.model, 4, seed=PLAIN.run.seed), PLAIN, tmp_path)
