@@ -16,7 +16,6 @@ from cmd_train.config import TrainConfig
 from cmd_train.data.dataset import VideoSource
 from cmd_train.data.sampling_report import SamplingReport
 from cmd_train.distributed.process_group import RankContext
-from cmd_train.engine.damaged_samples import DamageTracker
 from cmd_train.engine.loop import TrainingResult
 from cmd_train.engine.setup import batch_dataset, prepare_run
 from cmd_train.engine.step import Objective
@@ -43,8 +42,7 @@ def perform_dry_run(
 
     Arguments and errors are those of ``train``; ``objective``, ``progress`` and ``deadline`` are not used.
     """
-    stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
-    start = prepare_run(model, entries, config, run_dir, context, stored=stored, log=log)
+    start = prepare_run(model, shards, entries, config, run_dir, context, data_hash=data_hash, record=record, log=log)
     sampler = start.sampler
     log(
         f"steps       {sampler.total_steps}: {config.optim.epochs} epochs of {sampler.steps_per_epoch} steps, "
@@ -54,10 +52,9 @@ def perform_dry_run(
     if start.first_step == sampler.total_steps:
         log("All steps are completed")
     else:
-        damage = DamageTracker(config.data.max_damaged, config.optim.accumulate, start.state.get("damaged", {}), log)
         remaining = replace(sampler, first_step=start.first_step)
         batch = batch_dataset(shards, entries, config)[next(iter(remaining))]
-        report = damage.update(batch.unpack(), start.first_step, context).report
+        report = start.damage.update(batch.unpack(), start.first_step, context).report
         log(f"next batch  {batch.block.nbytes / 1e6:.1f} MB, read successfully; data.workers: {config.data.workers}")
         log(report.text())
     log("Dry run: nothing was written")

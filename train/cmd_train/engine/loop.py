@@ -23,7 +23,7 @@ from cmd_train.checkpoints.files import save_checkpoint
 from cmd_train.checkpoints.retention import CheckpointPolicy
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch, PackedBatch, unpack_batches
-from cmd_train.data.dataset import VideoSource, require_frames
+from cmd_train.data.dataset import VideoSource
 from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.sampling_report import SamplingReport
 from cmd_train.distributed.process_group import RankContext, any_rank, gather_texts, ignore_signals
@@ -94,10 +94,8 @@ def train(
         CheckpointError: ``run_dir`` contains a run with different settings or data, or ranks see different checkpoints.
         TrainingError: the loss is not finite, or too many videos are damaged.
     """
-    require_frames(shards.header)
-    stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
-    start = prepare_run(model, entries, config, run_dir, context, stored=stored, log=log)
-    sampler, first_step = start.sampler, start.first_step
+    start = prepare_run(model, shards, entries, config, run_dir, context, data_hash=data_hash, record=record, log=log)
+    sampler, first_step, stored = start.sampler, start.first_step, start.stored
     loop = _TrainingLoop(
         model=model,
         gradients=GradientStep(model, objective, config, context, log),
@@ -109,7 +107,7 @@ def train(
         run_dir=run_dir,
         stored=stored,
         policy=CheckpointPolicy(config.run, sampler.steps_per_epoch, start.state.get("best")),
-        damage=DamageTracker(config.data.max_damaged, config.optim.accumulate, start.state.get("damaged", {}), log),
+        damage=start.damage,
         metrics=MetricsLogger(run_dir, stored, first_step, sampler, config, context, log, progress),
         monitor=RetrievalMonitor(shards, entries, config, context),
         step=first_step,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,11 @@ from torch import nn
 
 from cmd_extract.schema import VideoEntry
 from cmd_train.config import TrainConfig
-from cmd_train.data.dataset import PretrainDataset, VideoSource
+from cmd_train.data.dataset import PretrainDataset, VideoSource, require_frames
 from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.selection import resolve_split_columns, select_videos
 from cmd_train.distributed.process_group import RankContext, gather_texts
-from cmd_train.engine.damaged_samples import TolerantDataset
+from cmd_train.engine.damaged_samples import DamageTracker, TolerantDataset
 from cmd_train.engine.optim import build_optimizer
 from cmd_train.engine.resume import resume
 
@@ -78,34 +78,42 @@ class RunStart:
         optimizer: optimizer of the network's parameters.
         first_step: completed steps.
         state: other state in the last checkpoint; empty without one.
+        stored: configuration to be recorded in checkpoints of this run.
+        damage: counts damaged videos.
     """
 
     sampler: EpochSampler
     optimizer: torch.optim.Optimizer
     first_step: int
     state: dict[str, Any]
+    stored: dict[str, Any]
+    damage: DamageTracker
 
 
 def prepare_run(
     model: nn.Module,
+    shards: VideoSource,
     entries: Sequence[VideoEntry],
     config: TrainConfig,
     run_dir: Path,
     context: RankContext,
     *,
-    stored: dict[str, Any],
+    data_hash: str,
+    record: Mapping[str, Any] | None,
     log: Callable[[str], None],
 ) -> RunStart:
     """Run the preflight checks, build the optimizer and load the last checkpoint; writes nothing.
 
     Args:
-        model, entries, config, run_dir, context, log: see ``cmd_train.engine.loop.train``.
-        stored: configuration to be recorded in checkpoints of this run.
+        model, shards, entries, config, run_dir, context: see ``cmd_train.engine.loop.train``.
+        data_hash, record, log: likewise.
 
     Raises:
-        ValueError: the settings do not fit the videos or the number of ranks.
+        ValueError: the shards contain no small frames, or the settings do not fit the videos or the number of ranks.
         CheckpointError: see ``cmd_train.engine.loop.train``.
     """
+    require_frames(shards.header)
+    stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
     sampler = EpochSampler(
         video_count=len(entries),
         global_batch=config.optim.batch_size,
@@ -115,14 +123,17 @@ def prepare_run(
         rank=context.rank,
         world_size=context.world_size,
     )
-    preflight(config, entries, stored["data_hash"], context)
+    preflight(config, entries, data_hash, context)
     layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
     model.to(context.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload covers 4D only
     optimizer = build_optimizer(model, config.optim)
     first_step, state = resume(run_dir, model, optimizer, stored, sampler.total_steps, context)
     if first_step:
         log(f"Continuing after step {first_step} of {sampler.total_steps}")
-    return RunStart(sampler=sampler, optimizer=optimizer, first_step=first_step, state=state)
+    damage = DamageTracker(config.data.max_damaged, config.optim.accumulate, state.get("damaged", {}), log)
+    return RunStart(
+        sampler=sampler, optimizer=optimizer, first_step=first_step, state=state, stored=stored, damage=damage
+    )
 
 
 def preflight(config: TrainConfig, entries: Sequence[VideoEntry], data_hash: str, context: RankContext) -> None:

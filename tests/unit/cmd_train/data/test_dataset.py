@@ -21,6 +21,7 @@ from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.sampling import SamplingConfig, plan_sample, sample_rng
 from cmd_train.distributed.process_group import RankContext
 from cmd_train.engine.damaged_samples import TolerantDataset
+from cmd_train.engine.dry_run import perform_dry_run
 from cmd_train.engine.loop import train
 from cmd_train.engine.objective import PretrainObjective
 
@@ -251,8 +252,9 @@ def test_shards_without_small_frames_are_rejected_before_anything_is_written(tmp
     config, run_dir = build_config("demo"), tmp_path / "run"
     objective = PretrainObjective(config, shards.header)
     context = RankContext(rank=0, world_size=1, device=torch.device("cpu"))
-    with pytest.raises(ValueError, match="no-frames"):
-        train(nn.Identity(), objective, shards, entries(), config, run_dir, context, data_hash="", log=print)
+    for perform in (train, perform_dry_run):
+        with pytest.raises(ValueError, match="no-frames"):
+            perform(nn.Identity(), objective, shards, entries(), config, run_dir, context, data_hash="", log=print)
     assert not run_dir.exists()
     with pytest.raises(ValueError, match="no-frames"):
         EvalDataset(shards, entries(), SAMPLING)
