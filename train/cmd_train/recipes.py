@@ -23,8 +23,8 @@ _SMALL_MODEL = {
     "model.decoder_layers": 2,
 }
 
-# Motion prediction as a classification of directions over the whole clip (losses/directions.py): with few samples it
-# learns motion, where the paper's contrastive prediction of features learns the position (eval/README.md).
+# Motion prediction as a classification of directions over the whole clip (losses/directions.py). With few samples, the
+# paper's contrastive prediction of features learns the position first (eval/README.md).
 _DIRECTIONS = {
     "loss.motion_target": "directions",
     "sampling.motion_window": "clip",
@@ -87,7 +87,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "run.channels_last": True,
         "sampling.stride": 2,
         "augment.global_motion": "median",
-        # At equal weight, context matching keeps the network from learning motion.
+        # As in ``demo``, where context matching of equal weight kept the network from learning motion (train/README.md).
         "loss.context_weight": 0.1,
         "augment.flip_probability": 0.0,
         "augment.crop_area": (0.5, 1.0),
@@ -101,7 +101,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "optim.batch_size": 24,
         "optim.epochs": 40,
     },
-    # The synthesized videos, a few minutes on two cores. AdamW learns the motion task within 500 steps; SGD does not.
+    # The synthesized videos, a few minutes on two cores.
     "demo": _SMALL_MODEL
     | _DIRECTIONS
     | {

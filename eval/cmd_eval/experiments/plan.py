@@ -75,7 +75,7 @@ class EvidenceSize:
 _ON_A_GPU = ("data.workers=8", "run.precision=bf16", "run.checkpoint_epochs=50")
 
 SIZES: Mapping[str, EvidenceSize] = {
-    # About 90 minutes on two cores with two parallel pre-training runs; measurements in eval/README.md.
+    # For two cores; see eval/README.md for the time it takes.
     "small": EvidenceSize(
         recipe="gestures",
         steps=400,

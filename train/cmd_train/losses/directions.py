@@ -3,7 +3,7 @@
 The paper predicts learned features of motion and compares them contrastively. Here the target is the motion itself:
 for each position of the token map and each part of the motion window, the mean of the valid vectors below the position
 is assigned to one of ``directions + 1`` classes, *still* (class 0) or one of equally wide sectors. There is no motion
-encoder and there are no negatives, and neither recognizing the video nor recognizing the position solves the task.
+encoder and there are no negatives; telling videos or positions apart is not the task.
 
 Shape legend:
     B  samples of this rank's batch
