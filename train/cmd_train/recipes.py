@@ -87,7 +87,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "run.channels_last": True,
         "sampling.stride": 2,
         "augment.global_motion": "median",
-        # As in ``demo``, where context matching of equal weight kept the network from learning motion (train/README.md).
+        # As in ``demo``, where equal weights kept the network from learning motion (train/README.md).
         "loss.context_weight": 0.1,
         "augment.flip_probability": 0.0,
         "augment.crop_area": (0.5, 1.0),

@@ -146,30 +146,45 @@ class TrainingSet:
         data_hash: hash of the shards; None if unknown.
         split_column: split column; None for all videos.
         part: part of that split.
+        labeled_only: whether videos without a label were left out, as by fine-tuning.
     """
 
     data_hash: str | None
     split_column: str | None
     part: str
+    labeled_only: bool = False
 
     def rows(self, videos: VideoTable, data_hash: str) -> Rows | None:
         """Return the rows of a shard set that were trained on; None if the network was trained on other shards."""
         if self.data_hash != data_hash:
             return None
-        if self.split_column is None:
-            return np.arange(len(videos))
-        return np.flatnonzero([part == self.part for part in videos.splits[self.split_column]])
+        parts = [self.part] * len(videos) if self.split_column is None else videos.splits[self.split_column]
+        used = [part == self.part for part in parts]
+        if self.labeled_only:
+            used = [own and bool(label) for own, label in zip(used, videos.labels, strict=True)]
+        return np.flatnonzero(used)
 
 
-def training_sets(provenance: Provenance) -> list[TrainingSet]:
+def training_sets(provenance: Provenance, *, classifier: bool = False) -> list[TrainingSet]:
     """Return the training data of a network's own run, then of its initial weights, and so on.
 
     The list is empty for hand-crafted features and for untrained networks.
+
+    Args:
+        provenance: provenance of the features or probabilities.
+        classifier: whether the network is a classifier, and thus was trained on labeled videos only.
     """
     if provenance.settings is None or provenance.untrained:
         return []
     data = config_from_dict(provenance.settings).data
-    sets = [TrainingSet(data_hash=provenance.trained_on, split_column=data.split_column, part=data.train_part)]
+    sets = [
+        TrainingSet(
+            data_hash=provenance.trained_on,
+            split_column=data.split_column,
+            part=data.train_part,
+            labeled_only=classifier,
+        )
+    ]
     before = _trained_on(provenance.initial_weights)
     while before is not None:
         sets.append(
@@ -188,7 +203,9 @@ def _trained_on(initial: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     return None if initial is None else initial.get("trained_on") or {}
 
 
-def training_notes(provenance: Provenance, videos: VideoTable, tested: Rows, where: str, what: str) -> list[str]:
+def training_notes(
+    provenance: Provenance, videos: VideoTable, tested: Rows, where: str, what: str, *, classifier: bool = False
+) -> list[str]:
     """Return notes on test videos that the network, or its initial weights, were trained on.
 
     Args:
@@ -197,9 +214,10 @@ def training_notes(provenance: Provenance, videos: VideoTable, tested: Rows, whe
         tested: rows of the test videos.
         where: name of the split.
         what: plural noun for the test videos, such as ``queries``.
+        classifier: whether the network is a classifier, see ``training_sets``.
     """
     notes = []
-    for number, training in enumerate(training_sets(provenance)):
+    for number, training in enumerate(training_sets(provenance, classifier=classifier)):
         who, verb = ("the checkpoint's initial weights", "were") if number else ("the checkpoint", "was")
         trained = training.rows(videos, provenance.data_hash)
         if trained is None:

@@ -56,6 +56,11 @@ def top_k_hits(score_NK: NDArray[np.floating], truth_N: NDArray[np.integer], k: 
     return hits
 
 
+def most_likely(score_NK: NDArray[np.floating]) -> NDArray[np.int64]:
+    """Return the class with the highest score of each item, (N,) int64; ties are broken as by ``top_k_hits``."""
+    return np.asarray(score_NK.shape[1] - 1 - score_NK[:, ::-1].argmax(axis=1), np.int64)
+
+
 def accuracy_record(
     classes: Sequence[str],
     truth_N: NDArray[np.int64],
@@ -163,13 +168,11 @@ def score_predictions(
     truth_N = np.array([number_of[label] for label in labels], np.int64)
     score_NL = np.full((len(labels), len(all_classes)), -np.inf)  # unknown classes cannot be predicted
     score_NL[:, : len(classes)] = probability_NK
-    # Ties go to the last class, as in `top_k_hits`.
-    predicted_N = len(classes) - 1 - probability_NK[:, ::-1].argmax(axis=1)
     return RecognitionResult(
         classes=all_classes,
         known=len(classes),
         truth_N=truth_N,
-        predicted_N=predicted_N,
+        predicted_N=most_likely(score_NL),
         confidence_N=probability_NK.max(axis=1),
         top1_N=top_k_hits(score_NL, truth_N, 1),
         top5_N=top_k_hits(score_NL, truth_N, TOP),

@@ -130,7 +130,8 @@ def evaluate_recognition(
     notes += _notes_on_result(result) + short_video_notes((entry.frame_count for entry in entries), config.sampling)
     return RecognitionRun(
         result=result,
-        split=_split_record(result, entries, spec, config, loaded),
+        split=_split_record(result, entries, spec, config, loaded)
+        | {"unlabeled_left_out": unlabeled, "copies_left_out": labeled - len(tested)},
         provenance=provenance,
         notes=tuple(unique(notes)),
         checkpoint=loaded.path,
@@ -239,7 +240,7 @@ def labeled_part(videos: VideoTable, column: str, part: str) -> Rows:
 
 
 def _without_copies(videos: VideoTable, tested: Rows, provenance: Provenance) -> Rows:
-    trained = training_sets(provenance)[0].rows(videos, provenance.data_hash)
+    trained = training_sets(provenance, classifier=True)[0].rows(videos, provenance.data_hash)
     return tested if trained is None else without_copies(videos, tested, trained)
 
 
@@ -254,15 +255,14 @@ def check_test_videos(videos: VideoTable, tested: Rows, provenance: Provenance) 
     Raises:
         ValueError: the checkpoint was trained on test videos, or on copies of them.
     """
-    own, *_ = training_sets(provenance)
+    own, *_ = training_sets(provenance, classifier=True)
     trained = own.rows(videos, provenance.data_hash)
     notes = []
     if trained is not None:
-        # Fine-tuning skips videos without a label.
-        trained = trained[[bool(videos.labels[row]) for row in trained]]
         check_not_trained_on(videos, tested, trained)
         notes = group_notes(videos, tested, trained, own.split_column or "all videos", "test videos")
-    return notes + training_notes(provenance, videos, tested, own.split_column or "all videos", "test videos")
+    where = own.split_column or "all videos"
+    return notes + training_notes(provenance, videos, tested, where, "test videos", classifier=True)
 
 
 def _notes_on_result(result: RecognitionResult) -> list[str]:

@@ -60,6 +60,7 @@ class RetrievalResult:
             "queries": len(split.query),
             "gallery": len(split.gallery) - split.leave_one_out,
             "unlabeled_left_out": split.unlabeled,
+            "copies_left_out": split.copies,
             "recall": {f"R@{k}": figure.as_json() for k, figure in self.recall(seed).items()},
             "chance": {f"R@{k}": value for k, value in self.chance.items()},
             "per_class": self.per_class(videos, seed),

@@ -21,7 +21,7 @@ from cmd_eval.data.splits import EvalSplit, EvalSplitSpec, eval_splits, split_no
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.source import length_notes, result_provenance, unique
 from cmd_eval.features.store import Features
-from cmd_eval.metrics.classification import TOP, accuracy_record, top_k_hits
+from cmd_eval.metrics.classification import TOP, accuracy_record, most_likely, top_k_hits
 from cmd_eval.metrics.retrieval import chance_recall_at
 from cmd_eval.results.schema import mean_and_spread, result_record
 from cmd_eval.tasks.probe import MAX_ITER, PARAMETERS, Validation, cross_validate, make_probe, stratified_folds
@@ -83,11 +83,12 @@ class ProbeResult:
             "train": len(self.split.gallery),
             "test": len(self.split.query),
             "unlabeled_left_out": self.split.unlabeled,
+            "copies_left_out": self.split.copies,
             "chance": self.chance,
             **accuracy_record(
                 self.classes,
                 self.truth_N,
-                self.score_NK.argmax(axis=1),
+                most_likely(self.score_NK),
                 top_k_hits(self.score_NK, self.truth_N, 1),
                 top_k_hits(self.score_NK, self.truth_N, TOP),
                 seed=seed,

@@ -127,6 +127,8 @@ def test_unknown_classes_and_copies_are_reported(awkward_shards: Path, tmp_path:
     skipped = call(eval_main, "recognition", tmp_path / "run", awkward_shards, *words)
     assert skipped.exit_code == 0, skipped.output
     assert "1 test videos were left out as copies of training videos" in skipped.output
+    record = json.loads((tmp_path / "run" / "eval" / "recognition-split2-1-clips.json").read_text())
+    assert record["splits"][0]["copies_left_out"] == 1
 
 
 def test_retrieval_with_the_backbone_of_a_fine_tuned_checkpoint(tuned: Path, few_shards: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from cmd_eval.data.leakage import shared_videos, training_notes, training_sets
 from cmd_eval.data.table import VideoTable
 from cmd_eval.results.schema import Provenance
-from cmd_eval.tasks.recognition import check_test_videos, labeled_part
+from cmd_eval.tasks.recognition import _without_copies, check_test_videos, labeled_part
 from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
 from cmd_train.checkpoints.initial import training_provenance
 from cmd_train.config import build_config
@@ -96,6 +96,17 @@ def test_a_classifier_is_not_tested_on_its_training_videos_in_any_split() -> Non
     assert check_test_videos(VIDEOS, labeled_part(VIDEOS, "split1", "test"), trained("split1")) == []
     (note,) = check_test_videos(VIDEOS, rows(2), trained("split1", trained_on="other"))
     assert "other shards; whether these contain test videos is unknown" in note
+
+
+def test_videos_without_a_label_do_not_count_for_a_classifier() -> None:
+    """v2, a test video of split1, is here a copy of v5, which has no label and was left out of fine-tuning."""
+    videos = replace(VIDEOS, fingerprints=("0", "1", "2", "3", "0", "2"))
+    tested = labeled_part(videos, "split1", "test")
+    assert check_test_videos(videos, tested, trained("split1")) == []
+    assert _without_copies(videos, tested, trained("split1")).tolist() == [2, 3]
+    # Pre-training uses all videos.
+    (note,) = training_notes(trained("split1"), videos, tested, "split1", "queries")
+    assert note.endswith("trained on 1 of the 2 queries")
 
 
 def test_groups_of_the_training_videos_cause_a_warning() -> None:

@@ -7,7 +7,7 @@ import pytest
 from sklearn import metrics as reference
 from sklearn.metrics import accuracy_score, confusion_matrix, top_k_accuracy_score
 
-from cmd_eval.metrics.classification import accuracy_record, score_predictions, top_k_hits
+from cmd_eval.metrics.classification import accuracy_record, most_likely, score_predictions, top_k_hits
 from cmd_eval.metrics.retrieval import chance_recall_at
 
 CLASSES = tuple("abcdefg")
@@ -28,6 +28,15 @@ def test_top_k_hits_match_scikit_learn(k: int, ties: bool) -> None:
 
 def test_top_k_over_all_classes_always_hits() -> None:
     assert top_k_hits(np.zeros((3, 2)), np.array([0, 1, 0]), 5).all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_most_likely_class_agrees_with_top_1_under_ties(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    score, truth = rng.integers(0, 3, (60, 7)).astype(float), rng.integers(0, 7, 60)
+    score[:, 5:] = -np.inf
+    assert ((most_likely(score) == truth) == top_k_hits(score, truth, 1)).all()
+    assert (most_likely(score) != score.argmax(axis=1)).any(), "ties occur"
 
 
 def test_class_with_minus_infinity_score_is_never_a_hit() -> None:
