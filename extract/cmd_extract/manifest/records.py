@@ -13,7 +13,15 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cmd_extract.errors import ManifestError
-from cmd_extract.manifest.table import Table, TableRow, name_problem, normalization_hint, read_table, summarize
+from cmd_extract.manifest.table import (
+    Table,
+    TableRow,
+    csv_bytes,
+    name_problem,
+    normalization_hint,
+    read_table,
+    summarize,
+)
 from cmd_extract.schema import VideoRecord
 from cmd_extract.system.files import atomic_write, remove_leftovers
 
@@ -157,14 +165,14 @@ def write_manifest(records: Iterable[VideoRecord], path: Path) -> None:
     records = tuple(records)
     check_records(records)
     split_columns = tuple(records[0].splits)
-    lines = [",".join(_quoted(cell) for cell in (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *split_columns))]
+    rows: list[tuple[str, ...]] = [(*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *split_columns)]
     for record in records:
-        cells = (record.video_id, record.path, record.label, record.group, *(record.splits[s] for s in split_columns))
-        lines.append(",".join(_quoted(cell) for cell in cells))
+        splits = (record.splits[name] for name in split_columns)
+        rows.append((record.video_id, record.path, record.label, record.group, *splits))
     try:
         remove_leftovers(path.parent)
         with atomic_write(path) as temporary:
-            temporary.write_bytes("".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape"))
+            temporary.write_bytes(csv_bytes(rows))
     except OSError as error:
         if error.errno == errno.ENAMETOOLONG:
             raise ManifestError(
@@ -219,8 +227,3 @@ def _survives_utf8(text: str) -> bool:
     except UnicodeEncodeError:
         return False
     return data.decode("utf-8", errors="surrogateescape") == text
-
-
-def _quoted(cell: str) -> str:
-    # With \n line ends csv.writer does not quote a lone carriage return, where csv.reader would end the row.
-    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell

@@ -109,6 +109,20 @@ def read_table(path: Path, *, strip_cells: bool = False) -> Table:
     return Table(path=path, columns=tuple(columns), rows=tuple(rows))
 
 
+def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
+    r"""Return a CSV file with ``\n`` line ends from which ``csv.reader`` reads the same texts.
+
+    If lines end with ``\n``, ``csv.writer`` does not quote a lone carriage return, where ``csv.reader`` would end the
+    row.
+    """
+    lines = (",".join(map(_quoted, map(str, row))) for row in rows)
+    return "".join(f"{line}\n" for line in lines).encode("utf-8", errors="surrogateescape")
+
+
+def _quoted(cell: str) -> str:
+    return '"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell
+
+
 def read_text(path: Path) -> str:
     """Read a UTF-8 file, with or without a byte order mark; other bytes become surrogates.
 

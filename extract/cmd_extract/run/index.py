@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
+from cmd_extract.manifest.table import csv_bytes
 from cmd_extract.run.plan import ShardPlan
 from cmd_extract.run.state import FinishedShard, OutputState, read_finished
 from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, columns_of, hash_json
@@ -108,10 +108,5 @@ def write_failures(out: Path, failures: Iterable[FailedRow]) -> None:
 
 
 def _write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
-    def write(temporary: Path) -> None:
-        with temporary.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream:
-            writer = csv.writer(stream, lineterminator="\n")
-            writer.writerow(columns)
-            writer.writerows(rows)
-
-    write_whole(path, write)
+    data = csv_bytes([columns, *rows])
+    write_whole(path, lambda temporary: temporary.write_bytes(data))

@@ -18,6 +18,11 @@ def test_plan_covers_every_row_once_in_order(count: int) -> None:
     assert [p.number for p in plans] == list(range(len(plans)))
 
 
+@pytest.mark.parametrize(("videos", "per_shard"), [(1, 1), (32, 1), (33, 2), (237, 8), (9000, 256)])
+def test_automatic_size_of_shards(videos: int, per_shard: int) -> None:
+    assert automatic_videos_per_shard(videos) == per_shard
+
+
 def test_empty_shards_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"videos_per_shard: .*0"):
         plan_shards(records(3), 0)
