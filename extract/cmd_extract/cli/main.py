@@ -10,7 +10,7 @@ import click
 
 from cmd_extract.cli.cluster import merge, status
 from cmd_extract.cli.inspect import inspect, preview, verify
-from cmd_extract.cli.manifest import manifest, relabel, synthesize
+from cmd_extract.cli.manifest import inner_splits, manifest, relabel, synthesize
 from cmd_extract.cli.run import run
 from cmd_extract.cli.submit import submit
 from cmd_extract.console.commands import CommandGroup
@@ -32,5 +32,5 @@ def main(debug: bool) -> None:
     atexit.register(gc.freeze)
 
 
-for _command in (manifest, run, relabel, verify, inspect, preview, synthesize, submit, status, merge):
+for _command in (manifest, inner_splits, run, relabel, verify, inspect, preview, synthesize, submit, status, merge):
     main.add_command(_command)

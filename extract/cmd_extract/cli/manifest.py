@@ -1,4 +1,4 @@
-"""The commands ``manifest``, ``relabel`` and ``synthesize``."""
+"""The commands ``manifest``, ``inner-splits``, ``relabel`` and ``synthesize``."""
 
 from __future__ import annotations
 
@@ -76,6 +76,28 @@ def _read_source(source: Path, form: str, videos: Path | None, root: Path, missi
         return read_splits(videos, source, root=root)
     read_json = json_datasets.from_ssv2 if form == "ssv2" else json_datasets.from_diving48
     return read_json(source, videos, root=root)
+
+
+@click.command("inner-splits", short_help="Add folds of the training part to a manifest.")
+@click.argument("manifest", type=options.EXISTING_FILE)
+@click.argument("out", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--split-column", "split_columns", multiple=True, required=True, help="Split to divide; repeatable.")
+@click.option("--folds", type=click.IntRange(2), default=3, help="Number of folds.")
+def inner_splits(manifest: Path, out: Path, split_columns: tuple[str, ...], folds: int) -> None:
+    """Write MANIFEST to OUT with inner splits of its training parts, on which to choose settings.
+
+    Adds the columns COLUMN-inner1, COLUMN-inner2 and so on. In each, the groups of one fold of COLUMN's training part
+    are the test videos and the other folds the training videos; the test videos of COLUMN are in neither. Use them
+    with `cmd-extract relabel` and, for example, `cmd-eval evidence --split-column split1-inner1`.
+    """
+    from cmd_extract.manifest.inner_splits import add_inner_splits
+    from cmd_extract.manifest.records import read_manifest, write_manifest
+
+    records = read_manifest(manifest, check_paths=False)
+    for column in dict.fromkeys(split_columns):
+        records = add_inner_splits(records, column, folds)
+    write_manifest(records, out)
+    click.echo(f"{out}: {len(records)} videos, split columns: {', '.join(records[0].splits)}")
 
 
 @click.command(short_help="Replace the labels, groups and splits of an extraction.")

@@ -42,15 +42,33 @@ def crop_pictures(picture_u8_BTHWC: Tensor, crop: CropParameters, size: int, blu
     Returns:
         (B, 3, T, S, S) float32 in [0, 1].
     """
-    batch, frames, height, width, _ = picture_u8_BTHWC.shape
+    height, width = picture_u8_BTHWC.shape[2:4]
     left, top, crop_width, crop_height = crop.box.unbind(-1)
     rows_BSH = resize_weights(top, crop_height, torch.zeros_like(crop.flip), height, size) / 255
     columns_BSW = resize_weights(left, crop_width, crop.flip, width, size)
     if blur_sigma_B is not None:
         blur_BSS = blur_weights(blur_sigma_B * (size / _BLUR_REFERENCE_SIZE), size)
         rows_BSH, columns_BSW = blur_BSS @ rows_BSH, blur_BSS @ columns_BSW
+    if picture_u8_BTHWC.device.type != "cpu":
+        return _resample(picture_u8_BTHWC, rows_BSH, columns_BSW)
+    # One sample at a time stays in the cache of a CPU, and pixels outside of the crop are not touched.
+    tensors = (picture_u8_BTHWC, rows_BSH, columns_BSW)
+    samples = (torch.split(tensor, 1) for tensor in tensors)
+    return torch.cat([_resample_used_part(*sample) for sample in zip(*samples, strict=True)])
+
+
+def _resample_used_part(picture_1THWC: Tensor, rows_1SH: Tensor, columns_1SW: Tensor) -> Tensor:
+    """Resample one picture or clip from the pixels that have weights."""
+    used = [slice(int(at[0]), int(at[-1]) + 1) for at in (w[0].any(0).nonzero() for w in (rows_1SH, columns_1SW))]
+    return _resample(picture_1THWC[:, :, used[0], used[1]], rows_1SH[..., used[0]], columns_1SW[..., used[1]])
+
+
+def _resample(picture_BTHWC: Tensor, rows_BSH: Tensor, columns_BSW: Tensor) -> Tensor:
+    """Map (B, T, H, W, 3) to (B, 3, T, S, S) by one matrix per sample and axis."""
+    batch, frames, height, width, _ = picture_BTHWC.shape
+    size = rows_BSH.shape[1]
     # Rows first: interleaved colors then act as additional columns, which avoids a permutation at full size.
-    flat = picture_u8_BTHWC.reshape(batch, frames, height, width * 3).float()
+    flat = picture_BTHWC.float().view(batch, frames, height, width * 3)
     resized = (rows_BSH.unsqueeze(1) @ flat).view(batch, frames, size, width, 3)
     planes_B3TSW = resized.permute(0, 4, 1, 2, 3).reshape(batch, 3 * frames * size, width)
     return (planes_B3TSW @ columns_BSW.transpose(1, 2)).view(batch, 3, frames, size, size)
@@ -86,7 +104,8 @@ def blur_weights(sigma_N: Tensor, size: int) -> Tensor:
     spread_N11 = sigma_N.clamp(min=1e-3).view(-1, 1, 1)
 
     def gaussian(distance: Tensor) -> Tensor:
-        return torch.exp(-0.5 * (distance / spread_N11) ** 2)
+        # The limit is far below MIN_BLUR_WEIGHT; exp is slow where its result is subnormal.
+        return torch.exp((-0.5 * (distance / spread_N11) ** 2).clamp_(min=-40.0))
 
     # The end pixels are their own reflections and count once.
     weight = gaussian(target - source)

@@ -20,6 +20,7 @@ import torch.distributed as dist
 # that frees a tensor at that point aborts the process (pytorch/pytorch#190489).
 import torch.distributed.nn.functional
 
+from cmd_extract.system.memory import keep_freed_memory
 from cmd_train.distributed.errors import write_error
 
 _TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
@@ -202,9 +203,11 @@ def gather_texts(text: str, context: RankContext) -> list[str]:
 
 
 def _choose_device(name: str, local_rank: int) -> torch.device:
+    """Return the device to compute on, and prepare the process for it."""
     if name not in ("auto", "cpu", "cuda"):
         raise ValueError(f"device: must be auto, cpu or cuda, got {name!r}")
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        keep_freed_memory()
         return torch.device("cpu")
     if not torch.cuda.is_available():
         raise ValueError("device: cuda was requested, but torch finds no CUDA device; use --device cpu")
