@@ -166,14 +166,14 @@ def auxiliary(shards: Path, split_columns: tuple[str, ...], **options: Any) -> N
 @click.option("--seeds", type=click.IntRange(1), help=f"Pre-training runs per split with both heads.  {_SIZE_DEFAULT}")
 @click.option(
     "--single-seeds",
-    type=click.IntRange(1),
-    help=f"Pre-training runs per split with a single head, for each head.  {_SIZE_DEFAULT}",
+    type=click.IntRange(0),
+    help=f"Pre-training runs per split of each network with a single head; 0 skips them.  {_SIZE_DEFAULT}",
 )
 @click.option("--auxiliary-steps", type=click.IntRange(1), help=f"Steps per supervised run.  {_SIZE_DEFAULT}")
 @click.option(
     "--auxiliary-seeds",
     type=click.IntRange(0),
-    help=f"Pairs of supervised runs per split; 0 skips them.  {_SIZE_DEFAULT}",
+    help=f"Supervised runs of each kind per split; 0 skips them.  {_SIZE_DEFAULT}",
 )
 @click.option(
     "--recipe",
@@ -210,7 +210,7 @@ def auxiliary(shards: Path, split_columns: tuple[str, ...], **options: Any) -> N
     "at_once",
     type=click.IntRange(1),
     default=1,
-    help="Parallel pre-training runs, each with its share of the cores.",
+    help="Parallel training runs, each with its share of the cores.",
 )
 @seed_option
 @device_option
@@ -231,8 +231,9 @@ def evidence(
 
     Pre-trains networks with both heads and with either one on the train part of each split; evaluates retrieval by
     label (over splits) and by group (leave-one-out); compares with untrained networks, the motion grids and colors;
-    trains with labels, with and without motion prediction. The runs are in OUT, the result is written to
-    OUT/eval/evidence.json. Run again, the command keeps finished runs and continues an interrupted one.
+    trains with labels from scratch, with and without motion prediction, and from pre-trained weights. The runs are in
+    OUT, the result is written to OUT/eval/evidence.json. Run again, the command keeps finished runs and continues an
+    interrupted one.
     """
     from cmd_eval.experiments.benchmark_results import read_extraction_speed
     from cmd_eval.experiments.plan import SIZES, make_plan

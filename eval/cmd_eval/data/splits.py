@@ -146,25 +146,29 @@ def part_split(
     )
 
 
-def leave_one_out_split(videos: VideoTable, target: str, *, skip_copies: bool = False) -> EvalSplit:
+def leave_one_out_split(
+    videos: VideoTable, target: str, *, skip_copies: bool = False, rows: NDArray[np.int64] | None = None
+) -> EvalSplit:
     """Return the split in which each labeled video is compared with all others, after checking for duplicate files.
+
+    ``rows`` restricts it to these videos.
 
     Raises:
         ValueError: no video has a label, or two videos come from the same file.
     """
-    rows = videos.labeled(np.arange(len(videos)), target, "the shards")
-    labeled = len(rows)
-    rows = first_of_copies(videos, rows) if skip_copies else rows
-    check_no_copies(videos, rows)
+    candidates = np.arange(len(videos)) if rows is None else rows
+    labeled = videos.labeled(candidates, target, "the shards")
+    kept = first_of_copies(videos, labeled) if skip_copies else labeled
+    check_no_copies(videos, kept)
     return EvalSplit(
         split_column=LEAVE_ONE_OUT,
         test_part="all",
         train_part="all others",
         target=target,
-        query=rows,
-        gallery=rows,
-        unlabeled=len(videos) - labeled,
-        copies=labeled - len(rows),
+        query=kept,
+        gallery=kept,
+        unlabeled=len(candidates) - len(labeled),
+        copies=len(labeled) - len(kept),
     )
 
 

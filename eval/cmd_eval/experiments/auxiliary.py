@@ -1,17 +1,17 @@
-"""Effect of motion prediction as an auxiliary loss: supervised runs with and without it, over seeds and splits."""
+"""Supervised runs over seeds and splits: the effect of motion prediction as an auxiliary loss, and of pre-training."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cmd_eval.data.table import VideoTable
-from cmd_eval.experiments.jobs import Eta, check_run_dir, run_cmd_train
+from cmd_eval.experiments.jobs import check_run_dir, train_all
 from cmd_eval.features.source import unique
 from cmd_eval.metrics.paired import Difference, Pair, mean_difference
 from cmd_eval.results.schema import (
@@ -39,6 +39,8 @@ from cmd_train.config import TrainConfig, build_config, changed_fields, check_fi
 from cmd_train.recipes import AUXILIARY_MOTION, check_recipe
 
 ARMS = ("none", "motion")
+PRETRAINED = "pretrained"
+_ARM_NAMES = {"none": "without motion", "motion": "with motion", PRETRAINED: "pre-trained, without motion"}
 _TRAIN_PART = "train"
 _SAME_FOR_BOTH = {name: value for name, value in AUXILIARY_MOTION.items() if name != "model.motion_head"}
 """Settings required by motion prediction; runs without it use them, too, so that nothing else differs."""
@@ -64,6 +66,8 @@ class Comparison:
         overrides: ``SECTION.FIELD=VALUE`` changes for both sides.
         clips: clips per video in evaluation.
         device: ``auto``, ``cpu`` or ``cuda``.
+        pretrained: by split column and seed, a pre-trained run from which another run without motion prediction starts;
+            all others start from scratch.
     """
 
     shards: Path
@@ -75,6 +79,7 @@ class Comparison:
     overrides: tuple[str, ...] = ()
     clips: int = 10
     device: str = "auto"
+    pretrained: Mapping[tuple[str, int], Path] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name in parse_overrides(self.overrides):
@@ -84,7 +89,13 @@ class Comparison:
     @property
     def jobs(self) -> list[tuple[str, int, str]]:
         """Split, seed and arm of each run."""
-        return [(c, s, arm) for c in self.split_columns for s in range(self.seeds) for arm in ARMS]
+        return [
+            (column, seed, arm)
+            for column in self.split_columns
+            for seed in range(self.seeds)
+            for arm in (*ARMS, PRETRAINED)
+            if arm in ARMS or (column, seed) in self.pretrained
+        ]
 
     def config(self, split_column: str, seed: int, arm: str) -> TrainConfig:
         """Return the configuration of a run, as ``cmd-train`` resolves it."""
@@ -99,9 +110,10 @@ class Comparison:
     def arguments(self, split_column: str, seed: int, arm: str) -> list[str]:
         """Return the arguments of ``cmd-train`` for a run."""
         run_dir = self.run_dir(split_column, seed, arm)
-        arguments = ["finetune", str(self.shards), str(run_dir), "--from", "scratch", "--recipe", self.recipe]
+        start = str(self.pretrained[split_column, seed]) if arm == PRETRAINED else "scratch"
+        arguments = ["finetune", str(self.shards), str(run_dir), "--from", start, "--recipe", self.recipe]
         arguments += ["--split-column", split_column, "--train-part", _TRAIN_PART, "--seed", str(seed)]
-        arguments += ["--auxiliary", arm, "--device", self.device]
+        arguments += ["--auxiliary", "motion" if arm == "motion" else "none", "--device", self.device]
         same = [f"{name}={json.dumps(value)}" for name, value in _SAME_FOR_BOTH.items()]
         return arguments + [argument for change in (*same, *self.overrides) for argument in ("--set", change)]
 
@@ -123,7 +135,9 @@ class AuxiliaryRun:
     result_path: Path
 
 
-def compare_auxiliary(comparison: Comparison, *, command: str, log: Callable[[str], None]) -> AuxiliaryRun:
+def compare_auxiliary(
+    comparison: Comparison, *, command: str, log: Callable[[str], None], at_once: int = 1
+) -> AuxiliaryRun:
     """Train and test the runs that are missing, and write ``eval/auxiliary.json`` in the output folder.
 
     Finished runs are kept and interrupted ones continue; more seeds or splits only add runs.
@@ -132,6 +146,7 @@ def compare_auxiliary(comparison: Comparison, *, command: str, log: Callable[[st
         comparison: the runs to compare.
         command: command line, recorded.
         log: prints a line.
+        at_once: number of training runs in parallel.
 
     Raises:
         ValueError: invalid settings, shards or splits.
@@ -142,23 +157,30 @@ def compare_auxiliary(comparison: Comparison, *, command: str, log: Callable[[st
     for note in leakage_notes(comparison):
         log(note)
     known = {job: _known_result(comparison, data_hash, *job) for job in comparison.jobs}
-    eta = Eta(sum(result is None for result in known.values()))
-    results = {}
-    for number, (column, seed, arm) in enumerate(known, 1):
-        name = f"run {number} of {len(known)}: {column}, seed {seed}, {'with' if arm == 'motion' else 'without'} motion"
-        result = known[column, seed, arm]
-        log(f"{name} (already done)" if result else f"{name}{eta}")
+    missing = {}
+    for number, (job, result) in enumerate(known.items(), 1):
+        column, seed, arm = job
+        title = f"run {number} of {len(known)}: {column}, seed {seed}, {_ARM_NAMES[arm]}"
         if result is None:
-            result = _run(comparison, column, seed, arm, command)
-            eta.job_finished()
-        results[column, seed, arm] = result
-    pairs = tuple(
-        _pair(column, seed, results[column, seed, "none"], results[column, seed, "motion"])
-        for column in comparison.split_columns
-        for seed in range(comparison.seeds)
+            missing[comparison.run_dir(*job).name] = (title, job)
+        else:
+            log(f"{title} (already done)")
+    results = {job: result for job, result in known.items() if result is not None}
+
+    def test(name: str) -> None:
+        job = missing[name][1]
+        results[job] = _test(comparison, *job, command)
+
+    train_all(
+        {name: comparison.arguments(*job) for name, (_, job) in missing.items()},
+        {name: title for name, (title, _) in missing.items()},
+        at_once,
+        log=log,
+        on_finish=test,
     )
+    pairs = _pairs(results, "motion")
     difference = mean_difference(pairs)
-    record = _record(comparison, data_hash, command, results, difference)
+    record = _record(comparison, data_hash, command, {job: results[job] for job in comparison.jobs}, difference)
     path = comparison.out / EVAL_FOLDER / "auxiliary.json"
     write_result(path, record)
     return AuxiliaryRun(difference=difference, pairs=pairs, record=record, result_path=path)
@@ -223,8 +245,7 @@ def _known_result(comparison: Comparison, data_hash: str, column: str, seed: int
     return record if same else None
 
 
-def _run(comparison: Comparison, column: str, seed: int, arm: str, command: str) -> dict[str, Any]:
-    run_cmd_train(comparison.arguments(column, seed, arm))
+def _test(comparison: Comparison, column: str, seed: int, arm: str, command: str) -> dict[str, Any]:
     test = RecognitionSpec(
         shards=comparison.shards,
         split_column=column,
@@ -242,15 +263,21 @@ def _run(comparison: Comparison, column: str, seed: int, arm: str, command: str)
     return record
 
 
-def _pair(column: str, seed: int, plain: Mapping[str, Any], motion: Mapping[str, Any]) -> Pair:
-    plain_videos, motion_videos = (record["splits"][0]["videos"] for record in (plain, motion))
-    return Pair(
-        split_column=column,
-        seed=seed,
-        videos=tuple(row["video"] for row in plain_videos),
-        plain_N=np.array([row["top1"] for row in plain_videos]),
-        motion_N=np.array([row["top1"] for row in motion_videos]),
-    )
+def _pairs(results: Mapping[tuple[str, int, str], Mapping[str, Any]], arm: str) -> tuple[Pair, ...]:
+    """Return the pairs of a run of an arm and the one from scratch without motion prediction."""
+    pairs = []
+    for column, seed in (job[:2] for job in results if job[2] == arm):
+        plain, changed = (results[column, seed, one]["splits"][0]["videos"] for one in ("none", arm))
+        pairs.append(
+            Pair(
+                split_column=column,
+                seed=seed,
+                videos=tuple(row["video"] for row in plain),
+                plain_N=np.array([row["top1"] for row in plain]),
+                changed_N=np.array([row["top1"] for row in changed]),
+            )
+        )
+    return tuple(pairs)
 
 
 def _record(
@@ -280,8 +307,12 @@ def _record(
         }
         for (column, seed, arm), record in results.items()
     ]
-    mean = {arm: mean_and_spread([run["top1"]["value"] for run in runs if run["auxiliary"] == arm]) for arm in ARMS}
-    values = asdict(difference)
+    arms = [arm for arm in _ARM_NAMES if any(run["auxiliary"] == arm for run in runs)]
+    mean = {arm: mean_and_spread([run["top1"]["value"] for run in runs if run["auxiliary"] == arm]) for arm in arms}
+    pretraining = None
+    if pairs := _pairs(results, PRETRAINED):
+        gain = mean_difference(pairs)
+        pretraining = {"difference": _interval(gain), "pairs": gain.pairs}
     return result_record(
         "auxiliary",
         provenance,
@@ -290,13 +321,18 @@ def _record(
         test_part=comparison.test_part,
         runs=runs,
         mean=mean,
-        difference={name: values[name] for name in ("value", "low", "high")},
+        difference=_interval(difference),
         standard_errors={"runs": difference.error_of_runs, "videos": difference.error_of_videos},
         pairs=difference.pairs,
+        pretraining=pretraining,
         notes=unique(
             [*(note for result in results.values() for note in result["notes"]), *difference_notes(difference)]
         ),
     )
+
+
+def _interval(difference: Difference) -> dict[str, float]:
+    return {"value": difference.value, "low": difference.low, "high": difference.high}
 
 
 def difference_notes(difference: Difference) -> list[str]:
@@ -318,7 +354,7 @@ def auxiliary_table(pairs: Sequence[Pair]) -> str:
             pair.split_column,
             str(pair.seed),
             f"{100 * pair.plain_N.mean():.1f}",
-            f"{100 * pair.motion_N.mean():.1f}",
+            f"{100 * pair.changed_N.mean():.1f}",
             f"{100 * pair.difference_per_video.mean():+.1f}",
         ]
         for pair in pairs

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmd_eval.data.splits import EvalSplit
+from cmd_eval.features.readout import ReadoutName
 from cmd_eval.features.store import Features
 from cmd_eval.metrics.intervals import Interval, bootstrap_interval, paired_bootstrap
 from cmd_eval.tasks.retrieval import retrieve
@@ -34,7 +35,7 @@ class Measurement:
 
     Attributes:
         target: ``label`` or ``group``.
-        split_column: the split; by group, the split that the network was trained on.
+        split_column: the split; by group, leave-one-out over its videos.
         seed: seed of the training run; 0 if there is none.
         rows: (N,) indices of the query videos.
         hits: (N,) by measure, 1 for a hit and 0 for a miss.
@@ -77,11 +78,13 @@ class Row:
 
     Attributes:
         name: name in the table.
+        readout: read-out of a network; None for a descriptor.
         measurements: at least one by label and one by group.
     """
 
     name: str
     measurements: Sequence[Measurement]
+    readout: ReadoutName | None = None
 
     def per_video(
         self, target: str, measure: str, *, split_column: str | None = None, seed: int | None = None
@@ -115,6 +118,7 @@ class Row:
         columns = dict.fromkeys(one.split_column for one in self.measurements if one.target == "label")
         return {
             "model": self.name,
+            "readout": self.readout,
             "seeds": self.seeds,
             **{
                 f"by_{target}": {measure: self.value(target, measure, seed=seed).as_json() for measure in measures}
@@ -158,17 +162,24 @@ def difference(first: Row, second: Row, target: str, measure: str, *, seed: int 
     return paired_bootstrap(np.array(list(a.values())), np.array(list(b.values())), seed=seed)
 
 
-def differences(first: Row, others: Sequence[Row], *, seed: int = 0) -> list[dict[str, Any]]:
-    """Compare a row with each other row in R@1 by label and by group and in the probe; for the result file."""
+def differences(rows: Sequence[Row], headline: str, *, seed: int = 0) -> list[dict[str, Any]]:
+    """Compare the headline with the other rows in R@1 by label and by group and in the probe; for the result file.
+
+    Each read-out of the headline is compared with the same read-out of the other networks, and with the descriptors.
+    """
     return [
         {
             "first": first.name,
             "second": other.name,
+            "readout": first.readout,
             "target": target,
             "measure": measure,
             "difference": difference(first, other, target, measure, seed=seed).as_json(),
         }
-        for other in others
+        for first in rows
+        if first.name == headline
+        for other in rows
+        if other.name != headline and other.readout in (first.readout, None)
         for target, measures in (("label", ("R@1", PROBE)), ("group", ("R@1",)))
         for measure in measures
     ]

@@ -68,6 +68,45 @@ def check_run_dir(run_dir: Path, config: TrainConfig, data_hash: str) -> bool:
     return True
 
 
+def train_all(
+    jobs: Mapping[str, Sequence[str]],
+    titles: Mapping[str, str],
+    at_once: int,
+    *,
+    log: Callable[[str], None],
+    on_finish: Callable[[str], None] = lambda _: None,
+) -> None:
+    """Run ``cmd-train`` once per job, in order, with one line and an estimate of the remaining time for each.
+
+    Args:
+        jobs: arguments of each run by name.
+        titles: what the run is, by name.
+        at_once: number of runs in parallel; the output of a single one is shown as it is.
+        log: prints a line.
+        on_finish: called with the name of each run that has succeeded.
+
+    Raises:
+        KeyboardInterrupt: interrupted; the same jobs continue.
+        RuntimeError: a run failed.
+    """
+    eta = Eta(len(jobs))
+
+    def start(name: str) -> None:
+        log(f"{titles[name]}{eta}")
+
+    def finish(name: str) -> None:
+        eta.job_finished()
+        on_finish(name)
+
+    if at_once > 1:
+        run_in_parallel(jobs, at_once, log=log, on_start=start, on_finish=finish)
+        return
+    for name, arguments in jobs.items():
+        start(name)
+        run_cmd_train(arguments)
+        finish(name)
+
+
 def run_cmd_train(arguments: Sequence[str]) -> None:
     """Run ``cmd-train`` with this interpreter and wait for it; its output is shown.
 

@@ -4,26 +4,68 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
+
+import numpy as np
 
 from cmd_eval.data.splits import EvalSplit, leave_one_out_split, part_split
 from cmd_eval.data.table import VideoTable
 from cmd_eval.experiments.auxiliary import Comparison
-from cmd_eval.experiments.decoupling import HEADS
 from cmd_eval.experiments.jobs import check_run_dir
+from cmd_eval.features.readout import ReadoutName
 from cmd_eval.features.source import cached_features_path
 from cmd_eval.features.store import read_features
 from cmd_extract.shard.reader import ShardSet
+from cmd_extract.system.validation import require_range
 from cmd_train.checkpoints.files import FINISHED_NAME, load_checkpoint
 from cmd_train.config import TrainConfig, build_config, parse_overrides
 from cmd_train.data.epoch_sampler import EpochSampler
+from cmd_train.data.sampling import SamplingConfig
 from cmd_train.data.selection import select_videos
+from cmd_train.losses.config import LossConfig
 from cmd_train.recipes import check_recipe
 
-HEADLINE = "both heads"
 TRAIN_PART, TEST_PART = "train", "test"
+READOUTS: tuple[ReadoutName, ...] = ("mean", "ordered", "grid-ordered")
+"""Read-outs that are evaluated: the published one, and two that keep the order of the clips."""
 
-_FOLDERS = {"both heads": "both", "context head only": "context", "motion head only": "motion"}
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """Pre-training of a row of the table.
+
+    Attributes:
+        folder: its part of the names of run folders.
+        context, motion: whether the network has the context head and the motion head.
+        changes: ``SECTION.FIELD=VALUE`` changes to the recipe.
+    """
+
+    folder: str
+    context: bool
+    motion: bool
+    changes: tuple[str, ...] = ()
+
+
+HEADLINE, CONTRASTIVE = "both heads", "motion head only, contrastive"
+NETWORKS: Mapping[str, Network] = {
+    HEADLINE: Network(folder="both", context=True, motion=True),
+    "context head only": Network(folder="context", context=True, motion=False),
+    "motion head only": Network(folder="motion", context=False, motion=True),
+    # The paper's objective with its defaults, and everything else as in the recipe.
+    CONTRASTIVE: Network(
+        folder="contrastive",
+        context=False,
+        motion=True,
+        changes=(
+            f"loss.motion_target={LossConfig.motion_target}",
+            f"sampling.motion_window={SamplingConfig.motion_window}",
+            f"sampling.temporal_negatives={SamplingConfig.temporal_negatives}",
+        ),
+    ),
+}
+"""Pre-trained networks by the name of their row."""
+
 _OWN_FIELDS = (
     *("data.split_column", "data.train_part", "data.all_videos", "run.seed", "optim.epochs"),
     *("model.context_head", "model.motion_head"),
@@ -40,11 +82,11 @@ class EvidenceSize:
         changes: ``SECTION.FIELD=VALUE`` changes to that recipe.
         steps: optimizer steps of each pre-training run, rounded to whole epochs.
         seeds: pre-training runs with both heads per split, with seeds from 0; also the number of untrained networks.
-        single_seeds: pre-training runs with each single head per split.
+        single_seeds: pre-training runs of each other network per split; 0 leaves them out.
         auxiliary_recipe: recipe of the supervised runs.
         auxiliary_changes: changes to that recipe.
         auxiliary_steps: optimizer steps of each supervised run.
-        auxiliary_seeds: pairs of supervised runs per split; 0 leaves the auxiliary loss out.
+        auxiliary_seeds: supervised runs of each kind per split; 0 leaves the second claim out.
         clips: clips per video in evaluation.
     """
 
@@ -60,15 +102,12 @@ class EvidenceSize:
     clips: int = 10
 
     def __post_init__(self) -> None:
-        for name in ("steps", "seeds", "single_seeds", "auxiliary_steps", "clips"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}: {getattr(self, name)} is not at least 1")
-        if self.auxiliary_seeds < 0:
-            raise ValueError(f"auxiliary_seeds: {self.auxiliary_seeds} is negative")
+        require_range(self, "steps", "seeds", "auxiliary_steps", "clips", ge=1)
+        require_range(self, "single_seeds", "auxiliary_seeds", ge=0)
         if self.single_seeds > self.seeds:
             raise ValueError(
-                f"single_seeds: {self.single_seeds} is more than seeds = {self.seeds}; each network with one head is "
-                "compared with one that has both"
+                f"single_seeds: {self.single_seeds} is more than seeds = {self.seeds}; each other network is compared "
+                "with one that has both heads"
             )
 
 
@@ -87,7 +126,7 @@ SIZES: Mapping[str, EvidenceSize] = {
     ),
     # For a GPU: the paper's network and batch size at 112 pixels, a stride for short clips, three seeds per row.
     "full": EvidenceSize(
-        recipe="ucf101",
+        recipe="ucf101-directions",
         changes=("sampling.stride=2", "data.samples_per_video=4", *_ON_A_GPU),
         steps=4000,
         seeds=3,
@@ -118,12 +157,12 @@ class PretrainingRun:
     """A pre-training run.
 
     Attributes:
-        heads: one of ``cmd_eval.experiments.decoupling.HEADS``.
+        network: one of ``NETWORKS``.
         split_column: split whose part ``train`` it is trained on.
         seed: random seed of the run.
     """
 
-    heads: str
+    network: str
     split_column: str
     seed: int
 
@@ -156,29 +195,41 @@ class EvidencePlan:
     device: str = "auto"
 
     @property
+    def networks(self) -> list[str]:
+        """Rows of pre-trained networks, the one with both heads first."""
+        contrastive = self._recipe_config.loss.motion_target == LossConfig.motion_target
+        return [name for name in NETWORKS if self.seeds_of(name) > 0 and not (name == CONTRASTIVE and contrastive)]
+
+    @property
     def pretraining_runs(self) -> list[PretrainingRun]:
         """All pre-training runs, seed by seed, so that an early stop leaves complete tables."""
         return [
-            PretrainingRun(heads=heads, split_column=column, seed=seed)
+            PretrainingRun(network=name, split_column=column, seed=seed)
             for seed in range(self.size.seeds)
             for column in self.split_columns
-            for heads in HEADS
-            if seed < self.seeds_of(heads)
+            for name in self.networks
+            if seed < self.seeds_of(name)
         ]
 
-    def seeds_of(self, heads: str) -> int:
+    @property
+    def _recipe_config(self) -> TrainConfig:
+        return build_config(self.size.recipe, parse_overrides((*self.size.changes, *self.overrides)))
+
+    def seeds_of(self, network: str) -> int:
         """Return the number of seeds of a row."""
-        return self.size.seeds if heads == HEADLINE else self.size.single_seeds
+        return self.size.seeds if network == HEADLINE else self.size.single_seeds
 
     def run_dir(self, run: PretrainingRun) -> Path:
         """Return the folder of a pre-training run."""
-        return self.out / "pretrain" / f"{run.split_column}-seed{run.seed}-{_FOLDERS[run.heads]}"
+        return self.out / "pretrain" / f"{run.split_column}-seed{run.seed}-{NETWORKS[run.network].folder}"
 
     def changes_of(self, run: PretrainingRun) -> tuple[str, ...]:
         """Return the ``SECTION.FIELD=VALUE`` changes of a pre-training run to its recipe."""
-        context, motion = (str(on).lower() for on in HEADS[run.heads])
-        own = (f"model.context_head={context}", f"model.motion_head={motion}", f"optim.epochs={self.epochs}")
-        return (*_length_changes(self.size.recipe, self.epochs), *self.size.changes, *self.overrides, *own)
+        network = NETWORKS[run.network]
+        context, motion = (str(on).lower() for on in (network.context, network.motion))
+        heads = (f"model.context_head={context}", f"model.motion_head={motion}", *network.changes)
+        length = _length_changes(self.size.recipe, self.epochs)
+        return (*length, *self.size.changes, *self.overrides, *heads, f"optim.epochs={self.epochs}")
 
     def config(self, run: PretrainingRun) -> TrainConfig:
         """Return the configuration of a pre-training run, as ``cmd-train`` resolves it."""
@@ -199,6 +250,8 @@ class EvidencePlan:
             return None
         epochs = self.auxiliary_epochs
         length = (*_length_changes(self.size.auxiliary_recipe, epochs), f"optim.epochs={epochs}")
+        seeds = range(min(self.size.seeds, self.size.auxiliary_seeds))
+        starts = [PretrainingRun(network=HEADLINE, split_column=c, seed=s) for c in self.split_columns for s in seeds]
         return Comparison(
             shards=self.shards,
             out=self.out / "auxiliary",
@@ -206,6 +259,7 @@ class EvidencePlan:
             split_columns=self.split_columns,
             test_part=TEST_PART,
             seeds=self.size.auxiliary_seeds,
+            pretrained={(run.split_column, run.seed): self.run_dir(run) for run in starts},
             overrides=(*length, *self.size.auxiliary_changes, *self.auxiliary_overrides),
             clips=self.size.clips,
             device=self.device,
@@ -261,17 +315,24 @@ def make_plan(
     )
 
 
-def evidence_splits(videos: VideoTable, columns: Sequence[str]) -> tuple[list[EvalSplit], EvalSplit]:
-    """Return the evaluation by label, one entry per split, and by group (leave-one-out).
+def evidence_splits(videos: VideoTable, columns: Sequence[str]) -> tuple[list[EvalSplit], list[EvalSplit]]:
+    """Return the evaluation by label and by group (leave-one-out), one entry per split each.
+
+    Videos in neither part of a split are not used for it. Inner splits therefore never touch the test videos of the
+    split that they divide.
 
     Raises:
         ValueError: a split or a part does not exist, no video has a label, no two videos share a group, or a file is on
             both sides.
     """
     by_label = [part_split(videos, column, TEST_PART, TRAIN_PART, "label") for column in columns]
-    by_group = leave_one_out_split(videos, "group")
-    if len({videos.groups[row] for row in by_group.query}) == len(by_group.query):
-        raise ValueError("group: no two videos share a group, so retrieval by group is impossible")
+    by_group = []
+    for column in columns:
+        parts = np.concatenate([videos.part(column, part) for part in (TEST_PART, TRAIN_PART)])
+        split = leave_one_out_split(videos, "group", rows=np.sort(parts))
+        if len({videos.groups[row] for row in split.query}) == len(split.query):
+            raise ValueError(f"group: no two videos of {column} share a group, so retrieval by group is impossible")
+        by_group.append(split)
     return by_label, by_group
 
 
@@ -313,8 +374,8 @@ def is_finished(plan: EvidencePlan, run: PretrainingRun, data_hash: str) -> bool
     folder = plan.run_dir(run)
     if not check_run_dir(folder, plan.config(run), data_hash):
         return False
-    for untrained in (False, True):
-        path = cached_features_path(folder, data_hash, untrained=untrained)
+    for untrained, readout in product((False, True), READOUTS):
+        path = cached_features_path(folder, data_hash, untrained=untrained, readout=readout)
         clips = read_features(path).provenance.clips if path.is_file() else plan.size.clips
         if clips != plan.size.clips:
             raise ValueError(

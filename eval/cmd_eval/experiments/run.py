@@ -4,17 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 from cmd_eval.data.splits import EvalSplit, split_notes
 from cmd_eval.data.table import VideoTable
 from cmd_eval.experiments.auxiliary import check_comparison, compare_auxiliary
-from cmd_eval.experiments.decoupling import HEADS
 from cmd_eval.experiments.evidence import Measurement, Row, chance, differences, measure
-from cmd_eval.experiments.jobs import Eta, run_cmd_train, run_in_parallel
-from cmd_eval.experiments.plan import HEADLINE, EvidencePlan, PretrainingRun, evidence_splits, is_finished, weights_hash
+from cmd_eval.experiments.jobs import train_all
+from cmd_eval.experiments.plan import (
+    HEADLINE,
+    READOUTS,
+    EvidencePlan,
+    PretrainingRun,
+    evidence_splits,
+    is_finished,
+    weights_hash,
+)
 from cmd_eval.features.handcrafted import color_histogram_features, motion_grid_features
+from cmd_eval.features.readout import ReadoutName
 from cmd_eval.features.source import FeatureSource, length_notes, open_features, unique
 from cmd_eval.features.store import COLOR_HISTOGRAM, MOTION_GRIDS, Features
 from cmd_eval.results.schema import EVAL_FOLDER, Provenance, read_result, result_record, write_result
@@ -24,6 +33,7 @@ from cmd_extract.shard.reader import ShardSet
 UNTRAINED = "untrained"
 BASELINES = {MOTION_GRIDS: motion_grid_features, COLOR_HISTOGRAM: color_histogram_features}
 
+_OF_AUXILIARY = ("difference", "mean", "pairs", "pretraining", "notes")
 _SEEN_NOTE = "by group, queries include videos that a network was pre-trained on (without labels)"
 
 
@@ -88,16 +98,19 @@ def run_evidence(
     _train(plan, shards.data_hash, options)
     rows, notes = _rows(plan, shards, by_label, by_group, options)
     record = _record(plan, shards.data_hash, rows, options)
-    all_notes = [note for split in (*by_label, by_group) for note in split_notes(videos, split)]
+    all_notes = [note for split in (*by_label, *by_group) for note in split_notes(videos, split)]
     record |= {"notes": unique([*all_notes, *notes, _SEEN_NOTE]), "speed": speed, "auxiliary": None}
     write_result(path, record)
     if comparison is not None:
         options.log(f"retrieval results written to {path}; starting the supervised runs")
         auxiliary = compare_auxiliary(
-            comparison, command=options.command, log=lambda text: options.log(f"supervised {text}")
+            comparison,
+            command=options.command,
+            log=lambda text: options.log(f"supervised {text}"),
+            at_once=options.at_once,
         )
         write_result(path.with_name("auxiliary.json"), auxiliary.record)
-        record["auxiliary"] = {name: auxiliary.record[name] for name in ("difference", "mean", "pairs", "notes")}
+        record["auxiliary"] = {name: auxiliary.record[name] for name in _OF_AUXILIARY}
         write_result(path, record)
     return EvidenceRun(record=record, result_path=path)
 
@@ -108,80 +121,79 @@ def _train(plan: EvidencePlan, data_hash: str, options: RunOptions) -> None:
         plan.config(run)
     # Check all folders before the first run starts, so that one with other contents is reported at once.
     finished = {run: is_finished(plan, run, data_hash) for run in runs}
-    eta = Eta(len(runs) - sum(finished.values()))
     titles = {}
     for number, run in enumerate(runs, 1):
-        title = f"pre-training run {number} of {len(runs)}: {run.split_column}, seed {run.seed}, {run.heads}"
+        title = f"pre-training run {number} of {len(runs)}: {run.split_column}, seed {run.seed}, {run.network}"
         titles[plan.run_dir(run).name] = title
         if finished[run]:
             options.log(f"{title} (already done)")
     jobs = {plan.run_dir(run).name: plan.arguments(run) for run in runs if not finished[run]}
-
-    def on_start(name: str) -> None:
-        options.log(f"{titles[name]}{eta}")
-
-    if options.at_once > 1:
-        run_in_parallel(
-            jobs, options.at_once, log=options.log, on_start=on_start, on_finish=lambda _: eta.job_finished()
-        )
-        return
-    for name, arguments in jobs.items():
-        on_start(name)
-        run_cmd_train(arguments)
-        eta.job_finished()
+    train_all(jobs, titles, options.at_once, log=options.log)
 
 
 def _rows(
-    plan: EvidencePlan, shards: ShardSet, by_label: Sequence[EvalSplit], by_group: EvalSplit, options: RunOptions
+    plan: EvidencePlan,
+    shards: ShardSet,
+    by_label: Sequence[EvalSplit],
+    by_group: Sequence[EvalSplit],
+    options: RunOptions,
 ) -> tuple[list[Row], list[str]]:
     """Return all rows of the table, and notes."""
+    columns = list(zip(plan.split_columns, by_label, by_group, strict=True))
 
-    def measurements(features: Features, columns: Sequence[str], seed: int) -> list[Measurement]:
-        splits = [(split, split.split_column) for split in by_label if split.split_column in columns]
+    def measurements(features: Features, seed: int, split_column: str | None = None) -> list[Measurement]:
         return [
             measure(features, split, split_column=column, seed=seed, probe_seed=options.seed)
-            for split, column in (*splits, (by_group, columns[0]))
+            for column, *splits in columns
+            if split_column in (None, column)
+            for split in splits
         ]
 
     rows, notes = [], []
-    for heads in HEADS:
+    for name, readout in product((*plan.networks, UNTRAINED), READOUTS):
         found: list[Measurement] = []
-        for run in plan.pretraining_runs:
-            if run.heads == heads:
-                features = _embed(plan, run, options.command)
+        # Initial weights depend on the seed only: one untrained network serves all splits.
+        untrained = name == UNTRAINED
+        for run in _untrained_sources(plan) if untrained else plan.pretraining_runs:
+            if untrained or run.network == name:
+                features = _embed(plan, run, options.command, readout, untrained=untrained)
                 notes += length_notes(features)
-                found += measurements(features, [run.split_column], run.seed)
-        rows.append(Row(name=heads, measurements=found))
-    found = []
-    for seed in range(plan.size.seeds):
-        # Initial weights depend on the seed only: one network serves all splits.
-        first = PretrainingRun(heads=HEADLINE, split_column=plan.split_columns[0], seed=seed)
-        found += measurements(_embed(plan, first, options.command, untrained=True), plan.split_columns, seed)
-    rows.append(Row(name=UNTRAINED, measurements=found))
+                found += measurements(features, run.seed, None if untrained else run.split_column)
+        rows.append(Row(name=name, readout=readout, measurements=found))
     for name, describe in BASELINES.items():
         with ProgressDisplay(f"describe {name}") as display:
             features = describe(shards, options.command, display.update)
-        rows.append(Row(name=name, measurements=measurements(features, plan.split_columns, 0)))
+        rows.append(Row(name=name, measurements=measurements(features, 0)))
     return rows, notes
 
 
-def _embed(plan: EvidencePlan, run: PretrainingRun, command: str, *, untrained: bool = False) -> Features:
+def _untrained_sources(plan: EvidencePlan) -> list[PretrainingRun]:
+    """Return one run for each seed, from which to take the initial weights."""
+    return [
+        run for run in plan.pretraining_runs if (run.network, run.split_column) == (HEADLINE, plan.split_columns[0])
+    ]
+
+
+def _embed(
+    plan: EvidencePlan, run: PretrainingRun, command: str, readout: ReadoutName, *, untrained: bool = False
+) -> Features:
     """Return the features of a pre-training run, which are kept in its folder."""
     source = FeatureSource(
         source=plan.run_dir(run),
         shards=plan.shards,
         untrained=untrained,
         clips=plan.size.clips,
+        readout=readout,
         device=plan.device,
         workers=plan.config(run).data.workers,
     )
-    name = f"{run.split_column}, seed {run.seed}, {UNTRAINED if untrained else run.heads}"
-    with ProgressDisplay(f"embed {name}") as display:
+    name = f"{run.split_column}, seed {run.seed}, {UNTRAINED if untrained else run.network}"
+    with ProgressDisplay(f"embed {name} ({readout})") as display:
         return open_features(source, command, display.update)
 
 
 def _record(plan: EvidencePlan, data_hash: str, rows: Sequence[Row], options: RunOptions) -> dict[str, Any]:
-    headline, others = rows[0], rows[1:]
+    headline = rows[0]
     runs = []
     for run in plan.pretraining_runs:
         digest, step = weights_hash(plan, run)
@@ -193,7 +205,7 @@ def _record(plan: EvidencePlan, data_hash: str, rows: Sequence[Row], options: Ru
         shards=str(plan.shards),
         data_hash=data_hash,
         trained_on=data_hash,
-        features="backbones, pooled; descriptors",
+        features=f"backbones with the read-outs {', '.join(READOUTS)}; descriptors",
         settings=plan.config(plan.pretraining_runs[0]).as_dict(),
         seed=options.seed,
         clips=plan.size.clips,
@@ -213,6 +225,6 @@ def _record(plan: EvidencePlan, data_hash: str, rows: Sequence[Row], options: Ru
         runs=runs,
         rows=[row.as_json(options.seed) for row in rows],
         chance=chance(headline),
-        comparisons=differences(headline, others, seed=options.seed),
+        comparisons=differences(rows, HEADLINE, seed=options.seed),
         videos={f"by_{target}": len(headline.per_video(target, "R@1")) for target in ("label", "group")},
     )

@@ -1,4 +1,4 @@
-"""Effect of motion prediction as an auxiliary loss: difference in top-1 accuracy over pairs of runs, with its interval.
+"""Effect of a change of supervised training: difference in top-1 accuracy over pairs of runs, with its interval.
 
 Shape legend: N test videos of a pair.
 """
@@ -21,34 +21,34 @@ LEVEL = 0.95
 
 @dataclass(frozen=True, kw_only=True)
 class Pair:
-    """Two runs with the same seed and split, without and with motion prediction, tested on the same videos.
+    """Two runs with the same seed and split, without and with a change, tested on the same videos.
 
     Attributes:
         split_column, seed: shared by both runs.
         videos: N video ids.
-        plain_N, motion_N: whether each video was classified correctly by the run without and with motion prediction.
+        plain_N, changed_N: whether each video was classified correctly by the run without and with the change.
     """
 
     split_column: str
     seed: int
     videos: tuple[str, ...]
     plain_N: NDArray[np.bool_]
-    motion_N: NDArray[np.bool_]
+    changed_N: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        sizes = (len(self.videos), len(self.plain_N), len(self.motion_N))
+        sizes = (len(self.videos), len(self.plain_N), len(self.changed_N))
         if not sizes[0] or len(set(sizes)) > 1:
-            raise ValueError(f"videos, plain_N, motion_N: lengths {sizes}, must be equal and at least 1")
+            raise ValueError(f"videos, plain_N, changed_N: lengths {sizes}, must be equal and at least 1")
 
     @property
     def difference_per_video(self) -> NDArray[np.float64]:
-        """1 where only the run with motion prediction is right, -1 where only the other run is, else 0."""
-        return self.motion_N.astype(np.float64) - self.plain_N.astype(np.float64)
+        """1 where only the run with the change is right, -1 where only the other run is, else 0."""
+        return self.changed_N.astype(np.float64) - self.plain_N.astype(np.float64)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
-    """Mean difference in top-1 accuracy, with minus without motion prediction, as a fraction.
+    """Mean difference in top-1 accuracy, with minus without the change, as a fraction.
 
     Attributes:
         value: mean over pairs.

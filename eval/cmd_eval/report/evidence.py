@@ -17,7 +17,9 @@ _CAPTIONS = {
     "group": "By group, leave-one-out: each video is a query against all others. Percent, with 95 % interval over "
     "videos.",
 }
-_DIFFERENCES = "Paired differences over the same videos, in points. A difference is clear if its interval excludes 0."
+_DIFFERENCES = "Paired differences over the same videos, in points."
+_FEATURES = ("features", "read-out")
+_BOTH_HEADS = "both heads"
 _SINGLE_HEADS = {"context": "context head only", "motion": "motion head only"}
 
 
@@ -34,12 +36,16 @@ def evidence_blocks(record: Record) -> list[Block]:
 def _target_table(record: Record, target: str) -> Table:
     chance = record["chance"][f"by_{target}"]
     rows = [
-        [Cell(text=row["model"]), *(value_cell(row[f"by_{target}"][measure]) for measure in chance)]
+        [*_features_cells(row), *(value_cell(row[f"by_{target}"][measure]) for measure in chance)]
         for row in record["rows"]
     ]
-    rows.append(text_cells("chance", *map(percent, chance.values())))
+    rows.append(text_cells("chance", "", *map(percent, chance.values())))
     caption = f"{_CAPTIONS[target]} {record['videos'][f'by_{target}']} videos."
-    return Table(caption=caption, columns=["features", *chance], rows=rows, quiet_rows=1)
+    return Table(caption=caption, columns=[*_FEATURES, *chance], rows=rows, quiet_rows=1, text_columns=2)
+
+
+def _features_cells(row: Record) -> list[Cell]:
+    return text_cells(row["model"], row["readout"] or "")
 
 
 def _split_table(record: Record) -> Table:
@@ -48,17 +54,17 @@ def _split_table(record: Record) -> Table:
     for row in record["rows"]:
         seeds = [percent(one["by_label"]["R@1"]) for one in row["by_seed"]]
         values = [value_cell(split["by_label"]["R@1"]) for split in row["by_split"]]
-        rows.append([Cell(text=row["model"]), *values, Cell(text=", ".join(seeds) if len(seeds) > 1 else "")])
+        rows.append([*_features_cells(row), *values, Cell(text=", ".join(seeds) if len(seeds) > 1 else "")])
     caption = "R@1 by label (%): each split over all seeds, and each seed over all splits."
-    return Table(caption=caption, columns=["features", *columns, "each seed"], rows=rows)
+    return Table(caption=caption, columns=[*_FEATURES, *columns, "each seed"], rows=rows, text_columns=2)
 
 
 def _difference_table(comparisons: Sequence[Record]) -> Table:
     rows = []
     for one in comparisons:
-        names = f"{one['first']} minus {one['second']}", f"{one['target']}: {one['measure']}"
+        names = f"{one['first']} minus {one['second']}", one["readout"], f"{one['target']}: {one['measure']}"
         rows.append(text_cells(*names, points_with_interval(one["difference"])))
-    return Table(caption=_DIFFERENCES, columns=["rows", "measure", "difference"], rows=rows, text_columns=2)
+    return Table(caption=_DIFFERENCES, columns=["rows", "read-out", "measure", "difference"], rows=rows, text_columns=3)
 
 
 def _speed_table(speed: Sequence[Record]) -> Table:
@@ -88,11 +94,11 @@ def evidence_charts(records: Sequence[Record], folder: Path, left_out: list[str]
         except (ValueError, OSError) as error:
             left_out.append(f"learning curves of {run['run_dir']}: {error}")
             continue
-        if run["heads"] in _SINGLE_HEADS.values():
-            single_head[run["heads"]].append(lines)
-        else:
+        if run["network"] == _BOTH_HEADS:
             both_heads[run["split_column"]].append(lines)
-    both = [(f"both heads, {column}", runs) for column, runs in both_heads.items()]
+        else:
+            single_head[run["network"]].append(lines)
+    both = [(f"{_BOTH_HEADS}, {column}", runs) for column, runs in both_heads.items()]
     charts = [loss_chart("Loss, both heads", [_mean_series(name, runs, "loss") for name, runs in both])]
     for head, name in _SINGLE_HEADS.items():
         rows = [*both, (name, single_head[name])]

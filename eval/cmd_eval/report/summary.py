@@ -171,7 +171,8 @@ def _software_facts(inputs: RunInputs) -> list[tuple[str, str]]:
 def main_results(results: Mapping[str, Sequence[Record]]) -> list[MainResult]:
     """Return R@1 of each retrieval and top-1 of each probe and fine-tuned network, on the first split of each.
 
-    The newest evidence adds R@1 of each of its rows, over all splits.
+    The newest evidence adds R@1 of its rows over all splits: all read-outs of the method, and the published read-out of
+    the other networks.
     """
     found: list[MainResult | None] = []
     for kind in ("recognition", "probe", "retrieval"):
@@ -192,11 +193,17 @@ def main_results(results: Mapping[str, Sequence[Record]]) -> list[MainResult]:
         for target in ("label", "group"):
             measure, chance = f"Retrieval by {target}, R@1", record["chance"][f"by_{target}"]["R@1"]
             found += [
-                _main_result(measure, f"{row['model']}, all splits", row[f"by_{target}"]["R@1"], chance)
+                _main_result(measure, _evidence_details(row), row[f"by_{target}"]["R@1"], chance)
                 for row in record["rows"]
+                if row["readout"] in (None, "mean") or row["model"] == record["rows"][0]["model"]
             ]
     # Of equal measures and details, the newest counts.
     return list({(result.measure, result.details): result for result in found if result}.values())
+
+
+def _evidence_details(row: Record) -> str:
+    readout = f" ({row['readout']})" if row["readout"] else ""
+    return f"{row['model']}{readout}, all splits"
 
 
 def _main_result(measure: str, details: str, value: Record, chance: float | None) -> MainResult | None:

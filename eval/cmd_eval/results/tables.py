@@ -84,7 +84,7 @@ def evidence_table(record: Record) -> str:
             *(line for target in ("label", "group") for line in (*_evidence_lines(record, target), "")),
             *(_by_split_table(record), ""),
             *(_difference_table(record), ""),
-            _auxiliary_line(record["auxiliary"]),
+            *_auxiliary_lines(record["auxiliary"]),
             *_speed_lines(record["speed"]),
         ]
     )
@@ -94,10 +94,11 @@ def _evidence_lines(record: Record, target: str) -> list[str]:
     heading = {"label": "by label, over splits", "group": "by group, leave-one-out"}[target]
     chance = record["chance"][f"by_{target}"]
     rows = [
-        [row["model"], *(format_share(row[f"by_{target}"][measure]) for measure in chance)] for row in record["rows"]
+        [row["model"], row["readout"] or "", *(format_share(row[f"by_{target}"][measure]) for measure in chance)]
+        for row in record["rows"]
     ]
-    rows.append(["chance", *map(format_percent, chance.values())])
-    return [format_table([heading, *chance], rows), f"{record['videos'][f'by_{target}']} videos"]
+    rows.append(["chance", "", *map(format_percent, chance.values())])
+    return [format_table([heading, "read-out", *chance], rows), f"{record['videos'][f'by_{target}']} videos"]
 
 
 def _by_split_table(record: Record) -> str:
@@ -106,31 +107,39 @@ def _by_split_table(record: Record) -> str:
     for row in record["rows"]:
         seeds = [format_percent(seed["by_label"]["R@1"]) for seed in row["by_seed"]]
         shares = (format_share(split["by_label"]["R@1"]) for split in row["by_split"])
-        rows.append([row["model"], *shares, " ".join(seeds) if len(seeds) > 1 else ""])
-    return format_table(["R@1 by label, per split", *columns, "per seed"], rows)
+        rows.append([row["model"], row["readout"] or "", *shares, " ".join(seeds) if len(seeds) > 1 else ""])
+    return format_table(["R@1 by label, per split", "read-out", *columns, "per seed"], rows)
 
 
 def _difference_table(record: Record) -> str:
-    rows: dict[tuple[str, str], list[str]] = {}
+    rows: dict[tuple[str, str, str], list[str]] = {}
     for item in record["comparisons"]:
-        rows.setdefault((item["first"], item["second"]), []).append(format_difference(item["difference"]))
+        key = item["first"], item["second"], item["readout"]
+        rows.setdefault(key, []).append(format_difference(item["difference"]))
     columns = dict.fromkeys(f"{item['target']}: {item['measure']}" for item in record["comparisons"])
     return format_table(
-        ["paired difference, percentage points", *columns],
-        [[f"{first} minus {second}", *cells] for (first, second), cells in rows.items()],
+        ["paired difference, percentage points", "read-out", *columns],
+        [[f"{first} minus {second}", readout, *cells] for (first, second, readout), cells in rows.items()],
     )
 
 
-def _auxiliary_line(auxiliary: Record | None) -> str:
+def _auxiliary_lines(auxiliary: Record | None) -> list[str]:
     if auxiliary is None:
-        return "motion prediction as an auxiliary task: not measured"
-    mean = auxiliary["mean"]
-    return (
+        return ["motion prediction as an auxiliary task: not measured"]
+    mean, pretraining = auxiliary["mean"], auxiliary["pretraining"]
+    lines = [
         f"motion prediction as an auxiliary task changes supervised top-1 by "
         f"{format_difference(auxiliary['difference'])} percentage points, from {format_percent(mean['none']['value'])} "
         f"% to {format_percent(mean['motion']['value'])} % ({auxiliary['pairs']} pairs of runs; "
         "published: +7.4 to +13.8)"
-    )
+    ]
+    if pretraining is not None:
+        lines.append(
+            f"starting from the pre-trained weights (both heads) changes it by "
+            f"{format_difference(pretraining['difference'])} percentage points, to "
+            f"{format_percent(mean['pretrained']['value'])} % ({pretraining['pairs']} pairs of runs)"
+        )
+    return lines
 
 
 def _speed_lines(speed: Sequence[Record] | None) -> list[str]:

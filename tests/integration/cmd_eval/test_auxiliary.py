@@ -35,7 +35,7 @@ def test_runs_with_and_without_motion_prediction_are_compared(few_shards: Path, 
     # Another seed adds two runs; finished ones are kept.
     done = {path: path.stat().st_mtime_ns for path in (tmp_path / "out").rglob("*.safetensors")}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cmd_eval.experiments.auxiliary.run_cmd_train", train_here)
+        patch.setattr("cmd_eval.experiments.jobs.run_cmd_train", train_here)
         again = call(eval_main, "auxiliary", *arguments, "--seeds", 2)
     assert again.exit_code == 0, again.output
     assert again.output.count("(already done)") == 2

@@ -11,14 +11,16 @@ import pytest
 from click.testing import Result
 
 from cmd_eval.cli.main import main
+from cmd_eval.experiments.plan import NETWORKS
 from cmd_extract.cli.main import main as extract_main
 from cmd_extract.shard.reader import ShardSet
 from tests.command_line import call, train_here
-from tests.integration.cmd_train.training import FIELDS
+from tests.integration.cmd_train.training import FEATURES, FIELDS
 
 pytestmark = pytest.mark.slow
 
-TINY = {**FIELDS, "optim.batch_size": 8, "data.workers": 0}
+TINY = {name: value for name, value in FIELDS.items() if name not in FEATURES}
+TINY |= {"optim.batch_size": 8, "data.workers": 0}
 RECIPES = ("--recipe", "demo", "--auxiliary-recipe", "finetune-demo", "--steps", 2, "--auxiliary-steps", 2)
 QUICK = (*RECIPES, "--seeds", 1, "--clips", 1, "--device", "cpu")
 _SPEED = {"name": "extract_fps", "value": 640.5, "unit": "frames/s", "versus": "", "machine": "two cores"}
@@ -29,7 +31,7 @@ PAIRS = [f"{name}={value}" for name, value in TINY.items() if name != "optim.war
 def _train_in_this_process() -> Iterator[None]:
     # There are ten runs; processes are tested in test_auxiliary and in the unit tests.
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("cmd_eval.experiments.run.run_cmd_train", train_here)
+        patch.setattr("cmd_eval.experiments.jobs.run_cmd_train", train_here)
         yield
 
 
@@ -86,29 +88,38 @@ def test_all_claims_are_in_one_table(first: tuple[Path, Result], shards: Path) -
     out, result = first
     record = record_of(out)
     assert (record["kind"], record["split_columns"], record["size"]) == ("evidence", ["split", "split_b"], "small")
-    rows = {row["model"]: row for row in record["rows"]}
-    assert list(rows) == [
-        *("both heads", "context head only", "motion head only", "untrained", "motion grids", "color histogram")
-    ]
+    rows = {row["model"] + (f" {row['readout']}" if row["readout"] else ""): row for row in record["rows"]}
+    networks = (*NETWORKS, "untrained")
+    readouts = ("mean", "ordered", "grid-ordered")
+    assert list(rows) == [*(f"{n} {r}" for n in networks for r in readouts), "motion grids", "color histogram"]
     # Each split tests a third of the videos, half of them in both splits; by group all videos are queries.
     assert record["videos"] == {"by_label": 12, "by_group": 24}
     assert record["chance"]["by_label"] == pytest.approx({"R@1": 0.5, "R@5": 1.0, "R@10": 1.0, "probe": 0.5}, abs=0.03)
     assert rows["motion grids"]["by_label"]["R@1"]["value"] == 1.0
     assert rows["motion grids"]["by_label"]["probe"]["value"] == 1.0
     assert rows["color histogram"]["by_group"]["R@1"]["value"] > 0.8
-    assert [split["split_column"] for split in rows["both heads"]["by_split"]] == ["split", "split_b"]
-    differences = {(d["second"], d["target"], d["measure"]): d["difference"] for d in record["comparisons"]}
-    assert len(differences) == 15
-    for (second, by, measure), found in differences.items():
-        both, other = (rows[name][f"by_{by}"][measure]["value"] for name in ("both heads", second))
+    assert [split["split_column"] for split in rows["both heads mean"]["by_split"]] == ["split", "split_b"]
+    differences = {
+        (d["readout"], d["second"], d["target"], d["measure"]): d["difference"] for d in record["comparisons"]
+    }
+    assert len(differences) == 3 * 6 * 3
+    for (readout, second, by, measure), found in differences.items():
+        second = second if second in rows else f"{second} {readout}"
+        both, other = (rows[name][f"by_{by}"][measure]["value"] for name in (f"both heads {readout}", second))
         assert found["value"] == pytest.approx(both - other)
         assert found["low"] <= found["value"] <= found["high"]
     assert record["auxiliary"]["pairs"] == 2
+    assert record["auxiliary"]["pretraining"]["pairs"] == 2
+    assert set(record["auxiliary"]["mean"]) == {"none", "motion", "pretrained"}
     assert [entry["name"] for entry in record["speed"]] == ["extract_fps"]
     assert record["provenance"]["data_hash"] == ShardSet(shards).data_hash
-    for text in ("pre-training run 6 of 6: split_b, seed 0, motion head only, about", "supervised run 4 of 4", "640.5"):
+    for text in (
+        "pre-training run 8 of 8: split_b, seed 0, motion head only, contrastive, about",
+        "supervised run 6 of 6",
+        "640.5",
+    ):
         assert text in result.output
-    assert f"{100 * rows['untrained']['by_label']['R@1']['value']:.1f} (" in result.output
+    assert f"{100 * rows['untrained mean']['by_label']['R@1']['value']:.1f} (" in result.output
 
 
 def test_each_network_was_trained_with_its_heads_on_its_split(first: tuple[Path, Result]) -> None:
@@ -116,9 +127,13 @@ def test_each_network_was_trained_with_its_heads_on_its_split(first: tuple[Path,
     for run in record_of(out)["runs"]:
         folder = out / run["run_dir"]
         settings = json.loads((folder / "config.json").read_text())["settings"]
-        heads = (settings["model"]["context_head"], settings["model"]["motion_head"])
-        names = {(True, True): "both heads", (True, False): "context head only", (False, True): "motion head only"}
-        assert names[heads] == run["heads"]
+        network = NETWORKS[run["network"]]
+        assert (settings["model"]["context_head"], settings["model"]["motion_head"]) == (
+            network.context,
+            network.motion,
+        )
+        contrastive = run["network"] == "motion head only, contrastive"
+        assert settings["loss"]["motion_target"] == ("features" if contrastive else "directions")
         assert settings["data"]["split_column"] == run["split_column"]
         # The warm-up takes the same share of the run as in the recipe.
         assert settings["optim"]["warmup_epochs"] == pytest.approx(settings["optim"]["epochs"] * 2 / 32, rel=1e-5)
@@ -136,7 +151,7 @@ def test_run_again_it_trains_only_what_is_missing(first: tuple[Path, Result], sh
         (folder / "finished").unlink()
     again = evidence(shards, out, "--jobs", 2)
     assert again.exit_code == 0, again.output
-    assert again.output.count("(already done)") == 4 + 4
+    assert again.output.count("(already done)") == 6 + 6
     for folder in killed:
         assert (folder / "finished").is_file()
         assert f"{folder.name}: " in again.output

@@ -9,9 +9,8 @@ import pytest
 import torch
 
 from cmd_eval.data.table import VideoTable
-from cmd_eval.experiments.decoupling import HEADS
 from cmd_eval.experiments.evidence import Measurement, Row, chance, difference, differences
-from cmd_eval.experiments.plan import SIZES, EvidencePlan, EvidenceSize, evidence_splits, is_finished
+from cmd_eval.experiments.plan import NETWORKS, SIZES, EvidencePlan, EvidenceSize, evidence_splits, is_finished
 from cmd_eval.features.source import cached_features_path
 from cmd_eval.features.store import Features, write_features
 from cmd_eval.metrics.intervals import bootstrap_interval
@@ -38,6 +37,7 @@ def measurement(
 # Both splits test video 2; the second split has a run with seed 0 only.
 BOTH = Row(
     name="both",
+    readout="mean",
     measurements=[
         measurement([0, 1, 2], [1, 0, 1]),
         measurement([0, 1, 2], [0, 0, 1], seed=1),
@@ -72,8 +72,19 @@ def test_differences_are_paired_by_video() -> None:
     gains = np.array([0.5, 0.0, 2 / 3 - 0.5, 1.0])
     assert found == bootstrap_interval(gains, seed=1)
     assert found.value == pytest.approx(gains.mean())
-    compared = [(one["second"], one["target"], one["measure"]) for one in differences(BOTH, [OTHER])]
-    assert compared == [("other", "label", "R@1"), ("other", "label", "probe"), ("other", "group", "R@1")]
+    ordered = replace(BOTH, readout="ordered")
+    untrained = [Row(name="untrained", readout=one.readout, measurements=OTHER.measurements) for one in (BOTH, ordered)]
+    compared = [
+        (one["first"], one["readout"], one["second"], one["target"], one["measure"])
+        for one in differences([BOTH, ordered, *untrained, OTHER], "both")
+    ]
+    measures = [("label", "R@1"), ("label", "probe"), ("group", "R@1")]
+    assert compared == [
+        ("both", readout, second, *measure)
+        for readout in ("mean", "ordered")
+        for second in ("untrained", "other")
+        for measure in measures
+    ]
     fewer = Row(name="fewer", measurements=OTHER.measurements[:1])
     with pytest.raises(ValueError, match="both and fewer: measured by label on different videos"):
         difference(BOTH, fewer, "label", "R@1")
@@ -94,10 +105,13 @@ def test_every_size_gives_valid_training_configurations(name: str) -> None:
     of_size = plan(SIZES[name])
     runs = of_size.pretraining_runs
     size = SIZES[name]
-    assert len(set(map(of_size.run_dir, runs))) == len(runs) == 2 * (size.seeds + 2 * size.single_seeds)
+    assert len(set(map(of_size.run_dir, runs))) == len(runs) == 2 * (size.seeds + 3 * size.single_seeds)
     for run in runs:
         config = of_size.config(run)
-        assert (config.model.context_head, config.model.motion_head) == HEADS[run.heads]
+        network = NETWORKS[run.network]
+        assert (config.model.context_head, config.model.motion_head) == (network.context, network.motion)
+        contrastive = network.folder == "contrastive"
+        assert config.loss.motion_target == ("features" if contrastive else "directions")
         assert (config.run.seed, config.data.split_column, config.optim.epochs) == (run.seed, run.split_column, 10)
         # cmd-train resolves the arguments to the same configuration.
         arguments = of_size.arguments(run)
@@ -106,7 +120,8 @@ def test_every_size_gives_valid_training_configurations(name: str) -> None:
         assert build_config(arguments[arguments.index("--recipe") + 1], given) == config
     comparison = of_size.comparison
     assert comparison is not None
-    for arm in ("none", "motion"):
+    assert set(comparison.pretrained) == {(c, s) for c in ("split1", "split2") for s in range(size.auxiliary_seeds)}
+    for arm in ("none", "motion", "pretrained"):
         assert comparison.config("split1", 0, arm).optim.epochs == 6
 
 
@@ -119,9 +134,19 @@ def test_groups_of_one_video_each_are_refused_before_training() -> None:
         )
 
     by_label, by_group = evidence_splits(videos(("g", "g", "h", "")), ["split1"])
-    assert ([len(one.query) for one in by_label], len(by_group.query)) == ([2], 3)
-    with pytest.raises(ValueError, match="group: no two videos share a group"):
+    assert [len(one.query) for one in (*by_label, *by_group)] == [2, 3]
+    with pytest.raises(ValueError, match="group: no two videos of split1 share a group"):
         evidence_splits(videos(("g", "h", "i", "")), ["split1"])
+
+
+def test_videos_in_neither_part_are_not_evaluated() -> None:
+    ids = tuple("abcde")
+    parts = {"split": ("train", "train", "test", "val", ""), "inner": ("train", "test", "", "", "")}
+    videos = VideoTable(
+        ids=ids, labels=tuple("xxxyy"), groups=("g",) * 5, fingerprints=ids, splits=parts, frame_counts=(9,) * 5
+    )
+    _, (outer, inner) = evidence_splits(videos, ["split", "inner"])
+    assert (outer.query.tolist(), inner.query.tolist()) == ([0, 1, 2], [0, 1])
 
 
 def test_a_finished_run_has_the_same_settings_shards_and_number_of_clips(tmp_path: Path) -> None:
@@ -159,7 +184,11 @@ def test_overrides_take_precedence_over_the_size_and_the_warm_up() -> None:
 
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"steps": 0}, "steps: 0"), ({"auxiliary_seeds": -1}, "auxiliary_seeds: -1"), ({"single_seeds": 4}, "seeds = 3")],
+    [
+        ({"steps": 0}, "steps: .*0"),
+        ({"auxiliary_seeds": -1}, "auxiliary_seeds: .*-1"),
+        ({"single_seeds": 4}, "seeds = 3"),
+    ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, int], message: str) -> None:
     numbers = {"steps": 1, "seeds": 3, "single_seeds": 1, "auxiliary_steps": 1, "auxiliary_seeds": 1} | changes

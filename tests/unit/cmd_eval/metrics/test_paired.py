@@ -14,7 +14,7 @@ from cmd_eval.metrics.paired import Difference, Pair, mean_difference
 def pair(column: str, seed: int, plain: list[int], motion: list[int], first: int = 0) -> Pair:
     videos = tuple(f"{column}-{first + n}" for n in range(len(plain)))
     return Pair(
-        split_column=column, seed=seed, videos=videos, plain_N=np.array(plain, bool), motion_N=np.array(motion, bool)
+        split_column=column, seed=seed, videos=videos, plain_N=np.array(plain, bool), changed_N=np.array(motion, bool)
     )
 
 
@@ -87,4 +87,4 @@ def test_missing_pairs_are_rejected() -> None:
     with pytest.raises(ValueError, match="pairs: empty"):
         mean_difference([])
     with pytest.raises(ValueError, match="must be equal"):
-        Pair(split_column="s", seed=0, videos=("a",), plain_N=np.ones(2, bool), motion_N=np.ones(1, bool))
+        Pair(split_column="s", seed=0, videos=("a",), plain_N=np.ones(2, bool), changed_N=np.ones(1, bool))
