@@ -117,7 +117,7 @@ SIZES: Mapping[str, EvidenceSize] = {
     # For two cores; see eval/README.md for the time it takes.
     "small": EvidenceSize(
         recipe="gestures",
-        steps=400,
+        steps=600,
         seeds=3,
         single_seeds=1,
         auxiliary_recipe="finetune-gestures",

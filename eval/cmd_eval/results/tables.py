@@ -94,11 +94,15 @@ def _evidence_lines(record: Record, target: str) -> list[str]:
     heading = {"label": "by label, over splits", "group": "by group, leave-one-out"}[target]
     chance = record["chance"][f"by_{target}"]
     rows = [
-        [row["model"], row["readout"] or "", *(format_share(row[f"by_{target}"][measure]) for measure in chance)]
+        [_features_name(row), *(format_share(row[f"by_{target}"][measure]) for measure in chance)]
         for row in record["rows"]
     ]
-    rows.append(["chance", "", *map(format_percent, chance.values())])
-    return [format_table([heading, "read-out", *chance], rows), f"{record['videos'][f'by_{target}']} videos"]
+    rows.append(["chance", *map(format_percent, chance.values())])
+    return [format_table([heading, *chance], rows), f"{record['videos'][f'by_{target}']} videos"]
+
+
+def _features_name(row: Record) -> str:
+    return f"{row['model']}, {row['readout']}" if row["readout"] else row["model"]
 
 
 def _by_split_table(record: Record) -> str:
@@ -107,8 +111,8 @@ def _by_split_table(record: Record) -> str:
     for row in record["rows"]:
         seeds = [format_percent(seed["by_label"]["R@1"]) for seed in row["by_seed"]]
         shares = (format_share(split["by_label"]["R@1"]) for split in row["by_split"])
-        rows.append([row["model"], row["readout"] or "", *shares, " ".join(seeds) if len(seeds) > 1 else ""])
-    return format_table(["R@1 by label, per split", "read-out", *columns, "per seed"], rows)
+        rows.append([_features_name(row), *shares, " ".join(seeds) if len(seeds) > 1 else ""])
+    return format_table(["R@1 by label, per split", *columns, "per seed"], rows)
 
 
 def _difference_table(record: Record) -> str:
@@ -118,8 +122,8 @@ def _difference_table(record: Record) -> str:
         rows.setdefault(key, []).append(format_difference(item["difference"]))
     columns = dict.fromkeys(f"{item['target']}: {item['measure']}" for item in record["comparisons"])
     return format_table(
-        ["paired difference, percentage points", "read-out", *columns],
-        [[f"{first} minus {second}", readout, *cells] for (first, second, readout), cells in rows.items()],
+        ["paired difference, percentage points", *columns],
+        [[f"{first} minus {second}, {readout}", *cells] for (first, second, readout), cells in rows.items()],
     )
 
 
