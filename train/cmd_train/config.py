@@ -38,6 +38,7 @@ class DataConfig:
         workers: number of data loading processes; 0 loads in the training process.
         max_damaged: number of damaged videos to tolerate. Their samples are left out of their batches and reported;
             one more damaged video stops the run.
+        timeout_seconds: longest wait for a batch from the data loading processes; then the run stops with an error.
     """
 
     split_column: str | None = None
@@ -46,6 +47,7 @@ class DataConfig:
     samples_per_video: int = 1
     workers: int = 2
     max_damaged: int = 0
+    timeout_seconds: float = 300.0
 
     def __post_init__(self) -> None:
         require(
@@ -54,6 +56,7 @@ class DataConfig:
         )
         require_range(self, "samples_per_video", ge=1)
         require_range(self, "workers", "max_damaged", ge=0)
+        require_range(self, "timeout_seconds", gt=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +221,7 @@ SHARED_FIELDS = {
 MUTABLE_FIELDS = (
     "data.workers",
     "data.max_damaged",
+    "data.timeout_seconds",
     "run.log_seconds",
     "run.checkpoint_",
     "run.keep_checkpoints",

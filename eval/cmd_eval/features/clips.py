@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.augment.apply import center_crop
-from cmd_train.config import TrainConfig
-from cmd_train.data.batch import collate_eval
+from cmd_train.config import DataConfig, TrainConfig
+from cmd_train.data.batch import EvalBatch, EvalSample, collate_eval
 from cmd_train.data.dataset import EvalDataset
+from cmd_train.data.loading import iterate_samples
 from cmd_train.data.sampling import SamplingConfig
 
 _CLIPS_PER_FORWARD = 16
@@ -69,10 +69,16 @@ def run_on_clips(
     """
     network.to(protocol.device).eval()
     dataset = EvalDataset(shards, entries, protocol.sampling, protocol.clips)
-    loader = DataLoader(dataset, batch_size=1, num_workers=protocol.workers, collate_fn=collate_eval)
-    for entry, batch in zip(entries, loader, strict=True):
+    batches = iterate_samples(
+        dataset, workers=protocol.workers, timeout_seconds=DataConfig.timeout_seconds, collate=_batch_of_one
+    )
+    for entry, batch in zip(entries, batches, strict=True):
         with torch.inference_mode():
             clips_u8 = batch.clips_u8_BNTHWC.to(protocol.device).flatten(0, 1)
             parts = torch.split(clips_u8, _CLIPS_PER_FORWARD)
             output_NF = torch.cat([forward(center_crop(part, protocol.crop_size)) for part in parts])
         yield entry, output_NF
+
+
+def _batch_of_one(sample: EvalSample) -> EvalBatch:
+    return collate_eval([sample])

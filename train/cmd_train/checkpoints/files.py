@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import re
 import shutil
 from collections.abc import Callable, Mapping
@@ -61,8 +62,16 @@ class Checkpoint:
         return sha256(self.weights_file)
 
     def load_state(self) -> dict[str, Any]:
-        """Load the optimizer state and counters."""
-        state: dict[str, Any] = torch.load(self.path / STATE_NAME, map_location="cpu", weights_only=True)
+        """Load the optimizer state and counters.
+
+        Raises:
+            CheckpointError: the file is missing or damaged.
+        """
+        file = self.path / STATE_NAME
+        try:
+            state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError) as error:
+            raise CheckpointError(_damaged(file, error)) from error
         return state
 
 
@@ -91,6 +100,8 @@ def save_checkpoint(
     save_file(tensors, temporary / WEIGHTS_NAME, metadata={"config": text, "step": str(step)})
     torch.save(dict(state), temporary / STATE_NAME)
     (temporary / CONFIG_NAME).write_text(text + "\n", "utf-8")
+    # safetensors creates files that only their owner can read, whatever the umask.
+    shutil.copymode(temporary / CONFIG_NAME, temporary / WEIGHTS_NAME)
     for file in (*temporary.iterdir(), temporary):
         sync(file)
     if target.exists():
@@ -145,6 +156,13 @@ def follow_best(path: Path) -> Path:
     return path.with_name(named) if _STEP_PATTERN.fullmatch(named) else path
 
 
+def set_aside(checkpoint: Path) -> None:
+    """Rename a damaged checkpoint, so that it no longer counts as one: ``damaged-step-00000020``."""
+    target = checkpoint.with_name(f"damaged-{checkpoint.name}")
+    remove(target)
+    checkpoint.rename(target)
+
+
 def list_checkpoints(run_dir: Path) -> list[Path]:
     """List the checkpoints of a run, oldest first."""
     folder = run_dir / FOLDER_NAME
@@ -181,9 +199,27 @@ def load_checkpoint(path: Path) -> Checkpoint:
     try:
         return read_weights(folder / WEIGHTS_NAME)
     except (OSError, KeyError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"{folder}: damaged checkpoint ({error}); remove it to fall back to an older one"
-        ) from error
+        raise CheckpointError(_damaged(folder / WEIGHTS_NAME, error)) from error
+
+
+def _damaged(file: Path, error: Exception) -> str:
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return f"{file}: damaged checkpoint ({reason}); remove {file.parent} to fall back to an older one"
+
+
+def read_config(checkpoint: Path) -> dict[str, Any]:
+    """Read the recorded configuration of a checkpoint, without its weights.
+
+    Raises:
+        CheckpointError: the checkpoint is damaged.
+    """
+    file = checkpoint / WEIGHTS_NAME
+    try:
+        with safe_open(file, framework="pt") as opened:
+            config: dict[str, Any] = json.loads(opened.metadata()["config"])
+    except (OSError, KeyError, TypeError, ValueError, SafetensorError) as error:
+        raise CheckpointError(_damaged(file, error)) from error
+    return config
 
 
 def read_weights(file: Path) -> Checkpoint:

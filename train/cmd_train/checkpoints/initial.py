@@ -17,6 +17,7 @@ from cmd_train.checkpoints.files import (
     is_weights_file,
     list_checkpoints,
     load_checkpoint,
+    read_config,
     read_weights,
     save_checkpoint,
     sha256,
@@ -135,8 +136,19 @@ def training_provenance(checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def recorded_initial(run_dir: Path) -> dict[str, Any] | None:
-    """Return the record of the initial weights of a run with checkpoints; None if it started from scratch."""
-    record: dict[str, Any] | None = load_checkpoint(run_dir).config.get("init")
+    """Return the record of the initial weights of a run with checkpoints; None if it started from scratch.
+
+    Raises:
+        CheckpointError: all checkpoints are damaged.
+    """
+    *older, last = list_checkpoints(run_dir)
+    try:
+        record: dict[str, Any] | None = read_config(last).get("init")
+    except CheckpointError:
+        if not older:
+            raise
+        # All checkpoints of a run have the same record; its last one is reported when the run is continued.
+        record = read_config(older[-1]).get("init")
     return record
 
 

@@ -49,16 +49,16 @@ def perform_dry_run(
         f"{config.optim.batch_size} samples per step; processes: {context.world_size}"
     )
     _log_sizes(model, config, run_dir, log)
-    if start.first_step == sampler.total_steps:
+    if start.resumed.step == sampler.total_steps:
         log("All steps are completed")
     else:
-        remaining = replace(sampler, first_step=start.first_step)
+        remaining = replace(sampler, first_step=start.resumed.step)
         batch = batch_dataset(shards, entries, config)[next(iter(remaining))]
-        report = start.damage.update(batch.unpack(), start.first_step, context).report
+        report = start.damage.update(batch.unpack(), start.resumed.step, context).report
         log(f"next batch  {batch.block.nbytes / 1e6:.1f} MB, read successfully; data.workers: {config.data.workers}")
         log(report.text())
     log("Dry run: nothing was written")
-    return TrainingResult(steps=start.first_step, finished=False, report=SamplingReport(), metrics={})
+    return TrainingResult(steps=start.resumed.step, finished=False, report=SamplingReport(), metrics={})
 
 
 def _log_sizes(model: nn.Module, config: TrainConfig, run_dir: Path, log: Callable[[str], None]) -> None:

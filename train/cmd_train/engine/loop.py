@@ -8,25 +8,26 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
 
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.schema import VideoEntry
-from cmd_train.checkpoints.files import save_checkpoint
+from cmd_train.checkpoints.files import save_checkpoint, set_aside
 from cmd_train.checkpoints.retention import CheckpointPolicy
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch, PackedBatch, unpack_batches
 from cmd_train.data.dataset import VideoSource
 from cmd_train.data.epoch_sampler import EpochSampler
+from cmd_train.data.loading import iterate_samples
 from cmd_train.data.sampling_report import SamplingReport
-from cmd_train.distributed.process_group import RankContext, any_rank, gather_texts, ignore_signals
+from cmd_train.distributed.process_group import RankContext, any_rank, gather_texts
+from cmd_train.engine.claim import claim_run
 from cmd_train.engine.damaged_samples import DamageTracker
 from cmd_train.engine.optim import learning_rate, set_learning_rate
 from cmd_train.engine.setup import batch_dataset, prepare_run
@@ -91,32 +92,39 @@ def train(
 
     Raises:
         ValueError: the settings or shards do not allow a first step.
-        CheckpointError: ``run_dir`` contains a run with different settings or data, or ranks see different checkpoints.
+        CheckpointError: ``run_dir`` contains a run with different settings or data, another process trains in it, or
+            ranks see different checkpoints.
         TrainingError: the loss is not finite, or too many videos are damaged.
     """
-    start = prepare_run(model, shards, entries, config, run_dir, context, data_hash=data_hash, record=record, log=log)
-    sampler, first_step, stored = start.sampler, start.first_step, start.stored
-    loop = _TrainingLoop(
-        model=model,
-        gradients=GradientStep(model, objective, config, context, log),
-        optimizer=start.optimizer,
-        sampler=sampler,
-        entries=entries,
-        config=config,
-        context=context,
-        run_dir=run_dir,
-        stored=stored,
-        policy=CheckpointPolicy(config.run, sampler.steps_per_epoch, start.state.get("best")),
-        damage=start.damage,
-        metrics=MetricsLogger(run_dir, stored, first_step, sampler, config, context, log, progress),
-        monitor=RetrievalMonitor(shards, entries, config, context),
-        step=first_step,
-        last_saved=first_step,
-    )
-    result = loop.run(_make_loader(shards, entries, config, sampler, first_step, context), deadline)
-    if result.report.samples:
-        log(result.report.text())
-    return result
+    with claim_run(run_dir, context, log):
+        start = prepare_run(
+            model, shards, entries, config, run_dir, context, data_hash=data_hash, record=record, log=log
+        )
+        sampler, first_step, stored = start.sampler, start.resumed.step, start.stored
+        if context.is_main:
+            for checkpoint in start.resumed.damaged:
+                set_aside(checkpoint)
+        loop = _TrainingLoop(
+            model=model,
+            gradients=GradientStep(model, objective, config, context, log),
+            optimizer=start.optimizer,
+            sampler=sampler,
+            entries=entries,
+            config=config,
+            context=context,
+            run_dir=run_dir,
+            stored=stored,
+            policy=CheckpointPolicy(config.run, sampler.steps_per_epoch, start.resumed.state.get("best")),
+            damage=start.damage,
+            metrics=MetricsLogger(run_dir, stored, first_step, sampler, config, context, log, progress),
+            monitor=RetrievalMonitor(shards, entries, config, context),
+            step=first_step,
+            last_saved=first_step,
+        )
+        result = loop.run(_load_batches(shards, entries, config, sampler, first_step, context), deadline)
+        if result.report.samples:
+            log(result.report.text())
+        return result
 
 
 @dataclass(kw_only=True)
@@ -233,21 +241,19 @@ class _TrainingLoop:
         self.last_saved = self.step
 
 
-def _make_loader(
+def _load_batches(
     shards: VideoSource,
     entries: Sequence[VideoEntry],
     config: TrainConfig,
     sampler: EpochSampler,
     first_step: int,
     context: RankContext,
-) -> DataLoader[PackedBatch]:
-    return DataLoader(
+) -> Iterator[PackedBatch]:
+    return iterate_samples(
         batch_dataset(shards, entries, config),
         # The sampler yields whole batches.
-        batch_size=None,
         sampler=replace(sampler, first_step=first_step),
-        num_workers=config.data.workers,
+        workers=config.data.workers,
+        timeout_seconds=config.data.timeout_seconds,
         pin_memory=context.device.type == "cuda",
-        # Workers ignore stop signals, which the main process handles between steps.
-        worker_init_fn=ignore_signals,
     )

@@ -47,6 +47,17 @@ def learning_rate(step: int, steps_per_epoch: int, config: OptimConfig) -> float
     return final + (peak - final) * 0.5 * (1.0 + math.cos(math.pi * min(done, 1.0)))
 
 
+def warmup_warning(config: OptimConfig, steps_per_epoch: int) -> str:
+    """Return a warning if the warm-up is as long as the run, so that the peak learning rate is never reached."""
+    if config.warmup_epochs < config.epochs:
+        return ""
+    last = learning_rate(config.epochs * steps_per_epoch - 1, steps_per_epoch, config)
+    return (
+        f"optim.warmup_epochs = {config.warmup_epochs:g} is not less than optim.epochs = {config.epochs}: the learning "
+        f"rate ends at {last:.2g} and never reaches {config.lr_per_sample * config.batch_size:.2g}"
+    )
+
+
 def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
     """Set the learning rate of all parameter groups."""
     for group in optimizer.param_groups:

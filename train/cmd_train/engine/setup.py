@@ -17,8 +17,8 @@ from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.selection import resolve_split_columns, select_videos
 from cmd_train.distributed.process_group import RankContext, gather_texts
 from cmd_train.engine.damaged_samples import DamageTracker, TolerantDataset
-from cmd_train.engine.optim import build_optimizer
-from cmd_train.engine.resume import resume
+from cmd_train.engine.optim import build_optimizer, warmup_warning
+from cmd_train.engine.resume import Resumed, resume
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,16 +76,14 @@ class RunStart:
     Attributes:
         sampler: batches of the whole run.
         optimizer: optimizer of the network's parameters.
-        first_step: completed steps.
-        state: other state in the last checkpoint; empty without one.
+        resumed: state of the run before, if it is continued.
         stored: configuration to be recorded in checkpoints of this run.
         damage: counts damaged videos.
     """
 
     sampler: EpochSampler
     optimizer: torch.optim.Optimizer
-    first_step: int
-    state: dict[str, Any]
+    resumed: Resumed
     stored: dict[str, Any]
     damage: DamageTracker
 
@@ -124,16 +122,16 @@ def prepare_run(
         world_size=context.world_size,
     )
     preflight(config, entries, data_hash, context)
+    if warning := warmup_warning(config.optim, sampler.steps_per_epoch):
+        log(f"Warning: {warning}")
     layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
     model.to(context.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload covers 4D only
     optimizer = build_optimizer(model, config.optim)
-    first_step, state = resume(run_dir, model, optimizer, stored, sampler.total_steps, context)
-    if first_step:
-        log(f"Continuing after step {first_step} of {sampler.total_steps}")
-    damage = DamageTracker(config.data.max_damaged, config.optim.accumulate, state.get("damaged", {}), log)
-    return RunStart(
-        sampler=sampler, optimizer=optimizer, first_step=first_step, state=state, stored=stored, damage=damage
-    )
+    resumed = resume(run_dir, model, optimizer, stored, sampler.total_steps, context, log)
+    if resumed.step:
+        log(f"Continuing after step {resumed.step} of {sampler.total_steps}")
+    damage = DamageTracker(config.data.max_damaged, config.optim.accumulate, resumed.state.get("damaged", {}), log)
+    return RunStart(sampler=sampler, optimizer=optimizer, resumed=resumed, stored=stored, damage=damage)
 
 
 def preflight(config: TrainConfig, entries: Sequence[VideoEntry], data_hash: str, context: RankContext) -> None:

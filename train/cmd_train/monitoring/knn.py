@@ -13,15 +13,16 @@ from typing import cast
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from cmd_extract.schema import VideoEntry
 from cmd_train.augment.apply import center_crop
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import EvalSample
 from cmd_train.data.dataset import DamagedSampleError, EvalDataset, VideoSource
+from cmd_train.data.loading import iterate_samples
 from cmd_train.distributed.gather import gather, sizes_of_ranks
-from cmd_train.distributed.process_group import RankContext, ignore_signals
+from cmd_train.distributed.process_group import RankContext
 from cmd_train.models.backbones import Backbone
 from cmd_train.monitoring.neighbors import leave_one_out_recall
 
@@ -93,21 +94,15 @@ class RetrievalMonitor:
         channels = backbone.feature_channels
         features, found = [torch.empty(0, channels, device=self._context.device)], []
         if entries:
-            loader = DataLoader(
+            samples = iterate_samples(
                 _SkipDamaged(EvalDataset(self._shards, entries, self._config.sampling, CLIPS)),
-                batch_size=None,
-                num_workers=self._config.data.workers,
-                collate_fn=_identity,  # type: ignore[arg-type] # called with one sample, as there are no batches
-                worker_init_fn=ignore_signals,
+                workers=self._config.data.workers,
+                timeout_seconds=self._config.data.timeout_seconds,
             )
-            for number, sample in zip(own, loader, strict=True):
+            for number, sample in zip(own, samples, strict=True):
                 if sample is not None:
                     clips = torch.as_tensor(sample.clips_u8).to(self._context.device)
                     pooled = backbone(center_crop(clips, self._config.model.crop_size)).pooled_BC
                     features.append(pooled.float().mean(0, keepdim=True))
                     found.append(number)
         return torch.cat(features), found
-
-
-def _identity(sample: EvalSample | None) -> EvalSample | None:
-    return sample

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
@@ -127,15 +128,22 @@ class MetricsLogger:
         """Remove the lines of steps that an interrupted run logged but did not save; they are about to be repeated."""
         if not self._path.exists():
             return
-        kept = []
-        for line in self._path.read_text("utf-8").splitlines(keepends=True):
-            # A line without a line break was cut off by a crash.
-            if line.endswith("\n") and json.loads(line)["step"] <= first_step:
+        kept, recent = [], deque[dict[str, float]](maxlen=_RECENT_STEPS)
+        for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), 1):
+            if not line.endswith(b"\n"):
+                continue  # cut off by a crash
+            try:
+                values = json.loads(line)
+                step = values["step"]
+            except (ValueError, TypeError, KeyError):
+                self._log(f"Warning: {self._path}, line {number}: damaged, removed ({line[:40]!r})")
+                continue
+            if step <= first_step:
                 kept.append(line)
-        for line in kept[-_RECENT_STEPS:]:
-            self._recent.append({k: v for k, v in json.loads(line).items() if k not in _OTHER_FIELDS})
+                recent.append({name: value for name, value in values.items() if name not in _OTHER_FIELDS})
+        self._recent.extend(recent)
         with atomic_write(self._path) as temporary:
-            temporary.write_text("".join(kept), "utf-8")
+            temporary.write_bytes(b"".join(kept))
 
     def add(
         self,
@@ -207,9 +215,11 @@ class MetricsLogger:
         return parts if self._gpu_busy is None else [*parts, f"GPU busy {self._gpu_busy:.0%}"]
 
     def flush(self) -> None:
-        """Append buffered lines to ``metrics.jsonl``."""
+        """Append buffered lines to ``metrics.jsonl``, and wait until they are on the disk."""
         with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(line + "\n" for line in self._lines)
+            stream.flush()
+            os.fsync(stream.fileno())
         self._lines.clear()
         if self._tensorboard:
             self._tensorboard.flush()

@@ -257,7 +257,7 @@ def test_features_that_are_not_finite_name_the_video(monkeypatch: pytest.MonkeyP
     videos = [SimpleNamespace(video_id="dark"), SimpleNamespace(video_id="bright")]
     batches = [SimpleNamespace(clips_u8_BNTHWC=torch.full((1, 2, 2, 8, 8, 3), n, dtype=torch.uint8)) for n in (0, 200)]
     monkeypatch.setattr("cmd_eval.features.clips.EvalDataset", lambda *_: None)
-    monkeypatch.setattr("cmd_eval.features.clips.DataLoader", lambda *_, **__: batches)
+    monkeypatch.setattr("cmd_eval.features.clips.iterate_samples", lambda *_, **__: batches)
     monkeypatch.setattr("cmd_eval.features.clips.center_crop", lambda clips, _: clips)
     protocol = ClipProtocol(sampling=None, crop_size=8, clips=2, device=torch.device("cpu"))  # type: ignore[arg-type] # stand-ins
     features = embed_videos(Net(), None, videos, protocol)  # type: ignore[arg-type] # stand-ins

@@ -1,0 +1,58 @@
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from cmd_train.data import loading
+from cmd_train.data.loading import iterate_samples
+
+
+class Squares(Dataset[Tensor]):
+    def __init__(self, hangs_at: int | None = None) -> None:
+        self._hangs_at = hangs_at
+
+    def __len__(self) -> int:
+        return 4
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index == self._hangs_at:
+            time.sleep(600)
+        return torch.tensor([index**2])
+
+
+def values(dataset: Dataset[Tensor], workers: int = 1, timeout_seconds: float = 60.0) -> list[int]:
+    samples = iterate_samples(dataset, workers=workers, timeout_seconds=timeout_seconds)
+    return [int(sample) for sample in samples]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_samples_come_in_order(workers: int) -> None:
+    assert values(Squares(), workers) == [0, 1, 4, 9]
+
+
+def test_a_worker_that_hangs_is_an_error_and_is_killed() -> None:
+    start = time.monotonic()
+    with pytest.raises(RuntimeError, match=r"no data from the 1 data workers within 2 s.*raise data.timeout_seconds"):
+        values(Squares(hangs_at=2), timeout_seconds=2.0)
+    for process in multiprocessing.active_children():
+        process.join(30)
+    assert not multiprocessing.active_children()
+    assert time.monotonic() - start < 60
+
+
+def test_a_long_temporary_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    long = tmp_path / ("d" * 100)
+    long.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(long))
+    assert values(Squares(), timeout_seconds=30.0) == [0, 1, 4, 9]
+    # Without a folder for the socket the worker says so, instead of leaving the main process waiting.
+    monkeypatch.setattr(loading, "_SHORT_FOLDERS", ())
+    with pytest.raises(RuntimeError, match="is too long for a socket; set TMPDIR to a shorter path"):
+        values(Squares(), timeout_seconds=30.0)
