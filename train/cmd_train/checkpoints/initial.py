@@ -24,6 +24,7 @@ from cmd_train.checkpoints.files import (
 )
 from cmd_train.checkpoints.published import (
     PUBLISHED_BACKBONE,
+    backbone_part,
     load_named,
     load_published,
     load_submodule,
@@ -63,9 +64,8 @@ def detect_network(state: Mapping[str, Tensor]) -> PublishedNetwork:
     Raises:
         ValueError: the names fit none of the backbones; the message shows some of them.
     """
-    given = set(without_wrappers(state))
+    given, names = set(without_wrappers(state)), set(backbone_part(state))
     prefixed = {name for name in given if name.startswith(PUBLISHED_BACKBONE)}
-    names = {name.removeprefix(PUBLISHED_BACKBONE) for name in prefixed} or given
     expected = {name: _published_names(name) for name in BACKBONE_NAMES}
     best = min(BACKBONE_NAMES, key=lambda name: len(expected[name] ^ names))
     if 2 * len(expected[best] & names) < len(expected[best]):

@@ -38,7 +38,10 @@ _PRETRAIN_RULES = (
     (r"\.feed_forward\.contract\.", ".fc2."),
 )
 PUBLISHED_BACKBONE = "rgb_backbone."
-_WRAPPER_KEYS = ("state_dict", "model")
+_BACKBONE_PREFIXES = (PUBLISHED_BACKBONE, "encoder_q.", "backbone.")
+"""Prefixes of the backbone in the authors' files, in files of MoCo, and in files of MMAction2."""
+_HEADS = ("fc", "head", "cls_head", "classifier")
+_WRAPPER_KEYS = ("state_dict", "model", "model_state_dict", "net")
 _QUEUE = "context_queue."  # buffers of the queue of keys
 
 
@@ -84,12 +87,20 @@ def without_wrappers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return named
 
 
+def backbone_part(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the tensors of the backbone in a file of weights, without prefix, heads and other networks."""
+    given = without_wrappers(state)
+    prefix = next((p for p in _BACKBONE_PREFIXES if any(name.startswith(p) for name in given)), "")
+    part = {name.removeprefix(prefix): tensor for name, tensor in given.items() if name.startswith(prefix)}
+    return {name: tensor for name, tensor in part.items() if name.partition(".")[0] not in _HEADS}
+
+
 def load_published(model: PretrainModel | Backbone, state: Mapping[str, Tensor]) -> None:
     """Load published weights into a model, all of them or none.
 
     A `PretrainModel` (with both heads and `motion_input="paper"`, as published) loads a complete pre-training
-    checkpoint; a `Backbone` loads backbone weights, alone or from a complete checkpoint. Names may have any common
-    prefix, such as `module.`.
+    checkpoint; a `Backbone` loads backbone weights, alone or from a larger file, see `backbone_part`. Names may have
+    any common prefix, such as `module.`.
 
     Args:
         model: network to fill, in place.
@@ -99,13 +110,7 @@ def load_published(model: PretrainModel | Backbone, state: Mapping[str, Tensor])
         ValueError: names are missing or unexpected, or shapes differ; the message lists them, and the model stays
             unchanged.
     """
-    given = without_wrappers(state)
-    if isinstance(model, Backbone) and any(name.startswith(PUBLISHED_BACKBONE) for name in given):
-        given = {
-            name.removeprefix(PUBLISHED_BACKBONE): tensor
-            for name, tensor in given.items()
-            if name.startswith(PUBLISHED_BACKBONE)
-        }
+    given = backbone_part(state) if isinstance(model, Backbone) else without_wrappers(state)
     # The published heads are convolutions with kernel size 1; ours are linear layers.
     flat = {
         name: tensor[:, :, 0]
@@ -171,13 +176,13 @@ def load_submodule(module: nn.Module, weights: Mapping[str, Tensor], prefix: str
 def read_weights_file(path: Path) -> dict[str, Tensor]:
     """Read the tensors in a `.safetensors` or PyTorch file, without running any code in it.
 
-    A PyTorch file may wrap its tensors in a dictionary under "state_dict" or "model".
+    A PyTorch file may wrap its tensors in a dictionary under one of "state_dict", "model", "model_state_dict", "net".
 
     Args:
         path: weights file; any suffix but `.safetensors` stands for a PyTorch file.
 
     Raises:
-        ValueError: the file does not contain named tensors.
+        ValueError: the file does not contain named tensors, or also other objects, whose loading could run code.
         OSError: the file cannot be read.
     """
     try:
@@ -185,9 +190,7 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
             return load_file(path)
         content = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError) as error:
-        # torch appends advice on settings that users cannot change here.
-        reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise ValueError(f"{path}: not a readable .pth or .safetensors file of weights ({reason})") from error
+        raise ValueError(_unreadable(path, error)) from error
     for key in _WRAPPER_KEYS:
         if isinstance(content, Mapping) and isinstance(content.get(key), Mapping):
             content = content[key]
@@ -197,3 +200,24 @@ def read_weights_file(path: Path) -> dict[str, Tensor]:
     if others:
         raise ValueError(f"{path}: must contain named tensors only, also contains {', '.join(others)}")
     return dict(content)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if isinstance(error, pickle.UnpicklingError) and (objects := _foreign_objects(path)):
+        convert = (
+            f"import torch; torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth')"
+        )
+        return (
+            f"{path}: contains objects other than tensors ({', '.join(objects)}), which are not loaded because that can "
+            f'run code. If you trust its source, save the tensors alone: python -c "{convert}"'
+        )
+    reason = str(error).partition("\n")[0] or type(error).__name__
+    return f"{path}: not a readable .pth or .safetensors file of weights ({reason})"
+
+
+def _foreign_objects(path: Path) -> list[str]:
+    """Return the names of the classes and functions in a PyTorch file that are not loaded; empty if unknown."""
+    try:
+        return sorted(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except (RuntimeError, ValueError):  # the format before PyTorch 1.6, or no file of PyTorch at all
+        return []

@@ -130,10 +130,11 @@ def recipes(name: str | None) -> None:
 def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, pairs: tuple[str, ...]) -> None:
     """Convert the published weights in FILE (.pth or .safetensors) to a checkpoint in OUT_DIR.
 
-    Parameter names may have a common prefix. Missing or unexpected names are an error that lists them.
+    Parameter names may have a common prefix; of larger files, such as those of MoCo, the backbone is imported. Missing
+    or unexpected names are an error that lists them.
     """
     from cmd_train.checkpoints.initial import detect_network, write_imported
-    from cmd_train.checkpoints.published import read_weights_file
+    from cmd_train.checkpoints.published import backbone_part, read_weights_file
     from cmd_train.config import build_config, parse_overrides
 
     state = read_weights_file(file)
@@ -149,7 +150,9 @@ def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, p
     config = build_config("ucf101", settings | parse_overrides(pairs))
     path = write_imported(file, out_dir, config, state)
     what = "pre-training network" if complete else "backbone"
-    click.echo(f"Imported {what} with {config.model.backbone}, {len(state)} tensors; checkpoint in {path}")
+    count = len(state if complete else backbone_part(state))
+    ignored = f" ({len(state) - count} others ignored)" if count < len(state) else ""
+    click.echo(f"Imported {what} with {config.model.backbone}, {count} tensors{ignored}; checkpoint in {path}")
 
 
 @main.command(short_help="Print a Slurm batch script to edit.")

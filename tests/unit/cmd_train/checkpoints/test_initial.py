@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,6 +21,7 @@ from cmd_train.config import config_from_dict
 from cmd_train.models.backbones import build_backbone
 from cmd_train.models.build import build_model
 from cmd_train.models.pretrain import PretrainModel
+from tests.paths import ROOT
 from tests.unit.cmd_train.models.test_parity import (
     as_published,
     assert_equal_states,
@@ -125,6 +129,48 @@ def test_networks_are_inferred_from_parameter_names(name: str, prefix: str) -> N
         state = {prefix + published_name(own): t for own, t in build_backbone(name).state_dict().items()}
     found = detect_network(state)
     assert (found.backbone, found.complete) == (name, False)
+
+
+@pytest.mark.parametrize("layout", ["moco", "mmaction", "model_state_dict", "net"])
+def test_backbones_are_imported_from_larger_files(layout: str, tmp_path: Path) -> None:
+    weights = {name.removeprefix("rgb_backbone."): t for name, t in torch.load(small_file(tmp_path)).items()}
+    zero, other = torch.zeros(3), {name: tensor + 1 for name, tensor in weights.items()}
+    content: dict[str, object]
+    if layout == "moco":
+        pairs = (("encoder_q", weights | {"fc.0.weight": zero}), ("encoder_k", other))
+        state = {f"module.{part}.{name}": t for part, tensors in pairs for name, t in tensors.items()}
+        content = {"state_dict": state | {"module.queue": zero, "module.queue_ptr": zero}, "arch": "r3d", "epoch": 3}
+    elif layout == "mmaction":
+        state = {f"backbone.{name}": tensor for name, tensor in weights.items()}
+        content = {"state_dict": state | {"cls_head.fc_cls.weight": zero}, "meta": {}}
+    else:
+        content = {layout: weights, "epoch": 3}
+    torch.save(content, tmp_path / "file.pth")
+    result = import_weights(tmp_path / "file.pth", tmp_path / "out", "--set", "model.width=4")
+    assert result.exit_code == 0, result.output
+    assert "backbone with r2plus1d_10" in result.output
+    assert ("others ignored" in result.output) == (layout in ("moco", "mmaction"))
+    assert_equal_states(load_model(tmp_path / "out").backbone, small_model(1).backbone)
+
+
+class _Settings:
+    """Any class that torch does not load."""
+
+
+def test_other_objects_are_named_with_a_way_out(tmp_path: Path) -> None:
+    weights = torch.load(small_file(tmp_path))
+    file = tmp_path / "objects.pth"
+    torch.save({"state_dict": weights, "args": _Settings()}, file)
+    result = import_weights(file, tmp_path / "out", "--set", "model.width=4")
+    assert result.exit_code == 1
+    assert f"contains objects other than tensors ({__name__}._Settings)" in result.output
+    # The printed command makes a file that can be imported.
+    command = result.output.partition('python -c "')[2].partition('"')[0]
+    subprocess.run(
+        [sys.executable, "-c", command], cwd=tmp_path, check=True, env=os.environ | {"PYTHONPATH": str(ROOT)}
+    )
+    result = import_weights(tmp_path / "weights.pth", tmp_path / "out", "--set", "model.width=4")
+    assert result.exit_code == 0, result.output
 
 
 def own_checkpoint(folder: Path, model: PretrainModel) -> Path:

@@ -17,7 +17,9 @@ RUNNING = "echo RUNNING"
 BUSY = "echo 'Unable to contact slurm controller' >&2; exit 1"
 
 
-def run_script(folder: Path, srun: str, squeue: str = RUNNING, scontrol: str = "exit 0") -> tuple[int, str, int]:
+def run_script(
+    folder: Path, srun: str, squeue: str = RUNNING, scontrol: str = "exit 0", **variables: str
+) -> tuple[int, str, int]:
     """Run the script; return its exit code, its output, and the number of requeue attempts."""
     programs, run_dir = folder / "bin", folder / "run"
     programs.mkdir()
@@ -32,6 +34,7 @@ def run_script(folder: Path, srun: str, squeue: str = RUNNING, scontrol: str = "
         (place,) = (i for i, line in enumerate(lines) if line.startswith(start))
         lines[place] = new
     environ = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "RUN": str(run_dir)}
+    environ |= variables
     done = subprocess.run(
         ["bash"], input="\n".join(lines), env=environ, capture_output=True, text=True, timeout=60, check=False
     )
@@ -48,6 +51,14 @@ def test_job_at_its_time_limit_is_requeued(tmp_path: Path, srun: str) -> None:
     code, output, attempts = run_script(tmp_path, srun)
     assert (code, attempts) == (0, 1), output
     assert "requeued" in output
+
+
+def test_only_the_own_element_of_an_array_is_requeued(tmp_path: Path) -> None:
+    squeue = '[ "$3" = --jobs=7_2 ] && echo RUNNING || printf "RUNNING\\nRUNNING\\nPENDING\\n"'
+    array = {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
+    code, output, attempts = run_script(tmp_path, STOPPED % "time limit reached", squeue, **array)
+    assert (code, attempts) == (0, 1), output
+    assert (tmp_path / "attempts").read_text() == "requeue 7_2\n"
 
 
 def test_stop_requested_by_the_user_is_final(tmp_path: Path) -> None:
