@@ -21,9 +21,7 @@ from cmd_extract.system.validation import require_range
 from cmd_train.checkpoints.files import FINISHED_NAME, load_checkpoint
 from cmd_train.config import TrainConfig, build_config, parse_overrides
 from cmd_train.data.epoch_sampler import EpochSampler
-from cmd_train.data.sampling import SamplingConfig
 from cmd_train.data.selection import select_videos
-from cmd_train.losses.config import LossConfig
 from cmd_train.recipes import check_recipe
 
 TRAIN_PART, TEST_PART = "train", "test"
@@ -47,6 +45,7 @@ class Network:
     changes: tuple[str, ...] = ()
 
 
+_PAPER = build_config("ucf101")
 HEADLINE, CONTRASTIVE = "both heads", "motion head only, contrastive"
 NETWORKS: Mapping[str, Network] = {
     HEADLINE: Network(folder="both", context=True, motion=True),
@@ -58,9 +57,9 @@ NETWORKS: Mapping[str, Network] = {
         context=False,
         motion=True,
         changes=(
-            f"loss.motion_target={LossConfig.motion_target}",
-            f"sampling.motion_window={SamplingConfig.motion_window}",
-            f"sampling.temporal_negatives={SamplingConfig.temporal_negatives}",
+            f"loss.motion_target={_PAPER.loss.motion_target}",
+            f"sampling.motion_window={_PAPER.sampling.motion_window}",
+            f"sampling.temporal_negatives={_PAPER.sampling.temporal_negatives}",
         ),
     ),
 }
@@ -197,7 +196,7 @@ class EvidencePlan:
     @property
     def networks(self) -> list[str]:
         """Rows of pre-trained networks, the one with both heads first."""
-        contrastive = self._recipe_config.loss.motion_target == LossConfig.motion_target
+        contrastive = self._recipe_config.loss.motion_target == _PAPER.loss.motion_target
         return [name for name in NETWORKS if self.seeds_of(name) > 0 and not (name == CONTRASTIVE and contrastive)]
 
     @property

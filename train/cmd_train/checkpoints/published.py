@@ -208,8 +208,8 @@ def _unreadable(path: Path, error: Exception) -> str:
             f"import torch; torch.save(torch.load({path.name!r}, weights_only=False)['state_dict'], 'weights.pth')"
         )
         return (
-            f"{path}: contains objects other than tensors ({', '.join(objects)}), which are not loaded because that can "
-            f'run code. If you trust its source, save the tensors alone: python -c "{convert}"'
+            f"{path}: contains objects other than tensors ({', '.join(objects)}), which are not loaded because that "
+            f'can run code. If you trust its source, save the tensors alone: python -c "{convert}"'
         )
     reason = str(error).partition("\n")[0] or type(error).__name__
     return f"{path}: not a readable .pth or .safetensors file of weights ({reason})"
