@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -58,7 +57,7 @@ def test_info_nce_ignores_invalid_keys_and_queries():
 @pytest.mark.parametrize("key_valid", [[False] * 4, [False, False, False, True]])
 def test_info_nce_without_any_valid_query_is_zero_with_zero_gradients(key_valid):
     query, key = unit(2, 8, seed=4).requires_grad_(), unit(4, 8, seed=5).requires_grad_()
-    matched = info_nce(query, key, torch.tensor([0, 1]), key_valid_M=torch.tensor(key_valid), symmetric=True)
+    matched = info_nce(query, key, torch.tensor([0, 1]), key_valid_M=torch.tensor(key_valid))
     matched.loss.backward()
     assert matched.loss.item() == 0
     assert matched.top1.item() == 0
@@ -71,14 +70,6 @@ def test_invalid_keys_get_no_gradient():
     info_nce(query, key, torch.arange(3), key_valid_M=torch.tensor([True, True, True, False, True])).loss.backward()
     assert torch.equal(key.grad[3], torch.zeros(8))
     assert key.grad[4].abs().sum() > 0
-
-
-def test_symmetric_info_nce_averages_both_directions():
-    query, key, target = unit(4, 8, seed=8), unit(7, 8, seed=9), torch.tensor([2, 0, 6, 5])
-    forward = [reference_match(query[n].tolist(), key.tolist(), own, 0.1)[0] for n, own in enumerate(target.tolist())]
-    backward = [reference_match(key[own].tolist(), query.tolist(), n, 0.1)[0] for n, own in enumerate(target.tolist())]
-    matched = info_nce(query, key, target, symmetric=True)
-    assert matched.loss.item() == pytest.approx((np.mean(forward) + np.mean(backward)) / 2, rel=1e-5)
 
 
 def test_collapsed_embeddings_have_zero_accuracy():
@@ -122,34 +113,28 @@ def test_context_loss_equals_a_loop():
     assert context_loss(output, CONFIG).loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_motion_loss_equals_a_loop(symmetric):
+def test_motion_loss_equals_a_loop():
     output = output_of()
     window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
-    keys, queries, place, query_place = [], [], {}, {}
+    keys, place = [], {}
     for sample, window, position in np.ndindex(3, 4, 5):
         if window_valid[sample, window]:
             place[sample, window, position] = len(keys)
             keys.append(output.motion_key_BWPD[sample, window, position].tolist())
-    for sample, position in np.ndindex(3, 5):
-        if window_valid[sample, 0]:
-            query_place[sample, position] = len(queries)
-            queries.append(output.motion_query_BPD[sample, position].tolist())
-    forward = [reference_match(queries[n], keys, place[s, 0, p], 0.1) for (s, p), n in query_place.items()]
-    backward = [reference_match(keys[place[s, 0, p]], queries, n, 0.1)[0] for (s, p), n in query_place.items()]
-    expected = np.mean([loss for loss, _ in forward])
-    if symmetric:
-        expected = (expected + np.mean(backward)) / 2
-    matched = motion_loss(output, window_valid, LossConfig(symmetric=symmetric))
-    assert matched.loss.item() == pytest.approx(expected, rel=1e-5)
-    assert matched.top5.item() == pytest.approx(np.mean([higher < 5 for _, higher in forward]))
+    matches = [
+        reference_match(output.motion_query_BPD[sample, position].tolist(), keys, place[sample, 0, position], 0.1)
+        for sample, position in np.ndindex(3, 5)
+        if window_valid[sample, 0]
+    ]
+    matched = motion_loss(output, window_valid, CONFIG)
+    assert matched.loss.item() == pytest.approx(np.mean([loss for loss, _ in matches]), rel=1e-5)
+    assert matched.top5.item() == pytest.approx(np.mean([higher < 5 for _, higher in matches]))
     assert (matched.candidates.item(), matched.queries.item()) == (9 * 5, 2 * 5)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
 @pytest.mark.parametrize(("own_video", "own_position"), [(True, False), (False, True), (True, True)])
-def test_restricted_candidates_equal_the_mean_of_separate_losses(symmetric, own_video, own_position):
-    output, config = output_of(), LossConfig(symmetric=symmetric)
+def test_restricted_candidates_equal_the_mean_of_separate_losses(own_video, own_position):
+    output = output_of()
     window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
 
     def loss_of_part(samples: slice, places: slice) -> InfoNCEOutput:
@@ -158,19 +143,19 @@ def test_restricted_candidates_equal_the_mean_of_separate_losses(symmetric, own_
             motion_query_BPD=output.motion_query_BPD[samples, places],
             motion_key_BWPD=output.motion_key_BWPD[samples, :, places],
         )
-        return motion_loss(part, window_valid[samples], config)
+        return motion_loss(part, window_valid[samples], CONFIG)
 
     # The third video has no window to predict, so on its own it has no queries.
     samples = [slice(n, n + 1) for n in range(2)] if own_video else [slice(None)]
     places = [slice(n, n + 1) for n in range(5)] if own_position else [slice(None)]
     parts = [loss_of_part(sample, place) for sample in samples for place in places]
-    restricted = replace(config, motion_own_video=own_video, motion_own_position=own_position)
+    restricted = LossConfig(motion_own_video=own_video, motion_own_position=own_position)
     matched = motion_loss(output, window_valid, restricted)
     assert matched.loss.item() == pytest.approx(np.mean([part.loss.item() for part in parts]), rel=1e-5)
     assert matched.top1.item() == pytest.approx(np.mean([part.top1.item() for part in parts]))
     assert matched.candidates.item() == pytest.approx(np.mean([part.candidates.item() for part in parts]), rel=0.2)
     assert matched.queries.item() == 2 * 5
-    whole = motion_loss(output, window_valid, config)
+    whole = motion_loss(output, window_valid, CONFIG)
     assert whole.loss.item() != pytest.approx(matched.loss.item(), rel=1e-2)
 
 
@@ -245,14 +230,13 @@ def gradients(
     model: nn.Module,
     part: slice,
     *,
-    symmetric: bool,
     rank_sizes: tuple[int, ...] | None = None,
     own_video: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     model.zero_grad()
     samples, motion = global_batch()
     output = model(samples[part], motion[part])
-    config = LossConfig(symmetric=symmetric, motion_own_video=own_video, motion_own_position=own_video)
+    config = LossConfig(motion_own_video=own_video, motion_own_position=own_video)
     loss = pretrain_loss(output, WINDOW_VALID[part], config, rank_sizes=rank_sizes)
     loss.total.backward()
     values = {"total": loss.total.item(), "candidates": loss.motion.candidates.item()}
@@ -264,28 +248,27 @@ def one_rank(rank: int, folder: str) -> None:
         torch.save(results_of(rank), Path(folder) / f"{rank}.pt")
 
 
-def results_of(rank: int) -> tuple[dict[object, object], Tensor]:
+def results_of(rank: int) -> tuple[dict[str, object], Tensor]:
     part = slice(rank * LOCAL_BATCH, (rank + 1) * LOCAL_BATCH)
     model = nn.parallel.DistributedDataParallel(LinearModel())
     # The reference cycle keeps the model, and with it the process group, alive until garbage collection.
     model.itself = [model]
-    results = {symmetric: gradients(model, part, symmetric=symmetric) for symmetric in (False, True)}
+    results = {"equal": gradients(model, part), "own video": gradients(model, part, own_video=True)}
     # The second rank has one sample fewer, as after a damaged sample.
     shorter = part if rank == 0 else slice(part.start, part.stop - 1)
     sizes = (LOCAL_BATCH, LOCAL_BATCH - 1)
-    results["shorter"] = gradients(model, shorter, symmetric=True, rank_sizes=sizes)
-    results["own video"] = gradients(model, part, symmetric=True, own_video=True)
+    results["shorter"] = gradients(model, shorter, rank_sizes=sizes)
     return results, gather_with_grad(torch.full((2,), float(rank)))
 
 
 def test_two_ranks_match_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
     mp.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for symmetric in (False, True, "shorter", "own video"):
-        whole = slice(None, -1) if symmetric == "shorter" else slice(None)
-        own_video = symmetric == "own video"
-        expected, values = gradients(LinearModel(), whole, symmetric=bool(symmetric), own_video=own_video)
-        results = [results[symmetric] for results, _ in ranks]
+    for case in ("equal", "shorter", "own video"):
+        whole = slice(None, -1) if case == "shorter" else slice(None)
+        own_video = case == "own video"
+        expected, values = gradients(LinearModel(), whole, own_video=own_video)
+        results = [results[case] for results, _ in ranks]
         assert np.mean([rank_values["total"] for _, rank_values in results]) == pytest.approx(values["total"], rel=1e-5)
         # With own-video candidates, each query has a different number; each rank reports the mean over its queries.
         assert np.mean([rank_values["candidates"] for _, rank_values in results]) == pytest.approx(values["candidates"])
