@@ -5,6 +5,7 @@ Shape legend:
     W  motion windows of a sample; window 0 is the predicted one
     P  positions of the predicted motion
     D  features of an embedding
+    N  motion queries of this rank, M  motion keys of all ranks
 
 Multiple ranks: keys are gathered from all ranks together with their gradients, and each rank's loss is weighted so
 that the *mean over ranks* equals the mean over all queries of the global batch. Averaging gradients over ranks, as
@@ -88,17 +89,6 @@ def _motion_embeddings(output: ModelOutput, window_valid_BW: Tensor) -> tuple[Te
     return query_BPD, key_BWPD
 
 
-def _candidates(row_B1: Tensor, valid_GW: Tensor, place_P: Tensor, config: LossConfig) -> Tensor | None:
-    """Return a (queries, keys) bool mask of the candidates of each query; None if all keys are candidates."""
-    if not (config.motion_own_video or config.motion_own_position):
-        return None
-    samples, windows = valid_GW.shape
-    own_BG = (row_B1 == torch.arange(samples, device=row_B1.device)) | (not config.motion_own_video)
-    own_PP = (place_P[:, None] == place_P) | (not config.motion_own_position)
-    allowed_BPGWP = own_BG[:, None, :, None, None] & own_PP[None, :, None, None, :]
-    return allowed_BPGWP.expand(-1, -1, -1, windows, -1).flatten(2).flatten(0, 1)
-
-
 def motion_loss(
     output: ModelOutput,
     window_valid_BW: Tensor,
@@ -116,7 +106,7 @@ def motion_loss(
         output: embeddings of this rank's batch, with motion.
         window_valid_BW: whether each window exists; short videos have fewer temporal negatives. Samples without
             window 0 contribute no queries.
-        config: temperature and restrictions of the candidates.
+        config: temperature and restriction of the candidates.
         query_valid_BP: positions that are queries (all if None); features at other positions remain candidates.
         rank_sizes: samples per rank; None if all ranks have the same number.
 
@@ -126,9 +116,12 @@ def motion_loss(
     query_BPD, key_BWPD = _motion_embeddings(output, window_valid_BW)
     samples, windows, positions, _ = key_BWPD.shape
     place_P = torch.arange(positions, device=query_BPD.device)
-    first_B1 = first_row(samples, rank_sizes) + torch.arange(samples, device=query_BPD.device)[:, None]
-    target_BP = first_B1 * windows * positions + place_P
+    row_B = first_row(samples, rank_sizes) + torch.arange(samples, device=query_BPD.device)
+    target_BP = row_B[:, None] * windows * positions + place_P
     valid_GW = gather_flags(window_valid_BW, rank_sizes)
+    own_NM = None
+    if config.motion_own_position:
+        own_NM = (place_P[:, None] == place_P).repeat(samples, valid_GW.numel())
     matched = info_nce(
         query_BPD.flatten(0, 1),
         gather_with_grad(key_BWPD, rank_sizes).flatten(0, 2),
@@ -136,7 +129,7 @@ def motion_loss(
         temperature=config.temperature,
         key_valid_M=valid_GW.flatten().repeat_interleave(positions),
         query_valid_N=None if query_valid_BP is None else query_valid_BP.flatten(),
-        pair_valid_NM=_candidates(first_B1, valid_GW, place_P, config),
+        pair_valid_NM=own_NM,
     )
     return _weighted_for_rank_mean(matched)
 

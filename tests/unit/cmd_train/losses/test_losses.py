@@ -8,10 +8,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmd_train.config import build_config
 from cmd_train.distributed.gather import gather_with_grad
 from cmd_train.losses.config import LossConfig
-from cmd_train.losses.contrast import InfoNCEOutput, alignment, info_nce, uniformity
+from cmd_train.losses.contrast import alignment, info_nce, uniformity
 from cmd_train.losses.outputs import ModelOutput
 from cmd_train.losses.pretrain import context_loss, motion_loss, pretrain_loss
 from tests.process_groups import two_rank_group
@@ -132,28 +131,21 @@ def test_motion_loss_equals_a_loop():
     assert (matched.candidates.item(), matched.queries.item()) == (9 * 5, 2 * 5)
 
 
-@pytest.mark.parametrize(("own_video", "own_position"), [(True, False), (False, True), (True, True)])
-def test_restricted_candidates_equal_the_mean_of_separate_losses(own_video, own_position):
+def test_candidates_at_the_own_position_equal_the_mean_of_separate_losses():
     output = output_of()
     window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
-
-    def loss_of_part(samples: slice, places: slice) -> InfoNCEOutput:
+    parts = []
+    for place in range(5):
         part = ModelOutput(
-            feature_BF=output.feature_BF[samples],
-            motion_query_BPD=output.motion_query_BPD[samples, places],
-            motion_key_BWPD=output.motion_key_BWPD[samples, :, places],
+            feature_BF=output.feature_BF,
+            motion_query_BPD=output.motion_query_BPD[:, place : place + 1],
+            motion_key_BWPD=output.motion_key_BWPD[:, :, place : place + 1],
         )
-        return motion_loss(part, window_valid[samples], CONFIG)
-
-    # The third video has no window to predict, so on its own it has no queries.
-    samples = [slice(n, n + 1) for n in range(2)] if own_video else [slice(None)]
-    places = [slice(n, n + 1) for n in range(5)] if own_position else [slice(None)]
-    parts = [loss_of_part(sample, place) for sample in samples for place in places]
-    restricted = LossConfig(motion_own_video=own_video, motion_own_position=own_position)
-    matched = motion_loss(output, window_valid, restricted)
+        parts.append(motion_loss(part, window_valid, CONFIG))
+    matched = motion_loss(output, window_valid, LossConfig(motion_own_position=True))
     assert matched.loss.item() == pytest.approx(np.mean([part.loss.item() for part in parts]), rel=1e-5)
     assert matched.top1.item() == pytest.approx(np.mean([part.top1.item() for part in parts]))
-    assert matched.candidates.item() == pytest.approx(np.mean([part.candidates.item() for part in parts]), rel=0.2)
+    assert {matched.candidates.item(), *(part.candidates.item() for part in parts)} == {9}
     assert matched.queries.item() == 2 * 5
     whole = motion_loss(output, window_valid, CONFIG)
     assert whole.loss.item() != pytest.approx(matched.loss.item(), rel=1e-2)
@@ -231,12 +223,12 @@ def gradients(
     part: slice,
     *,
     rank_sizes: tuple[int, ...] | None = None,
-    own_video: bool = False,
+    own_position: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     model.zero_grad()
     samples, motion = global_batch()
     output = model(samples[part], motion[part])
-    config = LossConfig(motion_own_video=own_video, motion_own_position=own_video)
+    config = LossConfig(motion_own_position=own_position)
     loss = pretrain_loss(output, WINDOW_VALID[part], config, rank_sizes=rank_sizes)
     loss.total.backward()
     values = {"total": loss.total.item(), "candidates": loss.motion.candidates.item()}
@@ -253,7 +245,7 @@ def results_of(rank: int) -> tuple[dict[str, object], Tensor]:
     model = nn.parallel.DistributedDataParallel(LinearModel())
     # The reference cycle keeps the model, and with it the process group, alive until garbage collection.
     model.itself = [model]
-    results = {"equal": gradients(model, part), "own video": gradients(model, part, own_video=True)}
+    results = {"equal": gradients(model, part), "own position": gradients(model, part, own_position=True)}
     # The second rank has one sample fewer, as after a damaged sample.
     shorter = part if rank == 0 else slice(part.start, part.stop - 1)
     sizes = (LOCAL_BATCH, LOCAL_BATCH - 1)
@@ -264,16 +256,13 @@ def results_of(rank: int) -> tuple[dict[str, object], Tensor]:
 def test_two_ranks_match_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
     mp.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for case in ("equal", "shorter", "own video"):
+    for case in ("equal", "shorter", "own position"):
         whole = slice(None, -1) if case == "shorter" else slice(None)
-        own_video = case == "own video"
-        expected, values = gradients(LinearModel(), whole, own_video=own_video)
+        expected, values = gradients(LinearModel(), whole, own_position=case == "own position")
         results = [results[case] for results, _ in ranks]
         assert np.mean([rank_values["total"] for _, rank_values in results]) == pytest.approx(values["total"], rel=1e-5)
-        # With own-video candidates, each query has a different number; each rank reports the mean over its queries.
-        assert np.mean([rank_values["candidates"] for _, rank_values in results]) == pytest.approx(values["candidates"])
         for rank_gradients, rank_values in results:
-            assert own_video or rank_values["candidates"] == values["candidates"]
+            assert rank_values["candidates"] == values["candidates"]
             for name, gradient in expected.items():
                 assert gradient.abs().max() > 1e-3, name
                 torch.testing.assert_close(rank_gradients[name], gradient, rtol=1e-4, atol=1e-6)
@@ -283,11 +272,3 @@ def test_two_ranks_match_the_gradients_of_one_process_with_the_whole_batch(tmp_p
 def test_gather_in_one_process_is_the_identity():
     tensor = torch.ones(3)
     assert gather_with_grad(tensor) is tensor
-
-
-def test_own_video_and_own_place_together_require_temporal_negatives():
-    both = {"loss.motion_own_video": True, "loss.motion_own_position": True}
-    build_config("ucf101", both)
-    build_config("ucf101", {"loss.motion_own_position": True, "sampling.temporal_negatives": 0})
-    with pytest.raises(ValueError, match=r"sampling\.temporal_negatives: must be at least 1 .* no negatives"):
-        build_config("ucf101", both | {"sampling.temporal_negatives": 0})
