@@ -60,7 +60,7 @@ def context_loss(output: ModelOutput, config: LossConfig, *, rank_sizes: Sizes =
     """Context matching: classify each clip's own keyframe among all keyframes of the global batch.
 
     Args:
-        output: embeddings of this rank's batch, with context. Queued keys are additional candidates.
+        output: embeddings of this rank's batch, with context.
         config: temperature.
         rank_sizes: samples per rank; None if all ranks have the same number.
 
@@ -71,12 +71,8 @@ def context_loss(output: ModelOutput, config: LossConfig, *, rank_sizes: Sizes =
     if query_BD is None or key_BD is None:
         raise ValueError("output: contains no context embeddings; the context head is off")
     target_B = first_row(len(query_BD), rank_sizes) + torch.arange(len(query_BD), device=query_BD.device)
-    key_GD, pair_valid_BG = gather_with_grad(key_BD, rank_sizes), None
-    if (queue := output.context_queue) is not None:
-        pair_valid_BG = torch.cat([queue.usable_BM.new_ones(len(query_BD), len(key_GD)), queue.usable_BM], dim=1)
-        key_GD = torch.cat([key_GD, queue.key_MD.to(key_GD.dtype)])
-    matched = info_nce(query_BD, key_GD, target_B, temperature=config.temperature, pair_valid_NM=pair_valid_BG)
-    return _weighted_for_rank_mean(matched)
+    key_GD = gather_with_grad(key_BD, rank_sizes)
+    return _weighted_for_rank_mean(info_nce(query_BD, key_GD, target_B, temperature=config.temperature))
 
 
 def _motion_embeddings(output: ModelOutput, window_valid_BW: Tensor) -> tuple[Tensor, Tensor]:

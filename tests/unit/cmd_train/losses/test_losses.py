@@ -53,6 +53,18 @@ def test_info_nce_ignores_invalid_keys_and_queries():
     assert (matched.candidates.item(), matched.queries.item()) == (6, 3)
 
 
+def test_info_nce_with_different_candidates_of_each_query_equals_a_loop():
+    query, key, target = unit(3, 8, seed=8), unit(7, 8, seed=9), torch.tensor([0, 1, 2])
+    pair_valid = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0]]).bool()
+    expected = []
+    for n, own in enumerate(target.tolist()):
+        kept = [m for m in range(7) if pair_valid[n, m]]
+        expected.append(reference_match(query[n].tolist(), key[kept].tolist(), kept.index(own), 0.1)[0])
+    matched = info_nce(query, key, target, pair_valid_NM=pair_valid)
+    assert matched.loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    assert matched.candidates.item() == pytest.approx((5 + 4 + 6) / 3)
+
+
 @pytest.mark.parametrize("key_valid", [[False] * 4, [False, False, False, True]])
 def test_info_nce_without_any_valid_query_is_zero_with_zero_gradients(key_valid):
     query, key = unit(2, 8, seed=4).requires_grad_(), unit(4, 8, seed=5).requires_grad_()
