@@ -20,7 +20,7 @@ from cmd_train.cli.main import main as train_main
 from tests.cluster.slurm import SlurmCluster, wait_until
 from tests.integration.cmd_train.training import ROOT, finish, launch, metrics, options, recorded, same, weights
 
-OPTIONS = options(optim__epochs=4, model__context_queue=12, data__workers=1, run__checkpoint_epochs=1)
+OPTIONS = options(optim__epochs=4, data__workers=1, run__checkpoint_epochs=1)
 STEPS = 12
 TIMEOUT_SECONDS = 240
 

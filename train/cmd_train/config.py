@@ -180,12 +180,6 @@ class TrainConfig:
             self.sampling.motion_window == "future" or self.model.predicts_directions or not self.model.motion_head,
             "sampling.motion_window: 'clip' needs loss.motion_target=directions",
         )
-        require(
-            not (self.loss.motion_own_video and self.loss.motion_own_position and self.model.motion_head)
-            or self.sampling.temporal_negatives > 0,
-            "sampling.temporal_negatives: must be at least 1 with both loss.motion_own_video and "
-            "loss.motion_own_position; otherwise a position has no negatives",
-        )
 
     def _check_directions(self) -> None:
         require(

@@ -16,9 +16,13 @@ from tests.integration.cmd_train.training import finish, launch, metrics, option
 
 pytestmark = pytest.mark.slow
 
-# With augmentation, dropout, a key queue filled by all ranks, and data workers.
+# With augmentation, dropout, restricted candidates and data workers.
 OPTIONS = options(
-    optim__epochs=4, model__context_queue=12, data__workers=1, run__checkpoint_epochs=1, run__keep_checkpoints=9
+    optim__epochs=4,
+    loss__motion_own_position="true",
+    data__workers=1,
+    run__checkpoint_epochs=1,
+    run__keep_checkpoints=9,
 )
 STEPS = 12
 

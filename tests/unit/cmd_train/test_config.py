@@ -66,7 +66,7 @@ def test_optimization_settings_are_the_papers() -> None:
     group = build_optimizer(nn.Linear(2, 2), optim).param_groups[0]
     assert (group["nesterov"], group["momentum"]) == (True, 0.9)
     loss = build_config("ucf101").loss
-    assert (loss.temperature, loss.context_weight, loss.motion_weight, loss.symmetric) == (0.1, 1.0, 1.0, False)
+    assert (loss.temperature, loss.context_weight, loss.motion_weight) == (0.1, 1.0, 1.0)
     assert build_config("hmdb51") == build_config("ucf101")
     assert build_config("kinetics400") == build_config("ucf101", {"optim.batch_size": 512})
 

@@ -98,8 +98,8 @@ def augment_motion(
         box=parameters.motion_crop.box.flatten(0, 1).to(device), flip=parameters.motion_crop.flip.flatten().to(device)
     )
     grid, valid = motion_quarter_px_BWTCHW.flatten(0, 1), valid_BWTHW.flatten(0, 1)
-    if config.global_motion != "keep":
-        grid = remove_global_motion(grid, valid, config.global_motion)
+    if config.global_motion == "median":
+        grid = remove_global_motion(grid, valid)
     motion = crop_motion(grid, valid, flat, config, header)
     return motion.view(*motion_quarter_px_BWTCHW.shape[:2], *motion.shape[1:])
 

@@ -11,7 +11,7 @@ from cmd_extract.system.validation import require, require_choice, require_range
 MotionInput = Literal["native", "paper"]
 MOTION_INPUTS: tuple[MotionInput, ...] = get_args(MotionInput)
 
-GlobalMotion = Literal["keep", "median", "affine"]
+GlobalMotion = Literal["keep", "median"]
 GLOBAL_MOTIONS: tuple[GlobalMotion, ...] = get_args(GlobalMotion)
 
 NATIVE_CELL_PX = 4
@@ -55,8 +55,7 @@ class AugmentConfig:
         rescale_vectors: false: vectors stay in units of the stored picture, regardless of the crop. True: vectors are
             scaled as if the crop were enlarged to the size of the whole picture: dx is divided by the crop's share of
             the width, dy by its share of the height.
-        global_motion: ``median`` or ``affine`` remove camera motion (see ``cmd_train.augment.global_motion``);
-            ``keep`` does not.
+        global_motion: ``median`` removes camera motion (see ``cmd_train.augment.global_motion``); ``keep`` does not.
     """
 
     crop_size: int = 112

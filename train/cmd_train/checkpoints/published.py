@@ -42,7 +42,6 @@ _BACKBONE_PREFIXES = (PUBLISHED_BACKBONE, "encoder_q.", "backbone.")
 """Prefixes of the backbone in the authors' files, in files of MoCo, and in files of MMAction2."""
 _HEADS = ("fc", "head", "cls_head", "classifier")
 _WRAPPER_KEYS = ("state_dict", "model", "model_state_dict", "net")
-_QUEUE = "context_queue."  # buffers of the queue of keys
 
 
 def _publish_convolution(match: re.Match[str]) -> str:
@@ -124,7 +123,7 @@ def load_published(model: PretrainModel | Backbone, state: Mapping[str, Tensor])
 def load_named(
     model: nn.Module, given: Mapping[str, Tensor], name_of: Callable[[str], str] = lambda name: name
 ) -> None:
-    """Copy tensors into a model by name, all of them or none; the queue of keys starts empty.
+    """Copy tensors into a model by name, all of them or none.
 
     Args:
         model: network to fill, in place.
@@ -135,9 +134,7 @@ def load_named(
         ValueError: names are missing or unexpected, or shapes differ; the message lists them, and the model stays
             unchanged.
     """
-    # The queue holds embeddings of other data, computed with other weights.
-    own = {name: tensor for name, tensor in model.state_dict().items() if not name.startswith(_QUEUE)}
-    given = {name: tensor for name, tensor in given.items() if not name.startswith(_QUEUE)}
+    own = model.state_dict()
     theirs = {name: name_of(name) for name in own}
     problems = []
     if missing := sorted(set(theirs.values()) - set(given)):
@@ -154,9 +151,7 @@ def load_named(
         problems.append(f"different shape: {', '.join(misshapen)}")
     if problems:
         raise ValueError("the weights do not fit the network; " + "; ".join(problems))
-    model.load_state_dict(found, strict=False)
-    if isinstance(model, PretrainModel):
-        model.restart_queue()
+    model.load_state_dict(found)
 
 
 def load_submodule(module: nn.Module, weights: Mapping[str, Tensor], prefix: str) -> None:

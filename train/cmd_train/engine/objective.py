@@ -49,7 +49,7 @@ class PretrainObjective:
         valid_BW = inputs.window_valid_BW
         enabled = config.run.precision == "bf16"
         with torch.autocast(batch.clip_u8_BTHWC.device.type, torch.bfloat16, enabled=enabled):
-            output = model(inputs.clip_B3THW, inputs.keyframe_B31HW, inputs.motion_BWCTHW, valid_BW, batch.video_B)
+            output = model(inputs.clip_B3THW, inputs.keyframe_B31HW, inputs.motion_BWCTHW, valid_BW)
         moving_BP, targets = motion_supervision(inputs.motion_BWCTHW, config)
         loss = pretrain_loss(
             output,

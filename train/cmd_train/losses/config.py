@@ -19,9 +19,6 @@ class LossConfig:
     Attributes:
         temperature: divisor of the similarities in both losses.
         context_weight, motion_weight: weights of the two losses; the paper uses their unweighted sum.
-        symmetric: also classify the query of each key, and average both directions.
-        motion_own_video: restrict the candidates of a predicted position to features of its own video. In the paper
-            they are features of the whole batch, which rewards recognizing the video by its scene.
         motion_own_position: restrict the candidates of a predicted position to features at its own position. In the
             paper they are features of all positions, which rewards telling positions apart; that takes no motion.
         drop_static_px: exclude predicted positions whose mean speed over their window, in pixels per frame, is lower
@@ -36,8 +33,6 @@ class LossConfig:
     temperature: float = DEFAULT_TEMPERATURE
     context_weight: float = 1.0
     motion_weight: float = 1.0
-    symmetric: bool = False
-    motion_own_video: bool = False
     motion_own_position: bool = False
     drop_static_px: float = 0.0
     motion_target: MotionTarget = "features"

@@ -47,7 +47,6 @@ def info_nce(
     key_valid_M: Tensor | None = None,
     query_valid_N: Tensor | None = None,
     pair_valid_NM: Tensor | None = None,
-    symmetric: bool = False,
 ) -> InfoNCEOutput:
     """Compute the cross-entropy of classifying each query's own key among all keys (the paper's loss), in float32.
 
@@ -58,10 +57,7 @@ def info_nce(
         temperature: divisor of the similarities; positive.
         key_valid_M: keys that are candidates (all if None). Queries whose own key is not are ignored.
         query_valid_N: queries to include (all if None).
-        pair_valid_NM: candidate keys of each query (all if None); must include its own key. Not applied to the
-            reverse direction.
-        symmetric: average the loss with that of the reverse direction, in which each query's own key classifies its
-            query among the valid queries; the other outputs remain those of the queries.
+        pair_valid_NM: candidate keys of each query (all if None); must include its own key.
 
     Raises:
         ValueError: the temperature is not positive, or shapes do not match.
@@ -78,10 +74,6 @@ def info_nce(
         summed = F.cross_entropy(logits_NM, label_N, ignore_index=_IGNORE_INDEX, reduction="sum")
     queries = valid_N.sum()
     loss = summed / queries.clamp(min=1)
-    if symmetric:
-        own_N = torch.arange(len(query_ND), device=target_N.device)
-        reverse = info_nce(key_MD[target_N], query_ND, own_N, temperature=temperature, key_valid_M=valid_N)
-        loss = (loss + reverse.loss) / 2
     top1, top5 = (_topk_accuracy(k, logits_NM, target_N, valid_N) for k in (1, 5))
     return InfoNCEOutput(loss=loss, top1=top1, top5=top5, candidates=candidates, queries=queries)
 

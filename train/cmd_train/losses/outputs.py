@@ -2,7 +2,7 @@
 
 Shape legend:
     B  samples of a batch, W  motion windows of a sample, P  positions of the predicted motion
-    D  features of an embedding, F  features of the backbone, K  classes, M  keys in the queue
+    D  features of an embedding, F  features of the backbone, K  classes
 """
 
 # ruff: noqa: N815 (field names carry the shapes of their tensors)
@@ -16,19 +16,6 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class QueuedKeys:
-    """Content of the key queue before a batch.
-
-    Attributes:
-        key_MD: keys of unit length, without gradient.
-        usable_BM: bool; False for empty slots and for keys of the sample's own video.
-    """
-
-    key_MD: Tensor
-    usable_BM: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
 class ModelOutput:
     """Embeddings of a batch, all of unit length; None for a head that is off.
 
@@ -38,7 +25,6 @@ class ModelOutput:
         context_key_BD: embeddings of the keyframes.
         motion_query_BPD: predicted motion embeddings.
         motion_key_BWPD: embeddings of the motion windows; window 0 is the predicted one.
-        context_queue: keys of earlier batches; None without a queue.
         direction_BKQHW: scores of motion directions (classes K, parts Q of the window; H x W positions), if the motion
             head predicts directions.
 
@@ -51,7 +37,6 @@ class ModelOutput:
     context_key_BD: Tensor | None = None
     motion_query_BPD: Tensor | None = None
     motion_key_BWPD: Tensor | None = None
-    context_queue: QueuedKeys | None = None
     direction_BKQHW: Tensor | None = None
 
     def __post_init__(self) -> None:

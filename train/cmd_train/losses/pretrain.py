@@ -5,6 +5,7 @@ Shape legend:
     W  motion windows of a sample; window 0 is the predicted one
     P  positions of the predicted motion
     D  features of an embedding
+    N  motion queries of this rank, M  motion keys of all ranks
 
 Multiple ranks: keys are gathered from all ranks together with their gradients, and each rank's loss is weighted so
 that the *mean over ranks* equals the mean over all queries of the global batch. Averaging gradients over ranks, as
@@ -12,8 +13,6 @@ DistributedDataParallel does, then yields exactly the gradients of a single proc
 apart). Top-1 and top-5 accuracy refer to the rank's own queries. If damaged samples leave ranks with batches of
 different sizes, ``rank_sizes`` holds them.
 """
-
-# ruff: noqa: N815 (field names carry the shapes of their tensors)
 
 from __future__ import annotations
 
@@ -47,22 +46,22 @@ class PretrainLoss:
     directions: DirectionLoss | None
 
 
-def _weighted_for_rank_mean(matched: InfoNCEOutput) -> Tensor:
+def _weighted_for_rank_mean(matched: InfoNCEOutput) -> InfoNCEOutput:
     """Scale a rank's mean loss so that the mean over ranks is the mean over all valid queries."""
     world = rank_and_world()[1]
     if world == 1:
-        return matched.loss
+        return matched
     total = matched.queries.clone()
     dist.all_reduce(total)
-    return matched.loss * matched.queries * world / total.clamp(min=1)
+    return replace(matched, loss=matched.loss * matched.queries * world / total.clamp(min=1))
 
 
 def context_loss(output: ModelOutput, config: LossConfig, *, rank_sizes: Sizes = None) -> InfoNCEOutput:
     """Context matching: classify each clip's own keyframe among all keyframes of the global batch.
 
     Args:
-        output: embeddings of this rank's batch, with context. Queued keys are additional candidates.
-        config: temperature and symmetry.
+        output: embeddings of this rank's batch, with context.
+        config: temperature.
         rank_sizes: samples per rank; None if all ranks have the same number.
 
     Raises:
@@ -72,17 +71,8 @@ def context_loss(output: ModelOutput, config: LossConfig, *, rank_sizes: Sizes =
     if query_BD is None or key_BD is None:
         raise ValueError("output: contains no context embeddings; the context head is off")
     target_B = first_row(len(query_BD), rank_sizes) + torch.arange(len(query_BD), device=query_BD.device)
-    key_GD, pair_valid_BG = gather_with_grad(key_BD, rank_sizes), None
-    if (queue := output.context_queue) is not None:
-        pair_valid_BG = torch.cat([queue.usable_BM.new_ones(len(query_BD), len(key_GD)), queue.usable_BM], dim=1)
-        key_GD = torch.cat([key_GD, queue.key_MD.to(key_GD.dtype)])
-    matched = info_nce(query_BD, key_GD, target_B, temperature=config.temperature, pair_valid_NM=pair_valid_BG)
-    loss = _weighted_for_rank_mean(matched)
-    if config.symmetric:
-        query_GD = gather_with_grad(query_BD, rank_sizes)
-        reverse = info_nce(key_BD, query_GD, target_B, temperature=config.temperature)
-        loss = (loss + _weighted_for_rank_mean(reverse)) / 2
-    return replace(matched, loss=loss)
+    key_GD = gather_with_grad(key_BD, rank_sizes)
+    return _weighted_for_rank_mean(info_nce(query_BD, key_GD, target_B, temperature=config.temperature))
 
 
 def _motion_embeddings(output: ModelOutput, window_valid_BW: Tensor) -> tuple[Tensor, Tensor]:
@@ -93,35 +83,6 @@ def _motion_embeddings(output: ModelOutput, window_valid_BW: Tensor) -> tuple[Te
         shape = tuple(key_BWPD.shape[:2])
         raise ValueError(f"window_valid_BW: must have shape {shape}, got {tuple(window_valid_BW.shape)}")
     return query_BPD, key_BWPD
-
-
-@dataclass(frozen=True, kw_only=True)
-class _CandidateMask:
-    """Restriction of the candidates of each query.
-
-    Attributes:
-        row_B1: index of this rank's samples among the samples of all ranks.
-        samples: samples of all ranks.
-        positions: positions per window.
-        own_video, own_position: restrict candidates to the query's own sample, to its own position.
-    """
-
-    row_B1: Tensor
-    samples: int
-    positions: int
-    own_video: bool
-    own_position: bool
-
-    def pairs(self, windows: int) -> Tensor | None:
-        """Return a (queries, keys) bool mask for keys of `windows` windows per sample; None if all are candidates."""
-        if not (self.own_video or self.own_position):
-            return None
-        device = self.row_B1.device
-        own_BG = (self.row_B1 == torch.arange(self.samples, device=device)) | (not self.own_video)
-        place_P = torch.arange(self.positions, device=device)
-        own_PP = (place_P[:, None] == place_P) | (not self.own_position)
-        allowed_BPGWP = own_BG[:, None, :, None, None] & own_PP[None, :, None, None, :]
-        return allowed_BPGWP.expand(-1, -1, -1, windows, -1).flatten(2).flatten(0, 1)
 
 
 def motion_loss(
@@ -141,7 +102,7 @@ def motion_loss(
         output: embeddings of this rank's batch, with motion.
         window_valid_BW: whether each window exists; short videos have fewer temporal negatives. Samples without
             window 0 contribute no queries.
-        config: temperature, symmetry and restrictions of the candidates.
+        config: temperature and restriction of the candidates.
         query_valid_BP: positions that are queries (all if None); features at other positions remain candidates.
         rank_sizes: samples per rank; None if all ranks have the same number.
 
@@ -151,39 +112,22 @@ def motion_loss(
     query_BPD, key_BWPD = _motion_embeddings(output, window_valid_BW)
     samples, windows, positions, _ = key_BWPD.shape
     place_P = torch.arange(positions, device=query_BPD.device)
-    first_B1 = first_row(samples, rank_sizes) + torch.arange(samples, device=query_BPD.device)[:, None]
-    target_BP = first_B1 * windows * positions + place_P
-    query_valid_N = None if query_valid_BP is None else query_valid_BP.flatten()
+    row_B = first_row(samples, rank_sizes) + torch.arange(samples, device=query_BPD.device)
+    target_BP = row_B[:, None] * windows * positions + place_P
     valid_GW = gather_flags(window_valid_BW, rank_sizes)
-    candidates = _CandidateMask(
-        row_B1=first_B1,
-        samples=len(valid_GW),
-        positions=positions,
-        own_video=config.motion_own_video,
-        own_position=config.motion_own_position,
-    )
+    own_NM = None
+    if config.motion_own_position:
+        own_NM = (place_P[:, None] == place_P).repeat(samples, valid_GW.numel())
     matched = info_nce(
         query_BPD.flatten(0, 1),
         gather_with_grad(key_BWPD, rank_sizes).flatten(0, 2),
         target_BP.flatten(),
         temperature=config.temperature,
         key_valid_M=valid_GW.flatten().repeat_interleave(positions),
-        query_valid_N=query_valid_N,
-        pair_valid_NM=candidates.pairs(windows),
+        query_valid_N=None if query_valid_BP is None else query_valid_BP.flatten(),
+        pair_valid_NM=own_NM,
     )
-    loss = _weighted_for_rank_mean(matched)
-    if config.symmetric:
-        reverse = info_nce(
-            key_BWPD[:, 0].flatten(0, 1),
-            gather_with_grad(query_BPD, rank_sizes).flatten(0, 1),
-            (first_B1 * positions + place_P).flatten(),
-            temperature=config.temperature,
-            key_valid_M=valid_GW[:, 0].repeat_interleave(positions),
-            query_valid_N=query_valid_N,
-            pair_valid_NM=candidates.pairs(1),
-        )
-        loss = (loss + _weighted_for_rank_mean(reverse)) / 2
-    return replace(matched, loss=loss)
+    return _weighted_for_rank_mean(matched)
 
 
 def pretrain_loss(

@@ -78,9 +78,6 @@ class ModelConfig:
         directions: number of directions; "still" is an additional class.
         direction_parts: equal parts of the motion window whose directions are predicted separately; with
             `motion_window="clip"` parts per time step of the token map.
-        context_queue: number of keyframe embeddings of earlier batches used as additional negatives; 0, as in the
-            paper, uses none. Helps with small batches.
-        queue_momentum: momentum of the moving-average encoder that computes those embeddings, in [0, 1).
         classifier_dropout: dropout probability before the classifier, in [0, 1). Used by fine-tuning only.
 
     Raises:
@@ -109,8 +106,6 @@ class ModelConfig:
     motion_window: MotionWindowKind = "future"
     directions: int = 8
     direction_parts: int = 2
-    context_queue: int = 0
-    queue_momentum: float = 0.99
     classifier_dropout: float = 0.3
 
     def __post_init__(self) -> None:
@@ -124,7 +119,7 @@ class ModelConfig:
         require_range(self, "width", "embedding_dim", "head_hidden", "encoder_layers", "decoder_layers", ge=1)
         require_range(self, "predictor_width", "predictor_heads", "predictor_ff", ge=1)
         require_range(self, "motion_frames", ge=1, le=MAX_MOTION_FRAMES)
-        require_range(self, "dropout", "classifier_dropout", "queue_momentum", ge=0, lt=1)
+        require_range(self, "dropout", "classifier_dropout", ge=0, lt=1)
         token_grid(self.clip_frames, self.crop_size)
         require(
             self.predictor_width % self.predictor_heads == 0,
@@ -133,10 +128,6 @@ class ModelConfig:
         require(
             self.encoder_width >= 2 and self.encoder_width % 2 == 0,
             f"encoder_width: must be even and at least 2, got {self.encoder_width}",
-        )
-        require(
-            self.context_queue == 0 or (self.context_queue > 0 and self.context_head),
-            f"context_queue: must be 0, or positive with context_head=True, got {self.context_queue}",
         )
 
     @property

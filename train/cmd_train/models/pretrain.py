@@ -16,7 +16,6 @@ from cmd_train.models.backbones import build_backbone
 from cmd_train.models.config import ModelConfig
 from cmd_train.models.encoders import ContextEncoder
 from cmd_train.models.heads import DirectionHead, EmbeddingHead, MotionHead
-from cmd_train.models.key_queue import KeyQueue
 
 
 class PretrainModel(nn.Module):
@@ -37,13 +36,6 @@ class PretrainModel(nn.Module):
             self.context_query_head = EmbeddingHead(channels, config.head_hidden, config.embedding_dim)
             self.context_key_head = EmbeddingHead(
                 self.context_encoder.out_channels, config.head_hidden, config.embedding_dim
-            )
-        if config.context_queue:
-            self.context_queue = KeyQueue(
-                self._key_encoder(),
-                size=config.context_queue,
-                features=config.embedding_dim,
-                momentum=config.queue_momentum,
             )
         self.motion: MotionHead | DirectionHead
         if config.predicts_directions:
@@ -73,21 +65,12 @@ class PretrainModel(nn.Module):
         """Predict scores (B, K, Q, H, W) of motion directions."""
         return self.motion(tokens_BCTHW)  # type: ignore[no-any-return] # modules return Any
 
-    def restart_queue(self) -> None:
-        """Reset the key queue, if there is one; call this after loading other weights."""
-        if self.config.context_queue:
-            self.context_queue.restart(self._key_encoder())
-
-    def _key_encoder(self) -> nn.Module:
-        return nn.Sequential(self.context_encoder, self.context_key_head)
-
     def forward(
         self,
         clip_B3THW: Tensor,
         keyframe_B31HW: Tensor | None = None,
         motion_BWCTHW: Tensor | None = None,
         window_valid_BW: Tensor | None = None,
-        video_B: Tensor | None = None,
     ) -> ModelOutput:
         """Compute the embeddings of a batch for all heads that are on.
 
@@ -97,22 +80,17 @@ class PretrainModel(nn.Module):
             motion_BWCTHW: motion windows (units: pixels / 10), the predicted one first; ignored unless the motion head
                 predicts features.
             window_valid_BW: whether each motion window exists (all if None).
-            video_B: video index of each sample; used by the key queue only.
 
         Raises:
             ValueError: an input of a head that is on is missing, or a shape does not match the configuration.
         """
         encoded = self.backbone(clip_B3THW)
-        context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = queued = direction_BKQHW = None
+        context_query_BD = context_key_BD = motion_query_BPD = motion_key_BWPD = direction_BKQHW = None
         if self.config.context_head:
             if keyframe_B31HW is None:
                 raise ValueError("keyframe_B31HW: required, since the context head is on")
             context_query_BD = self.forward_context_query(encoded.tokens_BCTHW)
             context_key_BD = self.forward_context_key(keyframe_B31HW)
-            if self.config.context_queue:
-                if video_B is None:
-                    raise ValueError("video_B: required, since the key queue is on")
-                queued = self.context_queue(self._key_encoder(), keyframe_B31HW, video_B)
         if self.config.predicts_directions:
             direction_BKQHW = self.forward_directions(encoded.tokens_BCTHW)
         elif self.config.motion_head:
@@ -126,6 +104,5 @@ class PretrainModel(nn.Module):
             context_key_BD=context_key_BD,
             motion_query_BPD=motion_query_BPD,
             motion_key_BWPD=motion_key_BWPD,
-            context_queue=queued,
             direction_BKQHW=direction_BKQHW,
         )

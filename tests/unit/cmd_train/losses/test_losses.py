@@ -1,5 +1,4 @@
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,9 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmd_train.config import build_config
 from cmd_train.distributed.gather import gather_with_grad
 from cmd_train.losses.config import LossConfig
-from cmd_train.losses.contrast import InfoNCEOutput, alignment, info_nce, uniformity
+from cmd_train.losses.contrast import alignment, info_nce, uniformity
 from cmd_train.losses.outputs import ModelOutput
 from cmd_train.losses.pretrain import context_loss, motion_loss, pretrain_loss
 from tests.process_groups import two_rank_group
@@ -55,10 +53,22 @@ def test_info_nce_ignores_invalid_keys_and_queries():
     assert (matched.candidates.item(), matched.queries.item()) == (6, 3)
 
 
+def test_info_nce_with_different_candidates_of_each_query_equals_a_loop():
+    query, key, target = unit(3, 8, seed=8), unit(7, 8, seed=9), torch.tensor([0, 1, 2])
+    pair_valid = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0]]).bool()
+    expected = []
+    for n, own in enumerate(target.tolist()):
+        kept = [m for m in range(7) if pair_valid[n, m]]
+        expected.append(reference_match(query[n].tolist(), key[kept].tolist(), kept.index(own), 0.1)[0])
+    matched = info_nce(query, key, target, pair_valid_NM=pair_valid)
+    assert matched.loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
+    assert matched.candidates.item() == pytest.approx((5 + 4 + 6) / 3)
+
+
 @pytest.mark.parametrize("key_valid", [[False] * 4, [False, False, False, True]])
 def test_info_nce_without_any_valid_query_is_zero_with_zero_gradients(key_valid):
     query, key = unit(2, 8, seed=4).requires_grad_(), unit(4, 8, seed=5).requires_grad_()
-    matched = info_nce(query, key, torch.tensor([0, 1]), key_valid_M=torch.tensor(key_valid), symmetric=True)
+    matched = info_nce(query, key, torch.tensor([0, 1]), key_valid_M=torch.tensor(key_valid))
     matched.loss.backward()
     assert matched.loss.item() == 0
     assert matched.top1.item() == 0
@@ -71,14 +81,6 @@ def test_invalid_keys_get_no_gradient():
     info_nce(query, key, torch.arange(3), key_valid_M=torch.tensor([True, True, True, False, True])).loss.backward()
     assert torch.equal(key.grad[3], torch.zeros(8))
     assert key.grad[4].abs().sum() > 0
-
-
-def test_symmetric_info_nce_averages_both_directions():
-    query, key, target = unit(4, 8, seed=8), unit(7, 8, seed=9), torch.tensor([2, 0, 6, 5])
-    forward = [reference_match(query[n].tolist(), key.tolist(), own, 0.1)[0] for n, own in enumerate(target.tolist())]
-    backward = [reference_match(key[own].tolist(), query.tolist(), n, 0.1)[0] for n, own in enumerate(target.tolist())]
-    matched = info_nce(query, key, target, symmetric=True)
-    assert matched.loss.item() == pytest.approx((np.mean(forward) + np.mean(backward)) / 2, rel=1e-5)
 
 
 def test_collapsed_embeddings_have_zero_accuracy():
@@ -122,55 +124,42 @@ def test_context_loss_equals_a_loop():
     assert context_loss(output, CONFIG).loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-def test_motion_loss_equals_a_loop(symmetric):
+def test_motion_loss_equals_a_loop():
     output = output_of()
     window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
-    keys, queries, place, query_place = [], [], {}, {}
+    keys, place = [], {}
     for sample, window, position in np.ndindex(3, 4, 5):
         if window_valid[sample, window]:
             place[sample, window, position] = len(keys)
             keys.append(output.motion_key_BWPD[sample, window, position].tolist())
-    for sample, position in np.ndindex(3, 5):
-        if window_valid[sample, 0]:
-            query_place[sample, position] = len(queries)
-            queries.append(output.motion_query_BPD[sample, position].tolist())
-    forward = [reference_match(queries[n], keys, place[s, 0, p], 0.1) for (s, p), n in query_place.items()]
-    backward = [reference_match(keys[place[s, 0, p]], queries, n, 0.1)[0] for (s, p), n in query_place.items()]
-    expected = np.mean([loss for loss, _ in forward])
-    if symmetric:
-        expected = (expected + np.mean(backward)) / 2
-    matched = motion_loss(output, window_valid, LossConfig(symmetric=symmetric))
-    assert matched.loss.item() == pytest.approx(expected, rel=1e-5)
-    assert matched.top5.item() == pytest.approx(np.mean([higher < 5 for _, higher in forward]))
+    matches = [
+        reference_match(output.motion_query_BPD[sample, position].tolist(), keys, place[sample, 0, position], 0.1)
+        for sample, position in np.ndindex(3, 5)
+        if window_valid[sample, 0]
+    ]
+    matched = motion_loss(output, window_valid, CONFIG)
+    assert matched.loss.item() == pytest.approx(np.mean([loss for loss, _ in matches]), rel=1e-5)
+    assert matched.top5.item() == pytest.approx(np.mean([higher < 5 for _, higher in matches]))
     assert (matched.candidates.item(), matched.queries.item()) == (9 * 5, 2 * 5)
 
 
-@pytest.mark.parametrize("symmetric", [False, True])
-@pytest.mark.parametrize(("own_video", "own_position"), [(True, False), (False, True), (True, True)])
-def test_restricted_candidates_equal_the_mean_of_separate_losses(symmetric, own_video, own_position):
-    output, config = output_of(), LossConfig(symmetric=symmetric)
+def test_candidates_at_the_own_position_equal_the_mean_of_separate_losses():
+    output = output_of()
     window_valid = torch.tensor([[1, 1, 1, 1], [1, 0, 1, 0], [0, 1, 1, 1]]).bool()
-
-    def loss_of_part(samples: slice, places: slice) -> InfoNCEOutput:
+    parts = []
+    for place in range(5):
         part = ModelOutput(
-            feature_BF=output.feature_BF[samples],
-            motion_query_BPD=output.motion_query_BPD[samples, places],
-            motion_key_BWPD=output.motion_key_BWPD[samples, :, places],
+            feature_BF=output.feature_BF,
+            motion_query_BPD=output.motion_query_BPD[:, place : place + 1],
+            motion_key_BWPD=output.motion_key_BWPD[:, :, place : place + 1],
         )
-        return motion_loss(part, window_valid[samples], config)
-
-    # The third video has no window to predict, so on its own it has no queries.
-    samples = [slice(n, n + 1) for n in range(2)] if own_video else [slice(None)]
-    places = [slice(n, n + 1) for n in range(5)] if own_position else [slice(None)]
-    parts = [loss_of_part(sample, place) for sample in samples for place in places]
-    restricted = replace(config, motion_own_video=own_video, motion_own_position=own_position)
-    matched = motion_loss(output, window_valid, restricted)
+        parts.append(motion_loss(part, window_valid, CONFIG))
+    matched = motion_loss(output, window_valid, LossConfig(motion_own_position=True))
     assert matched.loss.item() == pytest.approx(np.mean([part.loss.item() for part in parts]), rel=1e-5)
     assert matched.top1.item() == pytest.approx(np.mean([part.top1.item() for part in parts]))
-    assert matched.candidates.item() == pytest.approx(np.mean([part.candidates.item() for part in parts]), rel=0.2)
+    assert {matched.candidates.item(), *(part.candidates.item() for part in parts)} == {9}
     assert matched.queries.item() == 2 * 5
-    whole = motion_loss(output, window_valid, config)
+    whole = motion_loss(output, window_valid, CONFIG)
     assert whole.loss.item() != pytest.approx(matched.loss.item(), rel=1e-2)
 
 
@@ -245,14 +234,13 @@ def gradients(
     model: nn.Module,
     part: slice,
     *,
-    symmetric: bool,
     rank_sizes: tuple[int, ...] | None = None,
-    own_video: bool = False,
+    own_position: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     model.zero_grad()
     samples, motion = global_batch()
     output = model(samples[part], motion[part])
-    config = LossConfig(symmetric=symmetric, motion_own_video=own_video, motion_own_position=own_video)
+    config = LossConfig(motion_own_position=own_position)
     loss = pretrain_loss(output, WINDOW_VALID[part], config, rank_sizes=rank_sizes)
     loss.total.backward()
     values = {"total": loss.total.item(), "candidates": loss.motion.candidates.item()}
@@ -264,33 +252,29 @@ def one_rank(rank: int, folder: str) -> None:
         torch.save(results_of(rank), Path(folder) / f"{rank}.pt")
 
 
-def results_of(rank: int) -> tuple[dict[object, object], Tensor]:
+def results_of(rank: int) -> tuple[dict[str, object], Tensor]:
     part = slice(rank * LOCAL_BATCH, (rank + 1) * LOCAL_BATCH)
     model = nn.parallel.DistributedDataParallel(LinearModel())
     # The reference cycle keeps the model, and with it the process group, alive until garbage collection.
     model.itself = [model]
-    results = {symmetric: gradients(model, part, symmetric=symmetric) for symmetric in (False, True)}
+    results = {"equal": gradients(model, part), "own position": gradients(model, part, own_position=True)}
     # The second rank has one sample fewer, as after a damaged sample.
     shorter = part if rank == 0 else slice(part.start, part.stop - 1)
     sizes = (LOCAL_BATCH, LOCAL_BATCH - 1)
-    results["shorter"] = gradients(model, shorter, symmetric=True, rank_sizes=sizes)
-    results["own video"] = gradients(model, part, symmetric=True, own_video=True)
+    results["shorter"] = gradients(model, shorter, rank_sizes=sizes)
     return results, gather_with_grad(torch.full((2,), float(rank)))
 
 
 def test_two_ranks_match_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
     mp.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for symmetric in (False, True, "shorter", "own video"):
-        whole = slice(None, -1) if symmetric == "shorter" else slice(None)
-        own_video = symmetric == "own video"
-        expected, values = gradients(LinearModel(), whole, symmetric=bool(symmetric), own_video=own_video)
-        results = [results[symmetric] for results, _ in ranks]
+    for case in ("equal", "shorter", "own position"):
+        whole = slice(None, -1) if case == "shorter" else slice(None)
+        expected, values = gradients(LinearModel(), whole, own_position=case == "own position")
+        results = [results[case] for results, _ in ranks]
         assert np.mean([rank_values["total"] for _, rank_values in results]) == pytest.approx(values["total"], rel=1e-5)
-        # With own-video candidates, each query has a different number; each rank reports the mean over its queries.
-        assert np.mean([rank_values["candidates"] for _, rank_values in results]) == pytest.approx(values["candidates"])
         for rank_gradients, rank_values in results:
-            assert own_video or rank_values["candidates"] == values["candidates"]
+            assert rank_values["candidates"] == values["candidates"]
             for name, gradient in expected.items():
                 assert gradient.abs().max() > 1e-3, name
                 torch.testing.assert_close(rank_gradients[name], gradient, rtol=1e-4, atol=1e-6)
@@ -300,11 +284,3 @@ def test_two_ranks_match_the_gradients_of_one_process_with_the_whole_batch(tmp_p
 def test_gather_in_one_process_is_the_identity():
     tensor = torch.ones(3)
     assert gather_with_grad(tensor) is tensor
-
-
-def test_own_video_and_own_place_together_require_temporal_negatives():
-    both = {"loss.motion_own_video": True, "loss.motion_own_position": True}
-    build_config("ucf101", both)
-    build_config("ucf101", {"loss.motion_own_position": True, "sampling.temporal_negatives": 0})
-    with pytest.raises(ValueError, match=r"sampling\.temporal_negatives: must be at least 1 .* no negatives"):
-        build_config("ucf101", both | {"sampling.temporal_negatives": 0})
