@@ -24,12 +24,12 @@ def status(out: Path, list_shards: bool, stale_after: float) -> None:
 
     States are done, running, failed, waiting, and stale for a task that no longer responds.
     """
-    from cmd_extract.cluster.claims import Claims
     from cmd_extract.cluster.slurm import JOBS_FOLDER
     from cmd_extract.cluster.status import STATES, read_status
     from cmd_extract.cluster.task_log import DONE
     from cmd_extract.console.tables import format_table
     from cmd_extract.schema import RUN_NAME
+    from cmd_extract.system.claims import Claims
 
     if not (out / RUN_NAME).exists() and (out / JOBS_FOLDER).is_dir():
         click.echo(f"submitted, but no task has started yet; scripts and logs are in {out / JOBS_FOLDER}")
@@ -67,11 +67,11 @@ def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: floa
     Exit codes: 0 success; 1 shards are missing; 3 complete, but some videos failed (OUT/failures.csv); with
     --allow-failures, 0 instead of 3.
     """
-    from cmd_extract.cluster.claims import Claims
     from cmd_extract.cluster.merge import merge_tasks
     from cmd_extract.console.progress import ProgressDisplay
     from cmd_extract.run.record import read_recorded_run
     from cmd_extract.shard.summary import count_notes
+    from cmd_extract.system.claims import Claims
     from cmd_extract.system.signals import interruptible
 
     recorded = read_recorded_run(out, manifest, root)

@@ -152,10 +152,10 @@ def run(
 
 def _extract(requested: RunOptions, job: RunJob, cluster: ClusterOptions, settings: dict[str, Any]) -> None:
     """Build the shards, or the task's share of them, and print a summary; exit with 3 if videos failed."""
-    from cmd_extract.cluster.claims import Claims
     from cmd_extract.cluster.task import run_task
     from cmd_extract.decode.video import extract_video
     from cmd_extract.run.pipeline import run_extraction
+    from cmd_extract.system.claims import Claims
     from cmd_extract.system.signals import interruptible
 
     settings = settings | {"extract": partial(extract_video, reader=requested.reader)}

@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from cmd_extract.cluster.claims import Claims
 from cmd_extract.cluster.task_log import Attempt, read_attempts
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
@@ -17,6 +16,7 @@ from cmd_extract.run.plan import ShardPlan, plan_shards
 from cmd_extract.run.record import RecordedRun, RunIdentity, RunSummary, write_record
 from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.shard.writer import WrittenShard
+from cmd_extract.system.claims import Claims
 from cmd_extract.system.files import remove_leftovers
 from cmd_extract.system.liveness import STALE_SECONDS, file_system_time
 

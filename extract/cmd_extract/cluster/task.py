@@ -8,7 +8,6 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from cmd_extract.cluster.claims import Claims
 from cmd_extract.cluster.shares import Share
 from cmd_extract.cluster.task_log import TaskLog
 from cmd_extract.decode.video import extract_video
@@ -22,6 +21,7 @@ from cmd_extract.run.state import OutputState, is_finished, read_state
 from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.writer import WrittenShard
+from cmd_extract.system.claims import Claims
 from cmd_extract.system.files import remove_leftovers, scratch_folder
 
 _POLLS_PER_STALE_TIME = 20

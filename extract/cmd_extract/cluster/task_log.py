@@ -15,9 +15,9 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from cmd_extract.cluster.claims import Owner
 from cmd_extract.cluster.shares import Share
 from cmd_extract.shard.writer import WrittenShard
+from cmd_extract.system.claims import Owner
 from cmd_extract.system.liveness import Heartbeat
 
 TASKS_FOLDER = "tasks"

@@ -20,10 +20,10 @@ import h5py
 import pytest
 
 from cmd_extract.cli.main import main
-from cmd_extract.cluster.claims import Owner
 from cmd_extract.cluster.task_log import read_attempts
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.schema import FRAME_JPEG, MOTION_GRID
+from cmd_extract.system.claims import Owner
 from tests.cluster.extraction import write_gated_ffmpeg
 from tests.command_line import call as run_command
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cmd_extract.cluster.claims import Claims, Owner
+from cmd_extract.system.claims import Claims, Owner
 from cmd_train.checkpoints.files import CheckpointError, list_checkpoints, load_checkpoint
 from cmd_train.cli.main import main
 from cmd_train.distributed.process_group import RankContext

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import multiprocessing.util
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.process import BaseProcess
@@ -12,8 +13,6 @@ from typing import Any
 
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
-
-from cmd_train.distributed.process_group import ignore_signals
 
 _SOCKET_PATH_BYTES = 107
 _SOCKET_NAME_BYTES = len("/listener-12345678")
@@ -97,6 +96,15 @@ def _prepare_worker(_: int) -> None:
             if _has_room(multiprocessing.util.get_temp_dir()):
                 return
     raise RuntimeError(f"TMPDIR: {tempfile.gettempdir()} is too long for a socket; set TMPDIR to a shorter path")
+
+
+def ignore_signals() -> None:
+    """Ignore stop signals in a data worker.
+
+    Batch systems signal the whole process group, and the main process still needs its workers to finish the step.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _has_room(folder: str) -> bool:

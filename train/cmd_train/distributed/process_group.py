@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import os
 import re
-import signal
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -215,12 +214,3 @@ def _choose_device(name: str, local_rank: int) -> torch.device:
     chosen = torch.device("cuda", local_rank % torch.cuda.device_count())
     torch.cuda.set_device(chosen)
     return chosen
-
-
-def ignore_signals(_: int = 0) -> None:
-    """Ignore stop signals in a data worker; usable as ``worker_init_fn``.
-
-    Batch systems signal the whole process group, and the main process still needs its workers to finish the step.
-    """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""Claim on a run folder, so that two runs never train in it at the same time; see ``cmd_extract.cluster.claims``."""
+"""Claim on a run folder, so that two runs never train in it at the same time; see ``cmd_extract.system.claims``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
-from cmd_extract.cluster.claims import Claim, Claims, Owner
+from cmd_extract.system.claims import Claim, Claims, Owner
 from cmd_extract.system.liveness import STALE_SECONDS
 from cmd_train.checkpoints.files import CheckpointError
 from cmd_train.distributed.process_group import RankContext, gather_texts

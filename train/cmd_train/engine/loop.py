@@ -18,7 +18,7 @@ from torch import nn
 
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.schema import VideoEntry
-from cmd_train.checkpoints.files import save_checkpoint, set_aside
+from cmd_train.checkpoints.files import save_checkpoint
 from cmd_train.checkpoints.retention import CheckpointPolicy
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch, PackedBatch, unpack_batches
@@ -92,8 +92,7 @@ def train(
 
     Raises:
         ValueError: the settings or shards do not allow a first step.
-        CheckpointError: ``run_dir`` contains a run with different settings or data, another process trains in it, or
-            ranks see different checkpoints.
+        CheckpointError: another run is or was made in ``run_dir``, or ranks see different checkpoints.
         TrainingError: the loss is not finite, or too many videos are damaged.
     """
     with claim_run(run_dir, context, log):
@@ -101,9 +100,7 @@ def train(
             model, shards, entries, config, run_dir, context, data_hash=data_hash, record=record, log=log
         )
         sampler, first_step, stored = start.sampler, start.resumed.step, start.stored
-        if context.is_main:
-            for checkpoint in start.resumed.damaged:
-                set_aside(checkpoint)
+        start.resumed.set_aside_damaged(context)
         loop = _TrainingLoop(
             model=model,
             gradients=GradientStep(model, objective, config, context, log),
@@ -118,13 +115,11 @@ def train(
             damage=start.damage,
             metrics=MetricsLogger(run_dir, stored, first_step, sampler, config, context, log, progress),
             monitor=RetrievalMonitor(shards, entries, config, context),
+            log=log,
             step=first_step,
             last_saved=first_step,
         )
-        result = loop.run(_load_batches(shards, entries, config, sampler, first_step, context), deadline)
-        if result.report.samples:
-            log(result.report.text())
-        return result
+        return loop.run(_load_batches(shards, entries, config, sampler, first_step, context), deadline)
 
 
 @dataclass(kw_only=True)
@@ -144,6 +139,7 @@ class _TrainingLoop:
     damage: DamageTracker
     metrics: MetricsLogger
     monitor: RetrievalMonitor
+    log: Callable[[str], None]
     step: int
     last_saved: int
     retrieval: float | None = None
@@ -157,6 +153,8 @@ class _TrainingLoop:
             reason = "" if finished else stop.reason() or "requested on another rank"
             if self.context.is_main:
                 write_outcome(self.run_dir, finished=finished, step=self.step, reason=reason)
+        if self.metrics.report.samples:
+            self.log(self.metrics.report.text())
         return TrainingResult(
             steps=self.step,
             finished=finished,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cmd_train.checkpoints.files import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint
+from cmd_train.checkpoints.files import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, set_aside
 from cmd_train.config import MUTABLE_FIELDS, changed_fields
 from cmd_train.distributed.process_group import RankContext, gather_texts
 
@@ -29,6 +29,12 @@ class Resumed:
     step: int = 0
     state: dict[str, Any] = field(default_factory=dict)
     damaged: tuple[Path, ...] = ()
+
+    def set_aside_damaged(self, context: RankContext) -> None:
+        """Rename the damaged checkpoints, so that they no longer count as the newest ones."""
+        if context.is_main:
+            for checkpoint in self.damaged:
+                set_aside(checkpoint)
 
 
 def resume(

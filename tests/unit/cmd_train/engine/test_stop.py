@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from cmd_train.data.loading import ignore_signals
 from cmd_train.distributed.errors import write_error
-from cmd_train.distributed.process_group import RankContext, ignore_signals
+from cmd_train.distributed.process_group import RankContext
 from cmd_train.engine.stop import StopRequest, stop_requests
 
 ALONE = RankContext(rank=0, world_size=1, device=torch.device("cpu"))

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cmd_extract.cluster.claims import Claims, Owner
+from cmd_extract.system.claims import Claims, Owner
 
 SHARD = "shard-00003.h5"
 REMOTE = Owner(host="remote", machine="another", pid=1, job="", restart=0)
@@ -152,7 +152,7 @@ def test_a_claim_ends_with_the_error_of_its_block(tmp_path: Path, monkeypatch: p
     def build() -> None:
         with claims.hold(SHARD) as acquired:
             assert acquired
-            monkeypatch.setattr("cmd_extract.cluster.claims.file_system_time", full_disk)
+            monkeypatch.setattr("cmd_extract.system.claims.file_system_time", full_disk)
             raise RuntimeError("the real error")
 
     with pytest.raises(RuntimeError, match="the real error"):
@@ -173,7 +173,7 @@ def test_reading_claims_leaves_nothing_in_their_folder(tmp_path: Path, monkeypat
     claims = Claims(out=tmp_path)
     write_claim(claims, REMOTE)
     folders = []
-    monkeypatch.setattr("cmd_extract.cluster.claims.file_system_time", lambda folder: folders.append(folder) or 0.0)
+    monkeypatch.setattr("cmd_extract.system.claims.file_system_time", lambda folder: folders.append(folder) or 0.0)
     claims.read(SHARD)
     assert folders == [tmp_path]
 
