@@ -24,7 +24,7 @@ _SMALL_MODEL = {
 }
 
 # Motion prediction as a classification of directions over the whole clip (losses/directions.py). With few samples, the
-# paper's contrastive prediction of features learns the position first (eval/README.md).
+# paper's contrastive prediction of features learns the position first (eval/RESULTS.md).
 _DIRECTIONS = {
     "loss.motion_target": "directions",
     "sampling.motion_window": "clip",
