@@ -77,7 +77,6 @@ class Step:
     """A network with its optimizer."""
 
     def __init__(self, config: TrainConfig, shards: ShardSet, device: torch.device) -> None:
-        self.log: list[str] = []
         layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
         model = build_model(config.model, seed=config.run.seed)
         model.to(device, memory_format=layout)  # type: ignore[call-overload] # torch's overload covers 4D only
@@ -86,7 +85,7 @@ class Step:
             group["lr"] = 1e-6  # small enough to keep the loss finite
         context = RankContext(rank=0, world_size=1, device=device)
         objective = PretrainObjective(config, shards.header)
-        self._gradients = GradientStep(model, objective, config, context, self.log.append)
+        self._gradients = GradientStep(model, objective, config, context)
         self._done = 0
 
     def __call__(self, batch: Batch) -> Tensor:
@@ -168,11 +167,8 @@ def measure(name: str, shards: ShardSet, batch: Batch, tflop: float, plan: Plan)
     fed, waiting = fed_by_workers(step, shards, config, plan)
     reached = statistics.median(rates) / plan.batch * tflop
     memory = torch.cuda.max_memory_allocated(plan.device) / 2**30 if plan.device.type == "cuda" else 0.0
-    for line in step.log:
-        print(f"{name}: {line}", file=sys.stderr)
-    label = f"{name}, not compiled" if compiled and step.log else name
     return (
-        f"| {label} | {format_spread(rates)} | {reached:.3g} | {peak:.3g} | {reached / peak:.1%} | {fed:.1f} "
+        f"| {name} | {format_spread(rates)} | {reached:.3g} | {peak:.3g} | {reached / peak:.1%} | {fed:.1f} "
         f"| {waiting:.2%} | {memory:.1f} |"
     )
 

@@ -71,7 +71,7 @@ class Step:
         model.to(device, memory_format=layout)
         self.optimizer = build_optimizer(model, config.optim)
         context = RankContext(rank=0, world_size=1, device=device)
-        self.gradients = GradientStep(model, PretrainObjective(config, HEADER), config, context, print)
+        self.gradients = GradientStep(model, PretrainObjective(config, HEADER), config, context)
         self.batch = some_batch(config.optim.batch_size, config.model.clip_frames).to(device)
         self.done = 0
 

@@ -76,7 +76,6 @@ class OptimConfig:
         clip_norm: maximum gradient norm; 0 disables clipping.
         accumulate: number of micro-batches that each rank splits its batch into, to save memory. Negatives come from
             the same micro-batch only: the optimizer's batch stays the same, the contrastive task gets easier.
-        fused: use the fused implementation of the optimizer.
     """
 
     optimizer: str = "sgd"
@@ -90,7 +89,6 @@ class OptimConfig:
     weight_decay: float = 1e-3
     clip_norm: float = 15.0
     accumulate: int = 1
-    fused: bool = True
 
     def __post_init__(self) -> None:
         require_choice(self, "optimizer", OPTIMIZERS)

@@ -18,13 +18,11 @@ class Best:
 
     Attributes:
         step: completed steps.
-        value: value of the criterion; higher is better.
-        criterion: ``retrieval_r1``, or ``-loss`` if retrieval is not monitored.
+        value: its ``retrieval_r1``.
     """
 
     step: int
     value: float
-    criterion: str
 
 
 class CheckpointPolicy:
@@ -57,17 +55,10 @@ class CheckpointPolicy:
         """Return whether this step ends an interval of the given number of epochs; 0 disables the interval."""
         return epochs > 0 and step % (self._steps_per_epoch * epochs) == 0
 
-    def score(self, step: int, metrics: Mapping[str, float], retrieval: float | None) -> None:
-        """Compare a checkpoint that is about to be saved with the best one.
-
-        Only checkpoints at the end of an epoch count: when others are saved depends on the clock and on interruptions.
-        """
-        if self._config.knn_epochs:
-            value, criterion = retrieval, "retrieval_r1"
-        else:
-            value, criterion = -metrics["loss"] if self._ends(step, self._config.checkpoint_epochs) else None, "-loss"
-        if value is not None and (self._best is None or self._best.criterion != criterion or value > self._best.value):
-            self._best = Best(step=step, value=value, criterion=criterion)
+    def score(self, step: int, retrieval: float | None) -> None:
+        """Compare a checkpoint that is about to be saved with the best one, if retrieval was evaluated."""
+        if retrieval is not None and (self._best is None or retrieval > self._best.value):
+            self._best = Best(step=step, value=retrieval)
 
     def state(self) -> dict[str, Any] | None:
         """Return the best checkpoint so far, to be stored in checkpoints."""

@@ -151,9 +151,16 @@ def process_group(device: str = "auto", errors: Path | None = None) -> Iterator[
     try:
         chosen = _choose_device(device, launch.local_rank)
         context = RankContext(rank=launch.rank, world_size=launch.world_size, device=chosen)
-        backend = "nccl" if chosen.type == "cuda" else "gloo"
-        # Pass no store: torch finds that of torchrun's agent through the environment.
-        dist.init_process_group(backend, init_method=launch.init_method, rank=launch.rank, world_size=launch.world_size)
+        on_cuda = chosen.type == "cuda"
+        # Pass no store: torch finds that of torchrun's agent through the environment. Control messages stay on the CPU,
+        # where they do not wait for the GPU.
+        dist.init_process_group(
+            "cpu:gloo,cuda:nccl" if on_cuda else "gloo",
+            init_method=launch.init_method,
+            rank=launch.rank,
+            world_size=launch.world_size,
+            device_id=chosen if on_cuda else None,
+        )
         yield context
         # Some launchers end all ranks when one exits, so wait until the last checkpoint is saved.
         any_rank((False,), context)
@@ -187,7 +194,7 @@ def any_rank(flags: Sequence[bool], context: RankContext) -> tuple[bool, ...]:
     """Return for each flag whether it is set on any rank; a collective operation."""
     if context.world_size == 1:
         return tuple(flags)
-    seen = torch.tensor([int(flag) for flag in flags], device=context.device)
+    seen = torch.tensor([int(flag) for flag in flags])
     dist.all_reduce(seen, dist.ReduceOp.MAX)
     return tuple(bool(value) for value in seen.tolist())
 

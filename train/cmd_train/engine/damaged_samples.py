@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from cmd_train.data.batch import Batch, ClipSample, PackedBatch
 from cmd_train.data.batch_memory import BatchPool
 from cmd_train.data.dataset import DamagedSampleError, PretrainDataset
-from cmd_train.distributed.process_group import RankContext, any_rank, gather_texts
+from cmd_train.distributed.process_group import RankContext, gather_texts
 from cmd_train.monitoring.metrics import TrainingError
 
 
@@ -59,7 +59,7 @@ class DamageTracker:
         self.known = dict(known)
 
     def update(self, batch: Batch, step: int, context: RankContext) -> Batch:
-        """Count the damaged samples of a batch; a collective operation.
+        """Count the damaged samples of a batch, if there are any on any rank; a collective operation.
 
         Args:
             batch: this rank's batch, as loaded.
@@ -72,9 +72,6 @@ class DamageTracker:
         Raises:
             TrainingError: more videos are damaged than allowed, or a rank has too few samples left.
         """
-        (damaged,) = any_rank((bool(batch.damaged),), context)
-        if not damaged:
-            return batch
         reports = [json.loads(text) for text in gather_texts(json.dumps([len(batch), batch.damaged]), context)]
         new = {video_id: reason for _, missing in reports for video_id, reason in missing if video_id not in self.known}
         self.known |= new

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import nn
@@ -29,7 +29,8 @@ from cmd_train.data.sampling_report import SamplingReport
 from cmd_train.distributed.process_group import RankContext, any_rank, gather_texts
 from cmd_train.engine.claim import claim_run
 from cmd_train.engine.damaged_samples import DamageTracker
-from cmd_train.engine.optim import learning_rate, set_learning_rate
+from cmd_train.engine.finite_check import FiniteCheck
+from cmd_train.engine.optim import learning_rate, set_learning_rate, skip_update
 from cmd_train.engine.setup import batch_dataset, prepare_run
 from cmd_train.engine.step import GradientStep, Objective
 from cmd_train.engine.stop import StopRequest, stop_requests, write_outcome
@@ -103,7 +104,8 @@ def train(
         start.resumed.set_aside_damaged(context)
         loop = _TrainingLoop(
             model=model,
-            gradients=GradientStep(model, objective, config, context, log),
+            gradients=GradientStep(model, objective, config, context),
+            finite=FiniteCheck(context),
             optimizer=start.optimizer,
             sampler=sampler,
             entries=entries,
@@ -128,6 +130,7 @@ class _TrainingLoop:
 
     model: nn.Module
     gradients: GradientStep
+    finite: FiniteCheck
     optimizer: torch.optim.Optimizer
     sampler: EpochSampler
     entries: Sequence[VideoEntry]
@@ -180,7 +183,10 @@ class _TrainingLoop:
 
     def _advance(self, host_batch: Batch, waiting: float, stop: StopRequest) -> bool:
         """Take one step; return whether a stop was requested."""
-        host_batch = self.damage.update(host_batch, self.step, self.context)
+        # A signal may reach the ranks in different steps, but all ranks must stop after the same one.
+        stopping, damaged = any_rank((bool(stop.reason()), bool(host_batch.damaged)), self.context)
+        if damaged:
+            host_batch = self.damage.update(host_batch, self.step, self.context)
         if self.step == 0 and self.context.is_main and self.config.run.batch_picture:
             ids = [self.entries[int(video)].video_id for video in host_batch.video_B]
             draw_batch(host_batch, ids, self.run_dir / PICTURE_NAME)
@@ -188,44 +194,49 @@ class _TrainingLoop:
         rate = learning_rate(self.step, self.sampler.steps_per_epoch, self.config.optim)
         set_learning_rate(self.optimizer, rate)
         output, norm = self.gradients(batch, self.step)
-        broken = not bool(torch.isfinite(output.metrics["loss"]) & torch.isfinite(norm))
-        # A signal may reach the ranks in different steps, but all ranks must stop after the same one.
-        stopping, broken = any_rank((bool(stop.reason()), broken), self.context)
-        if broken:
-            self._fail(batch, float(output.metrics["loss"]), float(norm))
+        self.finite.watch(self.step, output.metrics["loss"], norm, self._describe(host_batch))
+        skip_update(self.optimizer, self.finite.failed)
         self.optimizer.step()
         self.step += 1
         evaluated = self.monitor(self.model) if self.policy.should_evaluate(self.step) else {}
         self.retrieval = evaluated.get("retrieval_r1")
-        self.metrics.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting, evaluated=evaluated)
+        read = self.metrics.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting, evaluated=evaluated)
+        if read:
+            self._check_finite()
         return stopping
 
-    def _fail(self, batch: Batch, loss: float, norm: float) -> NoReturn:
-        """Save the weights from before the failed step and raise ``TrainingError``."""
-        own = [
+    def _describe(self, batch: Batch) -> list[str]:
+        return [
             f"{self.entries[int(video)].video_id} {key}" for video, key in zip(batch.video_B, batch.keys, strict=True)
         ]
-        samples = ", ".join(gather_texts(", ".join(own), self.context))
+
+    def _check_finite(self) -> None:
+        """Raise ``TrainingError`` if a step has failed; its weights are those from before that step."""
+        failure = self.finite.failure()
+        if failure is None:
+            return
+        samples = ", ".join(gather_texts(", ".join(failure.samples), self.context))
         if self.context.is_main:
             self.metrics.flush()
-            state = {"optimizer": self.optimizer.state_dict(), "step": self.step, "samples": samples}
+            state = {"optimizer": self.optimizer.state_dict(), "step": failure.step, "samples": samples}
             folder = self.run_dir / FAILED_NAME
             weights = self.model.state_dict()
-            save_checkpoint(folder, step=self.step, weights=weights, state=state, config=self.stored)
-        what = f"the loss is {loss}" if not math.isfinite(loss) else f"the gradient norm is {norm}"
-        if math.isfinite(loss) and math.isfinite(norm):
+            save_checkpoint(folder, step=failure.step, weights=weights, state=state, config=self.stored)
+        what = f"the gradient norm is {failure.norm}" if math.isfinite(failure.loss) else f"the loss is {failure.loss}"
+        if math.isfinite(failure.loss) and math.isfinite(failure.norm):
             what = "the loss is not finite on another rank"
         raise TrainingError(
-            f"step {self.step + 1}: {what}; the weights before this step are in {self.run_dir / FAILED_NAME}. Lower "
+            f"step {failure.step + 1}: {what}; the weights before this step are in {self.run_dir / FAILED_NAME}. Lower "
             f"optim.lr_per_sample, or check the videos of this batch, listed with their (epoch, position): {samples}"
         )
 
     def _save(self) -> None:
+        self._check_finite()
         if self.context.is_main:
             # Write the metrics first: if the process is killed in between, the steps are repeated and logged again.
             self.metrics.flush()
             recent = self.metrics.recent_metrics()
-            self.policy.score(self.step, recent, self.retrieval)
+            self.policy.score(self.step, self.retrieval)
             state = {
                 "optimizer": self.optimizer.state_dict(),
                 "step": self.step,

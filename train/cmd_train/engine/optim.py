@@ -5,18 +5,22 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cmd_train.config import OptimConfig
 
 
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Build the configured optimizer over all trainable parameters."""
+    """Build the configured optimizer over all trainable parameters.
+
+    Updates are fused: one kernel for all parameters, which can be told to change nothing by a flag on the device
+    (``skip_update``).
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
     peak = config.lr_per_sample * config.batch_size
     if config.optimizer == "adamw":
         betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(parameters, lr=peak, betas=betas, weight_decay=config.weight_decay, fused=config.fused)
+        return torch.optim.AdamW(parameters, lr=peak, betas=betas, weight_decay=config.weight_decay, fused=True)
     nesterov = config.momentum > 0
     return torch.optim.SGD(
         parameters,
@@ -24,8 +28,19 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
         momentum=config.momentum,
         nesterov=nesterov,
         weight_decay=config.weight_decay,
-        fused=config.fused,
+        fused=True,
     )
+
+
+def skip_update(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:
+    """Make the following updates change nothing if a flag is set, without waiting for its value.
+
+    Args:
+        optimizer: a fused optimizer, as built by ``build_optimizer``.
+        flag: 0-d tensor on the device of the parameters; not 0 = skip.
+    """
+    # The interface by which torch.amp.GradScaler skips updates with infinite gradients.
+    optimizer.found_inf = (flag != 0).float()  # type: ignore[attr-defined]
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: OptimConfig) -> float:

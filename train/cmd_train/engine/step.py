@@ -8,6 +8,8 @@ from contextlib import nullcontext
 from typing import Any, cast
 
 import torch
+import torch._dynamo.exc
+import torch._inductor.exc
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -21,6 +23,11 @@ from cmd_train.losses.outputs import StepOutput
 _PURPOSE_STEP = (2,)
 _MAX_CAUSE_CHARACTERS = 200
 
+
+class CompileError(RuntimeError):
+    """``torch.compile`` failed."""
+
+
 Objective = Callable[[nn.Module, Batch], StepOutput]
 
 
@@ -33,35 +40,34 @@ class GradientStep:
         objective: computes the loss from (model, batch).
         config: configuration of the run.
         context: this process among all.
-        log: prints a line for the user.
     """
 
-    def __init__(
-        self,
-        model: nn.Module,
-        objective: Objective,
-        config: TrainConfig,
-        context: RankContext,
-        log: Callable[[str], None],
-    ) -> None:
-        self._objective, self._config, self._context, self._log = objective, config, context, log
+    def __init__(self, model: nn.Module, objective: Objective, config: TrainConfig, context: RankContext) -> None:
+        self._objective, self._config, self._context = objective, config, context
         _set_precision(config.run.precision)
         model.train()
-        if context.world_size > 1 and context.device.type == "cuda":
+        on_cuda = context.device.type == "cuda"
+        if context.world_size > 1 and on_cuda:
             # SyncBatchNorm supports CUDA only; on CPUs each rank normalizes its own part of the batch.
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # type: ignore[no-untyped-call] # untyped in torch
         if config.run.activation_checkpointing:
             recompute_activations(model)
         self._model = model
-        # Compilation happens in the first step and may fail there; then fall back to the network as it is.
-        self._may_fall_back = config.run.compile
-        self._wrapped = self._wrap(cast(nn.Module, torch.compile(model)) if config.run.compile else model)
-
-    def _wrap(self, model: nn.Module) -> nn.Module:
-        if self._context.world_size == 1:
-            return model
-        devices = [self._context.device] if self._context.device.type == "cuda" else None
-        return DistributedDataParallel(model, device_ids=devices)
+        self._parallel: DistributedDataParallel | None = None
+        if context.world_size > 1:
+            self._parallel = DistributedDataParallel(
+                model,
+                device_ids=[context.device] if on_cuda else None,
+                # With SyncBatchNorm the buffers are the same on all ranks.
+                broadcast_buffers=not on_cuda,
+                # Views into buckets, whose layout changes after the first step, change the order of summation in the
+                # gradient norm; on CPUs a continued run is bit-identical.
+                gradient_as_bucket_view=on_cuda,
+                # Accumulation skips the exchange of gradients, which a static graph does not allow.
+                static_graph=on_cuda and config.optim.accumulate == 1,
+            )
+        wrapped = self._parallel or model
+        self._forward = cast(nn.Module, torch.compile(wrapped)) if config.run.compile else wrapped
 
     def __call__(self, batch: Batch, step: int) -> tuple[StepOutput, Tensor]:
         """Compute the gradients and leave them, clipped, in the parameters.
@@ -72,21 +78,15 @@ class GradientStep:
 
         Returns:
             The output of the objective, averaged over micro-batches, and the gradient norm before clipping.
+
+        Raises:
+            CompileError: the network cannot be compiled.
         """
-        if not self._may_fall_back:
-            return self._compute(batch, step)
-        before = {name: value.clone() for name, value in self._model.state_dict().items()}
         try:
-            computed = self._compute(batch, step)
-        except Exception as error:
-            # An error that is not caused by compilation occurs again below.
+            return self._compute(batch, step)
+        except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
             cause = " ".join(str(error).split())[:_MAX_CAUSE_CHARACTERS]
-            self._log(f"Warning: torch.compile failed, continuing without it ({type(error).__name__}: {cause})")
-            self._model.load_state_dict(before)
-            self._wrapped = self._wrap(self._model)
-            computed = self._compute(batch, step)
-        self._may_fall_back = False
-        return computed
+            raise CompileError(f"torch.compile failed: {cause}; use --set run.compile=false") from error
 
     def _compute(self, batch: Batch, step: int) -> tuple[StepOutput, Tensor]:
         # Dropout uses torch's global generator. Seeding it at every step keeps its state out of checkpoints.
@@ -97,7 +97,7 @@ class GradientStep:
         outputs = []
         for number, part in enumerate(parts):
             with self._no_sync() if number + 1 < len(parts) else nullcontext():
-                output = self._objective(self._wrapped, part)
+                output = self._objective(self._forward, part)
                 (output.loss / len(parts)).backward()  # type: ignore[no-untyped-call] # untyped in torch
             outputs.append(output)
         limit = self._config.optim.clip_norm or math.inf
@@ -106,7 +106,7 @@ class GradientStep:
 
     def _no_sync(self) -> Any:
         """Defer the gradient exchange between ranks to the last micro-batch."""
-        return self._wrapped.no_sync() if isinstance(self._wrapped, DistributedDataParallel) else nullcontext()
+        return self._parallel.no_sync() if self._parallel else nullcontext()
 
 
 def _mean_output(outputs: Sequence[StepOutput]) -> StepOutput:
@@ -123,3 +123,5 @@ def _set_precision(precision: str) -> None:
     allow = precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = allow
     torch.backends.cudnn.allow_tf32 = allow
+    # The shapes of a run are fixed.
+    torch.backends.cudnn.benchmark = True

@@ -8,9 +8,10 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from torch import Tensor
 
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.system.files import atomic_write, remove_leftovers
@@ -29,6 +30,7 @@ CONFIG_NAME = "config.json"
 TENSORBOARD_NAME = "tensorboard"
 
 _RECENT_STEPS = 50
+_DISPLAY_SECONDS = 1.0
 # Fields of a line that are not metrics of its batch.
 _OTHER_FIELDS = (
     *("step", "epoch", "lr", "grad_norm", "clips_per_second", "data_wait_share"),
@@ -113,6 +115,11 @@ class MetricsLogger:
         self._gpu = GpuMonitor(context.device, log)
         self._gpu_busy: float | None = None
         self._lines: list[str] = []
+        self._unread: list[dict[str, float | Tensor]] = []
+        self._always_read = context.device.type == "cpu"
+        self._last_read = self._start
+        # A live display should not stand still between log lines.
+        self._read_seconds = min(config.run.log_seconds, _DISPLAY_SECONDS) if self._progress else config.run.log_seconds
         self._path = run_dir / METRICS_NAME
         self.report = SamplingReport()
         self._recent: deque[dict[str, float]] = deque(maxlen=_RECENT_STEPS)
@@ -152,10 +159,10 @@ class MetricsLogger:
         batch: Batch,
         *,
         rate: float,
-        norm: torch.Tensor,
+        norm: Tensor,
         waiting: float,
         evaluated: Mapping[str, float],
-    ) -> None:
+    ) -> bool:
         """Record one step.
 
         Args:
@@ -166,38 +173,56 @@ class MetricsLogger:
             norm: gradient norm before clipping.
             waiting: seconds spent waiting for the batch.
             evaluated: retrieval metrics, if they were evaluated after the step.
+
+        Returns:
+            Whether values were read from the device: on a CPU always, on a GPU every ``run.log_seconds``.
         """
         self.report += batch.report
         self._waiting += waiting
-        # Transfer all values from the device at once.
-        values = torch.stack([value.float() for value in output.metrics.values()]).tolist()
-        metrics = dict(zip(output.metrics, values, strict=True))
-        self._recent.append(metrics)
-        if not self._main:
-            return
         elapsed = max(time.monotonic() - self._start, 1e-9)
         done = step - self._first_step
-        line = {
+        line: dict[str, float | Tensor] = {
             "step": step,
             "epoch": step / self._sampler.steps_per_epoch,
-            **metrics,
+            **output.metrics,
             **evaluated,
             "lr": rate,
-            "grad_norm": float(norm),
+            "grad_norm": norm,
             "clips_per_second": done * self._config.optim.batch_size / elapsed,
             "data_wait_share": self._waiting / elapsed,
         }
-        self._lines.append(json.dumps(line))
-        if self._tensorboard:
-            for name, value in line.items():
-                self._tensorboard.add_scalar(_tensorboard_tag(name), value, step)
-        if self._progress:
-            self._progress.update(step, self._sampler.total_steps, ", ".join(self._describe(line)))
-        if time.monotonic() - self._last_line >= self._config.run.log_seconds or step == self._sampler.total_steps:
-            self._last_line = time.monotonic()
+        self._unread.append(line)
+        last = step == self._sampler.total_steps
+        now = time.monotonic()
+        if not (last or self._always_read or now - self._last_read >= self._read_seconds):
+            return False
+        self._last_read = now
+        newest = self._read()
+        if self._main and (last or now - self._last_line >= self._config.run.log_seconds):
+            self._last_line = now
             self._gpu_busy = self._gpu.utilization()
-            self._print(line, elapsed / done * (self._sampler.total_steps - step))
+            self._print(newest, elapsed / done * (self._sampler.total_steps - step))
             self.flush()
+        return True
+
+    def _read(self) -> dict[str, float]:
+        """Transfer the values of all lines since the last call from the device at once; return the newest line."""
+        places = [(line, name) for line in self._unread for name, value in line.items() if isinstance(value, Tensor)]
+        values = torch.stack([line[name].float() for line, name in places]).tolist()  # type: ignore[union-attr] # tensors
+        for (line, name), value in zip(places, values, strict=True):
+            line[name] = value
+        lines, self._unread = cast(list[dict[str, float]], self._unread), []
+        for one in lines:
+            self._recent.append({name: value for name, value in one.items() if name not in _OTHER_FIELDS})
+            if self._main:
+                self._lines.append(json.dumps(one))
+            if self._tensorboard:
+                for name, value in one.items():
+                    self._tensorboard.add_scalar(_tensorboard_tag(name), value, int(one["step"]))
+        if self._progress and self._main:
+            newest = lines[-1]
+            self._progress.update(int(newest["step"]), self._sampler.total_steps, ", ".join(self._describe(newest)))
+        return lines[-1]
 
     def _print(self, line: dict[str, float], seconds_left: float) -> None:
         if not self._progress:
@@ -216,6 +241,8 @@ class MetricsLogger:
 
     def flush(self) -> None:
         """Append buffered lines to ``metrics.jsonl``, and wait until they are on the disk."""
+        if self._unread:
+            self._read()
         with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(line + "\n" for line in self._lines)
             stream.flush()
@@ -226,6 +253,8 @@ class MetricsLogger:
 
     def recent_metrics(self) -> dict[str, float]:
         """Return means over the last 50 steps (or fewer), including steps before an interruption."""
+        if self._unread:
+            self._read()
         return {name: sum(m[name] for m in self._recent) / len(self._recent) for name in self._recent[0]}
 
 

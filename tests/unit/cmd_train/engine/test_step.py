@@ -12,8 +12,8 @@ from cmd_train.data.batch import Batch
 from cmd_train.data.sampling_report import SamplingReport
 from cmd_train.distributed.process_group import RankContext
 from cmd_train.engine.objective import PretrainObjective
-from cmd_train.engine.optim import build_optimizer
-from cmd_train.engine.step import GradientStep
+from cmd_train.engine.optim import build_optimizer, skip_update
+from cmd_train.engine.step import CompileError, GradientStep
 from cmd_train.losses.outputs import StepOutput
 from cmd_train.models.build import build_model
 
@@ -62,13 +62,24 @@ def batch() -> Batch:
     )
 
 
-def gradients(config: TrainConfig, log: list[str] | None = None, steps: int = 1) -> tuple[dict[str, Tensor], float]:
+def whole_clip_batch() -> Batch:
+    """One window per sample, as long as the clip's 16 frames."""
+    full = batch()
+    motion, valid = full.motion_quarter_px_BWTCHW[:, :1], full.motion_valid_BWTHW[:, :1]
+    return replace(
+        full,
+        motion_quarter_px_BWTCHW=motion.repeat(1, 1, 4, 1, 1, 1),
+        motion_valid_BWTHW=valid.repeat(1, 1, 4, 1, 1),
+        window_valid_BW=full.window_valid_BW[:, :1],
+    )
+
+
+def gradients(config: TrainConfig, steps: int = 1) -> tuple[dict[str, Tensor], float]:
     """Return the gradients of the last step, the network's buffers, and the loss."""
     model = build_model(config.model, seed=config.run.seed)
     if config.run.channels_last:
         model.to(memory_format=torch.channels_last_3d)
-    lines: list[str] = [] if log is None else log
-    step = GradientStep(model, PretrainObjective(config, HEADER), config, ALONE, lines.append)
+    step = GradientStep(model, PretrainObjective(config, HEADER), config, ALONE)
     for number in range(steps):
         output, _ = step(batch(), number)
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -103,7 +114,7 @@ def test_activation_checkpointing_stores_less() -> None:
                 with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
                     return objective(network, part)
 
-        GradientStep(model, Watched(config, HEADER), config, ALONE, print)(batch(), 0)
+        GradientStep(model, Watched(config, HEADER), config, ALONE)(batch(), 0)
         return total
 
     assert kept(configured(run__activation_checkpointing=True)) < 0.7 * kept(configured())
@@ -121,7 +132,7 @@ def test_micro_batches_accumulate() -> None:
     config = configured(optim__accumulate=3, optim__clip_norm=0.0, model__dropout=0.0)
     model = build_model(config.model, seed=config.run.seed)
     objective = PretrainObjective(config, HEADER)
-    output, _ = GradientStep(model, objective, config, ALONE, print)(batch(), 0)
+    output, _ = GradientStep(model, objective, config, ALONE)(batch(), 0)
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     assert output.metrics["context_candidates"] == 2
     alone = replace(config, optim=replace(config.optim, accumulate=1))
@@ -129,7 +140,7 @@ def test_micro_batches_accumulate() -> None:
     for part in batch().split(3):
         assert len(part) == 2
         other = build_model(alone.model, seed=alone.run.seed)
-        GradientStep(other, objective, alone, ALONE, print)(part, 0)
+        GradientStep(other, objective, alone, ALONE)(part, 0)
         for name, parameter in other.named_parameters():
             if parameter.grad is not None:
                 sums[name] = sums.get(name, torch.zeros(())) + parameter.grad / 3
@@ -148,21 +159,43 @@ def test_uneven_parts_keep_every_sample() -> None:
     assert sum(part.report.samples for part in parts) == SIZE
 
 
-def test_a_failing_compiler_is_told_and_done_without(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_compiler_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def backend(graph: object, inputs: object) -> object:
         raise OSError("no compiler here")
 
     plain_compile = torch.compile
     monkeypatch.setattr(torch, "compile", lambda model: plain_compile(model, backend=backend))
-    log: list[str] = []
-    found = gradients(configured(run__compile=True), log, steps=2)
-    (warning,) = log
-    assert warning.startswith("Warning: torch.compile failed, continuing without it")
-    assert "no compiler here" in warning
-    plain = gradients(configured(), steps=2)
-    assert found[1] == plain[1]
-    assert same(found[0], plain[0])
+    with pytest.raises(CompileError, match=r"torch.compile failed: .*no compiler here.*use --set run.compile=false"):
+        gradients(configured(run__compile=True))
     torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("target", ["features", "directions"])
+def test_the_network_is_compiled_without_graph_breaks(target: str) -> None:
+    changes: dict[str, object] = {"loss__motion_target": target}
+    if target == "directions":
+        changes |= {"sampling__motion_window": "clip", "sampling__temporal_negatives": 0}
+    config = configured(**changes)
+    model, inputs = build_model(config.model, seed=0), {}
+
+    def objective(network: nn.Module, part: Batch) -> StepOutput:
+        return PretrainObjective(config, HEADER)(Spy(network), part)
+
+    class Spy(nn.Module):
+        def __init__(self, network: nn.Module) -> None:
+            super().__init__()
+            self.network = network
+
+        def forward(self, *arguments: Tensor) -> object:
+            inputs["arguments"] = arguments
+            return self.network(*arguments)
+
+    windows = batch() if target == "features" else whole_clip_batch()
+    GradientStep(model, objective, config, ALONE)(windows, 0)
+    torch._dynamo.reset()
+    explained = torch._dynamo.explain(model)(*inputs["arguments"])
+    torch._dynamo.reset()
+    assert (explained.graph_count, explained.graph_break_count) == (1, 0), explained.break_reasons
 
 
 def test_compiled_model_gives_equal_results(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,45 +206,32 @@ def test_compiled_model_gives_equal_results(monkeypatch: pytest.MonkeyPatch) -> 
         return plain_compile(model, backend="aot_eager")
 
     monkeypatch.setattr(torch, "compile", compiled)
-    log: list[str] = []
-    found = gradients(configured(run__compile=True), log)
+    found = gradients(configured(run__compile=True))
     assert used
-    assert not log
     plain = gradients(configured())
     assert found[1] == pytest.approx(plain[1], rel=1e-5)
     assert found[0].keys() == plain[0].keys()
     torch._dynamo.reset()
 
 
-def small_step(log: list[str], *, compiled: bool) -> tuple[float, Tensor]:
-    """Take one step of a network small enough for Inductor to be fast; return its loss and a gradient."""
-    torch.manual_seed(0)
+def test_without_a_cpp_compiler_the_error_says_so() -> None:
+    """Inductor, the default backend, generates C++ for CPUs and fails only when it compiles it."""
+    import torch._inductor.config as inductor
+
     model = nn.Sequential(nn.Linear(5, 7), nn.GELU(), nn.Linear(7, 3))
 
     def objective(network: nn.Module, part: Batch) -> StepOutput:
         loss = network(torch.arange(10.0).reshape(2, 5) / 10).square().mean()
         return StepOutput(loss=loss, metrics={"loss": loss.detach()})
 
-    output, _ = GradientStep(model, objective, configured(run__compile=compiled), ALONE, log.append)(batch(), 0)
-    assert model[0].weight.grad is not None
-    return float(output.metrics["loss"]), model[0].weight.grad
-
-
-def test_training_continues_without_a_cpp_compiler() -> None:
-    """Inductor, the default backend, generates C++ for CPUs and fails only when it compiles it."""
-    import torch._inductor.config as inductor
-
-    log: list[str] = []
+    step = GradientStep(model, objective, configured(run__compile=True), ALONE)
     torch._dynamo.reset()
-    with inductor.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}):
-        loss, gradient = small_step(log, compiled=True)
+    with (
+        inductor.patch({"cpp.cxx": (None, "no-such-compiler"), "force_disable_caches": True}),
+        pytest.raises(CompileError, match="No working C\\+\\+ compiler"),
+    ):
+        step(batch(), 0)
     torch._dynamo.reset()
-    (warning,) = log
-    assert warning.startswith("Warning: torch.compile failed, continuing without it")
-    assert "No working C++ compiler" in warning
-    plain_loss, plain_gradient = small_step([], compiled=False)
-    assert loss == plain_loss
-    assert torch.equal(gradient, plain_gradient)
 
 
 def test_compilation_and_activation_checkpointing_are_exclusive() -> None:
@@ -219,29 +239,21 @@ def test_compilation_and_activation_checkpointing_are_exclusive() -> None:
         configured(run__compile=True, run__activation_checkpointing=True)
 
 
-def test_error_of_the_objective_is_not_hidden_by_the_fallback(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch, "compile", lambda model: model)
-    config = configured(run__compile=True)
-
-    def broken(model: nn.Module, part: Batch):  # type: ignore[no-untyped-def] # as in Objective
-        raise ValueError("a bug")
-
-    with pytest.raises(ValueError, match="a bug"):
-        GradientStep(build_model(config.model, seed=config.run.seed), broken, config, ALONE, print)(batch(), 0)
-
-
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
-def test_fused_updates_are_equal_up_to_rounding(optimizer: str) -> None:
-    def trained(fused: bool) -> Tensor:
+def test_an_update_can_be_skipped(optimizer: str) -> None:
+    def trained(broken_at: int | None) -> list[Tensor]:
         torch.manual_seed(0)
         model = nn.Linear(7, 5)
-        config = configured(optim__optimizer=optimizer, optim__fused=fused).optim
-        update = build_optimizer(model, config)
-        assert update.param_groups[0]["fused"] is fused
-        for _ in range(5):
+        update = build_optimizer(model, configured(optim__optimizer=optimizer).optim)
+        for step in range(4):
             update.zero_grad()
-            model(torch.ones(2, 7)).square().sum().backward()
+            broken = step == broken_at
+            (model(torch.ones(2, 7)).square().sum() * (torch.nan if broken else 1.0)).backward()
+            skip_update(update, torch.tensor(float(broken)))
+            if broken_at is None and step == 3:
+                break
             update.step()
-        return model.weight.detach()
+        return [p.detach().clone() for p in model.parameters()]
 
-    torch.testing.assert_close(trained(True), trained(False))
+    for skipped, plain in zip(trained(broken_at=1), trained(broken_at=None), strict=True):
+        assert torch.equal(skipped, plain), "as if the broken step had not been taken"
