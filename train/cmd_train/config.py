@@ -12,6 +12,7 @@ import types
 import typing
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from cmd_extract.system.validation import require, require_choice, require_range
@@ -292,6 +293,43 @@ def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:
         require(bool(equals), f"--set: must be SECTION.FIELD=VALUE, got {pair!r}")
         out[key] = _parse_value(key, text)
     return out
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """Read a file of settings: JSON or, with any suffix but ``.json``, YAML.
+
+    It holds sections of fields, as printed by ``--print-config``, which may be incomplete; or the ``config.json`` of a
+    run, of which the settings are used.
+
+    Returns:
+        Values by ``section.field``.
+
+    Raises:
+        ValueError: the file is not readable, a field is unknown, or a value does not have the type of its field.
+    """
+    import yaml  # slow
+
+    try:
+        text = path.read_text("utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"{path}: not a readable file of settings ({' '.join(str(error).split())})") from error
+    if isinstance(content, dict):
+        content = content.get("settings", content)
+    if not isinstance(content, dict) or not all(isinstance(values, dict) for values in content.values()):
+        raise ValueError(f"{path}: must contain sections of settings, such as optim: {{epochs: 10}}")
+    flat = {f"{section}.{name}": value for section, values in content.items() for name, value in values.items()}
+    try:
+        return {key: _parse_value(key, _as_text(value)) for key, value in flat.items()}
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _as_text(value: Any) -> str:
+    """Return a value in the form in which ``--set`` takes it."""
+    if value is None:
+        return "none"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def _parse_value(key: str, text: str) -> Any:

@@ -42,7 +42,6 @@ def finetune(
     recipe: str,
     auxiliary: str,
     max_hours: float | None,
-    pairs: tuple[str, ...],
     device: str,
     print_config: bool,
     dry_run: bool,
@@ -56,12 +55,11 @@ def finetune(
     """
     import json
 
-    from cmd_train.config import build_config, parse_overrides
+    from cmd_train.config import build_config
     from cmd_train.recipes import AUXILIARY_MOTION, check_recipe
 
     check_recipe(recipe, finetune=True)
-    overrides = given_fields(**options) | parse_overrides(pairs)
-    config = build_config(recipe, {**(AUXILIARY_MOTION if auxiliary == "motion" else {}), **overrides})
+    config = build_config(recipe, {**(AUXILIARY_MOTION if auxiliary == "motion" else {}), **given_fields(**options)})
     if config.model.motion_head != (auxiliary == "motion"):
         raise ValueError(f"model.motion_head: {config.model.motion_head} contradicts --auxiliary {auxiliary}")
     if print_config:

@@ -55,7 +55,6 @@ def pretrain(
     init: Path | None,
     init_part: str,
     max_hours: float | None,
-    pairs: tuple[str, ...],
     print_config: bool,
     dry_run: bool,
     **options: Any,
@@ -67,11 +66,11 @@ def pretrain(
     """
     import json
 
-    from cmd_train.config import build_config, parse_overrides
+    from cmd_train.config import build_config
     from cmd_train.recipes import check_recipe
 
     check_recipe(recipe, finetune=False)
-    config = build_config(recipe, given_fields(**options) | parse_overrides(pairs))
+    config = build_config(recipe, given_fields(**options))
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,13 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             "--set", "pairs", multiple=True, metavar="SECTION.FIELD=VALUE", help="Override any setting; repeatable."
         ),
         click.option(
+            "--config",
+            "config_file",
+            type=click.Path(exists=True, dir_okay=False, path_type=Path),
+            help="JSON or YAML file of settings, such as the config.json of a run; overrides the recipe, and is "
+            "overridden by all other options.",
+        ),
+        click.option(
             "--max-hours",
             type=click.FloatRange(0, min_open=True),
             help="Time limit, counted from the start of the process; save and stop then.  [default: no limit]",
@@ -38,7 +45,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.IntRange(0),
             help="Data loading processes per rank.  [default: from the recipe]",
         ),
-        click.option("--seed", type=click.IntRange(0), default=0, help="Random seed."),
+        click.option("--seed", type=click.IntRange(0), help="Random seed.  [default: from the recipe, 0]"),
         click.option(
             "--batch-size",
             type=click.IntRange(2),
@@ -58,12 +65,20 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def given_fields(**options: Any) -> dict[str, Any]:
+def given_fields(config_file: Path | None, pairs: Sequence[str], **options: Any) -> dict[str, Any]:
     """Return the settings given by the shared options, without the options that were not given.
+
+    Args:
+        config_file: file of settings.
+        pairs: values of ``--set``; they override those of the other options, which override the file.
+        options: the other options.
 
     Raises:
         click.UsageError: ``--all-videos`` is given together with a split.
+        ValueError: the file or a value of ``--set`` is invalid.
     """
+    from cmd_train.config import parse_overrides, read_config_file
+
     for name in ("split_column", "train_part"):
         if options["all_videos"] and options[name] is not None:
             raise click.UsageError(f"--all-videos cannot be combined with --{name.replace('_', '-')}.")
@@ -76,7 +91,8 @@ def given_fields(**options: Any) -> dict[str, Any]:
         "seed": "run.seed",
         "workers": "data.workers",
     }
-    return {fields[name]: value for name, value in options.items() if value is not None}
+    file = read_config_file(config_file) if config_file else {}
+    return file | {fields[name]: value for name, value in options.items() if value is not None} | parse_overrides(pairs)
 
 
 def require_folders(shards: Path | None, run_dir: Path | None) -> tuple[Path, Path]:

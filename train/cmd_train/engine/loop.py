@@ -105,7 +105,6 @@ def train(
         loop = _TrainingLoop(
             model=model,
             gradients=GradientStep(model, objective, config, context),
-            finite=FiniteCheck(context),
             optimizer=start.optimizer,
             sampler=sampler,
             entries=entries,
@@ -119,7 +118,6 @@ def train(
             monitor=RetrievalMonitor(shards, entries, config, context),
             log=log,
             step=first_step,
-            last_saved=first_step,
         )
         return loop.run(_load_batches(shards, entries, config, sampler, first_step, context), deadline)
 
@@ -130,7 +128,6 @@ class _TrainingLoop:
 
     model: nn.Module
     gradients: GradientStep
-    finite: FiniteCheck
     optimizer: torch.optim.Optimizer
     sampler: EpochSampler
     entries: Sequence[VideoEntry]
@@ -144,8 +141,10 @@ class _TrainingLoop:
     monitor: RetrievalMonitor
     log: Callable[[str], None]
     step: int
-    last_saved: int
     retrieval: float | None = None
+
+    def __post_init__(self) -> None:
+        self.finite, self.last_saved = FiniteCheck(self.context), self.step
 
     def run(self, loader: Iterable[PackedBatch], deadline: float) -> TrainingResult:
         """Train until all steps are completed or a stop is requested, and record the outcome in the run folder."""

@@ -40,7 +40,7 @@ def skip_update(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:
         flag: 0-d tensor on the device of the parameters; not 0 = skip.
     """
     # The interface by which torch.amp.GradScaler skips updates with infinite gradients.
-    optimizer.found_inf = (flag != 0).float()  # type: ignore[attr-defined]
+    optimizer.found_inf = (flag != 0).float()  # type: ignore[attr-defined] # set by torch.amp in the same way
 
 
 def learning_rate(step: int, steps_per_epoch: int, config: OptimConfig) -> float:
