@@ -14,10 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmd_eval.experiments.benchmark_results import refuse_trial
+from cmd_extract.schema import MOTION_CHUNK_FRAMES
 from cmd_extract.system.liveness import BEATS, STALE_SECONDS
 from tests.benchmarks.harness import read_entries
 
-CLIP_FRAMES, MOTION_WINDOWS, CHUNKS_PER_WINDOW, CHUNK_FRAMES = 16, 4, 2, 8
+CLIP_FRAMES, MOTION_WINDOWS, WINDOW_FRAMES = 16, 4, 8
+# A window may start anywhere in a chunk.
+CHUNKS_PER_WINDOW = 1 + (WINDOW_FRAMES - 1) / MOTION_CHUNK_FRAMES
 HEARTBEAT_SECONDS = STALE_SECONDS / BEATS
 DATASETS = {"Kinetics-700": 650_000, "100 million videos": 100_000_000}
 # Measured as described in extract/PLANNING.md, unless marked as assumed.
@@ -97,7 +100,7 @@ class Estimate:
 
 def training_rows(rates: dict[str, float]) -> list[tuple[str, str]]:
     """Read rates and loader cores that GPUs require."""
-    motion = MOTION_WINDOWS * CHUNKS_PER_WINDOW * CHUNK_FRAMES * rates["motion_bytes"]
+    motion = MOTION_WINDOWS * CHUNKS_PER_WINDOW * MOTION_CHUNK_FRAMES * rates["motion_bytes"]
     clip = CLIP_FRAMES * rates["jpeg_bytes"] + rates["keyframe_bytes"] + motion
     return [
         ("size of a clip", f"{clip / 1e3:.0f} kB"),

@@ -81,7 +81,10 @@ def verify(
             click.echo(f"not repaired: {problem.text}")
     if problems:
         count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
-        click.echo(f"{out}: {count}" + ("" if repair else "; --repair extracts the affected shards again"), err=True)
+        repairable = not repair and any(problem.shard is not None for problem in problems)
+        click.echo(
+            f"{out}: {count}" + ("; --repair extracts the affected shards again" if repairable else ""), err=True
+        )
         raise SystemExit(options.EXIT_DAMAGED)
     click.echo(f"{out}: no problems found")
 

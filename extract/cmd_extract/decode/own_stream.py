@@ -47,7 +47,7 @@ def use_own_vectors(source: Path, info: SourceInfo, config: ExtractConfig) -> bo
 
 
 def read_own_stream(
-    source: Path, info: SourceInfo, config: ExtractConfig, reader: str, spool: VideoSpool
+    source: Path, info: SourceInfo, config: ExtractConfig, spool: VideoSpool
 ) -> tuple[MotionStream, bool]:
     """Read the source's own vectors and keyframes into ``spool``.
 
@@ -67,7 +67,7 @@ def read_own_stream(
             on_damage=partial(damage_reports.append, True),
         )
         with decoder_errors() as error_count:
-            motion = spool_motion(read_vectors(source, reader, stream), config, spool)
+            motion = spool_motion(read_vectors(source, "pyav", stream), config, spool)
             damaged = bool(damage_reports) or error_count() > 0
         if not damaged or config.transcode == "auto":
             break

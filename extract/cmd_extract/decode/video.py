@@ -173,7 +173,7 @@ def _use_own_stream(
         The video, or None with ``--transcode auto`` if the source is damaged; and whether it is damaged.
     """
     spool = VideoSpool.in_folder(workdir)
-    stream, damaged = read_own_stream(source, info, config, "pyav", spool)
+    stream, damaged = read_own_stream(source, info, config, spool)
     if damaged and config.transcode == "auto":
         return None, damaged
     files = transcode(source, info, config, workdir, binary, own_vectors=True)

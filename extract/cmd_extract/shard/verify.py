@@ -81,7 +81,7 @@ def verify_folder(
                 tables[schema.DAMAGED_NAME] += reader.damaged()
                 tables[schema.NOTES_NAME] += reader.notes()
         except (OSError, KeyError, ValueError, RuntimeError) as error:
-            problems.append(f"cannot be read: {error}")
+            problems.append(f"cannot be read: {error}" if path.exists() else "missing")
         found += [Problem(shard=number, text=f"{path.name}: {problem}") for problem in problems]
         progress(number + 1, len(index["shards"]))
     if not found:
@@ -93,9 +93,6 @@ def verify_folder(
 def _check_shard(
     path: Path, entry: dict[str, Any], config_hash: str, decode: bool, sources: dict[int, Path]
 ) -> Iterator[str]:
-    if not path.exists():
-        yield "missing"
-        return
     if path.stat().st_size != entry["size_bytes"]:
         yield f"has {path.stat().st_size} bytes, expected {entry['size_bytes']}"
     elif fingerprint(path) != entry["sha256"]:

@@ -138,6 +138,11 @@ def test_repair_rebuilds_exactly_the_damaged_shards(
     code, output = call("verify", out)
     assert code == 1
     assert {"source": "c.mp4 has changed", "failures": "failures.csv"}.get(damage, "shard-00001.h5") in output
+    # Extracting again helps shards only.
+    assert ("--repair extracts the affected shards again" in output) == (damage != "failures")
+    if damage == "missing":
+        assert "\nshard-00001.h5: missing\n" in output
+        assert f"{out}: 1 problem;" in output
     untouched = (out / "shard-00000.h5").stat().st_mtime_ns
     code, output = call("verify", out, "--repair", "--workers", 1)
     assert code == 0, output
