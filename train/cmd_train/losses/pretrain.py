@@ -111,21 +111,21 @@ def motion_loss(
     """
     query_BPD, key_BWPD = _motion_embeddings(output, window_valid_BW)
     samples, windows, positions, _ = key_BWPD.shape
-    place_P = torch.arange(positions, device=query_BPD.device)
     row_B = first_row(samples, rank_sizes) + torch.arange(samples, device=query_BPD.device)
-    target_BP = row_B[:, None] * windows * positions + place_P
-    valid_GW = gather_flags(window_valid_BW, rank_sizes)
-    own_NM = None
+    key_valid = gather_flags(window_valid_BW, rank_sizes).flatten()
+    key_GWPD = gather_with_grad(key_BWPD, rank_sizes)
     if config.motion_own_position:
-        own_NM = (place_P[:, None] == place_P).repeat(samples, valid_GW.numel())
+        # Positions are groups, within which a sample's own key is that of its window 0.
+        query, key, target = query_BPD.transpose(0, 1), key_GWPD.flatten(0, 1).transpose(0, 1), row_B * windows
+        query_valid = None if query_valid_BP is None else query_valid_BP.T
+    else:
+        place_P = torch.arange(positions, device=query_BPD.device)
+        query, key = query_BPD.flatten(0, 1), key_GWPD.flatten(0, 2)
+        target = (row_B[:, None] * windows * positions + place_P).flatten()
+        key_valid = key_valid.repeat_interleave(positions)
+        query_valid = None if query_valid_BP is None else query_valid_BP.flatten()
     matched = info_nce(
-        query_BPD.flatten(0, 1),
-        gather_with_grad(key_BWPD, rank_sizes).flatten(0, 2),
-        target_BP.flatten(),
-        temperature=config.temperature,
-        key_valid_M=valid_GW.flatten().repeat_interleave(positions),
-        query_valid_N=None if query_valid_BP is None else query_valid_BP.flatten(),
-        pair_valid_NM=own_NM,
+        query, key, target, temperature=config.temperature, key_valid_M=key_valid, query_valid_LN=query_valid
     )
     return _weighted_for_rank_mean(matched)
 

@@ -48,21 +48,35 @@ def test_info_nce_ignores_invalid_keys_and_queries():
     kept = [index for index in range(8) if key_valid[index]]
     keys = [key[index].tolist() for index in kept]
     expected = [reference_match(query[n].tolist(), keys, kept.index(n), 0.1)[0] for n in (0, 3, 4)]
-    matched = info_nce(query, key, target, key_valid_M=key_valid, query_valid_N=query_valid)
+    matched = info_nce(query, key, target, key_valid_M=key_valid, query_valid_LN=query_valid)
     assert matched.loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
     assert (matched.candidates.item(), matched.queries.item()) == (6, 3)
 
 
-def test_info_nce_with_different_candidates_of_each_query_equals_a_loop():
-    query, key, target = unit(3, 8, seed=8), unit(7, 8, seed=9), torch.tensor([0, 1, 2])
-    pair_valid = torch.tensor([[1, 1, 1, 1, 1, 0, 0], [0, 1, 1, 0, 1, 1, 0], [1, 1, 1, 1, 1, 1, 0]]).bool()
-    expected = []
-    for n, own in enumerate(target.tolist()):
-        kept = [m for m in range(7) if pair_valid[n, m]]
-        expected.append(reference_match(query[n].tolist(), key[kept].tolist(), kept.index(own), 0.1)[0])
-    matched = info_nce(query, key, target, pair_valid_NM=pair_valid)
-    assert matched.loss.item() == pytest.approx(np.mean(expected), rel=1e-5)
-    assert matched.candidates.item() == pytest.approx((5 + 4 + 6) / 3)
+def test_groups_have_candidates_of_their_own():
+    query, key, target = unit(2, 3, 8, seed=8), unit(2, 7, 8, seed=9), torch.tensor([0, 4, 2])
+    query_valid = torch.tensor([[1, 1, 0], [1, 1, 1]]).bool()
+    alone = [info_nce(query[g], key[g], target, query_valid_LN=query_valid[g]) for g in range(2)]
+    together = info_nce(query, key, target, query_valid_LN=query_valid)
+    for name in ("loss", "top1", "top5"):
+        first, second = (getattr(one, name).item() for one in alone)
+        assert getattr(together, name).item() == pytest.approx((2 * first + 3 * second) / 5, rel=1e-5)
+    assert (together.candidates.item(), together.queries.item()) == (7, 5)
+
+
+@pytest.mark.parametrize("groups", [(), (2,)])
+def test_many_logits_are_computed_in_parts(groups):
+    query, key = (unit(*groups, count, 8, seed=count).requires_grad_() for count in (6, 9))
+    target, key_valid = torch.tensor([3, 0, 8, 7, 5, 1]), torch.arange(9) != 5
+    results = []
+    for limit in (10**6, 20, 1):
+        query.grad = key.grad = None
+        matched = info_nce(query, key, target, key_valid_M=key_valid, max_logits=limit)
+        matched.loss.backward()
+        results.append((matched.loss.detach(), matched.top1, matched.top5, query.grad, key.grad))
+    for parts in results[1:]:
+        for one, whole in zip(parts, results[0], strict=True):
+            torch.testing.assert_close(one, whole)
 
 
 @pytest.mark.parametrize("key_valid", [[False] * 4, [False, False, False, True]])
@@ -94,17 +108,17 @@ def test_collapsed_embeddings_have_zero_accuracy():
     ("change", "message"),
     [
         ({"temperature": 0.0}, "temperature"),
-        ({"key_MD": unit(3, 9, seed=0)}, "key_MD"),
+        ({"key_LMD": unit(3, 9, seed=0)}, "key_LMD"),
+        ({"key_LMD": unit(2, 3, 8, seed=0)}, "key_LMD"),
         ({"target_N": torch.tensor([0])}, "target_N"),
         ({"key_valid_M": torch.ones(2).bool()}, "key_valid_M"),
-        ({"query_valid_N": torch.ones(3).bool()}, "query_valid_N"),
-        ({"pair_valid_NM": torch.ones(3, 2).bool()}, "pair_valid_NM"),
+        ({"query_valid_LN": torch.ones(3).bool()}, "query_valid_LN"),
     ],
 )
 def test_info_nce_rejects_invalid_arguments(change, message):
-    given = {"query_ND": unit(2, 8, seed=0), "key_MD": unit(3, 8, seed=0), "target_N": torch.tensor([0, 1])} | change
+    given = {"query_LND": unit(2, 8, seed=0), "key_LMD": unit(3, 8, seed=0), "target_N": torch.tensor([0, 1])} | change
     with pytest.raises(ValueError, match=message):
-        info_nce(given.pop("query_ND"), given.pop("key_MD"), given.pop("target_N"), **given)
+        info_nce(given.pop("query_LND"), given.pop("key_LMD"), given.pop("target_N"), **given)
 
 
 def output_of(samples: int = 3, windows: int = 4, positions: int = 5, width: int = 8) -> ModelOutput:
