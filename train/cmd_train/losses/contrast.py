@@ -81,8 +81,14 @@ def info_nce(
             # Without any candidate all logits stay: a row of -inf would make gradients NaN, and the loss is 0 anyway.
             mask_M = torch.zeros_like(valid_M, dtype=torch.float32).masked_fill(~valid_M & valid_M.any(), -torch.inf)
         rows = max(1, max_logits // (key_LMD.shape[:-1].numel()))
-        tensors = ((query_LND, -2), (target_N, 0), (valid_LN, -1))
-        parts = list(zip(*(torch.split(tensor, rows, dim) for tensor, dim in tensors), strict=True))
+        parts = list(
+            zip(
+                torch.split(query_LND, rows, -2),
+                torch.split(target_N, rows),
+                torch.split(valid_LN, rows, -1),
+                strict=True,
+            )
+        )
         compute = _match if len(parts) == 1 else partial(checkpoint, _match, use_reentrant=False)
         sums = torch.stack([compute(*part, key_LMD, mask_M, temperature) for part in parts]).sum(0)
     queries = valid_LN.sum()
