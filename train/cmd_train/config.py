@@ -22,7 +22,7 @@ from cmd_train.losses.config import LossConfig
 from cmd_train.models.config import ModelConfig
 from cmd_train.recipes import RECIPES
 
-PRECISIONS = ("float32", "tf32", "bf16")
+PRECISIONS = ("auto", "float32", "tf32", "bf16")
 OPTIMIZERS = ("sgd", "adamw")
 
 
@@ -108,7 +108,8 @@ class RunConfig:
 
     Attributes:
         seed: random seed of weights, sample order, sampling, augmentation and dropout.
-        precision: ``float32``; ``tf32``, float32 with TF32 products on CUDA; or ``bf16``, automatic mixed precision.
+        precision: ``float32``; ``tf32``, float32 with TF32 products on CUDA; ``bf16``, automatic mixed precision; or
+            ``auto``, bf16 on GPUs that have it and float32 elsewhere.
         compile: compile the network with ``torch.compile``; if that fails, training continues without it.
         channels_last: use the channels-last memory format for the network's weights.
         activation_checkpointing: recompute the activations inside blocks in the backward pass instead of storing them:
@@ -125,7 +126,7 @@ class RunConfig:
     """
 
     seed: int = 0
-    precision: str = "float32"
+    precision: str = "auto"
     compile: bool = False
     channels_last: bool = False
     activation_checkpointing: bool = False

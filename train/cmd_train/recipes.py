@@ -21,6 +21,7 @@ _SMALL_MODEL = {
     "model.predictor_ff": 128,
     "model.encoder_layers": 1,
     "model.decoder_layers": 2,
+    "run.precision": "float32",
 }
 
 # Motion prediction as a classification of directions over the whole clip (losses/directions.py). With few samples, the

@@ -110,7 +110,7 @@ class EvidenceSize:
             )
 
 
-_ON_A_GPU = ("data.workers=8", "run.precision=bf16", "run.checkpoint_epochs=50")
+_ON_A_GPU = ("data.workers=8", "run.precision=auto", "run.checkpoint_epochs=50")
 
 SIZES: Mapping[str, EvidenceSize] = {
     # For two cores; see eval/RESULTS.md for the time it takes.

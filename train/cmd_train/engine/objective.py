@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 
 from cmd_extract.schema import ShardHeader
@@ -10,6 +9,7 @@ from cmd_train.augment.apply import augment
 from cmd_train.augment.parameters import draw_parameters
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch
+from cmd_train.engine.precision import autocast
 from cmd_train.losses.contrast import InfoNCEOutput
 from cmd_train.losses.directions import DirectionLoss, DirectionTargets, direction_targets
 from cmd_train.losses.feature_spread import describe_features
@@ -47,8 +47,7 @@ class PretrainObjective:
         )
         inputs = augment(batch, parameters, config.augment, self._header)
         valid_BW = inputs.window_valid_BW
-        enabled = config.run.precision == "bf16"
-        with torch.autocast(batch.clip_u8_BTHWC.device.type, torch.bfloat16, enabled=enabled):
+        with autocast(config.run.precision, batch.clip_u8_BTHWC.device):
             output = model(inputs.clip_B3THW, inputs.keyframe_B31HW, inputs.motion_BWCTHW, valid_BW)
         moving_BP, targets = motion_supervision(inputs.motion_BWCTHW, config)
         loss = pretrain_loss(

@@ -18,6 +18,7 @@ from cmd_train.data.batch import Batch
 from cmd_train.data.sampling import seed_sequence
 from cmd_train.distributed.process_group import RankContext
 from cmd_train.engine.activation_checkpointing import recompute_activations
+from cmd_train.engine.precision import set_product_precision
 from cmd_train.losses.outputs import StepOutput
 
 _PURPOSE_STEP = (2,)
@@ -44,7 +45,9 @@ class GradientStep:
 
     def __init__(self, model: nn.Module, objective: Objective, config: TrainConfig, context: RankContext) -> None:
         self._objective, self._config, self._context = objective, config, context
-        _set_precision(config.run.precision)
+        set_product_precision(config.run.precision)
+        # The shapes of a run are fixed.
+        torch.backends.cudnn.benchmark = True
         model.train()
         on_cuda = context.device.type == "cuda"
         if context.world_size > 1 and on_cuda:
@@ -116,12 +119,3 @@ def _mean_output(outputs: Sequence[StepOutput]) -> StepOutput:
         name: torch.stack([output.metrics[name].float() for output in outputs]).mean() for name in outputs[0].metrics
     }
     return StepOutput(loss=metrics["loss"], metrics=metrics)
-
-
-def _set_precision(precision: str) -> None:
-    """Set TF32 for matrix products and convolutions; by default torch uses it for convolutions only."""
-    allow = precision != "float32"
-    torch.backends.cuda.matmul.allow_tf32 = allow
-    torch.backends.cudnn.allow_tf32 = allow
-    # The shapes of a run are fixed.
-    torch.backends.cudnn.benchmark = True

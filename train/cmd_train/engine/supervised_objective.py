@@ -16,6 +16,7 @@ from cmd_train.augment.parameters import AugmentParameters, draw_parameters
 from cmd_train.config import TrainConfig, check_finetuning
 from cmd_train.data.batch import Batch
 from cmd_train.engine.objective import describe_contrast, describe_directions, motion_supervision
+from cmd_train.engine.precision import autocast
 from cmd_train.losses.feature_spread import describe_features
 from cmd_train.losses.outputs import StepOutput, SupervisedOutput
 from cmd_train.losses.static_positions import static_share
@@ -55,7 +56,7 @@ class SupervisedObjective:
         )
         clip_B3THW = augment_clip(batch.clip_u8_BTHWC, parameters, config.augment)
         motion_BWCTHW = self._motion(batch, parameters)
-        with torch.autocast(device.type, torch.bfloat16, enabled=config.run.precision == "bf16"):
+        with autocast(config.run.precision, device):
             output: SupervisedOutput = model(clip_B3THW, motion_BWCTHW, batch.window_valid_BW)
         moving_BP = targets = None
         if motion_BWCTHW is not None:
