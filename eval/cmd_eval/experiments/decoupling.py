@@ -21,7 +21,7 @@ from cmd_eval.data.splits import EvalSplit, leave_one_out_split, part_split, spl
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.source import length_notes, result_provenance, unique
 from cmd_eval.features.store import Features
-from cmd_eval.metrics.intervals import Interval, bootstrap_interval
+from cmd_eval.metrics.intervals import Interval, mean_interval
 from cmd_eval.metrics.retrieval import chance_recall_at
 from cmd_eval.results.schema import part_suffixes, result_record
 from cmd_eval.results.tables import format_share
@@ -181,7 +181,8 @@ def _measure(
         fitted = probe(features, split, "linear", seed=seed)
         _collect(probe_hits, split.query, fitted.hits(1))
         notes += fitted.notes
-    values = {"retrieval": over_videos(retrieval_hits, seed), "probe": over_videos(probe_hits, seed)}
+    groups = features.videos.groups
+    values = {"retrieval": over_videos(retrieval_hits, groups, seed), "probe": over_videos(probe_hits, groups, seed)}
     return {measure: value.as_json() for measure, value in values.items()}, notes
 
 
@@ -190,9 +191,10 @@ def _collect(hits: Hits, rows: NDArray[np.int64], hits_N: NDArray[np.float64]) -
         hits.setdefault(row, []).append(hit)
 
 
-def over_videos(hits: Mapping[int, Sequence[float]], seed: int = 0) -> Interval:
+def over_videos(hits: Mapping[int, Sequence[float]], groups: Sequence[str], seed: int = 0) -> Interval:
     """Return the mean over videos with its interval; a video tested by several splits counts once, with its mean."""
-    return bootstrap_interval(np.array([np.mean(hits[row]) for row in sorted(hits)]), seed=seed)
+    rows = sorted(hits)
+    return mean_interval(np.array([np.mean(hits[row]) for row in rows]), [groups[row] for row in rows], seed=seed)
 
 
 def _chance(videos: VideoTable, retrieved: Sequence[EvalSplit], probed: Sequence[EvalSplit]) -> dict[str, float]:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from cmd_eval.data.splits import EvalSplit
 from cmd_eval.features.readout import ReadoutName
 from cmd_eval.features.store import Features
-from cmd_eval.metrics.intervals import Interval, bootstrap_interval, paired_bootstrap
+from cmd_eval.metrics.intervals import Interval, mean_interval, paired_interval
 from cmd_eval.tasks.retrieval import retrieve
 from cmd_eval.tasks.run_probe import probe
 
@@ -80,10 +80,12 @@ class Row:
         name: name in the table.
         readout: read-out of a network; None for a descriptor.
         measurements: at least one by label and one by group.
+        groups: group of each video, over which intervals are computed.
     """
 
     name: str
     measurements: Sequence[Measurement]
+    groups: Sequence[str]
     readout: ReadoutName | None = None
 
     def per_video(
@@ -104,9 +106,9 @@ class Row:
         return {row: float(np.mean(found[row])) for row in sorted(found)}
 
     def value(self, target: str, measure: str, *, split_column: str | None = None, seed: int = 0) -> Interval:
-        """Return the mean over videos with its bootstrap interval; ``seed`` is the seed of the resampling."""
+        """Return the mean over videos with its interval over groups; ``seed`` is the seed of the resampling."""
         values = self.per_video(target, measure, split_column=split_column)
-        return bootstrap_interval(np.array(list(values.values())), seed=seed)
+        return mean_interval(np.array(list(values.values())), [self.groups[row] for row in values], seed=seed)
 
     @property
     def seeds(self) -> list[int]:
@@ -151,7 +153,7 @@ class Row:
 
 
 def difference(first: Row, second: Row, target: str, measure: str, *, seed: int = 0) -> Interval:
-    """Return the mean difference in hit rate, first minus second, with its paired bootstrap interval over videos.
+    """Return the mean difference in hit rate, first minus second, with its paired interval over groups of videos.
 
     Raises:
         ValueError: the rows were measured on different videos.
@@ -159,7 +161,8 @@ def difference(first: Row, second: Row, target: str, measure: str, *, seed: int 
     a, b = first.per_video(target, measure), second.per_video(target, measure)
     if a.keys() != b.keys():
         raise ValueError(f"{first.name} and {second.name}: measured by {target} on different videos")
-    return paired_bootstrap(np.array(list(a.values())), np.array(list(b.values())), seed=seed)
+    groups = [first.groups[row] for row in a]
+    return paired_interval(np.array(list(a.values())), np.array(list(b.values())), groups, seed=seed)
 
 
 def differences(rows: Sequence[Row], headline: str, *, seed: int = 0) -> list[dict[str, Any]]:

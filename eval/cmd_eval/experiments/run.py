@@ -140,6 +140,7 @@ def _rows(
 ) -> tuple[list[Row], list[str]]:
     """Return all rows of the table, and notes."""
     columns = list(zip(plan.split_columns, by_label, by_group, strict=True))
+    groups = [video.group for video in shards.videos]
 
     def measurements(features: Features, seed: int, split_column: str | None = None) -> list[Measurement]:
         return [
@@ -159,11 +160,11 @@ def _rows(
                 features = _embed(plan, run, options.command, readout, untrained=untrained)
                 notes += length_notes(features)
                 found += measurements(features, run.seed, None if untrained else run.split_column)
-        rows.append(Row(name=name, readout=readout, measurements=found))
+        rows.append(Row(name=name, readout=readout, measurements=found, groups=groups))
     for name, describe in BASELINES.items():
         with ProgressDisplay(f"describe {name}") as display:
             features = describe(shards, options.command, display.update)
-        rows.append(Row(name=name, measurements=measurements(features, 0)))
+        rows.append(Row(name=name, measurements=measurements(features, 0), groups=groups))
     return rows, notes
 
 

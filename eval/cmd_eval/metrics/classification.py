@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import confusion_matrix, recall_score
 
-from cmd_eval.metrics.intervals import bootstrap_interval
+from cmd_eval.metrics.intervals import mean_interval
 
 TOP = 5
 """The k of the second accuracy that papers report."""
@@ -67,6 +67,7 @@ def accuracy_record(
     predicted_N: NDArray[np.int64],
     top1_N: NDArray[np.bool_],
     top5_N: NDArray[np.bool_],
+    groups: Sequence[str],
     *,
     seed: int = 0,
 ) -> dict[str, Any]:
@@ -76,21 +77,22 @@ def accuracy_record(
         classes: names of all classes.
         truth_N, predicted_N: class numbers.
         top1_N, top5_N: whether the true class is the most likely one, and among the five most likely ones.
+        groups: group of each item, over which the intervals are computed; may be empty names.
         seed: random seed of the bootstrap intervals.
     """
-    numbers = np.arange(len(classes))
+    numbers, group_N = np.arange(len(classes)), np.array(groups, dtype=object)
     accuracy = recall_score(truth_N, predicted_N, labels=numbers, average=None, zero_division=np.nan)
     per_class: list[dict[str, Any]] = []
     for number, name in enumerate(classes):
         own = top1_N[truth_N == number].astype(np.float64)
         row: dict[str, Any] = {"class": name, "test": len(own), "accuracy": None, "low": None, "high": None}
         if len(own):
-            interval = bootstrap_interval(own, seed=seed)
+            interval = mean_interval(own, list(group_N[truth_N == number]), seed=seed)
             row |= {"accuracy": float(accuracy[number]), "low": interval.low, "high": interval.high}
         per_class.append(row)
     return {
-        "top1": bootstrap_interval(top1_N.astype(np.float64), seed=seed).as_json(),
-        "top5": bootstrap_interval(top5_N.astype(np.float64), seed=seed).as_json(),
+        "top1": mean_interval(top1_N.astype(np.float64), groups, seed=seed).as_json(),
+        "top5": mean_interval(top5_N.astype(np.float64), groups, seed=seed).as_json(),
         "per_class": per_class,
         "confusion": confusion_matrix(truth_N, predicted_N, labels=numbers).tolist(),
     }
@@ -131,14 +133,14 @@ class RecognitionResult:
         share_K = self.trained_K / self.trained_K.sum()
         return float(share_K[self.truth_N[self.truth_N < self.known]].sum() / len(self.truth_N))
 
-    def as_json(self) -> dict[str, Any]:
-        """Return the figures with their bootstrap intervals, per-class accuracy and confusion matrix."""
+    def as_json(self, groups: Sequence[str]) -> dict[str, Any]:
+        """Return the figures with their intervals over the groups of the test videos, per class, and the confusion."""
         return {
             "classes": list(self.classes),
             "classes_unknown": list(self.classes[self.known :]),
             "test": len(self.truth_N),
             "chance": self.chance,
-            **accuracy_record(self.classes, self.truth_N, self.predicted_N, self.top1_N, self.top5_N),
+            **accuracy_record(self.classes, self.truth_N, self.predicted_N, self.top1_N, self.top5_N, groups),
         }
 
 

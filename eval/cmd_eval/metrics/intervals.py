@@ -1,11 +1,16 @@
-"""Bootstrap confidence intervals of means over test videos.
+"""Confidence intervals of means over test videos, of which several may share a scene, a source film or a person.
+
+Videos of one group resemble each other, so that one of them says much about the others. Where there are groups, whole
+groups are resampled; intervals from single videos would be far too narrow (tests/unit/cmd_eval/metrics).
 
 Shape legend: N items (test videos).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,31 +28,44 @@ class Interval:
     Attributes:
         value: the figure.
         low, high: limits of the interval.
+        unit: what is taken as independent: ``videos`` or ``groups``.
+        units: their number.
     """
 
     value: float
     low: float
     high: float
+    unit: str = "videos"
+    units: int | None = None
 
     def __post_init__(self) -> None:
         if not self.low <= self.high:
             raise ValueError(f"low: {self.low} is above high = {self.high}")
 
-    def as_json(self) -> dict[str, float]:
-        """Return ``value``, ``low`` and ``high``."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+    def as_json(self) -> dict[str, Any]:
+        """Return all attributes."""
+        return asdict(self)
 
 
-def bootstrap_interval(
-    value_per_item_N: NDArray[np.float64], *, seed: int = 0, resamples: int = RESAMPLES, level: float = LEVEL
+def mean_interval(
+    value_per_item_N: NDArray[np.float64],
+    groups: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
 ) -> Interval:
-    """Compute a mean over items with its percentile bootstrap interval.
+    """Compute a mean over items with its confidence interval.
 
-    The interval covers the choice of the test videos only, not other training runs or other galleries. If all values
-    are equal, its width is zero.
+    If items share groups, the interval is a percentile bootstrap over groups. Otherwise it is Wilson's interval for
+    proportions (values of 0 and 1), and a percentile bootstrap over items for other values. Proportions of 0 and 1 over
+    groups use Wilson's interval with one observation per group, since resampling would give an interval of zero width.
+
+    The interval covers the choice of the test videos only, not other training runs or other galleries.
 
     Args:
         value_per_item_N: one value per item, for example 1 for a hit and 0 for a miss.
+        groups: group of each item; items with an empty name are groups of their own. None if there are no groups.
         seed: random seed of the bootstrap.
         resamples: number of bootstrap samples.
         level: confidence level.
@@ -58,28 +76,56 @@ def bootstrap_interval(
     value_N = np.asarray(value_per_item_N, dtype=np.float64)
     if value_N.ndim != 1 or not len(value_N):
         raise ValueError(f"value_per_item_N: shape {value_N.shape}, expected one value for each of at least one item")
+    if groups is not None and len(groups) != len(value_N):
+        raise ValueError(f"groups: {len(groups)}, but there are {len(value_N)} items")
     if resamples < 1:
         raise ValueError(f"resamples: {resamples} is not at least 1")
     if not 0 < level < 1:
         raise ValueError(f"level: {level} is not between 0 and 1")
+    sum_U, count_U = _units(value_N, groups)
+    units, unit = len(sum_U), "groups" if len(sum_U) < len(value_N) else "videos"
     mean = float(value_N.mean())
-    if len(value_N) == 1:  # scipy needs two observations
-        return Interval(value=mean, low=mean, high=mean)
-    found = stats.bootstrap(
-        (value_N,),
-        np.mean,
-        n_resamples=resamples,
-        batch=max(1, _VALUES_PER_BATCH // len(value_N)),
-        confidence_level=level,
-        method="percentile",
-        rng=np.random.default_rng(seed),
-    ).confidence_interval
-    return Interval(value=mean, low=float(found.low), high=float(found.high))
+    if np.isin(value_N, (0, 1)).all() and (unit == "videos" or mean in (0, 1)):
+        found = stats.binomtest(round(mean * units), units).proportion_ci(level, method="wilson")
+    elif units == 1 or (value_N == value_N[0]).all():  # scipy needs two different observations
+        return Interval(value=mean, low=mean, high=mean, unit=unit, units=units)
+    else:
+        found = stats.bootstrap(
+            (sum_U, count_U),
+            _ratio,
+            paired=True,
+            n_resamples=resamples,
+            batch=max(1, _VALUES_PER_BATCH // units),
+            confidence_level=level,
+            method="percentile",
+            rng=np.random.default_rng(seed),
+        ).confidence_interval
+    return Interval(
+        value=mean, low=min(float(found.low), mean), high=max(float(found.high), mean), unit=unit, units=units
+    )
 
 
-def paired_bootstrap(
+def _units(
+    value_N: NDArray[np.float64], groups: Sequence[str] | None
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the sum of the values and the number of items of each independent unit."""
+    if groups is None:
+        return value_N, np.ones_like(value_N)
+    # A name that cannot be a group's keeps items without group apart.
+    names = [group or ("", number) for number, group in enumerate(groups)]
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    unit_N = np.array([number_of[name] for name in names])
+    return np.bincount(unit_N, value_N).astype(np.float64), np.bincount(unit_N).astype(np.float64)
+
+
+def _ratio(sum_U: NDArray[np.float64], count_U: NDArray[np.float64], axis: int) -> NDArray[np.float64]:
+    return np.asarray(sum_U.sum(axis) / count_U.sum(axis))
+
+
+def paired_interval(
     a_N: NDArray[np.float64],
     b_N: NDArray[np.float64],
+    groups: Sequence[str] | None = None,
     *,
     seed: int = 0,
     resamples: int = RESAMPLES,
@@ -89,7 +135,7 @@ def paired_bootstrap(
 
     Args:
         a_N, b_N: one value per item, for example 1 for a hit; both at the same index belong to the same item.
-        seed, resamples, level: see ``bootstrap_interval``.
+        groups, seed, resamples, level: see ``mean_interval``.
 
     Raises:
         ValueError: the numbers of items differ, or there are no items.
@@ -97,4 +143,4 @@ def paired_bootstrap(
     a, b = np.asarray(a_N, dtype=np.float64), np.asarray(b_N, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"b_N: shape {b.shape}, but a_N has {a.shape}; pairs need one value on each side")
-    return bootstrap_interval(a - b, seed=seed, resamples=resamples, level=level)
+    return mean_interval(a - b, groups, seed=seed, resamples=resamples, level=level)

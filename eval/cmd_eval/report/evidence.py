@@ -13,11 +13,12 @@ from cmd_eval.report.tables import Block, Cell, Record, Table, percent, points_w
 
 _CAPTIONS = {
     "label": "By label: test videos of each split are queries, its training videos the gallery; the linear probe is "
-    "trained on the latter. Percent of the test videos over all splits and seeds, with 95 % interval over videos.",
-    "group": "By group, leave-one-out: each video is a query against all others. Percent, with 95 % interval over "
+    "trained on the latter. Percent of the test videos over all splits and seeds, with 95 % interval over groups of "
     "videos.",
+    "group": "By group, leave-one-out: each video is a query against all others. Percent, with 95 % interval over "
+    "groups of videos.",
 }
-_DIFFERENCES = "Paired differences over the same videos, in points."
+_DIFFERENCES = "Paired differences over the same videos, in points, with 95 % interval over groups of videos."
 _FEATURES = ("features", "read-out")
 _BOTH_HEADS = "both heads"
 _SINGLE_HEADS = {"context": "context head only", "motion": "motion head only"}

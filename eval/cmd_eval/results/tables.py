@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cmd_eval.results.schema import LEAVE_ONE_OUT
@@ -12,7 +12,12 @@ CLAIMED_FPS = 500
 """Extraction speed on a CPU claimed by the paper, in frames per second."""
 
 Record = Mapping[str, Any]
-_UNIT = "% (95 % interval)"
+
+
+def interval_heading(values: Iterable[Record]) -> str:
+    """Return ``% (95 % interval over 14 groups)`` for figures with intervals over these units."""
+    units = dict.fromkeys(f"{value['units']} {value['unit']}" for value in values)
+    return f"% (95 % interval over {', '.join(units)})"
 
 
 def retrieval_table(record: Record) -> str:
@@ -29,7 +34,8 @@ def retrieval_table(record: Record) -> str:
             name = f"mean of {splits_averaged} splits by {mean['target']}"
             rows.append([name, *(format_mean(mean["recall"][rank]) for rank in ranks)])
     sizes = _split_sizes(splits, "queries", "gallery", "{} queries, {} in the gallery")
-    return "\n".join([format_table([_UNIT, *ranks], rows), *sizes])
+    heading = interval_heading(split["recall"][ranks[0]] for split in splits)
+    return "\n".join([format_table([heading, *ranks], rows), *sizes])
 
 
 def class_table(record: Record) -> str:
@@ -57,7 +63,8 @@ def probe_table(record: Record) -> str:
         if mean["top1"]["splits"] > 1:
             name = f"mean of {mean['top1']['splits']} splits by {mean['target']}"
             rows.append([name, format_mean(mean["top1"]), format_mean(mean["top5"])])
-    columns = [f"{record['method']}, {_UNIT}", "top-1", "top-5", "chance", "chosen"]
+    heading = interval_heading(split["top1"] for split in splits)
+    columns = [f"{record['method']}, {heading}", "top-1", "top-5", "chance", "chosen"]
     sizes = _split_sizes(splits, "test", "train", "{} test videos, {} training videos")
     return "\n".join([format_table(columns, rows), *sizes])
 
@@ -79,8 +86,6 @@ def evidence_table(record: Record) -> str:
     """Format a result of ``cmd-eval evidence``: retrieval and probes, differences, and the other two claims."""
     return "\n".join(
         [
-            "percent, with the 95 % interval over videos in parentheses",
-            "",
             *(line for target in ("label", "group") for line in (*_evidence_lines(record, target), "")),
             *(_by_split_table(record), ""),
             *(_difference_table(record), ""),
@@ -91,7 +96,8 @@ def evidence_table(record: Record) -> str:
 
 
 def _evidence_lines(record: Record, target: str) -> list[str]:
-    heading = {"label": "by label, over splits", "group": "by group, leave-one-out"}[target]
+    unit = interval_heading(record["rows"][0][f"by_{target}"].values())
+    heading = {"label": "by label, over splits", "group": "by group, leave-one-out"}[target] + f", {unit}"
     chance = record["chance"][f"by_{target}"]
     rows = [
         [_features_name(row), *(format_share(row[f"by_{target}"][measure]) for measure in chance)]

@@ -198,7 +198,7 @@ def _split_record(
         "trained_on_split_column": config.data.split_column,
         "seed": config.run.seed,
         "checkpoint": str(checkpoint.path.resolve()),
-        **result.as_json(),
+        **result.as_json([entry.group for entry in entries]),
         "videos": [
             {
                 "video": entry.video_id,

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from cmd_eval.data.splits import EvalSplit
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.store import Features
-from cmd_eval.metrics.intervals import Interval, bootstrap_interval
+from cmd_eval.metrics.intervals import Interval, mean_interval
 from cmd_eval.metrics.retrieval import RECALL_RANKS, chance_recall_at, recall_hits
 from cmd_eval.results.schema import mean_and_spread
 from cmd_train.monitoring.neighbors import nearest, nearest_others
@@ -45,9 +45,10 @@ class RetrievalResult:
     neighbor_QM: NDArray[np.int64]
     similarity_QM: NDArray[np.float32]
 
-    def recall(self, seed: int = 0) -> dict[int, Interval]:
-        """Return R@k for each k with the bootstrap interval over queries."""
-        return {k: bootstrap_interval(hit_Q.astype(float), seed=seed) for k, hit_Q in self.hits.items()}
+    def recall(self, videos: VideoTable, seed: int = 0) -> dict[int, Interval]:
+        """Return R@k for each k with its interval over the groups of the queries, or over queries without groups."""
+        groups = [videos.groups[row] for row in self.split.query]
+        return {k: mean_interval(hit_Q.astype(float), groups, seed=seed) for k, hit_Q in self.hits.items()}
 
     def as_json(self, videos: VideoTable, seed: int = 0) -> dict[str, Any]:
         """Return the split's entry in a result file."""
@@ -61,7 +62,7 @@ class RetrievalResult:
             "gallery": len(split.gallery) - split.leave_one_out,
             "unlabeled_left_out": split.unlabeled,
             "copies_left_out": split.copies,
-            "recall": {f"R@{k}": figure.as_json() for k, figure in self.recall(seed).items()},
+            "recall": {f"R@{k}": figure.as_json() for k, figure in self.recall(videos, seed).items()},
             "chance": {f"R@{k}": value for k, value in self.chance.items()},
             "per_class": self.per_class(videos, seed),
             "examples": self.examples(videos),
@@ -69,12 +70,16 @@ class RetrievalResult:
 
     def per_class(self, videos: VideoTable, seed: int = 0) -> list[dict[str, Any]]:
         """Return R@1 and R@5 of the queries of each class."""
-        names = np.array([videos.names(self.split.target)[row] for row in self.split.query], dtype=object)
+        names, groups = (
+            np.array([column[row] for row in self.split.query], dtype=object)
+            for column in (videos.names(self.split.target), videos.groups)
+        )
         table = []
         for name in sorted(set(names)):
             own = names == name
             figures = {
-                f"R@{k}": bootstrap_interval(self.hits[k][own].astype(float), seed=seed).as_json() for k in CLASS_RANKS
+                f"R@{k}": mean_interval(self.hits[k][own].astype(float), list(groups[own]), seed=seed).as_json()
+                for k in CLASS_RANKS
             }
             table.append({"class": name, "queries": int(own.sum()), "recall": figures})
         return table

@@ -72,7 +72,7 @@ class ProbeResult:
         """Return 1 for each test video whose true class is among the k most likely ones, else 0."""
         return top_k_hits(self.score_NK, self.truth_N, k).astype(np.float64)
 
-    def as_json(self, seed: int = 0) -> dict[str, Any]:
+    def as_json(self, videos: VideoTable, seed: int = 0) -> dict[str, Any]:
         """Return the split's entry in a result file."""
         return {
             "split_column": self.split.split_column,
@@ -91,6 +91,7 @@ class ProbeResult:
                 most_likely(self.score_NK),
                 top_k_hits(self.score_NK, self.truth_N, 1),
                 top_k_hits(self.score_NK, self.truth_N, TOP),
+                [videos.groups[row] for row in self.split.query],
                 seed=seed,
             ),
             "chosen": {PARAMETERS[self.method]: self.validation.best},
@@ -160,7 +161,7 @@ def run_probe(features: Features, spec: EvalSplitSpec, method: str, command: str
         "probe",
         result_provenance(features, command, spec.seed),
         method=method,
-        splits=[result.as_json(spec.seed) for result in results],
+        splits=[result.as_json(features.videos, spec.seed) for result in results],
         mean=mean_over_splits(results),
         notes=unique(notes),
     )

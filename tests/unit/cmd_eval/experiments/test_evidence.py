@@ -13,7 +13,7 @@ from cmd_eval.experiments.evidence import Measurement, Row, chance, difference, 
 from cmd_eval.experiments.plan import NETWORKS, SIZES, EvidencePlan, EvidenceSize, evidence_splits, is_finished
 from cmd_eval.features.source import cached_features_path
 from cmd_eval.features.store import Features, write_features
-from cmd_eval.metrics.intervals import bootstrap_interval
+from cmd_eval.metrics.intervals import mean_interval
 from cmd_eval.results.schema import Provenance
 from cmd_train.checkpoints.files import save_checkpoint
 from cmd_train.config import build_config, parse_overrides
@@ -35,9 +35,11 @@ def measurement(
 
 
 # Both splits test video 2; the second split has a run with seed 0 only.
+GROUPS = ("g", "h", "g", "", "", "i")
 BOTH = Row(
     name="both",
     readout="mean",
+    groups=GROUPS,
     measurements=[
         measurement([0, 1, 2], [1, 0, 1]),
         measurement([0, 1, 2], [0, 0, 1], seed=1),
@@ -47,6 +49,7 @@ BOTH = Row(
 )
 OTHER = Row(
     name="other",
+    groups=GROUPS,
     measurements=[
         measurement([0, 1, 2], [0, 0, 1]),
         measurement([2, 5], [0, 0], split="split2"),
@@ -60,7 +63,7 @@ def test_a_video_counts_once_with_its_mean() -> None:
     assert BOTH.per_video("label", "R@1", split_column="split1") == {0: 0.5, 1: 0.0, 2: 1.0}
     assert BOTH.per_video("label", "R@1", seed=1) == {0: 0.0, 1: 0.0, 2: 1.0}
     value = BOTH.value("label", "R@1", seed=3)
-    assert value == bootstrap_interval(np.array([0.5, 0.0, 2 / 3, 1.0]), seed=3)
+    assert value == mean_interval(np.array([0.5, 0.0, 2 / 3, 1.0]), ["g", "h", "g", "i"], seed=3)
     record = BOTH.as_json()
     assert record["by_label"]["probe"]["value"] == pytest.approx((0.5 + 2 / 3 + 1) / 4)
     assert [split["by_label"]["R@1"]["value"] for split in record["by_split"]] == [0.5, 0.5]
@@ -70,10 +73,10 @@ def test_a_video_counts_once_with_its_mean() -> None:
 def test_differences_are_paired_by_video() -> None:
     found = difference(BOTH, OTHER, "label", "R@1", seed=1)
     gains = np.array([0.5, 0.0, 2 / 3 - 0.5, 1.0])
-    assert found == bootstrap_interval(gains, seed=1)
+    assert found == mean_interval(gains, ["g", "h", "g", "i"], seed=1)
     assert found.value == pytest.approx(gains.mean())
     ordered = replace(BOTH, readout="ordered")
-    untrained = [Row(name="untrained", readout=one.readout, measurements=OTHER.measurements) for one in (BOTH, ordered)]
+    untrained = [replace(OTHER, name="untrained", readout=one.readout) for one in (BOTH, ordered)]
     compared = [
         (one["first"], one["readout"], one["second"], one["target"], one["measure"])
         for one in differences([BOTH, ordered, *untrained, OTHER], "both")
@@ -85,7 +88,7 @@ def test_differences_are_paired_by_video() -> None:
         for second in ("untrained", "other")
         for measure in measures
     ]
-    fewer = Row(name="fewer", measurements=OTHER.measurements[:1])
+    fewer = replace(OTHER, name="fewer", measurements=OTHER.measurements[:1])
     with pytest.raises(ValueError, match="both and fewer: measured by label on different videos"):
         difference(BOTH, fewer, "label", "R@1")
 

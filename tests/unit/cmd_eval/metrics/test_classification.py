@@ -62,7 +62,7 @@ def test_confusion_and_per_class_accuracy_match_loops() -> None:
     rng = np.random.default_rng(0)
     truth, predicted = rng.integers(0, 5, 80), rng.integers(0, 6, 80)
     right = truth == predicted
-    record = accuracy_record(tuple("abcdef"), truth, predicted, right, np.ones(80, bool))
+    record = accuracy_record(tuple("abcdef"), truth, predicted, right, np.ones(80, bool), [""] * 80)
     expected = [[int(((truth == t) & (predicted == p)).sum()) for p in range(6)] for t in range(6)]
     assert record["confusion"] == expected
     for number, row in enumerate(record["per_class"][:5]):
@@ -80,7 +80,7 @@ def test_figures_match_scikit_learn() -> None:
     probability = probabilities(60, 7)
     truth = np.random.default_rng(1).integers(7, size=60)
     result = score_predictions(probability, [CLASSES[n] for n in truth], CLASSES)
-    record = result.as_json()
+    record = result.as_json([""] * len(result.truth_N))
     predicted = probability.argmax(1)
     assert record["top1"]["value"] == pytest.approx(accuracy_score(truth, predicted))
     assert record["top5"]["value"] == pytest.approx(top_k_accuracy_score(truth, probability, k=5, labels=range(7)))
@@ -102,7 +102,7 @@ def test_classes_unknown_to_the_classifier_count_as_wrong() -> None:
     assert (result.known, result.unknown) == (3, 2)
     assert result.top1_N.tolist() == [True, False, True, False]
     assert result.top5_N.tolist() == [True, False, True, False], "even if there are fewer than five known classes"
-    record = result.as_json()
+    record = result.as_json([""] * len(result.truth_N))
     assert record["classes_unknown"] == ["yak", "zebra"]
     assert record["confusion"] == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 1, 0, 0], [1, 0, 0, 0, 0], [0, 1, 0, 0, 0]]
     assert record["per_class"][1] == {"class": "b", "test": 0, "accuracy": None, "low": None, "high": None}

@@ -1,63 +1,99 @@
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
 import numpy as np
 import pytest
-import scipy.stats
 
-from cmd_eval.metrics.intervals import Interval, bootstrap_interval, paired_bootstrap
-
-
-@pytest.mark.parametrize("items", [12, 150])
-def test_bootstrap_agrees_with_another_stream(items: int) -> None:
-    hits = np.random.default_rng(items).random(items) < 0.8
-    found = bootstrap_interval(hits.astype(float), resamples=20_000)
-    other = scipy.stats.bootstrap(
-        (hits.astype(float),), np.mean, n_resamples=20_000, method="percentile", rng=np.random.default_rng(1)
-    ).confidence_interval
-    assert found.value == pytest.approx(hits.mean())
-    # Means of hits are multiples of 1 / items; two bootstraps may differ by one step.
-    assert found.low == pytest.approx(other.low, abs=1.01 / items)
-    assert found.high == pytest.approx(other.high, abs=1.01 / items)
+from cmd_eval.metrics.intervals import Interval, mean_interval, paired_interval
 
 
-def test_bootstrap_matches_a_loop_over_samples() -> None:
+@pytest.mark.parametrize("hits", [0, 3, 12])
+def test_proportions_without_groups_have_wilsons_interval(hits: int) -> None:
+    """Wilson (1927), in the form of Agresti and Coull (1998), equation 2."""
+    n, share, z = 12, hits / 12, 1.959964
+    center, half = share + z**2 / (2 * n), z * math.sqrt(share * (1 - share) / n + z**2 / (4 * n**2))
+    found = mean_interval(np.arange(12) < hits, [""] * 12)
+    assert found.low == pytest.approx((center - half) / (1 + z**2 / n), abs=1e-6)
+    assert found.high == pytest.approx((center + half) / (1 + z**2 / n), abs=1e-6)
+    assert (found.value, found.unit, found.units) == (share, "videos", 12)
+
+
+def test_other_values_without_groups_are_resampled() -> None:
     values = np.random.default_rng(2).standard_normal(9)
     rng = np.random.default_rng(7)
     rows = rng.integers(9, size=(50, 9))
     means = [sum(values[row] for row in draw) / 9 for draw in rows]
     low, high = np.quantile(means, [0.05, 0.95])
-    found = bootstrap_interval(values, seed=7, resamples=50, level=0.9)
+    found = mean_interval(values, seed=7, resamples=50, level=0.9)
     assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
-    assert found == bootstrap_interval(values, seed=7, resamples=50, level=0.9)
-    assert found != bootstrap_interval(values, seed=8, resamples=50, level=0.9)
+    assert found == mean_interval(values, seed=7, resamples=50, level=0.9)
+    assert found != mean_interval(values, seed=8, resamples=50, level=0.9)
 
 
-def test_bootstrap_has_about_the_nominal_coverage() -> None:
-    rng = np.random.default_rng(3)
-    covered = 0
-    for trial in range(200):
-        found = bootstrap_interval((rng.random(100) < 0.7).astype(float), seed=trial, resamples=400)
-        covered += found.low <= 0.7 <= found.high
-    assert 0.89 <= covered / 200 <= 0.99
+def test_groups_are_resampled_as_a_whole() -> None:
+    values, groups = np.array([1.0, 1, 0, 0, 0, 1, 1]), ["a", "a", "b", "b", "b", "", ""]
+    rng = np.random.default_rng(7)
+    sums, counts = np.array([2.0, 0, 1, 1]), np.array([2, 3, 1, 1])
+    rows = rng.integers(4, size=(50, 4))
+    low, high = np.quantile([sums[row].sum() / counts[row].sum() for row in rows], [0.025, 0.975])
+    found = mean_interval(values, groups, seed=7, resamples=50)
+    assert (found.low, found.high) == (pytest.approx(low), pytest.approx(high))
+    assert (found.value, found.unit, found.units) == (pytest.approx(4 / 7), "groups", 4)
 
 
-def test_equal_values_give_an_interval_of_zero_width() -> None:
-    assert bootstrap_interval(np.ones(5)).as_json() == {"value": 1.0, "low": 1.0, "high": 1.0}
-    assert bootstrap_interval(np.array([0.25])) == Interval(value=0.25, low=0.25, high=0.25)
+def coverage(draw: Callable[[np.random.Generator], tuple[np.ndarray, list[str]]], share: float, trials: int) -> float:
+    """Return how often the interval contains the true share."""
+    rng, covered = np.random.default_rng(3), 0
+    for trial in range(trials):
+        values, groups = draw(rng)
+        found = mean_interval(values.astype(float), groups, seed=trial, resamples=400)
+        covered += found.low <= share <= found.high
+    return covered / trials
 
 
-def test_paired_bootstrap_resamples_pairs() -> None:
+@pytest.mark.parametrize("correlation", [0.3, 0.6])
+def test_coverage_with_groups_as_in_ucf101(correlation: float) -> None:
+    """707 groups of 5 clips; within a group, hits are correlated. Intervals from single clips cover 72 to 77 %."""
+    scale = 1 / correlation - 1
+
+    def draw(rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
+        shares = rng.beta(0.7 * scale, 0.3 * scale, 707).repeat(5)
+        return rng.random(707 * 5) < shares, [str(number // 5) for number in range(707 * 5)]
+
+    assert 0.93 <= coverage(draw, 0.7, 600) <= 0.98
+    assert coverage(lambda rng: (draw(rng)[0], [""] * 707 * 5), 0.7, 300) < 0.85
+
+
+def test_coverage_of_few_independent_videos() -> None:
+    assert 0.9 <= coverage(lambda rng: (rng.random(5) < 0.8, [""] * 5), 0.8, 2000) <= 0.98
+    assert 0.93 <= coverage(lambda rng: (rng.random(54) < 0.1, [""] * 54), 0.1, 2000) <= 0.98
+
+
+def test_extremes_are_not_certain() -> None:
+    assert mean_interval(np.ones(5)).low == pytest.approx(0.566, abs=1e-3)
+    # Three groups of which all videos are hits say no more than three videos.
+    found = mean_interval(np.ones(9), list("aaabbbccc"))
+    assert found == replace(mean_interval(np.ones(3)), unit="groups")
+    assert mean_interval(np.full(4, 0.25)) == Interval(value=0.25, low=0.25, high=0.25, units=4)
+
+
+def test_paired_interval_resamples_pairs() -> None:
     base = np.random.default_rng(4).random(40) * 10
-    found = paired_bootstrap(base + 1, base)
+    found = paired_interval(base + 1, base)
     assert found.low == pytest.approx(1)
     assert found.high == pytest.approx(1)
     with pytest.raises(ValueError, match="pairs"):
-        paired_bootstrap(base, base[:-1])
+        paired_interval(base, base[:-1])
 
 
 @pytest.mark.parametrize("arguments", [{"resamples": 0}, {"level": 1.0}])
 def test_bootstrap_rejects_invalid_arguments(arguments: dict[str, float]) -> None:
     with pytest.raises(ValueError, match=next(iter(arguments))):
-        bootstrap_interval(np.ones(3), **arguments)  # type: ignore[arg-type] # deliberately invalid
+        mean_interval(np.ones(3), **arguments)  # type: ignore[arg-type] # deliberately invalid
     with pytest.raises(ValueError, match="at least one item"):
-        bootstrap_interval(np.ones(0))
+        mean_interval(np.ones(0))
+    with pytest.raises(ValueError, match="groups: 2, but there are 3 items"):
+        mean_interval(np.ones(3), ["a", "b"])

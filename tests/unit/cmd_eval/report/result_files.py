@@ -7,8 +7,9 @@ from typing import Any
 CLASSES = ["left", "right", "up"]
 
 
-def figure(value: float) -> dict[str, float]:
-    return {"value": value, "low": max(value - 0.1, 0.0), "high": min(value + 0.1, 1.0)}
+def figure(value: float) -> dict[str, Any]:
+    low, high = max(value - 0.1, 0.0), min(value + 0.1, 1.0)
+    return {"value": value, "low": low, "high": high, "unit": "groups", "units": 8}
 
 
 def provenance(**changes: Any) -> dict[str, Any]:
