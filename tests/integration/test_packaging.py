@@ -88,7 +88,11 @@ def test_sdist_holds_the_sources_of_the_wheel(dist: Path) -> None:
     assert {path.parts[0] for path in paths} == {sdist.name.removesuffix(".tar.gz")}
     documents = {"README.md", "LICENSE", "LICENSES.md", "CHANGELOG.md", "CITATION.cff", "data_manifests/demo.csv"}
     documents |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    documents |= {"extract/PLANNING.md", *(f"{folder}/README.md" for folder in (*FOLDERS, "data_manifests"))}
+    documents |= {
+        "extract/PLANNING.md",
+        "eval/RESULTS.md",
+        *(f"{folder}/README.md" for folder in (*FOLDERS, "data_manifests")),
+    }
     packages = {f"{name.partition('/')[0].removeprefix('cmd_')}/{name}" for name in modules() | DATA}
     assert names == packages | documents | {"pyproject.toml", "PKG-INFO"}
 

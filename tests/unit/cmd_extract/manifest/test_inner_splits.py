@@ -31,7 +31,7 @@ def test_each_training_group_is_tested_once_and_test_videos_are_in_no_part() -> 
     ("groups", "parts", "column", "message"),
     [
         ("ab", "rr", "split9", "'split9' does not exist; there are: split"),
-        ("ab", "rr", "split", "3 folds, but its training part has 2 groups"),
+        ("ab", "rr", "split", "3 folds, but only 2 groups"),
         ("abc ", "rrrr", "split", "v3: has no group"),
     ],
 )
