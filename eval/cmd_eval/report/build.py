@@ -36,8 +36,8 @@ from cmd_extract.system.files import atomic_write, remove_leftovers
 
 _MAX_MOTION_PICTURES = 6
 _ACCURACY_CAPTION = (
-    "Percent of the test videos, with 95 % interval. Chance is the accuracy of predicting the class of a random "
-    "training video."
+    "Percent of the test videos, with 95 % interval over groups of videos, if there are any. Chance is the accuracy of "
+    "predicting the class of a random training video."
 )
 _PROBE_CAPTION = f"Classifiers on frozen features. {_ACCURACY_CAPTION}"
 _RECOGNITION_CAPTION = f"Networks fine-tuned with labels. {_ACCURACY_CAPTION}"

@@ -139,7 +139,7 @@ def _retrieval_block(by_name: Mapping[str, Record]) -> Block:
     target = first["target"]
     caption = (
         f"Retrieval by {target}: {sizes}. Percent of the queries with a video of the same {target} among the k "
-        "nearest, with 95 % interval."
+        "nearest, with 95 % interval over groups of videos, if there are any."
     )
     table = Table(caption=caption, columns=["features", *ranks], rows=rows, quiet_rows=1)
     details = [_class_recall_table(name, split) for name, split in ordered if split["per_class"]]
@@ -315,8 +315,8 @@ def decoupling_block(record: Record) -> Block:
     rows.append([Cell(text="chance"), *(Cell(text=percent(_value(chance[by].get(measure)))) for by, measure in parts)])
     columns = ["network", "label: R@1", "label: probe", "context: R@1", "context: probe"]
     caption = (
-        "Do the two tasks separate? Percent, with 95 % interval, by motion label and by context (the group). The "
-        "motion head should raise the first two columns, the context head the last two."
+        "Do the two tasks separate? Percent, with 95 % interval over groups, by motion label and by context (the group). "
+        "The motion head should raise the first two columns, the context head the last two."
     )
     return Block(table=Table(caption=caption, columns=columns, rows=rows, quiet_rows=1), notes=_notes([record]))
 
