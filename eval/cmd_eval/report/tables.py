@@ -315,8 +315,8 @@ def decoupling_block(record: Record) -> Block:
     rows.append([Cell(text="chance"), *(Cell(text=percent(_value(chance[by].get(measure)))) for by, measure in parts)])
     columns = ["network", "label: R@1", "label: probe", "context: R@1", "context: probe"]
     caption = (
-        "Do the two tasks separate? Percent, with 95 % interval over groups, by motion label and by context (the group). "
-        "The motion head should raise the first two columns, the context head the last two."
+        "Do the two tasks separate? Percent, with 95 % interval over groups, by motion label and by context (the "
+        "group). The motion head should raise the first two columns, the context head the last two."
     )
     return Block(table=Table(caption=caption, columns=columns, rows=rows, quiet_rows=1), notes=_notes([record]))
 
