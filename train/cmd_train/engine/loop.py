@@ -182,9 +182,7 @@ class _TrainingLoop:
 
     def _advance(self, host_batch: Batch, waiting: float, stop: StopRequest) -> bool:
         """Take one step; return whether a stop was requested."""
-        # A signal may reach the ranks in different steps, but all ranks must stop after the same one.
-        stopping, damaged = any_rank((bool(stop.reason()), bool(host_batch.damaged)), self.context)
-        if damaged:
+        if any_rank((bool(host_batch.damaged),), self.context)[0]:
             host_batch = self.damage.update(host_batch, self.step, self.context)
         if self.step == 0 and self.context.is_main and self.config.run.batch_picture:
             ids = [self.entries[int(video)].video_id for video in host_batch.video_B]
@@ -193,6 +191,8 @@ class _TrainingLoop:
         rate = learning_rate(self.step, self.sampler.steps_per_epoch, self.config.optim)
         set_learning_rate(self.optimizer, rate)
         output, norm = self.gradients(batch, self.step)
+        # A signal may reach the ranks in different steps, but all ranks must stop after the same one.
+        (stopping,) = any_rank((bool(stop.reason()),), self.context)
         self.finite.watch(self.step, output.metrics["loss"], norm, self._describe(host_batch))
         skip_update(self.optimizer, self.finite.failed)
         self.optimizer.step()
