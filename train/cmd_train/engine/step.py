@@ -61,8 +61,6 @@ class GradientStep:
             self._parallel = DistributedDataParallel(
                 model,
                 device_ids=[context.device] if on_cuda else None,
-                # With SyncBatchNorm the buffers are the same on all ranks.
-                **({"broadcast_buffers": False} if on_cuda else {}),
                 # Views into buckets, whose layout changes after the first step, change the order of summation in the
                 # gradient norm; on CPUs a continued run is bit-identical.
                 gradient_as_bucket_view=on_cuda,
