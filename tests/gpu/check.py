@@ -1,4 +1,4 @@
-"""Check and measure training on one GPU, in under ten minutes:
+"""Check and measure training on one GPU; stops after ``--minutes``:
 
     python -m tests.gpu.check [SHARDS] [--minutes 9]
     python -m tests.gpu.check --device cpu --tiny      # the same steps where there is no GPU, with nothing measured
@@ -137,7 +137,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--tiny", action="store_true")
     arguments = parser.parse_args()
-    end = time.monotonic() + 60 * arguments.minutes
+    end = time.monotonic() + 60 * arguments.minutes - _SECONDS_TO_STOP
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
         sys.exit("no CUDA device: use --device cpu --tiny to try the script without one")
     device = torch.device(arguments.device)
@@ -148,12 +148,11 @@ def main() -> None:
     check_objectives(ShardSet(shards), device, batch_size)
     check_process_group(ShardSet(shards), device, batch_size)
     speed = ["--device", arguments.device, "--channels-last", *(["--tiny"] if arguments.tiny else [])]
-    if code := run(["-m", "tests.benchmarks.gpu_training", shards, *speed]):
+    if code := run(["-m", "tests.benchmarks.gpu_training", shards, *speed], seconds=end - time.monotonic()):
         sys.exit(f"the benchmark failed with exit code {code}")
     options = evidence_arguments(arguments.device, tiny=arguments.tiny)
-    left = end - time.monotonic() - _SECONDS_TO_STOP
     evidence = command("cmd-eval", "evidence", shards, arguments.out / "evidence", *options)
-    sys.exit(run(evidence, seconds=left))
+    sys.exit(run(evidence, seconds=end - time.monotonic()))
 
 
 if __name__ == "__main__":

@@ -80,14 +80,16 @@ def test_a_living_process_on_another_host_is_noticed(tmp_path: Path) -> None:
     assert path.exists()
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "missing", "weights"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "missing", "weights", "two"])
 def test_a_damaged_checkpoint_falls_back_to_an_older_one(damage: str, few_shards: Path, tmp_path: Path) -> None:
     plain, run = tmp_path / "plain", tmp_path / "run"
     settings = {"optim__epochs": 3, "run__checkpoint_epochs": 1, "run__keep_checkpoints": 5}
     train(few_shards, plain, **settings)
     train(few_shards, run, **settings)
     last = list_checkpoints(run)[-1]
-    file = last / ("model.safetensors" if damage == "weights" else "state.pt")
+    file = last / ("model.safetensors" if damage in ("weights", "two") else "state.pt")
+    if damage == "two":
+        os.truncate(list_checkpoints(run)[-2] / "model.safetensors", 1000)
     if damage == "missing":
         file.unlink()
     else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -141,14 +142,16 @@ def recorded_initial(run_dir: Path) -> dict[str, Any] | None:
     Raises:
         CheckpointError: all checkpoints are damaged.
     """
-    *older, last = list_checkpoints(run_dir)
-    try:
-        record: dict[str, Any] | None = read_config(last).get("init")
-    except CheckpointError:
-        if not older:
-            raise
-        # All checkpoints of a run have the same record; its last one is reported when the run is continued.
-        record = read_config(older[-1]).get("init")
+    # All checkpoints of a run have the same record. Damaged ones are reported when the run is continued.
+    *newer, oldest = reversed(list_checkpoints(run_dir))
+    for checkpoint in newer:
+        with suppress(CheckpointError):
+            return _initial_of(checkpoint)
+    return _initial_of(oldest)
+
+
+def _initial_of(checkpoint: Path) -> dict[str, Any] | None:
+    record: dict[str, Any] | None = read_config(checkpoint).get("init")
     return record
 
 

@@ -206,7 +206,8 @@ def _unreadable(path: Path, error: Exception) -> str:
             f"{path}: contains objects other than tensors ({', '.join(objects)}), which are not loaded because that "
             f'can run code. If you trust its source, save the tensors alone: python -c "{convert}"'
         )
-    reason = str(error).partition("\n")[0] or type(error).__name__
+    # torch appends advice to disable the protection.
+    reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
     return f"{path}: not a readable .pth or .safetensors file of weights ({reason})"
 
 

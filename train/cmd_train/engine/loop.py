@@ -169,8 +169,8 @@ class _TrainingLoop:
         """Take the remaining steps until a stop is requested, and save the last one."""
         waited_from = time.monotonic()
         for batch in unpack_batches(loader):
-            stopping = self._advance(batch, time.monotonic() - waited_from, stop)
-            if stopping or self.policy.should_save(self.step):
+            stopping, saving = self._advance(batch, time.monotonic() - waited_from, stop)
+            if stopping or saving:
                 self._save()
             if stopping:
                 break
@@ -180,8 +180,8 @@ class _TrainingLoop:
         if self.context.is_main:
             self.metrics.flush()
 
-    def _advance(self, host_batch: Batch, waiting: float, stop: StopRequest) -> bool:
-        """Take one step; return whether a stop was requested."""
+    def _advance(self, host_batch: Batch, waiting: float, stop: StopRequest) -> tuple[bool, bool]:
+        """Take one step; return whether a stop was requested, and whether to save."""
         if any_rank((bool(host_batch.damaged),), self.context)[0]:
             host_batch = self.damage.update(host_batch, self.step, self.context)
         if self.step == 0 and self.context.is_main and self.config.run.batch_picture:
@@ -191,30 +191,29 @@ class _TrainingLoop:
         rate = learning_rate(self.step, self.sampler.steps_per_epoch, self.config.optim)
         set_learning_rate(self.optimizer, rate)
         output, norm = self.gradients(batch, self.step)
-        # A signal may reach the ranks in different steps, but all ranks must stop after the same one.
-        (stopping,) = any_rank((bool(stop.reason()),), self.context)
-        self.finite.watch(self.step, output.metrics["loss"], norm, self._describe(host_batch))
+        # Signals and clocks differ between ranks, but all must stop, read and save after the same step.
+        flags = bool(stop.reason()), self.policy.should_save(self.step + 1), self.metrics.is_due(self.step + 1)
+        stopping, saving, due = any_rank(flags, self.context)
+        self.finite.watch(self.step, output.metrics["loss"], norm, host_batch)
         skip_update(self.optimizer, self.finite.failed)
         self.optimizer.step()
         self.step += 1
         evaluated = self.monitor(self.model) if self.policy.should_evaluate(self.step) else {}
         self.retrieval = evaluated.get("retrieval_r1")
-        read = self.metrics.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting, evaluated=evaluated)
-        if read:
+        self.metrics.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting, evaluated=evaluated)
+        if stopping or saving or due:
+            self.metrics.read()
             self._check_finite()
-        return stopping
-
-    def _describe(self, batch: Batch) -> list[str]:
-        return [
-            f"{self.entries[int(video)].video_id} {key}" for video, key in zip(batch.video_B, batch.keys, strict=True)
-        ]
+        return stopping, saving
 
     def _check_finite(self) -> None:
         """Raise ``TrainingError`` if a step has failed; its weights are those from before that step."""
         failure = self.finite.failure()
         if failure is None:
             return
-        samples = ", ".join(gather_texts(", ".join(failure.samples), self.context))
+        videos = (self.entries[int(video)].video_id for video in failure.video_B)
+        own = ", ".join(f"{video_id} {key}" for video_id, key in zip(videos, failure.keys, strict=True))
+        samples = ", ".join(gather_texts(own, self.context))
         if self.context.is_main:
             self.metrics.flush()
             state = {"optimizer": self.optimizer.state_dict(), "step": failure.step, "samples": samples}
@@ -230,7 +229,6 @@ class _TrainingLoop:
         )
 
     def _save(self) -> None:
-        self._check_finite()
         if self.context.is_main:
             # Write the metrics first: if the process is killed in between, the steps are repeated and logged again.
             self.metrics.flush()

@@ -135,7 +135,7 @@ class MetricsLogger:
         """Remove the lines of steps that an interrupted run logged but did not save; they are about to be repeated."""
         if not self._path.exists():
             return
-        kept, recent = [], deque[dict[str, float]](maxlen=_RECENT_STEPS)
+        kept = []
         for number, line in enumerate(self._path.read_bytes().splitlines(keepends=True), 1):
             if not line.endswith(b"\n"):
                 continue  # cut off by a crash
@@ -147,8 +147,7 @@ class MetricsLogger:
                 continue
             if step <= first_step:
                 kept.append(line)
-                recent.append({name: value for name, value in values.items() if name not in _OTHER_FIELDS})
-        self._recent.extend(recent)
+                self._recent.append({name: value for name, value in values.items() if name not in _OTHER_FIELDS})
         with atomic_write(self._path) as temporary:
             temporary.write_bytes(b"".join(kept))
 
@@ -162,8 +161,8 @@ class MetricsLogger:
         norm: Tensor,
         waiting: float,
         evaluated: Mapping[str, float],
-    ) -> bool:
-        """Record one step.
+    ) -> None:
+        """Record one step, without waiting for the device.
 
         Args:
             step: completed steps, this one included.
@@ -173,9 +172,6 @@ class MetricsLogger:
             norm: gradient norm before clipping.
             waiting: seconds spent waiting for the batch.
             evaluated: retrieval metrics, if they were evaluated after the step.
-
-        Returns:
-            Whether values were read from the device: on a CPU always, on a GPU every ``run.log_seconds``.
         """
         self.report += batch.report
         self._waiting += waiting
@@ -192,21 +188,29 @@ class MetricsLogger:
             "data_wait_share": self._waiting / elapsed,
         }
         self._unread.append(line)
-        last = step == self._sampler.total_steps
-        now = time.monotonic()
-        if not (last or self._always_read or now - self._last_read >= self._read_seconds):
-            return False
-        self._last_read = now
-        newest = self._read()
-        if self._main and (last or now - self._last_line >= self._config.run.log_seconds):
+
+    def is_due(self, step: int) -> bool:
+        """Return whether to call ``read`` after a step: always on a CPU, every ``run.log_seconds`` on a GPU."""
+        return self._always_read or self._is_last(step) or time.monotonic() - self._last_read >= self._read_seconds
+
+    def _is_last(self, step: float) -> bool:
+        return step == self._sampler.total_steps
+
+    def read(self) -> None:
+        """Transfer the values of all steps since the last call from the device at once, and log them."""
+        if not self._unread:
+            return
+        self._last_read = now = time.monotonic()
+        newest = self._transfer()
+        if self._main and (self._is_last(newest["step"]) or now - self._last_line >= self._config.run.log_seconds):
             self._last_line = now
             self._gpu_busy = self._gpu.utilization()
-            self._print(newest, elapsed / done * (self._sampler.total_steps - step))
+            left = self._sampler.total_steps - newest["step"]
+            self._print(newest, left * self._config.optim.batch_size / newest["clips_per_second"])
             self.flush()
-        return True
 
-    def _read(self) -> dict[str, float]:
-        """Transfer the values of all lines since the last call from the device at once; return the newest line."""
+    def _transfer(self) -> dict[str, float]:
+        """Replace the tensors in all lines since the last call by their values; return the newest line."""
         places = [(line, name) for line in self._unread for name, value in line.items() if isinstance(value, Tensor)]
         values = torch.stack([line[name].float() for line, name in places]).tolist()  # type: ignore[union-attr] # tensors
         for (line, name), value in zip(places, values, strict=True):
@@ -241,8 +245,7 @@ class MetricsLogger:
 
     def flush(self) -> None:
         """Append buffered lines to ``metrics.jsonl``, and wait until they are on the disk."""
-        if self._unread:
-            self._read()
+        self.read()
         with self._path.open("a", encoding="utf-8") as stream:
             stream.writelines(line + "\n" for line in self._lines)
             stream.flush()
@@ -253,8 +256,7 @@ class MetricsLogger:
 
     def recent_metrics(self) -> dict[str, float]:
         """Return means over the last 50 steps (or fewer), including steps before an interruption."""
-        if self._unread:
-            self._read()
+        self.read()
         return {name: sum(m[name] for m in self._recent) / len(self._recent) for name in self._recent[0]}
 
 

@@ -107,6 +107,7 @@ def test_errors_list_mismatched_names_and_nothing_is_written(tmp_path: Path) -> 
     result = import_weights(tmp_path / "noise.pth", tmp_path / "out")
     assert result.exit_code == 1
     assert "noise.pth: not a readable" in result.output
+    assert "weights_only" not in result.output, "torch's advice to run code in the file"
     torch.save({"a.weight": torch.zeros(1), "b.weight": torch.zeros(1)}, tmp_path / "other.pth")
     result = import_weights(tmp_path / "other.pth", tmp_path / "out")
     assert result.exit_code == 1
