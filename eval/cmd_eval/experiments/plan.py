@@ -202,11 +202,12 @@ class EvidencePlan:
     @property
     def pretraining_runs(self) -> list[PretrainingRun]:
         """All pre-training runs, seed by seed, so that an early stop leaves complete tables."""
+        networks = self.networks
         return [
             PretrainingRun(network=name, split_column=column, seed=seed)
             for seed in range(self.size.seeds)
             for column in self.split_columns
-            for name in self.networks
+            for name in networks
             if seed < self.seeds_of(name)
         ]
 

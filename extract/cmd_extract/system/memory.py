@@ -13,7 +13,8 @@ def keep_freed_memory() -> None:
     """Make ``malloc`` reuse freed memory instead of returning it to the system; only glibc has this setting.
 
     Each step of a training run on a CPU allocates the same tensors again. By default glibc returns those over 32 MB to
-    the system, which then fills new pages with zeros: 11 of 43 s of recipe ``gestures`` when this was written.
+    the system, which then fills new pages with zeros. Two epochs of recipe ``gestures`` on one thread take 32.7 s
+    instead of 40.5 s, with 5 % more memory.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)

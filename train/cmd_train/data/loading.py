@@ -63,8 +63,8 @@ def iterate_samples(
         if isinstance(error, RuntimeError) and "timed out" in str(error):
             raise RuntimeError(
                 f"no data from the {workers} data workers within {timeout_seconds:g} s: the storage does not answer, "
-                "or a worker failed (see its output above); for slow storage, raise data.timeout_seconds in training, or "
-                "use --workers 0"
+                "or a worker failed (see its output above); for slow storage, raise data.timeout_seconds in training, "
+                "or use --workers 0"
             ) from error
         raise
 
