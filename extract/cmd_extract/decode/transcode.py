@@ -28,7 +28,7 @@ from cmd_extract.decode.source import SourceInfo, input_options, input_url, open
 from cmd_extract.decode.stamps import JUMP_SECONDS
 from cmd_extract.decode.streams import time_base_of
 from cmd_extract.errors import NO_ROOM, OutputError, VideoError
-from cmd_extract.system.process import prepare_program
+from cmd_extract.system.process import memory_left, prepare_program
 
 with contextlib.suppress(Exception):  # another package of that name; find_ffmpeg reports it
     import ffmpeg
@@ -36,6 +36,9 @@ with contextlib.suppress(Exception):  # another package of that name; find_ffmpe
 _NUMBERS_TIME_BASE = Fraction(1, 25)
 """Frames are numbered in this time base; MPEG-4 rejects the fine ones of variable frame rates."""
 _NO_SCENE_CUTS = 1_000_000_000
+_LOADED_BYTES = 32 * 2**20
+"""With less memory than this FFmpeg crashes while it is loaded, 20 MiB in the builds tried."""
+_NEEDS_MORE = "ffmpeg needs more memory than --max-memory-mb allows"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,10 +185,12 @@ def transcode(
     )
     if own_vectors and files.frames is None:
         return replace(files, stamps=None)
+    if (left := memory_left()) is not None and left < _LOADED_BYTES:
+        raise VideoError("memory", _NEEDS_MORE)
     status, log = _run(build_command(source, info, config, files, binary), workdir / "ffmpeg.log", files.stamps)
     if log.out_of_memory:
         # An error even if FFmpeg exits with 0: the picture it had no memory for is missing from the outputs.
-        raise VideoError("memory", "ffmpeg needs more memory than --max-memory-mb allows")
+        raise VideoError("memory", _NEEDS_MORE)
     if status != 0:
         raise _explain_failure(status, log, workdir)
     return replace(files, decode_errors=log.damage, first_error=log.first_error)

@@ -122,8 +122,10 @@ def claim_folder(job: RunJob, identity: RunIdentity) -> None:
     """
     _check_when_written(job, identity)
     path = job.out / schema.RUN_NAME
-    if not path.exists() and not create_exclusively(path, _record_text(job, identity)):
-        _check_when_written(job, identity)
+    if not path.exists():
+        create_exclusively(path, _record_text(job, identity))
+    # Another run may have created it between the check and here.
+    _check_when_written(job, identity)
 
 
 def _check_when_written(job: RunJob, identity: RunIdentity) -> None:

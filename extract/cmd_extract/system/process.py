@@ -58,10 +58,16 @@ def prepare_program() -> None:
     The limit is the part of the parent's limit that the parent itself does not use.
     """
     die_with_parent()
-    if sys.platform == "linux":
-        limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
-        if limit != resource.RLIM_INFINITY:
-            _lower_data_limit(max(limit - _data_bytes(), 0))
+    if (left := memory_left()) is not None:
+        _lower_data_limit(left)
+
+
+def memory_left() -> int | None:
+    """Return the bytes that this process may still use under its limit; None without a limit."""
+    if sys.platform != "linux":
+        return None
+    limit, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return None if limit == resource.RLIM_INFINITY else max(limit - _data_bytes(), 0)
 
 
 def _data_bytes() -> int:

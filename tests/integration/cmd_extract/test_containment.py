@@ -145,6 +145,22 @@ def test_memory_limit_covers_ffmpeg(make_video: MakeVideo, ffmpeg: FfmpegBinary,
     assert stage == "memory", reason
 
 
+def extract_beside_a_buffer(source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary) -> ExtractedVideo:
+    buffer = bytearray(45 << 20)
+    video = extract_video(source, config, workdir, binary)
+    assert buffer
+    return video
+
+
+def test_too_little_memory_to_start_ffmpeg_is_not_a_crash(
+    one_video: Path, ffmpeg: FfmpegBinary, tmp_path: Path
+) -> None:
+    rows = make_rows(tmp_path, one_video, ["a"])
+    job = make_job(tmp_path, tmp_path / "out", ffmpeg, max_memory_mb=64)
+    run_extraction(rows, job, workers=1, extract=extract_beside_a_buffer)
+    assert failures(tmp_path / "out")["a"] == ("memory", "ffmpeg needs more memory than --max-memory-mb allows")
+
+
 def test_special_files_are_rejected(one_video: Path, ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     (tmp_path / "folder.mp4").mkdir()

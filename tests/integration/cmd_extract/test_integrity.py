@@ -20,8 +20,10 @@ from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.run import containment
+from cmd_extract.run import record as run_record
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.pipeline import run_extraction
+from cmd_extract.run.plan import plan_shards
 from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import hash_json
 from cmd_extract.shard.reader import ShardSet
@@ -184,6 +186,30 @@ def test_of_two_runs_started_together_with_different_settings_one_is_refused(ori
         for shard in out.glob("shard-*.h5"):
             with h5py.File(shard) as file:
                 assert file.attrs["config_hash"] == hash_json(index["config"])
+
+
+def test_a_run_that_starts_while_another_records_itself_compares_itself_with_it(
+    folder: Path, ffmpeg: FfmpegBinary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records, out = read_manifest(folder / "m.csv", check_paths=False), folder / "at-once"
+    out.mkdir()
+    jobs = {}
+    for gop in (2, 3):
+        config = ExtractConfig(width=160, height=120, frame_short_side=48, gop=gop)
+        jobs[gop] = RunJob(root=folder, out=out, scratch=out, config=config, binary=ffmpeg)
+    plans = plan_shards(records, 1)
+    check = run_record.check_folder
+
+    def overtaken(job: RunJob, identity: run_record.RunIdentity) -> None:
+        check(job, identity)
+        if not (out / "run.json").exists():
+            with monkeypatch.context() as original:
+                original.setattr(run_record, "check_folder", check)
+                run_record.claim_folder(jobs[2], run_record.RunIdentity.of(jobs[2], records, plans))
+
+    monkeypatch.setattr(run_record, "check_folder", overtaken)
+    with pytest.raises(ShardError, match=r"other settings \(gop: 2 is now 3\)"):
+        run_record.claim_folder(jobs[3], run_record.RunIdentity.of(jobs[3], records, plans))
 
 
 def test_a_shard_of_another_configuration_never_gets_into_the_index(folder: Path, ffmpeg: FfmpegBinary) -> None:
