@@ -232,8 +232,8 @@ def evidence(
     Pre-trains networks with both heads and with either one on the train part of each split; evaluates retrieval by
     label (over splits) and by group (leave-one-out); compares with untrained networks, the motion grids and colors;
     trains with labels from scratch, with and without motion prediction, and from pre-trained weights. The runs are in
-    OUT, the result is written to OUT/eval/evidence.json. Run again, the command keeps finished runs and continues an
-    interrupted one.
+    OUT, the result is written to OUT/eval/evidence.json, its tables to OUT/eval/evidence.md. Run again, the command
+    keeps finished runs and continues an interrupted one.
     """
     from cmd_eval.experiments.benchmark_results import read_extraction_speed
     from cmd_eval.experiments.plan import SIZES, make_plan

@@ -27,8 +27,11 @@ from cmd_eval.features.readout import ReadoutName
 from cmd_eval.features.source import FeatureSource, length_notes, open_features, unique
 from cmd_eval.features.store import COLOR_HISTOGRAM, MOTION_GRIDS, Features
 from cmd_eval.results.schema import EVAL_FOLDER, Provenance, read_result, result_record, write_result
+from cmd_eval.results.tables import evidence_table
 from cmd_extract.console.progress import ProgressDisplay
+from cmd_extract.console.tables import format_markdown
 from cmd_extract.shard.reader import ShardSet
+from cmd_extract.system.files import write_whole
 
 UNTRAINED = "untrained"
 BASELINES = {MOTION_GRIDS: motion_grid_features, COLOR_HISTOGRAM: color_histogram_features}
@@ -70,7 +73,7 @@ class RunOptions:
 def run_evidence(
     plan: EvidencePlan, options: RunOptions, *, speed: Sequence[Mapping[str, Any]] | None = None
 ) -> EvidenceRun:
-    """Train what is missing, evaluate, and write ``eval/evidence.json`` in the output folder.
+    """Train what is missing, evaluate, and write ``eval/evidence.json`` and ``.md`` in the output folder.
 
     Finished runs are kept and interrupted ones continue. The result file is first written when the first claim has been
     measured, and again after the supervised runs.
@@ -100,7 +103,7 @@ def run_evidence(
     record = _record(plan, shards.data_hash, rows, options)
     all_notes = [note for split in (*by_label, *by_group) for note in split_notes(videos, split)]
     record |= {"notes": unique([*all_notes, *notes, _SEEN_NOTE]), "speed": speed, "auxiliary": None}
-    write_result(path, record)
+    _write(path, record)
     if comparison is not None:
         options.log(f"retrieval results written to {path}; starting the supervised runs")
         auxiliary = compare_auxiliary(
@@ -111,8 +114,15 @@ def run_evidence(
         )
         write_result(path.with_name("auxiliary.json"), auxiliary.record)
         record["auxiliary"] = {name: auxiliary.record[name] for name in _OF_AUXILIARY}
-        write_result(path, record)
+        _write(path, record)
     return EvidenceRun(record=record, result_path=path)
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
+    """Write the result file, and the same tables as Markdown beside it."""
+    write_result(path, record)
+    text = evidence_table(record, format_markdown) + "\n"
+    write_whole(path.with_suffix(".md"), lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def _train(plan: EvidencePlan, data_hash: str, options: RunOptions) -> None:

@@ -1,8 +1,8 @@
-"""Results as plain-text tables: figures in percent with their 95 % intervals."""
+"""Results as tables: figures in percent with their 95 % intervals."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from cmd_eval.results.schema import LEAVE_ONE_OUT
@@ -12,6 +12,8 @@ CLAIMED_FPS = 500
 """Extraction speed on a CPU claimed by the paper, in frames per second."""
 
 Record = Mapping[str, Any]
+Format = Callable[[Sequence[str], Sequence[Sequence[str]]], str]
+"""``format_table`` or ``format_markdown``."""
 
 
 def interval_heading(values: Iterable[Record]) -> str:
@@ -82,52 +84,51 @@ def confusion_table(record: Record) -> str:
     return "\n".join(tables)
 
 
-def evidence_table(record: Record) -> str:
+def evidence_table(record: Record, format: Format = format_table) -> str:
     """Format a result of ``cmd-eval evidence``: retrieval and probes, differences, and the other two claims."""
-    return "\n".join(
-        [
-            *(line for target in ("label", "group") for line in (*_evidence_lines(record, target), "")),
-            *(_by_split_table(record), ""),
-            *(_difference_table(record), ""),
-            *_auxiliary_lines(record["auxiliary"]),
-            *_speed_lines(record["speed"]),
-        ]
-    )
+    tables = [
+        *(_evidence_table(record, target, format) for target in ("label", "group")),
+        _by_split_table(record, format),
+        _difference_table(record, format),
+        "\n".join([*_auxiliary_lines(record["auxiliary"]), *_speed_lines(record["speed"])]),
+    ]
+    return "\n\n".join(tables)
 
 
-def _evidence_lines(record: Record, target: str) -> list[str]:
+def _evidence_table(record: Record, target: str, format: Format) -> str:
     unit = interval_heading(record["rows"][0][f"by_{target}"].values())
-    heading = {"label": "by label, over splits", "group": "by group, leave-one-out"}[target] + f", {unit}"
+    heading = {"label": "by label, over splits", "group": "by group, leave-one-out"}[target]
+    heading += f", {record['videos'][f'by_{target}']} videos, {unit}"
     chance = record["chance"][f"by_{target}"]
     rows = [
         [_features_name(row), *(format_share(row[f"by_{target}"][measure]) for measure in chance)]
         for row in record["rows"]
     ]
-    rows.append(["chance", *map(format_percent, chance.values())])
-    return [format_table([heading, *chance], rows), f"{record['videos'][f'by_{target}']} videos"]
+    return format([heading, *chance], [*rows, ["chance", *map(format_percent, chance.values())]])
 
 
 def _features_name(row: Record) -> str:
     return f"{row['model']}, {row['readout']}" if row["readout"] else row["model"]
 
 
-def _by_split_table(record: Record) -> str:
+def _by_split_table(record: Record, format: Format) -> str:
     columns = [split["split_column"] for split in record["rows"][0]["by_split"]]
     rows = []
     for row in record["rows"]:
         seeds = [format_percent(seed["by_label"]["R@1"]) for seed in row["by_seed"]]
-        shares = (format_share(split["by_label"]["R@1"]) for split in row["by_split"])
-        rows.append([_features_name(row), *shares, " ".join(seeds) if len(seeds) > 1 else ""])
-    return format_table(["R@1 by label, per split", *columns, "per seed"], rows)
+        shares = [split["by_label"]["R@1"] for split in row["by_split"]]
+        mean = format_percent(sum(share["value"] for share in shares) / len(shares))
+        rows.append([_features_name(row), *map(format_share, shares), mean, " ".join(seeds) if len(seeds) > 1 else ""])
+    return format(["R@1 by label, per split", *columns, "mean of splits", "per seed"], rows)
 
 
-def _difference_table(record: Record) -> str:
+def _difference_table(record: Record, format: Format) -> str:
     rows: dict[tuple[str, str, str], list[str]] = {}
     for item in record["comparisons"]:
         key = item["first"], item["second"], item["readout"]
         rows.setdefault(key, []).append(format_difference(item["difference"]))
     columns = dict.fromkeys(f"{item['target']}: {item['measure']}" for item in record["comparisons"])
-    return format_table(
+    return format(
         ["paired difference, percentage points", *columns],
         [[f"{first} minus {second}, {readout}", *cells] for (first, second, readout), cells in rows.items()],
     )

@@ -1,4 +1,4 @@
-"""Plain-text tables, laid out by rich."""
+"""Tables as plain text, laid out by rich, and as Markdown."""
 
 from __future__ import annotations
 
@@ -32,3 +32,10 @@ def format_table(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left:
     console = Console(file=stream, width=1 << 14, color_system=None, legacy_windows=False)
     console.print(table)
     return "\n".join(line.rstrip() for line in stream.getvalue().splitlines())
+
+
+def format_markdown(columns: Sequence[str], rows: Sequence[Sequence[str]], *, left: int = 1) -> str:
+    """Format a table as Markdown; arguments as in ``format_table``."""
+    rule = ["---" if number < left else "---:" for number in range(len(columns))]
+    lines = [columns, rule, *([*row, *[""] * (len(columns) - len(row))] for row in rows)]
+    return "\n".join(f"| {' | '.join(cell.strip().replace('|', chr(92) + '|') for cell in line)} |" for line in lines)

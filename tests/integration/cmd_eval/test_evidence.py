@@ -84,6 +84,18 @@ def record_of(out: Path) -> dict[str, Any]:
     return record
 
 
+def test_the_tables_are_also_written_as_markdown(first: tuple[Path, Result]) -> None:
+    out, _ = first
+    lines = (out / "eval" / "evidence.md").read_text().splitlines()
+    row = next(row for row in record_of(out)["rows"] if (row["model"], row["readout"]) == ("both heads", "mean"))
+    shares = [f"{100 * v['value']:.1f} ({100 * v['low']:.1f}-{100 * v['high']:.1f})" for v in row["by_label"].values()]
+    assert f"| both heads, mean | {' | '.join(shares)} |" in lines
+    header = next(number for number, line in enumerate(lines) if "mean of splits" in line)
+    by_split = lines[header + 2].strip("| ").split(" | ")
+    splits = [100 * split["by_label"]["R@1"]["value"] for split in row["by_split"]]
+    assert by_split[3] == f"{sum(splits) / len(splits):.1f}"
+
+
 def test_all_claims_are_in_one_table(first: tuple[Path, Result], shards: Path) -> None:
     out, result = first
     record = record_of(out)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cmd_extract.console.tables import format_table
+from cmd_extract.console.tables import format_markdown, format_table
 
 
 def test_header_rule_and_aligned_rows() -> None:
@@ -43,3 +43,13 @@ def test_cells_and_headings_are_literal(text: str) -> None:
 def test_wide_characters_are_aligned() -> None:
     *_, first, second = format_table(["name", "n"], [["视频", "1"], ["abcd", "2"]]).splitlines()
     assert (first, second) == ("视频   1", "abcd   2")
+
+
+def test_markdown() -> None:
+    table = format_markdown(["run", "R@1", "R@50"], [["a|b", "4.2", "61.0"], ["  chance", "0.7"]])
+    assert table.splitlines() == [
+        "| run | R@1 | R@50 |",
+        "| --- | ---: | ---: |",
+        r"| a\|b | 4.2 | 61.0 |",
+        "| chance | 0.7 |  |",
+    ]
