@@ -14,7 +14,7 @@ SIZE := small
 JOBS := $(if $(filter small,$(SIZE)),2,1)
 DEMO_RETRIEVAL := --target label --target group
 
-.PHONY: install install-dev demo bench evidence test test-oldest test-cluster coverage lint types clean
+.PHONY: install install-dev demo bench evidence test test-oldest test-cluster coverage lint types build clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -92,5 +92,9 @@ test-cluster: $(VENV)/.installed-cluster
 	@tests/cluster/install-slurm
 	$(BIN)/pytest tests/cluster
 
+# Source distribution and wheel, in dist/.
+build: install-dev
+	$(BIN)/python -m build --quiet
+
 clean:
-	rm -rf build .mypy_cache .pytest_cache .ruff_cache
+	rm -rf build dist .mypy_cache .pytest_cache .ruff_cache
