@@ -74,6 +74,16 @@ def mean_interval(
         ValueError: there are no items, or an argument is out of range.
     """
     value_N = np.asarray(value_per_item_N, dtype=np.float64)
+    _check_arguments(value_N, groups, resamples, level)
+    units, unit = _count_units(value_N, groups)
+    mean = float(value_N.mean())
+    if np.isin(value_N, (0, 1)).all() and (unit == "videos" or mean in (0, 1)):
+        low, high = _wilson(round(mean * units), units, level)
+        return Interval(value=mean, low=min(low, mean), high=max(high, mean), unit=unit, units=units)
+    return _bootstrap(value_N, groups, seed, resamples, level)
+
+
+def _check_arguments(value_N: NDArray[np.float64], groups: Sequence[str] | None, resamples: int, level: float) -> None:
     if value_N.ndim != 1 or not len(value_N):
         raise ValueError(f"value_per_item_N: shape {value_N.shape}, expected one value for each of at least one item")
     if groups is not None and len(groups) != len(value_N):
@@ -82,27 +92,41 @@ def mean_interval(
         raise ValueError(f"resamples: {resamples} is not at least 1")
     if not 0 < level < 1:
         raise ValueError(f"level: {level} is not between 0 and 1")
+
+
+def _wilson(hits: int, units: int, level: float) -> tuple[float, float]:
+    found = stats.binomtest(hits, units).proportion_ci(level, method="wilson")
+    return float(found.low), float(found.high)
+
+
+def _bootstrap(
+    value_N: NDArray[np.float64], groups: Sequence[str] | None, seed: int, resamples: int, level: float
+) -> Interval:
+    """Return the mean with its percentile bootstrap over groups, or over items without groups."""
     sum_U, count_U = _units(value_N, groups)
-    units, unit = len(sum_U), "groups" if len(sum_U) < len(value_N) else "videos"
+    units, unit = _count_units(value_N, groups)
     mean = float(value_N.mean())
-    if np.isin(value_N, (0, 1)).all() and (unit == "videos" or mean in (0, 1)):
-        found = stats.binomtest(round(mean * units), units).proportion_ci(level, method="wilson")
-    elif units == 1 or (value_N == value_N[0]).all():  # scipy needs two different observations
+    if units == 1 or (value_N == value_N[0]).all():  # scipy needs two different observations
         return Interval(value=mean, low=mean, high=mean, unit=unit, units=units)
-    else:
-        found = stats.bootstrap(
-            (sum_U, count_U),
-            _ratio,
-            paired=True,
-            n_resamples=resamples,
-            batch=max(1, _VALUES_PER_BATCH // units),
-            confidence_level=level,
-            method="percentile",
-            rng=np.random.default_rng(seed),
-        ).confidence_interval
+    found = stats.bootstrap(
+        (sum_U, count_U),
+        _ratio,
+        paired=True,
+        n_resamples=resamples,
+        batch=max(1, _VALUES_PER_BATCH // units),
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    ).confidence_interval
     return Interval(
         value=mean, low=min(float(found.low), mean), high=max(float(found.high), mean), unit=unit, units=units
     )
+
+
+def _count_units(value_N: NDArray[np.float64], groups: Sequence[str] | None) -> tuple[int, str]:
+    """Return the number of independent units, and what they are."""
+    units = len(_units(value_N, groups)[0])
+    return units, "groups" if units < len(value_N) else "videos"
 
 
 def _units(
@@ -131,7 +155,10 @@ def paired_interval(
     resamples: int = RESAMPLES,
     level: float = LEVEL,
 ) -> Interval:
-    """Compute the mean of ``a - b`` over paired items with its bootstrap interval.
+    """Compute the mean of ``a - b`` over paired items with its bootstrap interval over groups or items.
+
+    If hits and misses agree on all items, resampling would give an interval of zero width. It is then symmetric, and as
+    wide as Wilson's interval for the share of units on which the two disagree.
 
     Args:
         a_N, b_N: one value per item, for example 1 for a hit; both at the same index belong to the same item.
@@ -143,4 +170,9 @@ def paired_interval(
     a, b = np.asarray(a_N, dtype=np.float64), np.asarray(b_N, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"b_N: shape {b.shape}, but a_N has {a.shape}; pairs need one value on each side")
-    return mean_interval(a - b, groups, seed=seed, resamples=resamples, level=level)
+    _check_arguments(a, groups, resamples, level)
+    if np.array_equal(a, b) and np.isin(a, (0, 1)).all():
+        units, unit = _count_units(a, groups)
+        _, high = _wilson(0, units, level)
+        return Interval(value=0.0, low=-high, high=high, unit=unit, units=units)
+    return _bootstrap(a - b, groups, seed, resamples, level)

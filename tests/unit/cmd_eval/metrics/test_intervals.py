@@ -80,6 +80,19 @@ def test_extremes_are_not_certain() -> None:
     assert mean_interval(np.full(4, 0.25)) == Interval(value=0.25, low=0.25, high=0.25, units=4)
 
 
+def test_paired_interval_of_equal_results_is_symmetric_and_not_of_zero_width() -> None:
+    hits = np.ones(12)
+    found = paired_interval(hits, hits, ["a", "b", "c"] * 4)
+    assert (found.value, found.unit, found.units) == (0, "groups", 3)
+    assert found.high == -found.low == pytest.approx(1 - mean_interval(hits, ["a", "b", "c"] * 4).low)
+
+
+def test_paired_interval_of_gains_without_losses_is_not_that_of_a_proportion() -> None:
+    better = paired_interval(np.array([1, 0, 0, 0, 0, 0.0]), np.zeros(6))
+    worse = paired_interval(np.zeros(6), np.array([1, 0, 0, 0, 0, 0.0]))
+    assert (better.low, better.high) == (-worse.high, -worse.low)
+
+
 def test_paired_interval_resamples_pairs() -> None:
     base = np.random.default_rng(4).random(40) * 10
     found = paired_interval(base + 1, base)
