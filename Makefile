@@ -37,18 +37,24 @@ $(VENV)/.installed-cluster: pyproject.toml .ci/constraints-cpu.txt | $(VENV)/bin
 	@$(PIP) -e '.[dev,cluster]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev
 
-# Each command is echoed; run the same ones on your own videos.
+# $(call step,number,what it does,command): print one line, then run the command with the commands of .venv on the path.
+step = @printf '\n[%s/6] %s: %s\n' '$(1)' '$(2)' '$(3)' && PATH="$(abspath $(BIN)):$$PATH" $(3)
+
 demo: install
-	$(BIN)/cmd-extract synthesize $(DEMO)/videos
-	$(BIN)/cmd-extract run data_manifests/demo.csv $(DEMO)/shards --root $(DEMO)/videos
-	$(BIN)/cmd-train pretrain $(DEMO)/shards $(DEMO)/run --recipe demo
-	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --untrained --output $(DEMO)/run/eval/untrained.json
-	$(BIN)/cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/run/eval/trained.json
-	$(BIN)/cmd-eval baseline $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/run/eval/motion-grids.json
+	$(call step,1,Render 288 synthetic videos,cmd-extract synthesize $(DEMO)/videos)
+	$(call step,2,Extract frames and keyframes and motion,cmd-extract run data_manifests/demo.csv $(DEMO)/shards --root $(DEMO)/videos)
+	$(call step,3,Train both heads without labels,cmd-train pretrain $(DEMO)/shards $(DEMO)/run --recipe demo)
+	$(call step,4,Retrieve with initial weights,cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --untrained --output $(DEMO)/run/eval/untrained.json) >/dev/null
+	$(call step,5,Retrieve with the trained weights,cmd-eval retrieval $(DEMO)/run $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/run/eval/trained.json) >/dev/null
+	$(call step,6,Retrieve with the motion grids,cmd-eval baseline $(DEMO)/shards $(DEMO_RETRIEVAL) --output $(DEMO)/run/eval/motion-grids.json) >/dev/null
 	@echo
 	@$(BIN)/cmd-eval compare $(DEMO)/run/eval/untrained.json $(DEMO)/run/eval/trained.json $(DEMO)/run/eval/motion-grids.json
-	$(BIN)/cmd-eval report $(DEMO)/run
-	@echo "Written to $(DEMO): videos/, shards/, run/ (checkpoints, metrics.jsonl, eval/ with features and results)"
+	@$(BIN)/cmd-eval report $(DEMO)/run 2>/dev/null
+	@printf '\nNext:\n'
+	@printf '  %s\n' '. $(BIN)/activate' \
+	  'cmd-extract preview $(DEMO)/shards --video left-bricks-00   # draw the frames and motion vectors of a video' \
+	  'cmd-eval embed $(DEMO)/run $(DEMO)/shards $(DEMO)/features.h5   # then: cmd-eval search VIDEO --embeddings ...' \
+	  'cmd-extract manifest VIDEOS manifest.csv   # the same with a folder of your own videos; see README.md'
 
 # Measures speed, memory and growth of cost on an otherwise idle machine; also writes build/bench.json.
 bench: install
