@@ -39,7 +39,7 @@ _SIZE_DEFAULT = "[default: from --size]"
 
 
 @click.command(short_help="Compare networks with one pretext head and with both.")
-@click.argument("shards", type=FOLDER)
+@click.argument("shards", nargs=-1, required=True, type=FOLDER)
 @click.option("--both", type=FILE_OR_FOLDER, help="Checkpoint or run folder of a network with both heads.")
 @click.option("--context", type=FILE_OR_FOLDER, help="The same with the context head only.")
 @click.option("--motion", type=FILE_OR_FOLDER, help="The same with the motion head only.")
@@ -54,7 +54,7 @@ _SIZE_DEFAULT = "[default: from --size]"
 @fresh_option
 @output_option("eval/ in the first run folder")
 def decoupling(
-    shards: Path,
+    shards: tuple[Path, ...],
     both: Path | None,
     context: Path | None,
     motion: Path | None,
@@ -85,13 +85,13 @@ def decoupling(
     from cmd_eval.features.source import name_suffixes, run_folder
     from cmd_eval.features.store import MOTION_GRIDS
     from cmd_eval.results.schema import EVAL_FOLDER, result_name, write_result
-    from cmd_extract.shard.reader import ShardSet
+    from cmd_extract.shard.folders import open_shards
 
     given = {name: path for name, path in zip(HEADS, (both, context, motion), strict=True) if path is not None}
     if not given:
         raise click.UsageError("Give at least one of --both, --context and --motion.")
     first = next(iter(given.values()))
-    shard_set = ShardSet(shards)
+    shard_set = open_shards(shards)
     videos = VideoTable.of(shard_set.videos)
     columns = resolve_columns(videos, split_columns, None if split_columns else recorded_settings(first))
     spec = DecouplingSpec(split_columns=columns, test_part=test_part, train_part=train_part, seed=seed)
@@ -116,7 +116,7 @@ def decoupling(
 
 
 @click.command(short_help="Measure the effect of motion prediction as an auxiliary loss.")
-@click.argument("shards", type=FOLDER)
+@click.argument("shards", nargs=-1, required=True, type=FOLDER)
 @click.argument("out", type=OUTPUT_FOLDER)
 @click.option(
     "--recipe",
@@ -130,7 +130,7 @@ def decoupling(
 @clips_option
 @set_option
 @device_option
-def auxiliary(shards: Path, split_columns: tuple[str, ...], **options: Any) -> None:
+def auxiliary(shards: tuple[Path, ...], split_columns: tuple[str, ...], **options: Any) -> None:
     """Measure the effect of motion prediction as an auxiliary loss of supervised training from scratch.
 
     Runs cmd-train finetune --from scratch with and without --auxiliary motion for every seed and split, all else being
@@ -139,9 +139,9 @@ def auxiliary(shards: Path, split_columns: tuple[str, ...], **options: Any) -> N
     """
     from cmd_eval.data.table import VideoTable
     from cmd_eval.experiments.auxiliary import Comparison, auxiliary_table, compare_auxiliary
-    from cmd_extract.shard.reader import ShardSet
+    from cmd_extract.shard.folders import open_shards
 
-    columns = resolve_columns(VideoTable.of(ShardSet(shards).videos), split_columns)
+    columns = resolve_columns(VideoTable.of(open_shards(shards).videos), split_columns)
     comparison = Comparison(shards=shards, split_columns=columns, **options)
     run = compare_auxiliary(comparison, command=command_line(), log=_log)
     click.echo(auxiliary_table(run.pairs))
@@ -156,7 +156,7 @@ def auxiliary(shards: Path, split_columns: tuple[str, ...], **options: Any) -> N
 
 
 @click.command(short_help="Test the paper's claims on your own videos.")
-@click.argument("shards", type=FOLDER)
+@click.argument("shards", nargs=-1, required=True, type=FOLDER)
 @click.argument("out", type=OUTPUT_FOLDER)
 @click.option(
     "--size", type=click.Choice(["small", "full"]), default="small", help="Sizes of the runs; full needs a GPU."
@@ -215,7 +215,7 @@ def auxiliary(shards: Path, split_columns: tuple[str, ...], **options: Any) -> N
 @seed_option
 @device_option
 def evidence(
-    shards: Path,
+    shards: tuple[Path, ...],
     out: Path,
     size: str,
     split_columns: tuple[str, ...],
@@ -239,11 +239,11 @@ def evidence(
     from cmd_eval.experiments.plan import SIZES, make_plan
     from cmd_eval.experiments.run import RunOptions, run_evidence
     from cmd_eval.results.tables import evidence_table
-    from cmd_extract.shard.reader import ShardSet
+    from cmd_extract.shard.folders import open_shards
 
     speed = read_extraction_speed(bench) if bench else None
     plan = make_plan(
-        ShardSet(shards),
+        open_shards(shards),
         out,
         size,
         _changed(SIZES[size], **changes),

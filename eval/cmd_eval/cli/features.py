@@ -26,7 +26,7 @@ from cmd_extract.console.progress import ProgressDisplay
 
 @click.command(short_help="Compute the features of all videos.")
 @click.argument("checkpoint", type=FILE_OR_FOLDER)
-@click.argument("shards", type=FOLDER)
+@click.argument("shards", nargs=-1, required=True, type=FOLDER)
 @click.argument("out", metavar="OUT.h5", type=OUTPUT_FILE)
 @clips_option
 @readout_option
@@ -34,20 +34,22 @@ from cmd_extract.console.progress import ProgressDisplay
 @workers_option
 @device_option
 @fresh_option
-def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, readout: ReadoutName | None, **config: Any) -> None:
+def embed(
+    checkpoint: Path, shards: tuple[Path, ...], out: Path, fresh: bool, readout: ReadoutName | None, **config: Any
+) -> None:
     """Compute the features of all videos in SHARDS: one per clip, and their mean per video.
 
     CHECKPOINT is a checkpoint, or a run folder for its last one. After an interruption, the same command continues;
     unfinished work is kept in OUT.h5.partial.
     """
     from cmd_eval.features.embed import EmbeddingConfig, embed_to_file
-    from cmd_extract.shard.reader import ShardSet
+    from cmd_extract.shard.folders import open_shards
 
     embedding = EmbeddingConfig(checkpoint=checkpoint, readout=readout or DEFAULT_READOUT, **config)
     if out.exists() and not fresh:
         click.echo(f"{out} exists; nothing is computed if it belongs to this checkpoint and these shards", err=True)
     with ProgressDisplay("embed") as display:
-        features = embed_to_file(out, embedding, ShardSet(shards), command_line(), display.update, fresh=fresh)
+        features = embed_to_file(out, embedding, open_shards(shards), command_line(), display.update, fresh=fresh)
     videos, width = features.mean_VF.shape
     click.echo(f"{out}: features of {videos} videos, {embedding.clips} clips per video, {width} values per clip")
 
@@ -58,7 +60,9 @@ def embed(checkpoint: Path, shards: Path, out: Path, fresh: bool, readout: Reado
 @click.option("--count", type=click.IntRange(1), default=5, help="Number of videos to find.")
 @click.option("--output", type=OUTPUT_FILE, default=Path("search.png"), help="Picture of the result, .png or .jpg.")
 @click.option("--checkpoint", type=FILE_OR_FOLDER, help="Checkpoint of the features.  [default: recorded path]")
-@click.option("--shards", type=FOLDER, help="Shards of the features.  [default: recorded path]")
+@click.option(
+    "--shards", multiple=True, type=FOLDER, help="Shards of the features; repeatable.  [default: recorded paths]"
+)
 @readout_option
 @device_option
 def search(video: Path, embeddings: Path, output: Path, readout: ReadoutName | None, **options: Any) -> None:

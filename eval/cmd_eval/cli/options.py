@@ -98,7 +98,7 @@ def source_options(command: Command) -> Command:
             type=click.IntRange(1),
             help="Evenly spaced clips per video.  [default: 10, or as in FEATURES.h5]",
         ),
-        click.argument("shards", required=False, type=FOLDER),
+        click.argument("shards", nargs=-1, type=FOLDER),
         click.argument("source", metavar="FEATURES.h5|CHECKPOINT", type=FILE_OR_FOLDER),
     ):
         command = option(command)
@@ -138,7 +138,7 @@ def open_selected_features(**selected: Any) -> Features:
 
 
 def open_features_and_splits(
-    split_options: Mapping[str, Any], *, source: Path, shards: Path | None, **selected: Any
+    split_options: Mapping[str, Any], *, source: Path, shards: tuple[Path, ...], **selected: Any
 ) -> tuple[Features, EvalSplitSpec]:
     """Open the selected features and resolve the splits, which are checked before features are computed.
 
@@ -151,13 +151,13 @@ def open_features_and_splits(
     """
     from cmd_eval.data.splits import eval_splits
     from cmd_eval.data.table import VideoTable
-    from cmd_extract.shard.reader import ShardSet
+    from cmd_extract.shard.folders import open_shards
     from cmd_train.checkpoints.files import follow_best
 
-    if shards is None or follow_best(source).is_file():
+    if not shards or follow_best(source).is_file():
         features = open_selected_features(source=source, shards=shards, **selected)
         return features, split_spec(features.videos, features.provenance.settings, **split_options)
-    videos = VideoTable.of(ShardSet(shards).videos)
+    videos = VideoTable.of(open_shards(shards).videos)
     spec = split_spec(videos, None if split_options["split_columns"] else recorded_settings(source), **split_options)
     eval_splits(videos, spec)
     return open_selected_features(source=source, shards=shards, **selected), spec

@@ -75,6 +75,9 @@ def probe(method: str, confusion: bool, output: Path | None, **options: Any) -> 
 @click.command(short_help="Test fine-tuned networks: top-1 and top-5.")
 @click.argument("checkpoints", metavar="CHECKPOINT...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.argument("shards", type=FOLDER)
+@click.option(
+    "--more-shards", multiple=True, type=FOLDER, help="Further folder of shards, as given in training; repeatable."
+)
 @click.option("--split-column", help=f"Split column of the manifest.  [default: {TRAINED_COLUMN}]")
 @click.option("--test-part", default="test", help="Part to test on.")
 @skip_copies_option
@@ -83,7 +86,12 @@ def probe(method: str, confusion: bool, output: Path | None, **options: Any) -> 
 @device_option
 @output_option("one file per checkpoint, in eval/ of its run folder")
 def recognition(
-    checkpoints: tuple[Path, ...], shards: Path, split_column: str | None, output: Path | None, **options: Any
+    checkpoints: tuple[Path, ...],
+    shards: Path,
+    more_shards: tuple[Path, ...],
+    split_column: str | None,
+    output: Path | None,
+    **options: Any,
 ) -> None:
     """Test networks fine-tuned by cmd-train finetune: top-1 and top-5, with the softmax averaged over clips.
 
@@ -94,13 +102,14 @@ def recognition(
     from cmd_eval.data.table import VideoTable
     from cmd_eval.results.schema import write_result
     from cmd_eval.tasks.recognition import RecognitionSpec, evaluate_recognition, recognition_record
-    from cmd_extract.shard.reader import ShardSet
+    from cmd_extract.shard.folders import open_shards
 
-    videos, given = VideoTable.of(ShardSet(shards).videos), (split_column,) if split_column else ()
+    folders = (shards, *more_shards)
+    videos, given = VideoTable.of(open_shards(folders).videos), (split_column,) if split_column else ()
     runs: list[RecognitionRun] = []
     for checkpoint in checkpoints:
         (column,) = resolve_columns(videos, given, recorded_settings(checkpoint), alternative=EACH_COLUMN)
-        spec = RecognitionSpec(shards=shards, split_column=column, **options)
+        spec = RecognitionSpec(shards=folders, split_column=column, **options)
         with ProgressDisplay("classify") as display:
             run = evaluate_recognition(checkpoint, spec, command=command_line(), progress=display.update)
         runs.append(run)

@@ -12,8 +12,13 @@ from cmd_eval.cli.options import FOLDER, OUTPUT_FILE
 @click.command(short_help="Write an HTML page about a run.")
 @click.argument("run_dir", type=FOLDER)
 @click.option("--output", type=OUTPUT_FILE, help="Page to write.  [default: RUN_DIR/report.html]")
-@click.option("--shards", type=FOLDER, help="Shards to draw pictures from.  [default: path recorded in the results]")
-def report(run_dir: Path, output: Path | None, shards: Path | None) -> None:
+@click.option(
+    "--shards",
+    multiple=True,
+    type=FOLDER,
+    help="Shards to draw pictures from; repeatable.  [default: paths recorded in the results]",
+)
+def report(run_dir: Path, output: Path | None, shards: tuple[Path, ...]) -> None:
     """Write an HTML page about a run: settings, results, training curves and pictures.
 
     RUN_DIR is a run folder of cmd-train, or the output folder of cmd-eval auxiliary or evidence; results are read from

@@ -51,7 +51,7 @@ def retrieval(output: Path | None, per_class: bool, **options: Any) -> None:
 
 
 @click.command(short_help="Hand-crafted baseline: retrieval without training.")
-@click.argument("shards", type=FOLDER)
+@click.argument("shards", nargs=-1, required=True, type=FOLDER)
 @click.option(
     "--features",
     "descriptor",
@@ -65,7 +65,7 @@ def retrieval(output: Path | None, per_class: bool, **options: Any) -> None:
 @retrieval_options(ONLY_COLUMN)
 @output_option("not written")
 def baseline(
-    shards: Path,
+    shards: tuple[Path, ...],
     descriptor: str,
     features_path: Path | None,
     output: Path | None,
@@ -80,9 +80,9 @@ def baseline(
     from cmd_eval.data.table import VideoTable
     from cmd_eval.features.handcrafted import color_histogram_features, motion_grid_features
     from cmd_eval.features.store import write_features
-    from cmd_extract.shard.reader import ShardSet
+    from cmd_extract.shard.folders import open_shards
 
-    shard_set = ShardSet(shards)
+    shard_set = open_shards(shards)
     videos = VideoTable.of(shard_set.videos)
     spec = split_spec(videos, None, **split_options)
     eval_splits(videos, spec)

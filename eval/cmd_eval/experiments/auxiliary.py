@@ -33,7 +33,7 @@ from cmd_eval.tasks.recognition import (
 )
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.console.tables import format_table
-from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.folders import join_paths, open_shards
 from cmd_train.checkpoints.files import FINISHED_NAME, list_checkpoints, load_checkpoint
 from cmd_train.config import TrainConfig, build_config, changed_fields, check_finetuning, parse_overrides
 from cmd_train.recipes import AUXILIARY_MOTION, check_recipe
@@ -57,7 +57,7 @@ class Comparison:
     """The runs to compare.
 
     Attributes:
-        shards: folder of the shards.
+        shards: folders of the shards.
         out: output folder, with one folder per run.
         recipe: recipe of ``cmd-train finetune``.
         split_columns: splits; each run is trained on the part ``train`` of one of them.
@@ -70,7 +70,7 @@ class Comparison:
             all others start from scratch.
     """
 
-    shards: Path
+    shards: tuple[Path, ...]
     out: Path
     recipe: str
     split_columns: tuple[str, ...]
@@ -111,7 +111,7 @@ class Comparison:
         """Return the arguments of ``cmd-train`` for a run."""
         run_dir = self.run_dir(split_column, seed, arm)
         start = str(self.pretrained[split_column, seed]) if arm == PRETRAINED else "scratch"
-        arguments = ["finetune", str(self.shards), str(run_dir), "--from", start, "--recipe", self.recipe]
+        arguments = ["finetune", *map(str, self.shards), str(run_dir), "--from", start, "--recipe", self.recipe]
         arguments += ["--split-column", split_column, "--train-part", _TRAIN_PART, "--seed", str(seed)]
         arguments += ["--auxiliary", "motion" if arm == "motion" else "none", "--device", self.device]
         same = [f"{name}={json.dumps(value)}" for name, value in _SAME_FOR_BOTH.items()]
@@ -199,7 +199,7 @@ def check_comparison(comparison: Comparison) -> str:
     for arm in ARMS:
         check_finetuning(comparison.config(comparison.split_columns[0], 0, arm))
     leakage_notes(comparison)
-    data_hash = ShardSet(comparison.shards).data_hash
+    data_hash = open_shards(comparison.shards).data_hash
     for job in comparison.jobs:
         check_run_dir(comparison.run_dir(*job), comparison.config(*job), data_hash)
     return data_hash
@@ -211,13 +211,13 @@ def leakage_notes(comparison: Comparison) -> list[str]:
     Raises:
         ValueError: a split or part does not exist, or a video or its file is in both parts of a split.
     """
-    shards = ShardSet(comparison.shards)
+    shards = open_shards(comparison.shards)
     videos, notes = VideoTable.of(shards.videos), []
     for column in comparison.split_columns:
         labeled_part(videos, column, _TRAIN_PART)
         provenance = Provenance(
             command="",
-            shards=str(comparison.shards),
+            shards=join_paths(comparison.shards),
             data_hash=shards.data_hash,
             trained_on=shards.data_hash,
             features="",
@@ -289,7 +289,7 @@ def _record(
 ) -> dict[str, Any]:
     provenance = Provenance(
         command=command,
-        shards=str(comparison.shards.resolve()),
+        shards=join_paths(comparison.shards),
         data_hash=data_hash,
         trained_on=data_hash,
         features="classifier, softmax averaged over clips",

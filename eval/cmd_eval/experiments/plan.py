@@ -171,7 +171,7 @@ class EvidencePlan:
     """All runs of the command.
 
     Attributes:
-        shards: folder of the shards.
+        shards: folders of the shards.
         out: output folder.
         size_name: name of the size.
         size: number, length and recipes of the runs.
@@ -182,7 +182,7 @@ class EvidencePlan:
         device: ``auto``, ``cpu`` or ``cuda``.
     """
 
-    shards: Path
+    shards: tuple[Path, ...]
     out: Path
     size_name: str
     size: EvidenceSize
@@ -238,7 +238,7 @@ class EvidencePlan:
 
     def arguments(self, run: PretrainingRun) -> list[str]:
         """Return the arguments of ``cmd-train`` for a pre-training run."""
-        arguments = ["pretrain", str(self.shards), str(self.run_dir(run)), "--recipe", self.size.recipe]
+        arguments = ["pretrain", *map(str, self.shards), str(self.run_dir(run)), "--recipe", self.size.recipe]
         arguments += ["--split-column", run.split_column, "--train-part", TRAIN_PART, "--seed", str(run.seed)]
         arguments += ["--device", self.device]
         return arguments + [argument for change in self.changes_of(run) for argument in ("--set", change)]
@@ -302,7 +302,7 @@ def make_plan(
     epochs = _epochs(shards, columns, build_config(size.recipe, parse_overrides(given[0])), size.steps)
     supervised = build_config(size.auxiliary_recipe, parse_overrides(given[1]))
     return EvidencePlan(
-        shards=shards.folder,
+        shards=shards.folders,
         out=out,
         size_name=size_name,
         size=size,

@@ -30,6 +30,7 @@ from cmd_eval.results.schema import EVAL_FOLDER, Provenance, read_result, result
 from cmd_eval.results.tables import evidence_table
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.console.tables import format_markdown
+from cmd_extract.shard.folders import join_paths, open_shards
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.system.files import write_whole
 
@@ -89,7 +90,7 @@ def run_evidence(
         RuntimeError: a training run failed.
         KeyboardInterrupt: interrupted; unfinished runs have been saved.
     """
-    shards = ShardSet(plan.shards)
+    shards = open_shards(plan.shards)
     videos = VideoTable.of(shards.videos)
     by_label, by_group = evidence_splits(videos, plan.split_columns)
     comparison = plan.comparison
@@ -213,7 +214,7 @@ def _record(plan: EvidencePlan, data_hash: str, rows: Sequence[Row], options: Ru
         )
     provenance = Provenance(
         command=options.command,
-        shards=str(plan.shards),
+        shards=join_paths(plan.shards),
         data_hash=data_hash,
         trained_on=data_hash,
         features=f"backbones with the read-outs {', '.join(READOUTS)}; descriptors",

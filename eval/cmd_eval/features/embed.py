@@ -28,6 +28,7 @@ from cmd_eval.features.spool import PartialFeatures, writing
 from cmd_eval.features.store import Features, check_identity, read_features
 from cmd_eval.results.schema import DEFAULT_CLIPS, Provenance
 from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.folders import join_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
 from cmd_train.checkpoints.initial import BACKBONE_PREFIX, MOTION_PREFIX
@@ -173,7 +174,7 @@ def describe_model(checkpoint: Checkpoint, shards: ShardSet, config: EmbeddingCo
     """Return the provenance of features of a checkpoint."""
     return Provenance(
         command=command,
-        shards=str(shards.folder.resolve()),
+        shards=join_paths(shards.folders),
         data_hash=shards.data_hash,
         features=READOUTS[config.readout].features,
         readout=config.readout,

@@ -15,6 +15,7 @@ from cmd_eval.data.table import VideoTable
 from cmd_eval.features.store import COLOR_HISTOGRAM, MOTION_DESCRIPTOR, Features
 from cmd_eval.results.schema import Provenance
 from cmd_extract.schema import QUARTER_PX, MotionGrid
+from cmd_extract.shard.folders import join_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.data.dataset import EvalDataset
 from cmd_train.data.sampling import SamplingConfig
@@ -129,7 +130,7 @@ def _collect(
         clips_VNF=mean_VF[:, None],
         provenance=Provenance(
             command=command,
-            shards=str(shards.folder.resolve()),
+            shards=join_paths(shards.folders),
             data_hash=shards.data_hash,
             features=name,
             clips=1,

@@ -17,7 +17,7 @@ from cmd_eval.features.readout import (
 )
 from cmd_eval.features.store import FeatureError, Features, read_features, with_readout
 from cmd_eval.results.schema import DEFAULT_CLIPS, EVAL_FOLDER, Provenance, clip_suffixes, readout_suffixes
-from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.folders import Folders, open_shards
 from cmd_train.checkpoints.files import FOLDER_NAME, find_checkpoint, follow_best, list_checkpoints
 from cmd_train.config import config_from_dict
 from cmd_train.data.sampling import SamplingConfig
@@ -33,7 +33,7 @@ class FeatureSource:
 
     Attributes:
         source: a features file, a checkpoint or a run's folder.
-        shards: folder of shards, for a checkpoint.
+        shards: folders of shards, for a checkpoint.
         untrained, clips, readout, device, workers: as in ``EmbeddingConfig``, for a checkpoint. ``clips`` of None means
             10, or the number in the features file; ``readout`` of None means ``mean``, or that of the features file.
         standardize: standardize each feature with the gallery's mean and standard deviation.
@@ -41,7 +41,7 @@ class FeatureSource:
     """
 
     source: Path
-    shards: Path | None = None
+    shards: Folders = ()
     untrained: bool = False
     clips: int | None = None
     readout: ReadoutName | None = None
@@ -88,7 +88,7 @@ def open_features(source: FeatureSource, command: str, progress: Callable[[int, 
 def _open(source: FeatureSource, command: str, progress: Callable[[int, int], None]) -> Features:
     source = replace(source, source=follow_best(source.source))
     if source.source.is_file():
-        if source.shards is not None:
+        if source.shards:
             raise FeatureError(f"{source.source}: a features file already includes its videos; remove SHARDS")
         if source.untrained or source.fresh:
             raise FeatureError(
@@ -101,9 +101,9 @@ def _open(source: FeatureSource, command: str, progress: Callable[[int, int], No
                 "remove --clips"
             )
         return with_readout(features, source.readout)
-    if source.shards is None:
+    if not source.shards:
         raise FeatureError(f"{source.source}: SHARDS is required with a checkpoint")
-    shards = ShardSet(source.shards)
+    shards = open_shards(source.shards)
     readout = source.embedding.readout
     embedding = replace(source.embedding, readout=file_readout(readout))
     path = cached_features_path(source.source, shards.data_hash, untrained=source.untrained, readout=readout)

@@ -12,7 +12,7 @@ from cmd_eval.report.confusion import ConfusionView, view_confusion
 from cmd_eval.report.curves import training_charts
 from cmd_eval.report.embedding_map import MappedFeatures, read_maps
 from cmd_eval.report.evidence import evidence_blocks, evidence_charts
-from cmd_eval.report.inputs import RunInputs, open_shards, read_run
+from cmd_eval.report.inputs import RunInputs, find_shards, read_run
 from cmd_eval.report.pictures import COLOR_KEY, Example, MotionView, choose_videos, draw_motion, read_examples
 from cmd_eval.report.render import render_page
 from cmd_eval.report.summary import summarize
@@ -31,6 +31,7 @@ from cmd_eval.report.tables import (
 )
 from cmd_eval.results.published import identify_dataset
 from cmd_eval.results.tables import split_name
+from cmd_extract.shard.folders import Folders
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.system.files import atomic_write, remove_leftovers
 
@@ -68,18 +69,18 @@ class WrittenReport:
     left_out: Sequence[str]
 
 
-def write_report(run_dir: Path, output: Path, shards_dir: Path | None = None) -> WrittenReport:
+def write_report(run_dir: Path, output: Path, folders: Folders = ()) -> WrittenReport:
     """Write the report of a run.
 
     Args:
         run_dir: run folder.
         output: file to write.
-        shards_dir: folder of the shards; None uses the paths recorded in the results.
+        folders: folders of the shards; empty for the paths recorded in the results.
 
     Raises:
         ValueError: not a run folder, or not its shards.
     """
-    content = gather(read_run(run_dir), shards_dir)
+    content = gather(read_run(run_dir), folders)
     # File names need not be UTF-8.
     page = render_page(content).encode("utf-8", errors="backslashreplace")
     remove_leftovers(output.parent)
@@ -88,11 +89,11 @@ def write_report(run_dir: Path, output: Path, shards_dir: Path | None = None) ->
     return WrittenReport(path=output, bytes=len(page), left_out=content["left_out"])
 
 
-def gather(inputs: RunInputs, shards_dir: Path | None) -> dict[str, Any]:
+def gather(inputs: RunInputs, folders: Folders) -> dict[str, Any]:
     """Collect the content of the template."""
     left_out = list(inputs.unread)
     usable = _usable(inputs, left_out)
-    shards, reason = open_shards(shards_dir, usable)
+    shards, reason = find_shards(folders, usable)
     labels = _labels(usable, shards)
     charts = training_charts(usable.metrics) + evidence_charts(_evidence(usable), inputs.run_dir, left_out)
     if not charts:

@@ -10,6 +10,7 @@ from typing import Any
 
 from cmd_eval.results.schema import EVAL_FOLDER, read_result
 from cmd_extract.errors import ShardError
+from cmd_extract.shard.folders import Folders, join_paths, open_shards, split_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import CONFIG_NAME, list_checkpoints
 
@@ -133,11 +134,11 @@ def _read_results(folder: Path) -> tuple[dict[str, list[dict[str, Any]]], list[s
     return results, unread
 
 
-def open_shards(given: Path | None, inputs: RunInputs) -> tuple[ShardSet | None, str]:
+def find_shards(given: Folders, inputs: RunInputs) -> tuple[ShardSet | None, str]:
     """Open the shards to draw pictures from.
 
     Args:
-        given: folder of the shards; None uses the paths recorded in the results.
+        given: folders of the shards; empty for the paths recorded in the results.
         inputs: the run and its results.
 
     Returns:
@@ -147,16 +148,18 @@ def open_shards(given: Path | None, inputs: RunInputs) -> tuple[ShardSet | None,
         ValueError: ``given`` contains no shards, or other shards than those of the run and its results.
     """
     known = {record["provenance"]["data_hash"] for record in inputs.all_results} | {inputs.config.get("data_hash")}
-    if given is not None:
-        shards = ShardSet(given)
+    if given:
+        shards = open_shards(given)
         if shards.data_hash not in known:
-            raise ValueError(f"{given}: not the shards of {inputs.run_dir} or its results; give the folder of those")
+            raise ValueError(
+                f"{join_paths(given)}: not the shards of {inputs.run_dir} or its results; give all folders of those"
+            )
         return shards, ""
     # Newest first.
     by_time = sorted(inputs.all_results, key=lambda record: str(record["provenance"].get("created", "")), reverse=True)
-    for folder in dict.fromkeys(record["provenance"]["shards"] for record in by_time):
+    for paths in dict.fromkeys(record["provenance"]["shards"] for record in by_time):
         try:
-            shards = ShardSet(Path(folder))
+            shards = open_shards(split_paths(paths))
         except (ShardError, OSError):
             continue
         if shards.data_hash in known:

@@ -16,6 +16,7 @@ from PIL import Image
 from cmd_eval.report.tables import Record
 from cmd_extract.schema import QUARTER_PX, MotionGrid, VideoEntry
 from cmd_extract.shard.drawing import BRIGHTEST_PX, color_motion, draw_arrows
+from cmd_extract.shard.folders import join_paths
 from cmd_extract.shard.reader import ShardSet
 
 COLOR_KEY = (
@@ -156,7 +157,7 @@ def read_examples(record: Record, split: Record, shards: ShardSet) -> tuple[list
         if unknown:
             problems.append(
                 f"retrieval example of {example['query']}: {record['file']} lists {unknown[0]}, which is not in "
-                f"{shards.folder}; run the command that created this file again"
+                f"{join_paths(shards.folders)}; run the command that created this file again"
             )
             continue
         neighbors = [example_video(n["video"], n["similarity"], bool(n["hit"])) for n in example["neighbors"]]

@@ -152,7 +152,7 @@ def _data_facts(inputs: RunInputs, shards: ShardSet | None) -> list[tuple[str, s
         groups = {entry.group for entry in shards.videos} - {""}
         frames = sum(entry.frame_count for entry in shards.videos)
         text = f"{len(shards.videos):,} videos, {frames:,} frames, {len(labels)} labels, {len(groups)} groups"
-        facts.append(("shards", f"{shards.folder}: {text}"))
+        facts.append(("shards", f"{', '.join(map(str, shards.folders))}: {text}"))
     return facts
 
 

@@ -22,6 +22,7 @@ from cmd_eval.results.schema import (
     result_record,
 )
 from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.folders import Folders, join_paths, open_shards
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
 from cmd_train.config import TrainConfig, config_from_dict
@@ -37,7 +38,7 @@ class RecognitionSpec:
     """Data and settings of a recognition test.
 
     Attributes:
-        shards: folder of shards.
+        shards: folders of shards.
         split_column: split column of the manifest.
         test_part: part to test on.
         clips: clips per video.
@@ -46,7 +47,7 @@ class RecognitionSpec:
         skip_copies: whether to leave out test videos that are copies of training videos, instead of rejecting the part.
     """
 
-    shards: Path
+    shards: Folders
     split_column: str
     test_part: str = "test"
     clips: int = DEFAULT_CLIPS
@@ -109,7 +110,7 @@ def evaluate_recognition(
     loaded = load_checkpoint(checkpoint)
     config = config_from_dict(loaded.config["settings"])
     classes, model = load_classifier(loaded, config)
-    shards = ShardSet(spec.shards)
+    shards = open_shards(spec.shards)
     videos = VideoTable.of(shards.videos)
     tested = labeled_part(videos, spec.split_column, spec.test_part)
     provenance = _provenance(loaded, spec, shards, command)
@@ -216,7 +217,7 @@ def _split_record(
 def _provenance(checkpoint: Checkpoint, spec: RecognitionSpec, shards: ShardSet, command: str) -> Provenance:
     return Provenance(
         command=command,
-        shards=str(spec.shards.resolve()),
+        shards=join_paths(spec.shards),
         data_hash=shards.data_hash,
         features="classifier, softmax averaged over clips",
         checkpoint=str(checkpoint.path.resolve()),

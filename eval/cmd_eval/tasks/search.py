@@ -12,6 +12,7 @@ import torch
 from cmd_eval.features.query import embed_query, extract_query, load_embedder
 from cmd_eval.features.store import FeatureError, Features
 from cmd_eval.tasks.search_picture import Strip, draw_search, frames_of
+from cmd_extract.shard.folders import Folders, join_paths, open_shards, split_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.monitoring.neighbors import nearest
 
@@ -60,7 +61,7 @@ def search(
     *,
     count: int,
     picture: Path,
-    shards: Path | None = None,
+    shards: Folders = (),
     checkpoint: Path | None = None,
     device: str = "auto",
 ) -> SearchRun:
@@ -97,14 +98,16 @@ def search(
     return SearchRun(hits=tuple(hits), notes=notes)
 
 
-def _open_shards(features: Features, shards: Path | None) -> ShardSet:
-    folder = shards or Path(features.provenance.shards)
-    if not folder.is_dir():
-        raise FeatureError(f"{folder}: the shards of {features.path} no longer exist; pass the new path with --shards")
-    opened = ShardSet(folder)
+def _open_shards(features: Features, given: Folders) -> ShardSet:
+    recorded = split_paths(features.provenance.shards)
+    folders = given or recorded
+    paths = join_paths(folders)
+    if not given and not all(folder.is_dir() for folder in recorded):
+        raise FeatureError(f"{paths}: the shards of {features.path} no longer exist; pass the new path with --shards")
+    opened = open_shards(folders)
     if opened.data_hash != features.provenance.data_hash:
         raise FeatureError(
-            f"{folder}: not the shards of {features.path} (data hash {opened.data_hash[:8]}, "
+            f"{paths}: not the shards of {features.path} (data hash {opened.data_hash[:8]}, "
             f"expected {features.provenance.data_hash[:8]}); pass the right ones with --shards"
         )
     return opened

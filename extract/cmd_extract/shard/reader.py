@@ -203,6 +203,7 @@ class ShardSet:
         folder: output folder of ``cmd-extract run``.
 
     Attributes:
+        folders: the folder, as a tuple of one (see ``cmd_extract.shard.folders``).
         videos: all videos, in manifest order.
         header: configuration and sizes, common to all videos.
         config_hash: hash of the extraction configuration.
@@ -213,7 +214,7 @@ class ShardSet:
     """
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folders: tuple[Path, ...] = (folder,)
         index = read_index(folder)
         self.config_hash: str = index["config_hash"]
         columns = read_columns(folder, index)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cmd_train.cli.options import deadline, given_fields, report_outcome, require_folders, training_options
+from cmd_train.cli.options import deadline, given_fields, report_outcome, require_run_dir, training_options
 from cmd_train.recipes import complete_recipe
 
 SCRATCH = "scratch"
@@ -36,7 +36,7 @@ SCRATCH = "scratch"
     "follow.",
 )
 def finetune(
-    shards: Path | None,
+    shards: tuple[Path, ...],
     run_dir: Path | None,
     start: str | None,
     recipe: str,
@@ -49,9 +49,10 @@ def finetune(
 ) -> None:
     """Train a classifier end to end on the labeled videos of SHARDS; write checkpoints to RUN_DIR.
 
-    Videos without a label are left out. The same command continues from the last checkpoint, without reading --from
-    again. SIGTERM, SIGUSR1, Ctrl-C or a file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped
-    records how it ended. `cmd-eval recognition` evaluates the classifier.
+    Several folders of SHARDS, extracted with the same settings, are used like one. Videos without a label are left
+    out. The same command continues from the last checkpoint, without reading --from again. SIGTERM, SIGUSR1, Ctrl-C or
+    a file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped records how it ended.
+    `cmd-eval recognition` evaluates the classifier.
     """
     import json
 
@@ -65,7 +66,7 @@ def finetune(
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return
-    folder, target = require_folders(shards, run_dir)
+    target = require_run_dir(shards, run_dir)
     if start is None:
         raise click.UsageError("Missing option '--from'; `--from scratch` starts from random weights.")
     from cmd_extract.console.progress import ProgressDisplay
@@ -73,7 +74,7 @@ def finetune(
 
     with ProgressDisplay("train", "steps", plain_seconds=None) as progress:
         result = run_finetuning(
-            folder,
+            shards,
             target,
             config,
             start=None if start == SCRATCH else Path(start),

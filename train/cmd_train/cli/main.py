@@ -9,7 +9,7 @@ import click
 
 from cmd_extract.console.commands import CommandGroup
 from cmd_train.cli.finetune import finetune
-from cmd_train.cli.options import deadline, given_fields, report_outcome, require_folders, training_options
+from cmd_train.cli.options import deadline, given_fields, report_outcome, require_run_dir, training_options
 from cmd_train.recipes import complete_recipe
 
 
@@ -48,7 +48,7 @@ def main(debug: bool) -> None:
     help="Part of --init to load; auto loads all of it if it holds more than a backbone.",
 )
 def pretrain(
-    shards: Path | None,
+    shards: tuple[Path, ...],
     run_dir: Path | None,
     recipe: str,
     device: str,
@@ -60,6 +60,8 @@ def pretrain(
     **options: Any,
 ) -> None:
     """Pre-train a backbone on SHARDS without labels; write checkpoints to RUN_DIR.
+
+    Several folders of SHARDS, extracted with the same settings, are used like one.
 
     The same command continues from the last checkpoint, without reading --init again. SIGTERM, SIGUSR1, Ctrl-C or a
     file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped records how it ended.
@@ -74,13 +76,13 @@ def pretrain(
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return
-    folder, target = require_folders(shards, run_dir)
+    target = require_run_dir(shards, run_dir)
     from cmd_extract.console.progress import ProgressDisplay
     from cmd_train.engine.pretrain import InitRequest, run_pretraining
 
     with ProgressDisplay("train", "steps", plain_seconds=None) as progress:
         result = run_pretraining(
-            folder,
+            shards,
             target,
             config,
             device=device,

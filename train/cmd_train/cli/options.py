@@ -59,7 +59,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Split column of the manifest.  [default: the only one in the shards; all videos if there is none]",
         ),
         click.argument("run_dir", required=False, type=click.Path(file_okay=False, path_type=Path)),
-        click.argument("shards", required=False, type=click.Path(exists=True, file_okay=False, path_type=Path)),
+        click.argument("shards", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path)),
     ):
         command = option(command)
     return command
@@ -95,15 +95,16 @@ def given_fields(config_file: Path | None, pairs: Sequence[str], **options: Any)
     return file | {fields[name]: value for name, value in options.items() if value is not None} | parse_overrides(pairs)
 
 
-def require_folders(shards: Path | None, run_dir: Path | None) -> tuple[Path, Path]:
-    """Return the two arguments, which are optional only for ``--print-config``.
+def require_run_dir(shards: tuple[Path, ...], run_dir: Path | None) -> Path:
+    """Return the run folder; it and the shards are optional only for ``--print-config``.
 
     Raises:
         click.UsageError: one of them is missing.
     """
-    if shards is None or run_dir is None:
-        raise click.UsageError(f"Missing argument '{'SHARDS' if shards is None else 'RUN_DIR'}'.")
-    return shards, run_dir
+    # click takes a single argument for the last one.
+    if run_dir is None or not shards:
+        raise click.UsageError(f"Missing argument '{'SHARDS' if run_dir is None else 'RUN_DIR'}'.")
+    return run_dir
 
 
 def deadline(max_hours: float | None) -> float:

@@ -1,4 +1,4 @@
-"""Fine-tuning of a classifier on a folder of shards."""
+"""Fine-tuning of a classifier on folders of shards."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.schema import VideoEntry
-from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.folders import Folders, open_shards
 from cmd_train.checkpoints.files import list_checkpoints
 from cmd_train.checkpoints.initial import check_same_initial, recorded_initial
 from cmd_train.config import TrainConfig
@@ -93,7 +93,7 @@ def _initialize(
 
 
 def run_finetuning(
-    folder: Path,
+    folders: Folders,
     run_dir: Path,
     config: TrainConfig,
     *,
@@ -105,10 +105,10 @@ def run_finetuning(
     deadline: float = math.inf,
     dry_run: bool = False,
 ) -> TrainingResult:
-    """Train a classifier on a folder of shards; see ``cmd_train.engine.loop.train``.
+    """Train a classifier on folders of shards; see ``cmd_train.engine.loop.train``.
 
     Args:
-        folder: folder of shards.
+        folders: folder of shards, or several that were extracted with the same settings.
         run_dir: folder for checkpoints, metrics and configuration. Checkpoints record ``LabeledVideos.record``.
         config: configuration of the run.
         start: checkpoint, run folder or published file; None starts from scratch. Not read again when a run is
@@ -125,7 +125,7 @@ def run_finetuning(
     """
     with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as context:
         log_once = log if context.is_main else lambda _: None
-        shards = ShardSet(folder)
+        shards = open_shards(folders)
         chosen = select_training_videos(shards.videos, config)
         config, labeled = chosen.config, select_classes(chosen.entries)
         objective = SupervisedObjective(config, shards.header, labeled.class_numbers, len(labeled.classes))

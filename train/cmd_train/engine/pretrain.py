@@ -1,4 +1,4 @@
-"""Pre-training on a folder of shards."""
+"""Pre-training on folders of shards."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmd_extract.console.progress import ProgressDisplay
-from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.folders import Folders, open_shards
 from cmd_train.checkpoints.files import list_checkpoints
 from cmd_train.checkpoints.initial import check_same_initial, load_initial, recorded_initial
 from cmd_train.config import TrainConfig
@@ -37,7 +37,7 @@ class InitRequest:
 
 
 def run_pretraining(
-    folder: Path,
+    folders: Folders,
     run_dir: Path,
     config: TrainConfig,
     *,
@@ -49,10 +49,10 @@ def run_pretraining(
     deadline: float = math.inf,
     dry_run: bool = False,
 ) -> TrainingResult:
-    """Pre-train a network on a folder of shards; see ``cmd_train.engine.loop.train``.
+    """Pre-train a network on folders of shards; see ``cmd_train.engine.loop.train``.
 
     Args:
-        folder: folder of shards.
+        folders: folder of shards, or several that were extracted with the same settings.
         run_dir: folder for checkpoints, metrics and configuration.
         config: configuration of the run.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -68,7 +68,7 @@ def run_pretraining(
     """
     with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as context:
         log_once = log if context.is_main else lambda _: None
-        shards = ShardSet(folder)
+        shards = open_shards(folders)
         chosen = select_training_videos(shards.videos, config)
         config = chosen.config
         objective = PretrainObjective(config, shards.header)

@@ -22,7 +22,7 @@ from tests.unit.cmd_train.data.test_dataset import entries
 
 def test_the_two_sides_differ_in_motion_prediction_only(tmp_path: Path) -> None:
     comparison = Comparison(
-        shards=tmp_path,
+        shards=(tmp_path,),
         out=tmp_path,
         recipe="finetune-ucf101",
         split_columns=("split2",),
@@ -40,7 +40,7 @@ def test_the_two_sides_differ_in_motion_prediction_only(tmp_path: Path) -> None:
 
 
 def comparison_of(folder: Path, **changes: object) -> Comparison:
-    given = {"shards": folder, "out": folder, "recipe": "finetune-demo", "split_columns": ("split1",)} | changes
+    given = {"shards": (folder,), "out": folder, "recipe": "finetune-demo", "split_columns": ("split1",)} | changes
     return Comparison(**given)  # type: ignore[arg-type] # of many types
 
 
@@ -70,7 +70,7 @@ def shards_with(monkeypatch: pytest.MonkeyPatch, *rows: tuple[str, str, str, str
         for n, (entry, (mark, group, first, second)) in enumerate(zip(entries() * 3, rows, strict=False))
     ]  # fmt: skip
     monkeypatch.setattr(
-        "cmd_eval.experiments.auxiliary.ShardSet", lambda _: SimpleNamespace(videos=videos, data_hash="h")
+        "cmd_eval.experiments.auxiliary.open_shards", lambda _: SimpleNamespace(videos=videos, data_hash="h")
     )
 
 

@@ -100,7 +100,7 @@ def test_chance_is_weighted_by_videos() -> None:
 
 def plan(size: EvidenceSize, **changes: object) -> EvidencePlan:
     given = {"out": Path("o"), "split_columns": ("split1", "split2"), "epochs": 10, "auxiliary_epochs": 6} | changes
-    return EvidencePlan(shards=Path("s"), size_name="small", size=size, **given)  # type: ignore[arg-type] # of many types
+    return EvidencePlan(shards=(Path("s"),), size_name="small", size=size, **given)  # type: ignore[arg-type] # of many types
 
 
 @pytest.mark.parametrize("name", SIZES)

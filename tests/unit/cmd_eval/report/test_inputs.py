@@ -9,7 +9,7 @@ from PIL import Image
 
 from cmd_eval.cli.main import main as eval_main
 from cmd_eval.report.build import write_report
-from cmd_eval.report.inputs import open_shards, read_run
+from cmd_eval.report.inputs import find_shards, read_run
 from cmd_eval.report.pictures import jpeg_picture
 from cmd_eval.report.summary import main_results, pretext_sentences, summarize, task_of
 from cmd_extract.schema import VideoEntry
@@ -89,15 +89,15 @@ def test_a_folder_with_results_only_has_a_report(tmp_path: Path) -> None:
 def test_shards_are_opened_at_the_recorded_or_the_given_path(tmp_path: Path) -> None:
     run = make_run(tmp_path / "run")
     shards = indexed_shards(tmp_path / "shards")
-    assert open_shards(None, read_run(run)) == (None, "no result records the path of the shards")
-    put(run, results.retrieval(results.provenance(shards=str(shards.folder))), "r.json")
-    assert open_shards(None, read_run(run)) == (None, "shards not found at the recorded path")
+    assert find_shards((), read_run(run)) == (None, "no result records the path of the shards")
+    put(run, results.retrieval(results.provenance(shards=str(*shards.folders))), "r.json")
+    assert find_shards((), read_run(run)) == (None, "shards not found at the recorded path")
     with pytest.raises(ValueError, match="not the shards of"):
-        open_shards(shards.folder, read_run(run))
-    known = results.provenance(shards=str(shards.folder), data_hash=shards.data_hash)
+        find_shards(shards.folders, read_run(run))
+    known = results.provenance(shards=str(*shards.folders), data_hash=shards.data_hash)
     put(run, results.retrieval(known), "r.json")
-    for given in (None, shards.folder):
-        found, reason = open_shards(given, read_run(run))
+    for given in ((), shards.folders):
+        found, reason = find_shards(given, read_run(run))
         assert found is not None
         assert found.data_hash == shards.data_hash
         assert reason == ""
@@ -220,7 +220,7 @@ def test_main_results_of_different_parts_and_clips_are_all_shown() -> None:
 def test_problems_are_listed_and_the_rest_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make_run(tmp_path / "run")
     shards = indexed_shards(tmp_path / "shards")
-    known = results.provenance(shards=str(shards.folder), data_hash=shards.data_hash)
+    known = results.provenance(shards=str(*shards.folders), data_hash=shards.data_hash)
     record = results.retrieval(known)
     here = shards.videos[0].video_id
     neighbors = [{"video": here, "label": "x", "similarity": 0.5, "hit": True}]

@@ -1,0 +1,125 @@
+"""Several output folders, extracted with the same settings, as one sequence of videos."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cmd_extract import schema
+from cmd_extract.errors import ShardError
+from cmd_extract.schema import MotionGrid, VideoEntry
+from cmd_extract.shard.reader import ShardSet
+
+Folders = Path | Sequence[Path]
+"""One output folder of ``cmd-extract run``, or several."""
+
+
+class JoinedShardSet(ShardSet):
+    """The shards of several output folders, used like those of one.
+
+    The id of a video is preceded by the number of its folder and a slash, as in ``2/video``; labels, groups and splits
+    are those of the folders. Numbers rather than names, so that moved folders remain the same data.
+
+    Args:
+        folders: at least two output folders; their order is part of ``data_hash``.
+
+    Attributes:
+        folders, videos, header, config_hash: as in ``ShardSet``. A video is in no part of the split columns that only
+            other folders have.
+        data_hash: hash of the data hashes of all folders.
+
+    Raises:
+        ShardError: a folder cannot be opened, was extracted with other settings than the first one, or has the same
+            content as another one.
+    """
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+        self.folders = tuple(folders)
+        self._sets = [ShardSet(folder) for folder in folders]
+        self._check()
+        self.header, self.config_hash = self._sets[0].header, self._sets[0].config_hash
+        self.data_hash = schema.hash_json([each.data_hash for each in self._sets])
+        columns = dict.fromkeys(name for each in self._sets for entry in each.videos for name in entry.splits)
+        no_parts = dict.fromkeys(columns, "")
+        self._owners: list[tuple[ShardSet, int]] = []  # of each shard: its set, and its number there
+        videos: list[VideoEntry] = []
+        for number, each in enumerate(self._sets, start=1):
+            first = len(self._owners)
+            videos += [
+                replace(
+                    entry,
+                    video_id=f"{number}/{entry.video_id}",
+                    splits=no_parts | dict(entry.splits),
+                    shard=first + entry.shard,
+                )
+                for entry in each.videos
+            ]
+            self._owners += [(each, shard) for shard in range(1 + max(entry.shard for entry in each.videos))]
+        self.videos = tuple(videos)
+
+    def _check(self) -> None:
+        first, hashes = self._sets[0], [each.data_hash for each in self._sets]
+        for folder, each in zip(self.folders[1:], self._sets[1:], strict=True):
+            if each.config_hash != first.config_hash:
+                ours, theirs = first.header.config, each.header.config
+                names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
+                listed = ", ".join(f"{name} {theirs.get(name)!r} instead of {ours.get(name)!r}" for name in names)
+                raise ShardError(
+                    f"{folder}: extracted with other settings than {self.folders[0]}: {listed}; extract both with the "
+                    "same settings"
+                )
+            if hashes.count(each.data_hash) > 1:
+                same = self.folders[hashes.index(each.data_hash)]
+                raise ShardError(f"{folder}: the same videos as {same}; give each folder once")
+
+    def _locate(self, entry: VideoEntry) -> tuple[ShardSet, VideoEntry]:
+        """Return the folder's own shard set and entry of a video."""
+        shards, number = self._owners[entry.shard]
+        return shards, replace(entry, shard=number)
+
+    def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[memoryview]:
+        """Return the JPEGs of some frames of a video, see ``ShardSet.frame_jpegs``."""
+        shards, own = self._locate(entry)
+        return shards.frame_jpegs(own, frames)
+
+    def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> memoryview:
+        """Return the JPEG of a keyframe of a video, see ``ShardSet.keyframe_jpeg``."""
+        shards, own = self._locate(entry)
+        return shards.keyframe_jpeg(own, keyframe)
+
+    def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
+        """Return the motion of consecutive frames of a video, see ``ShardSet.motion``."""
+        shards, own = self._locate(entry)
+        return shards.motion(own, start, stop)
+
+    def read_motion(self, entry: VideoEntry, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
+        """Read the motion of consecutive frames of a video into arrays, see ``ShardSet.read_motion``."""
+        shards, own = self._locate(entry)
+        shards.read_motion(own, start, grid, valid)
+
+
+def open_shards(folders: Folders) -> ShardSet:
+    """Open the shards of one output folder or of several.
+
+    Raises:
+        ShardError: see ``ShardSet`` and ``JoinedShardSet``.
+    """
+    given = [folders] if isinstance(folders, Path) else list(folders)
+    return ShardSet(given[0]) if len(given) == 1 else JoinedShardSet(given)
+
+
+def join_paths(folders: Folders) -> str:
+    """Return the absolute paths of folders as one text, separated like those of ``PATH``."""
+    given = [folders] if isinstance(folders, Path) else folders
+    return os.pathsep.join(str(folder.resolve()) for folder in given)
+
+
+def split_paths(text: str) -> tuple[Path, ...]:
+    """Return the folders in a text of ``join_paths``."""
+    # The name of a single folder may contain the separator.
+    return (Path(text),) if Path(text).is_dir() else tuple(map(Path, text.split(os.pathsep)))
