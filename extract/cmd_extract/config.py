@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from fractions import Fraction
 from importlib.metadata import version
 from typing import Any, Literal, get_args
@@ -98,6 +99,18 @@ class ExtractConfig:
         """Width and height in pixels of the small frames: the canonical size scaled and rounded to even numbers."""
         scale = Fraction(self.frame_short_side, min(self.width, self.height))
         return _even(self.width * scale), _even(self.height * scale)
+
+    @classmethod
+    def from_description(cls, described: Mapping[str, Any]) -> ExtractConfig:
+        """Return the configuration that ``describe`` has described.
+
+        Raises:
+            ValueError: a setting is missing or out of range.
+        """
+        names = [f.name for f in fields(cls)]
+        missing = [name for name in names if name not in described]
+        require(not missing, f"extraction settings: {', '.join(missing)} missing")
+        return cls(**{name: described[name] for name in names})
 
     def describe(self, ffmpeg_version: str) -> dict[str, Any]:
         """Return the resolved configuration as stored; its ``hash_json`` identifies an extraction.

@@ -25,15 +25,21 @@ class VideoError(Exception):
     Attributes:
         stage: where or how the extraction failed.
         reason: one line for ``failures.csv``.
+        path: the video file; None if the caller knows it, as in ``failures.csv``.
     """
 
-    def __init__(self, stage: Stage, reason: str) -> None:
-        super().__init__(stage, reason)
+    def __init__(self, stage: Stage, reason: str, path: str | None = None) -> None:
+        super().__init__(stage, reason, path)
         self.stage = stage
         self.reason = " ".join(reason.split())
+        self.path = path
 
     def __str__(self) -> str:
-        return f"{self.stage}: {self.reason}"
+        return f"{self.path + ': ' if self.path else ''}{self.stage}: {self.reason}"
+
+    def of(self, path: str) -> VideoError:
+        """Return the same error with the path of the video in its message."""
+        return VideoError(self.stage, self.reason, path)
 
 
 class FfmpegError(RuntimeError):

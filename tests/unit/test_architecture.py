@@ -18,7 +18,7 @@ PACKAGES = {"cmd_extract": ROOT / "extract", "cmd_train": ROOT / "train", "cmd_e
 # Rooms from the top layer to the bottom one. A module imports from its own room and from lower layers only.
 LAYERS = {
     "cmd_extract": [
-        {"cli"},
+        {"cli", "api"},
         {"cluster"},
         {"run"},
         {"shard"},
@@ -36,7 +36,7 @@ LAYERS = {
         {"augment", "losses"},
         {"data", "recipes", "distributed"},
     ],
-    "cmd_eval": [{"cli"}, {"experiments"}, {"report", "tasks"}, {"features"}, {"data"}, {"results", "metrics"}],
+    "cmd_eval": [{"cli", "api"}, {"experiments"}, {"report", "tasks"}, {"features"}, {"data"}, {"results", "metrics"}],
 }
 # What a package may import from its siblings, as prefixes of module names.
 ALLOWED = {
@@ -51,6 +51,9 @@ ALLOWED = {
         "cmd_extract.system",
     ),
     "cmd_eval": (
+        "cmd_extract.api.frames",
+        "cmd_extract.config",
+        "cmd_extract.run.job",
         "cmd_extract.schema",
         "cmd_extract.errors",
         "cmd_extract.console",
@@ -195,6 +198,7 @@ def test_hdf5_files_are_opened_without_locks() -> None:
         ("cmd_extract.shard.reader", {"torch", "av", "mvextractor"}),
         ("cmd_extract.run.pipeline", {"torch", "cv2"}),
         ("cmd_train.engine.loop", {"av", "mvextractor", "ffmpeg", "cv2"}),
+        ("cmd_train.config", {"torch", "av", "h5py", "scipy", "sklearn"}),
         ("cmd_train.cli.main", {"torch", "numpy"}),
         ("cmd_eval.cli.main", {"torch", "numpy", "h5py", "sklearn"}),
         # Evaluation uses data, models and checkpoints, never the training loop, not even indirectly.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import click
-
 _SMALL_MODEL = {
     "model.backbone": "r2plus1d_10",
     "model.width": 16,
@@ -152,14 +150,14 @@ def check_recipe(name: str, *, finetune: bool) -> None:
         raise ValueError(f"recipe: {name!r} is not for cmd-train {command}; use one of {', '.join(allowed)}")
 
 
-def complete_recipe(*, finetune: bool | None = None) -> Callable[[click.Context, click.Parameter, str], list[str]]:
-    """Build a ``shell_complete`` function for recipe names.
+def complete_recipe(*, finetune: bool | None = None) -> Callable[[Any, Any, str], list[str]]:
+    """Build a function for click's ``shell_complete`` that completes recipe names.
 
     Args:
         finetune: offer recipes for fine-tuning only, or for pre-training only; None offers all.
     """
 
-    def complete(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    def complete(context: Any, parameter: Any, incomplete: str) -> list[str]:
         names = list(RECIPES) if finetune is None else recipe_names(finetune=finetune)
         return [name for name in names if name.startswith(incomplete)]
 

@@ -46,7 +46,7 @@ class TranscodedFiles:
     """Output files of ``transcode``.
 
     Attributes:
-        canonical: stream to read motion vectors from; None if the source's own vectors are used.
+        canonical: stream to read motion vectors from; None if the source's own vectors are used, or none.
         frames: small frames, one JPEG per packet; None if frames are not stored.
         keyframes: one JPEG of canonical size for each I-frame of the canonical stream; None without that stream.
         stamps: text with the source's time stamps, see ``read_printed_stamps``; with ``--fps`` those before conversion.
@@ -69,12 +69,12 @@ def build_command(
 
     Every encoder runs with one thread, so its output is reproducible.
     """
-    own_vectors = files.canonical is None
     options: dict[str, Any] = {"threads": 1, **input_options()}
     # If the picture size changes, the scaler adapts; a new filter graph would lose frames.
     options["reinit_filter"] = 0
-    if own_vectors:
-        # Motion vectors do not follow a rotation requested by the container, so the pictures must not either.
+    if files.canonical is None and config.transcode == "never":
+        # Motion vectors do not follow a rotation requested by the container, so the pictures must not either. With
+        # ``auto``, the own vectors of rotated sources are not used.
         options["noautorotate"] = None
     picture = ffmpeg.input(input_url(source), **options)[str(info.stream_index)]
     # The filter prints a frame's time stamp only together with an entry of its metadata.
@@ -159,7 +159,7 @@ def transcode(
     workdir: Path,
     binary: FfmpegBinary,
     *,
-    own_vectors: bool = False,
+    frames_only: bool = False,
 ) -> TranscodedFiles:
     """Run FFmpeg on one source.
 
@@ -171,19 +171,19 @@ def transcode(
         config: the extraction configuration.
         workdir: existing folder for the outputs.
         binary: the FFmpeg to run.
-        own_vectors: whether the source's own vectors are used; then only the small frames are made.
+        frames_only: make only the small frames, because the source's own vectors are used or no vectors at all.
 
     Raises:
         VideoError: FFmpeg failed; the reason contains its first error.
         OutputError: FFmpeg could not write its outputs.
     """
     files = TranscodedFiles(
-        canonical=None if own_vectors else workdir / "canonical.avi",
+        canonical=None if frames_only else workdir / "canonical.avi",
         frames=workdir / "frames.nut" if config.store_frames else None,
-        keyframes=None if own_vectors else workdir / "keyframes.nut",
+        keyframes=None if frames_only else workdir / "keyframes.nut",
         stamps=workdir / "stamps.txt",
     )
-    if own_vectors and files.frames is None:
+    if frames_only and files.frames is None:
         return replace(files, stamps=None)
     if (left := memory_left()) is not None and left < _LOADED_BYTES:
         raise VideoError("memory", _NEEDS_MORE)

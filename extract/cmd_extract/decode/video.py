@@ -127,7 +127,7 @@ def extract_video(
         VideoError: the video cannot be extracted; contains the stage and the reason.
         OutputError: ``workdir`` cannot be written.
     """
-    source = _utf8_path(source, workdir)
+    source = utf8_path(source, workdir)
     info = probe(source)
     spool = VideoSpool.in_folder(workdir)
     damaged = False
@@ -146,7 +146,7 @@ def extract_video(
     return _assemble(info, config, stream, files, spool, damaged=damaged)
 
 
-def _utf8_path(source: Path, workdir: Path) -> Path:
+def utf8_path(source: Path, workdir: Path) -> Path:
     """Return a path that every library accepts: PyAV cannot open file names that are not UTF-8, so link to them."""
     try:
         str(source).encode("utf-8")
@@ -176,7 +176,7 @@ def _use_own_stream(
     stream, damaged = read_own_stream(source, info, config, spool)
     if damaged and config.transcode == "auto":
         return None, damaged
-    files = transcode(source, info, config, workdir, binary, own_vectors=True)
+    files = transcode(source, info, config, workdir, binary, frames_only=True)
     return _assemble(info, config, stream, files, spool, damaged=damaged), damaged
 
 

@@ -1,7 +1,8 @@
-"""Containment of crashes, hangs and excessive memory use: each worker extracts videos in a child process.
+"""Containment of crashes, hangs and excessive memory use: videos are extracted in a child process.
 
 The child extracts one video after the other and is replaced only after it has died. It leads a process group, so that
-its FFmpeg processes are killed with it, and it dies with its worker.
+its FFmpeg processes are killed with it, and it dies with its parent. The worker of a run forks it; a library call,
+whose process may have threads, starts a new interpreter.
 """
 
 from __future__ import annotations
@@ -17,13 +18,17 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkProcess
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo
 from cmd_extract.errors import RunError, VideoError, run_error
 from cmd_extract.run.job import Limits
+from cmd_extract.system.interpreter import Interpreter
 from cmd_extract.system.process import die_with_parent, limit_memory
+
+T = TypeVar("T")
 
 Extract = Callable[[Path, ExtractConfig, Path, FfmpegBinary], ExtractedVideo]
 """Signature of ``cmd_extract.decode.video.extract_video``."""
@@ -31,17 +36,16 @@ Extract = Callable[[Path, ExtractConfig, Path, FfmpegBinary], ExtractedVideo]
 _DEATH_SECONDS = 1.0
 _MAX_POLL_SECONDS = 3600.0  # the operating system takes no more than 24 days
 _INTERRUPTS = {signal.SIGINT, signal.SIGTERM}
-_Reply = ExtractedVideo | VideoError | RunError
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Child:
     pid: int
-    process: ForkProcess
+    process: ForkProcess | Interpreter
     connection: Connection
 
 
-class ContainedExtractor:
+class ContainedExtractor(Generic[T]):
     """Extracts videos in a child process; a context manager that ends the child.
 
     Args:
@@ -49,14 +53,24 @@ class ContainedExtractor:
         binary: the run's FFmpeg.
         limits: limits per video.
         extract: extracts one video; called in the child.
+        new_interpreter: start a new interpreter instead of a fork, for processes with threads; ``extract`` is pickled.
     """
 
-    def __init__(self, config: ExtractConfig, binary: FfmpegBinary, limits: Limits, extract: Extract) -> None:
+    def __init__(
+        self,
+        config: ExtractConfig,
+        binary: FfmpegBinary,
+        limits: Limits,
+        extract: Callable[[Path, ExtractConfig, Path, FfmpegBinary], T],
+        *,
+        new_interpreter: bool = False,
+    ) -> None:
         self._settings = (config, binary, limits)
         self._extract = extract
+        self._new_interpreter = new_interpreter
         self._child: _Child | None = None
 
-    def __enter__(self) -> ContainedExtractor:
+    def __enter__(self) -> ContainedExtractor[T]:
         return self
 
     def __exit__(
@@ -64,7 +78,7 @@ class ContainedExtractor:
     ) -> None:
         self._end()
 
-    def extract(self, source: Path, workdir: Path) -> ExtractedVideo:
+    def extract(self, source: Path, workdir: Path) -> T:
         """Extract one video, see ``extract_video``.
 
         Raises:
@@ -78,16 +92,26 @@ class ContainedExtractor:
             if not _wait_for_reply(child.connection, limits.timeout_seconds):
                 self._end()
                 raise VideoError("timeout", f"not finished after {limits.timeout_seconds:g} s (--timeout)")
-            reply: _Reply = child.connection.recv()
+            reply: T | VideoError | RunError = child.connection.recv()
         except (EOFError, OSError):
             raise VideoError("crash", self._cause_of_death(child)) from None
-        if isinstance(reply, ExtractedVideo):
+        if not isinstance(reply, VideoError | RunError):
             return reply
         if isinstance(reply, RunError) or reply.stage == "memory":
             self._end()  # the state of its heap is unknown
         raise reply
 
+    def kill(self) -> None:
+        """Kill the child; unlike leaving the context, this may be called while another thread waits for a reply."""
+        child = self._child
+        if child is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+
     def _start(self) -> _Child:
+        if self._new_interpreter:
+            interpreter = Interpreter(_serve_videos, self._extract, *self._settings)
+            return _Child(pid=interpreter.pid, process=interpreter, connection=interpreter.connection)
         # Forking takes milliseconds, because all modules are already loaded.
         context = multiprocessing.get_context("fork")
         ours, theirs = context.Pipe()
@@ -141,12 +165,12 @@ def _wait_for_reply(connection: Connection, seconds: float) -> bool:
 def _serve(
     connection: Connection,
     others_end: Connection,
-    extract: Extract,
+    extract: Callable[..., Any],
     config: ExtractConfig,
     binary: FfmpegBinary,
     limits: Limits,
 ) -> None:
-    """Main loop of the child: extract one video after the other until the worker closes the connection."""
+    """Main function of a forked child."""
     worker = os.getppid()
     die_with_parent()
     os.setpgid(0, 0)
@@ -156,6 +180,17 @@ def _serve(
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _INTERRUPTS)
+    _serve_videos(connection, extract, config, binary, limits)
+
+
+def _serve_videos(
+    connection: Connection,
+    extract: Callable[..., Any],
+    config: ExtractConfig,
+    binary: FfmpegBinary,
+    limits: Limits,
+) -> None:
+    """Extract one video after the other until the parent closes the connection."""
     limit_memory(limits.max_memory_mb)
     while True:
         try:
@@ -166,8 +201,13 @@ def _serve(
 
 
 def _attempt(
-    extract: Extract, source: Path, workdir: Path, config: ExtractConfig, binary: FfmpegBinary, limits: Limits
-) -> _Reply:
+    extract: Callable[..., Any],
+    source: Path,
+    workdir: Path,
+    config: ExtractConfig,
+    binary: FfmpegBinary,
+    limits: Limits,
+) -> Any:
     try:
         return extract(source, config, workdir, binary)
     except (VideoError, RunError) as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cmd_extract.decode.video import extract_video
+from cmd_extract.decode.video import ExtractedVideo, extract_video
 from cmd_extract.errors import FailureLimitError, VideoError, run_error
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.run.containment import ContainedExtractor, Extract
@@ -79,7 +79,7 @@ class ShardWork:
         self,
         record: VideoRecord,
         folder: Path,
-        extractor: ContainedExtractor,
+        extractor: ContainedExtractor[ExtractedVideo],
         writer: ShardWriter,
         journal: ShardJournal,
     ) -> None:

@@ -273,6 +273,14 @@ class ShardSet:
         """Read the motion of consecutive frames of a video into arrays, see ``ShardReader.read_motion``."""
         self._reader(entry).read_motion(entry.position, start, grid, valid)
 
+    def pts_seconds(self, entry: VideoEntry) -> NDArray[np.float64]:
+        """Return (F,) float64, see ``ShardReader.pts_seconds``."""
+        return self._reader(entry).pts_seconds(entry.position)
+
+    def frame_types(self, entry: VideoEntry) -> NDArray[np.bytes_]:
+        """Return (F,) S1, see ``ShardReader.frame_types``."""
+        return self._reader(entry).frame_types(entry.position)
+
 
 def read_index(folder: Path, name: str = schema.INDEX_NAME) -> dict[str, Any]:
     """Return the content of ``index.json`` of an output folder, or of another index.

@@ -29,6 +29,10 @@ WEIGHTS_NAME = "model.safetensors"
 STATE_NAME = "state.pt"
 CONFIG_NAME = "config.json"
 BEST_NAME = "best"
+EXPORTED = "exported"
+"""Key of the configuration that only exported backbones have, see ``cmd_train.export``."""
+NAME_PREFIX = "name_prefix"
+"""Key of the metadata of weights whose names lack a prefix: exported backbones have plain names."""
 FINISHED_NAME = "finished"
 """File in a run folder that marks a finished run."""
 _STEP_PATTERN = re.compile(r"step-(\d{8})")
@@ -67,6 +71,8 @@ class Checkpoint:
         Raises:
             CheckpointError: the file is missing or damaged.
         """
+        if EXPORTED in self.config:  # an exported backbone has no state of an optimizer
+            return {"step": self.step, "recent_metrics": self.config[EXPORTED].get("metrics", {})}
         file = self.path / STATE_NAME
         try:
             state: dict[str, Any] = torch.load(file, map_location="cpu", weights_only=True)
@@ -230,7 +236,8 @@ def read_weights(file: Path) -> Checkpoint:
     """
     with safe_open(file, framework="pt") as opened:
         metadata = opened.metadata() or {}
-        weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
+        prefix = metadata.get(NAME_PREFIX, "")
+        weights = {prefix + name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 (not a dict)
     return Checkpoint(
         path=file.parent,
         weights_file=file,

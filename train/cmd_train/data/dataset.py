@@ -115,7 +115,7 @@ class PretrainDataset(Dataset[ClipSample]):
         else:
             plan = plan_sample(entry.frame_count, entry.keyframe_indices, self._sampling, rng)
         _read_motion(self._shards, entry, plan.motion_windows, memory.motion_quarter_px, memory.motion_valid)
-        _read_frames(self._shards, entry, plan.clip_frames, memory.clip_u8)
+        read_frames(self._shards, entry, plan.clip_frames, memory.clip_u8)
         if plan.keyframe is not None:
             _read_keyframe(self._shards, entry, plan.keyframe, memory.keyframe_u8)
         return ClipSample(
@@ -166,7 +166,7 @@ class EvalDataset(Dataset[EvalSample]):
         clips = evaluation_clips(entry.frame_count, self._sampling, self._clips)
         size = (self._shards.header.frame_height, self._shards.header.frame_width)
         pictures = np.empty((len(clips) * self._sampling.clip_frames, *size, 3), np.uint8)
-        _read_frames(self._shards, entry, [frame for clip in clips for frame in clip], pictures)
+        read_frames(self._shards, entry, [frame for clip in clips for frame in clip], pictures)
         return EvalSample(clips_u8=pictures.reshape(len(clips), -1, *size, 3), video=video)
 
     def report(self) -> SamplingReport:
@@ -192,7 +192,7 @@ def require_frames(header: ShardHeader) -> None:
         )
 
 
-def _read_frames(shards: VideoSource, entry: VideoEntry, frames: Sequence[int], out: NDArray[np.uint8]) -> None:
+def read_frames(shards: VideoSource, entry: VideoEntry, frames: Sequence[int], out: NDArray[np.uint8]) -> None:
     """Decode frames into (N, H, W, 3) uint8; repeated frames are decoded only once."""
     distinct = sorted(set(frames))
     jpegs = dict(zip(distinct, shards.frame_jpegs(entry, distinct), strict=True))

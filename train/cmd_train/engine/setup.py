@@ -112,6 +112,8 @@ def prepare_run(
     """
     require_frames(shards.header)
     stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
+    # With these settings, single files can later be decoded to the frames that the network was trained on.
+    stored["extraction"] = dict(shards.header.config)
     sampler = EpochSampler(
         video_count=len(entries),
         global_batch=config.optim.batch_size,

@@ -1,0 +1,1 @@
+"""The library: functions for scripts and notebooks, beside the command line."""
