@@ -24,6 +24,7 @@ LAYERS = {
         {"shard"},
         {"decode", "synthetic"},
         {"manifest", "config"},
+        {"sources"},
         {"schema"},
         {"system", "errors", "console"},
     ],

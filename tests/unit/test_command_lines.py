@@ -28,6 +28,8 @@ BAD_INPUT = [
     ("cmd-extract", 2, "submit LIST OUT --dry-run -- --task 0", "--task: cannot be passed to the tasks"),
     ("cmd-extract", 1, "status EMPTY", "EMPTY"),
     ("cmd-extract", 1, "merge EMPTY", "EMPTY"),
+    ("cmd-extract", 1, "publish EMPTY s3://bucket/folder", "EMPTY"),
+    ("cmd-extract", 2, "publish EMPTY https://host/folder", "must start with s3:// or gs://"),
     ("cmd-extract", 1, "inner-splits LIST OUT --split-column split1", "'split1' does not exist"),
     ("cmd-extract", 1, "relabel EMPTY LIST", "EMPTY"),
     ("cmd-extract", 1, "verify EMPTY", "EMPTY"),

@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 import click
 
 from cmd_extract.cli import options
+from cmd_extract.cli.publish import publish_folder
 
 if TYPE_CHECKING:
     from cmd_extract.cluster.status import TaskStatus
+    from cmd_extract.sources.location import Root
 
 _TASK_COLUMNS = ("task", "state", "last attempt", "shards", "videos", "failed", "damaged", "attempts")
 
@@ -61,7 +63,15 @@ def _task_row(task: TaskStatus) -> tuple[str, ...]:
 @options.moved_root
 @options.stale_after
 @click.option("--allow-failures", is_flag=True, help="Exit with 0 even if some videos failed.")
-def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: float, allow_failures: bool) -> None:
+@options.publish
+def merge(
+    out: Path,
+    manifest: Path | None,
+    root: Root | None,
+    stale_after: float,
+    allow_failures: bool,
+    publish: str | None,
+) -> None:
     """Check that every shard of OUT has been built, and write index.json, failures.csv, damaged.csv and run.json.
 
     Exit codes: 0 success; 1 shards are missing; 3 complete, but some videos failed (OUT/failures.csv); with
@@ -82,5 +92,7 @@ def merge(out: Path, manifest: Path | None, root: Path | None, stale_after: floa
     notes = f", {count} notes ({out / 'notes.csv'})" if (count := count_notes(out)) else ""
     found = f"{summary.videos} videos{failed}{damaged}{notes}"
     click.echo(f"{out}: {summary.shards} shards, {found}, {summary.size_bytes / 1e6:.1f} MB")
+    if publish is not None:
+        publish_folder(out, publish)
     if summary.failures and not allow_failures:
         raise SystemExit(options.EXIT_SOME_FAILED)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from cmd_extract.run.job import Limits
     from cmd_extract.run.record import RecordedRun
     from cmd_extract.shard.verify import Problem
+    from cmd_extract.sources.location import Root
 
 
 @click.command(short_help="Verify an extraction; repair it.")
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 @options.workers
 @options.timeout
 @options.max_memory
+@options.source_limits
 @options.scratch
 @options.ffmpeg
 def verify(
@@ -33,23 +35,21 @@ def verify(
     quick: bool,
     sources: bool,
     manifest: Path | None,
-    root: Path | None,
+    root: Root | None,
     workers: int | None,
-    timeout: float,
-    max_memory_mb: int,
     scratch: Path | None,
     ffmpeg_path: str | None,
+    **limits: Any,
 ) -> None:
     """Verify the extraction OUT: checksums, counts, offsets, JPEGs, motion grids and source files.
 
-    Every problem is printed on one line. The options --workers, --timeout, --max-memory-mb, --scratch and --ffmpeg
-    apply to --repair only, which requires the FFmpeg version of the original run.
+    Every problem is printed on one line. Remote sources are read completely. The options --workers, --scratch,
+    --ffmpeg and the limits apply to --repair only, which requires the FFmpeg version of the original run.
 
     Exit codes: 0 no problems, or all repaired; 1 problems found.
     """
     from cmd_extract.console.progress import ProgressDisplay
     from cmd_extract.manifest.records import resolve_path
-    from cmd_extract.run.job import Limits
     from cmd_extract.run.record import read_recorded_run
     from cmd_extract.schema import INDEX_NAME, PREVIOUS_INDEX_NAME
     from cmd_extract.shard.verify import verify_folder
@@ -73,9 +73,8 @@ def verify(
     for problem in problems:
         click.echo(problem.text)
     if (problems or interrupted) and repair and recorded is not None:
-        limits = Limits(timeout_seconds=timeout, max_memory_mb=max_memory_mb)
         shards = {problem.shard for problem in problems if problem.shard is not None}
-        _repair(out, recorded, shards, workers, limits, scratch, ffmpeg_path)
+        _repair(out, recorded, shards, workers, options.limits_of(limits), scratch, ffmpeg_path)
         problems = check()
         for problem in problems:
             click.echo(f"not repaired: {problem.text}")

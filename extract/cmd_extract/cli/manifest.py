@@ -12,7 +12,7 @@ from cmd_extract.cli import options
 if TYPE_CHECKING:
     from cmd_extract.manifest.sources import ManifestSource
 
-_FORMATS = ("auto", "csv", "list", "folder", "ucf101", "hmdb51", "kinetics", "ssv2", "diving48")
+_FORMATS = ("auto", "csv", "list", "folder", "tar", "ucf101", "hmdb51", "kinetics", "ssv2", "diving48")
 
 
 @click.command(short_help="Create a manifest of a dataset.")
@@ -22,7 +22,7 @@ _FORMATS = ("auto", "csv", "list", "folder", "ucf101", "hmdb51", "kinetics", "ss
 @click.option(
     "--videos",
     type=options.EXISTING_FOLDER,
-    help="Folder of the videos, for all formats except folder.  [default for csv and list: SOURCE's folder]",
+    help="Folder of the videos, except for folder and tar.  [default for csv and list: SOURCE's folder]",
 )
 @click.option(
     "--root",
@@ -39,7 +39,8 @@ def manifest(source: Path, manifest: Path, form: str, videos: Path | None, root:
     """Create the manifest MANIFEST from SOURCE.
 
     SOURCE is a CSV file with a column "path", a list of lines "video.mp4 label", a folder of the form <class>/<file>,
-    or the official lists of UCF101, HMDB51, Kinetics, Something-Something v2 or Diving48; see data_manifests/README.md.
+    a tar file or a folder of tar files, or the official lists of UCF101, HMDB51, Kinetics, Something-Something v2 or
+    Diving48; see data_manifests/README.md.
     """
     from cmd_extract.manifest.detect import detect_format
     from cmd_extract.manifest.records import write_manifest
@@ -55,18 +56,18 @@ def manifest(source: Path, manifest: Path, form: str, videos: Path | None, root:
 
 
 def _read_source(source: Path, form: str, videos: Path | None, root: Path, missing: str) -> ManifestSource:
-    from cmd_extract.manifest import datasets, json_datasets, kinetics, sources
+    from cmd_extract.manifest import datasets, json_datasets, kinetics, sources, tar
 
     if missing != "error" and form != "kinetics":
         raise click.UsageError(f"--missing: only the format kinetics allows missing videos, not {form}")
-    if videos is not None and form == "folder":
-        raise click.UsageError("--videos: not used with the format folder, where SOURCE is the folder of the videos")
+    if videos is not None and form in ("folder", "tar"):
+        raise click.UsageError(f"--videos: not used with the format {form}, where SOURCE contains the videos")
     if form == "csv":
         return sources.from_csv(source, root=root, videos=videos)
     if form == "list":
         return sources.from_list(source, root=root, videos=videos)
-    if form == "folder":
-        return sources.from_folder(source, root=root)
+    if form in ("folder", "tar"):
+        return (sources.from_folder if form == "folder" else tar.from_tar)(source, root=root)
     if videos is None:
         raise click.UsageError(f"--videos: required for the format {form}; pass the folder of the videos")
     if form == "kinetics":

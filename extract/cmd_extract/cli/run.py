@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmd_extract.cli import options
+from cmd_extract.cli.publish import publish_folder
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,8 +28,8 @@ if TYPE_CHECKING:
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(
     "--root",
-    type=options.EXISTING_FOLDER,
-    help="Folder to which paths in the manifest are relative.  [default: the manifest's folder]",
+    type=options.RootFolder(),
+    help="Folder, or URL prefix, to which paths in the manifest are relative.  [default: the manifest's folder]",
 )
 @options.workers
 @click.option(
@@ -78,6 +79,7 @@ if TYPE_CHECKING:
 )
 @options.timeout
 @options.max_memory
+@options.source_limits
 @click.option(
     "--max-failures", metavar="N|N%", help="Stop when more videos than this have failed.  [default: no limit]"
 )
@@ -88,6 +90,7 @@ if TYPE_CHECKING:
 )
 @options.scratch
 @options.ffmpeg
+@options.publish
 @click.option("--dry-run", is_flag=True, help="Show the plan and the estimated size; write nothing.")
 @click.option("--task", type=click.IntRange(0), help="Build only this task's share of the shards, with --num-tasks.")
 @click.option("--num-tasks", type=click.IntRange(1), help="Total number of tasks.  [default with --array: its size]")
@@ -147,10 +150,12 @@ def run(
         _show_plan(requested, plans, job)
         return
     settings = {"workers": workers, "videos_per_shard": given["videos_per_shard"], "max_failures": max_failures}
-    _extract(requested, job, cluster, settings)
+    _extract(requested, job, cluster, settings, given["publish"])
 
 
-def _extract(requested: RunOptions, job: RunJob, cluster: ClusterOptions, settings: dict[str, Any]) -> None:
+def _extract(
+    requested: RunOptions, job: RunJob, cluster: ClusterOptions, settings: dict[str, Any], publish: str | None
+) -> None:
     """Build the shards, or the task's share of them, and print a summary; exit with 3 if videos failed."""
     from cmd_extract.cluster.task import run_task
     from cmd_extract.decode.video import extract_video
@@ -170,6 +175,8 @@ def _extract(requested: RunOptions, job: RunJob, cluster: ClusterOptions, settin
             requested.records, job, backend=cluster.backend, retry_stages=requested.retry_stages, **settings
         )
     _print_summary(summary, job.out)
+    if publish is not None:
+        publish_folder(job.out, publish, job.limits.sources)
     if summary.failures:
         raise SystemExit(options.EXIT_SOME_FAILED)
 

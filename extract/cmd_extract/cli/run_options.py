@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from cmd_extract.cli import options
 from cmd_extract.cluster.shares import Share, find_share
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
@@ -21,6 +22,7 @@ from cmd_extract.run.pipeline import Backend
 from cmd_extract.run.plan import ShardPlan, plan_shards
 from cmd_extract.run.record import RunIdentity, check_folder, read_record
 from cmd_extract.schema import VideoRecord
+from cmd_extract.sources.location import Root
 from cmd_extract.system.validation import parse_number
 
 _CONFIG_OPTIONS = (
@@ -41,7 +43,7 @@ class RunOptions:
     """Validated options of a run.
 
     Attributes:
-        manifest, root: manifest file, and folder to which its paths are relative.
+        manifest, root: manifest file, and folder, or URL prefix, to which its paths are relative.
         records, plans: manifest rows, and the shards planned for them.
         config: settings that determine the content of shards.
         reader: reader of motion vectors.
@@ -50,7 +52,7 @@ class RunOptions:
     """
 
     manifest: Path
-    root: Path
+    root: Root
     records: tuple[VideoRecord, ...]
     plans: tuple[ShardPlan, ...]
     config: ExtractConfig
@@ -102,7 +104,7 @@ def parse_run_options(manifest: Path, given: Mapping[str, Any]) -> RunOptions:
         reader = choose_reader(given["reader"])
         if reader == "mvextractor" and config.transcode != "always":
             raise ValueError(f"reader: mvextractor requires transcode always, got {config.transcode}")
-        limits = Limits(timeout_seconds=given["timeout"], max_memory_mb=given["max_memory_mb"])
+        limits = options.limits_of(given)
         if given["max_failures"] is not None:
             parse_failure_limit(given["max_failures"], 0)
     except ValueError as error:
@@ -199,6 +201,8 @@ def parse_cluster_options(given: Mapping[str, Any], environ: Mapping[str, str], 
         raise click.UsageError(str(error)) from error
     if share and use_dask:
         raise click.UsageError("--backend dask distributes the shards itself; remove --task, --num-tasks and --array")
+    if share and given["publish"] is not None:
+        raise click.UsageError("--publish copies a finished extraction; pass it to `cmd-extract merge` instead")
     if share and given["retry_failures"] is not None:
         # Tasks recognize remaining work by missing shards, while a retry replaces existing ones.
         raise click.UsageError(

@@ -132,6 +132,7 @@ def _reject_incompatible(given: Mapping[str, Any]) -> None:
         "--scheduler": given["scheduler"] is not None,
         "--scheduler-file": given["scheduler_file"] is not None,
         "--retry-failures": given["retry_failures"] is not None,
+        "--publish": given["publish"] is not None,
         "--dry-run": given["dry_run"],
     }
     for name, is_given in incompatible.items():

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import os
-import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ from cmd_extract.decode.streams import (
     time_base_of,
 )
 from cmd_extract.errors import VideoError
+from cmd_extract.sources.access import fingerprint
 
 # Only plain containers and elementary streams may be opened. FFmpeg's playlists and scripts (hls, concat, dash, ...)
 # could read other files or the network under the name of a video.
@@ -98,20 +96,6 @@ def open_input(path: Path) -> av.container.InputContainer:
     opened: av.container.InputContainer = av.open(input_url(path), options=input_options(), **_ACCEPT_ANY_TEXT)
     opened.flags &= ~_GENERATE_PTS
     return opened
-
-
-def fingerprint(path: Path) -> str:
-    """Return the SHA-256 (hex) of a file.
-
-    Raises:
-        VideoError: the path is a folder, device, pipe or socket, which might never reach its end.
-        OSError: the file cannot be read.
-    """
-    # Without O_NONBLOCK, opening a pipe waits for a writer.
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as stream:
-        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise VideoError("open", "not a regular file")
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def probe(path: Path) -> SourceInfo:

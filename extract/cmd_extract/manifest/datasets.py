@@ -172,7 +172,7 @@ def from_hmdb51(videos_dir: Path, splits_dir: Path, *, root: Path) -> ManifestSo
             )
             _set_part(video, f"split{split}", _HMDB_PARTS[fields["part"]], place)
     videos = _listed_videos(listed, absolute_folder(videos_dir), [f"split{split}" for split in splits])
-    unnamed = [v.place for v in videos if v.group == PurePosixPath(v.file).stem]
+    unnamed = [v.place for v in videos if v.group == v.name.stem]
     notes = [f"{splits_dir}: no source film in the names of {summarize(unnamed, 'video')}"] if unnamed else []
     return assemble(splits_dir, videos, root=root, notes=notes)
 

@@ -8,17 +8,19 @@ from cmd_extract.errors import ManifestError
 from cmd_extract.manifest.json_datasets import json_format
 from cmd_extract.manifest.sources import is_video_name, list_fields, list_files
 from cmd_extract.manifest.table import read_table, text_lines, visible_files
+from cmd_extract.manifest.tar import TAR_GLOB
 from cmd_extract.schema import SHARD_GLOB
+from cmd_extract.sources.location import is_tar_name
 
 
 def detect_format(source: Path) -> str:
     """Detect the format of a source.
 
     Args:
-        source: a list of videos, a folder of official split lists, or a folder of videos.
+        source: a list of videos, a folder of official split lists, a folder of videos, or tar files.
 
     Returns:
-        ``csv``, ``list``, ``kinetics``, ``ssv2``, ``diving48``, ``ucf101``, ``hmdb51`` or ``folder``.
+        ``csv``, ``list``, ``kinetics``, ``ssv2``, ``diving48``, ``ucf101``, ``hmdb51``, ``folder`` or ``tar``.
 
     Raises:
         ManifestError: no format matches.
@@ -40,14 +42,16 @@ def detect_format(source: Path) -> str:
         return "kinetics"
     if any(is_video_name(file) for file in list_files(source)[0]):
         return "folder"
+    if visible_files(source, TAR_GLOB):
+        return "tar"
     if extracted:
         raise ManifestError(
             f"{source}: contains shards, the output of an extraction; give the folder or list of videos"
         )
     raise ManifestError(
         f"{source}: contains no trainlist*.txt (ucf101), no *_test_split*.txt (hmdb51), no CSV files with a column "
-        "'youtube_id' (kinetics), no JSON lists (ssv2, diving48) and no videos (folder); check the path, or choose a "
-        "--format"
+        "'youtube_id' (kinetics), no JSON lists (ssv2, diving48), no videos (folder) and no tar files (tar); check "
+        "the path, or choose a --format"
     )
 
 
@@ -58,6 +62,8 @@ def first_columns(path: Path) -> tuple[str, ...]:
 
 
 def _format_of_file(path: Path) -> str:
+    if is_tar_name(path.name):
+        return "tar"
     if path.suffix.lower() == ".json":
         form = json_format(path)
         if form is None:

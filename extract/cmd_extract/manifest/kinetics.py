@@ -170,10 +170,10 @@ def _source_video(clip: _Clip, file: Path, video_id: str) -> SourceVideo:
 
 
 def _notes(csv_path: Path, base: Path, found: Sequence[SourceVideo], labels: dict[str, set[str]]) -> list[str]:
-    replaced = [v.file.name for v in found if _is_replacement(v.file.relative_to(base).as_posix())]
+    replaced = [v.name.name for v in found if _is_replacement(v.name.relative_to(base).as_posix())]
     groups = {
         "taken from a folder of replacements": replaced,
-        _PERHAPS_UNTRIMMED: [v.file.name for v in found if v.file.stem == v.group],
+        _PERHAPS_UNTRIMMED: [v.name.name for v in found if v.name.stem == v.group],
     }
     notes = [f"{csv_path}: {summarize(names, 'video')} {text}" for text, names in groups.items() if names]
     double = [stem for stem, names in labels.items() if len(names) > 1]

@@ -7,7 +7,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -23,6 +22,8 @@ from cmd_extract.manifest.table import (
     summarize,
 )
 from cmd_extract.schema import VideoRecord
+from cmd_extract.sources.access import problem_of
+from cmd_extract.sources.location import Root, Source, locate
 from cmd_extract.system.files import atomic_write, remove_leftovers
 
 REQUIRED_COLUMNS = ("id", "path")
@@ -39,13 +40,13 @@ def is_split_column(name: str) -> bool:
     return _SPLIT_COLUMN.fullmatch(name) is not None
 
 
-def read_manifest(path: Path, *, root: Path | None = None, check_paths: bool = True) -> tuple[VideoRecord, ...]:
+def read_manifest(path: Path, *, root: Root | None = None, check_paths: bool = True) -> tuple[VideoRecord, ...]:
     """Read a manifest.
 
     Args:
         path: the CSV file.
-        root: base folder of relative video paths; the manifest's folder if None.
-        check_paths: whether every video must exist.
+        root: base folder, or URL prefix, of relative video paths; the manifest's folder if None.
+        check_paths: whether every video must exist; remote files are not looked for.
 
     Returns:
         One record per row, in the file's order, with paths as written.
@@ -131,12 +132,13 @@ def _cell_problem(video_id: str, path: str, label: str, group: str, splits: dict
     return None
 
 
-def _check_videos(manifest: Path, records: Sequence[VideoRecord], places: Sequence[str], root: Path) -> None:
-    absent = [
-        (f"{place}, column 'path': {record.path!r} (id {record.video_id!r})", resolve_path(record, root))
-        for place, record in zip(places, records, strict=True)
-        if not os.path.isfile(resolve_path(record, root))  # noqa: PTH113 (Path.is_file raises for overlong names)
-    ]
+def _check_videos(manifest: Path, records: Sequence[VideoRecord], places: Sequence[str], root: Root) -> None:
+    absent = []
+    for place, record in zip(places, records, strict=True):
+        source = resolve_path(record, root)
+        if problem := problem_of(source):
+            why = "" if isinstance(source, Path) else f": {problem}"
+            absent.append((f"{place}, column 'path': {record.path!r} (id {record.video_id!r}){why}", source))
     if absent:
         raise ManifestError(
             f"{manifest}: {summarize([text for text, _ in absent], 'video')} of {len(records)} not found below "
@@ -144,9 +146,9 @@ def _check_videos(manifest: Path, records: Sequence[VideoRecord], places: Sequen
         )
 
 
-def resolve_path(record: VideoRecord, root: Path) -> Path:
-    """Return the path of a video: relative paths start at ``root``."""
-    return root / record.path
+def resolve_path(record: VideoRecord, root: Root) -> Source:
+    """Return the location of a video: relative paths start at ``root``."""
+    return locate(record.path, root)
 
 
 def write_manifest(records: Iterable[VideoRecord], path: Path) -> None:

@@ -25,6 +25,8 @@ from cmd_extract.manifest.table import (
     text_lines,
 )
 from cmd_extract.schema import VideoRecord
+from cmd_extract.sources.access import is_remote, problem_of
+from cmd_extract.sources.location import Source, is_url, locate, relative_text
 
 # fmt: off
 VIDEO_EXTENSIONS = frozenset({
@@ -65,22 +67,27 @@ class ManifestSource:
     missing: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class SourceVideo:
     """One video of a source, before it is assigned a row.
 
     Attributes:
         place: location in the source, for messages, such as ``list.csv, line 3``.
-        file: absolute path.
+        file: location, absolute if local.
         video_id, label, group, splits: as in ``VideoRecord``.
     """
 
     place: str
-    file: Path
+    file: Source
     video_id: str
     label: str = ""
     group: str = ""
     splits: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def name(self) -> PurePosixPath:
+        """The location as a path, for its parts."""
+        return PurePosixPath(str(self.file))
 
 
 def absolute_folder(folder: Path) -> Path:
@@ -141,14 +148,18 @@ def assemble(
         notes, missing: see ``ManifestSource``.
 
     Raises:
-        ManifestError: a file does not exist, or an id, label or group is invalid; names its location.
+        ManifestError: a file does not exist, or an id, label or group is invalid; names its location. Remote files are
+            not looked for.
     """
-    absent = [video for video in videos if not os.path.isfile(video.file)]  # noqa: PTH113 (overlong names)
+    absent = {video: problem for video in videos if (problem := problem_of(video.file))}
     if absent:
-        listed = summarize([f"{video.place}: {str(video.file)!r}" for video in absent], "video")
-        raise ManifestError(
-            f"{source}: {listed} of {len(videos)} not found; check the paths{normalization_hint(absent[0].file)}"
-        )
+        reasons = {v: "" if isinstance(v.file, Path) else f" ({problem})" for v, problem in absent.items()}
+        listed = summarize([f"{video.place}: {str(video.file)!r}{why}" for video, why in reasons.items()], "video")
+        hint = normalization_hint(next(iter(absent)).file)
+        raise ManifestError(f"{source}: {listed} of {len(videos)} not found; check the paths{hint}")
+    remote = sum(is_remote(video.file) for video in videos)
+    if remote:
+        notes = [*notes, f"{source}: {remote} remote videos; whether they exist was not checked"]
     if not videos:
         raise ManifestError(f"{source}: no videos found; video extensions: {' '.join(sorted(VIDEO_EXTENSIONS))}")
     # The root need not exist yet: it may be the manifest's new folder.
@@ -158,7 +169,7 @@ def assemble(
         VideoRecord(
             row=row,
             video_id=video.video_id,
-            path=(video.file.relative_to(base) if video.file.is_relative_to(base) else video.file).as_posix(),
+            path=relative_text(video.file, base),
             label=video.label,
             group=video.group,
             splits=video.splits,
@@ -206,7 +217,7 @@ def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> Manif
     found = [
         SourceVideo(
             place=f"{csv_path}, line {row.line}",
-            file=folder / path,
+            file=locate(path, folder),
             video_id=video_id,
             label=row.cells.get("label", ""),
             group=row.cells.get("group", ""),
@@ -238,11 +249,12 @@ def from_list(list_path: Path, *, root: Path, videos: Path | None = None) -> Man
                 f"{list_path}, line {number}: {line!r} does not have the form 'video.mp4 label'; for other columns, "
                 "add a header line with the column names (path, label, ...)"
             )
-        rows.append((f"{list_path}, line {number}", *fields))
+        path, label = fields
+        rows.append((f"{list_path}, line {number}", path if is_url(path) else os.path.normpath(path), label))
     folder = absolute_folder(list_path.parent if videos is None else videos)
     ids = ids_of_paths([path for _, path, _ in rows])
     found = [
-        SourceVideo(place=place, file=folder / os.path.normpath(path), video_id=video_id, label=label)
+        SourceVideo(place=place, file=locate(path, folder), video_id=video_id, label=label)
         for (place, path, label), video_id in zip(rows, ids, strict=True)
     ]
     return assemble(list_path, found, root=root, notes=[f"{list_path}: no header; read as lines 'path label'"])

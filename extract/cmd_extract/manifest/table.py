@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from cmd_extract.errors import ManifestError
+from cmd_extract.sources.location import Source
 
 SHOWN_PROBLEMS = 5
 """Maximum number of rows that an error message names; it only counts the others."""
@@ -198,8 +199,10 @@ def _form(text: str) -> str:
     return next((form for form in ("NFC", "NFD") if unicodedata.is_normalized(form, text)), "neither NFC nor NFD")
 
 
-def normalization_hint(path: Path) -> str:
+def normalization_hint(path: Source) -> str:
     """Return a hint for a missing file if it exists with another Unicode normalization of its name, otherwise ''."""
+    if not isinstance(path, Path):
+        return ""
     found = Path(path.anchor)
     for part in path.parts[bool(path.anchor) :]:
         following = found / part

@@ -25,6 +25,8 @@ from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo
 from cmd_extract.errors import RunError, VideoError, run_error
 from cmd_extract.run.job import Limits
+from cmd_extract.sources.access import spool
+from cmd_extract.sources.location import Source
 from cmd_extract.system.interpreter import Interpreter
 from cmd_extract.system.process import die_with_parent, limit_memory
 
@@ -78,8 +80,8 @@ class ContainedExtractor(Generic[T]):
     ) -> None:
         self._end()
 
-    def extract(self, source: Path, workdir: Path) -> T:
-        """Extract one video, see ``extract_video``.
+    def extract(self, source: Source, workdir: Path) -> T:
+        """Extract one video, see ``extract_video``; copy it to ``workdir`` first unless it is a local file.
 
         Raises:
             VideoError: as raised by ``extract``, or with stage ``timeout``, ``memory``, ``crash`` or ``error``.
@@ -202,14 +204,14 @@ def _serve_videos(
 
 def _attempt(
     extract: Callable[..., Any],
-    source: Path,
+    source: Source,
     workdir: Path,
     config: ExtractConfig,
     binary: FfmpegBinary,
     limits: Limits,
 ) -> Any:
     try:
-        return extract(source, config, workdir, binary)
+        return extract(spool(source, workdir, limits.sources), config, workdir, binary)
     except (VideoError, RunError) as error:
         return error
     except MemoryError:

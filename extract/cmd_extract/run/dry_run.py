@@ -6,7 +6,6 @@ bytes per frame (``PLANNING.md``).
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from cmd_extract.run.plan import ShardPlan, count_rows
 from cmd_extract.run.record import RunIdentity, check_folder
 from cmd_extract.run.state import read_state
 from cmd_extract.schema import VideoRecord, grid_shape
+from cmd_extract.sources.access import is_remote, problem_of
 
 _MEASURED_JPEG_QUALITY = 3
 _MAX_HEADERS = 32
@@ -40,7 +40,8 @@ class DryRun:
     Attributes:
         rows, shards: of the manifest, or of this task's share.
         rows_done, shards_done: of finished shards, which would be kept.
-        missing: paths of videos to extract that are not files.
+        missing: videos to extract that are neither files nor members of a tar file.
+        remote: number of remote videos to extract, which are not looked for.
         headers: number of headers read for ``frames``.
         frames: estimated number of frames to extract; None if no header states one.
         disk_bytes: estimated size of the shards to build; None if unknown.
@@ -53,6 +54,7 @@ class DryRun:
     rows_done: int
     shards_done: int
     missing: tuple[str, ...]
+    remote: int
     headers: int
     frames: int | None
     disk_bytes: int | None
@@ -69,6 +71,8 @@ class DryRun:
         ]
         if self.missing:
             lines.append(f"missing   {summarize(self.missing, 'file')}; each would fail in stage open")
+        if self.remote:
+            lines.append(f"remote    {self.remote} videos, not checked")
         if self.frames is not None:
             lines.append(f"frames    about {self.frames}, from the headers of {self.headers} files")
         if self.disk_bytes is not None:
@@ -109,9 +113,10 @@ def dry_run(
     state = read_state(share, job, retry_stages=retry_stages)
     state.check_sources()
     sources = [resolve_path(record, job.root) for plan in state.todo for record in plan.records]
-    found = [os.path.isfile(path) for path in sources]  # noqa: PTH113 (Path.is_file raises for overlong names)
-    present = [path for path, is_file in zip(sources, found, strict=True) if is_file]
-    headers, frames = _estimate_frames(present, job.config)
+    problems = [problem_of(source) for source in sources]
+    missing = [str(source) for source, problem in zip(sources, problems, strict=True) if problem]
+    local = [s for s, problem in zip(sources, problems, strict=True) if isinstance(s, Path) and not problem]
+    headers, frames = _estimate_frames(local, len(sources) - len(missing), job.config)
     rows_done, rows = count_rows(state.done), count_rows(share)
     if state.done:
         size = sum((job.out / plan.name).stat().st_size for plan in state.done)
@@ -123,7 +128,8 @@ def dry_run(
         shards=len(share),
         rows_done=rows_done,
         shards_done=len(state.done),
-        missing=tuple(str(path) for path, is_file in zip(sources, found, strict=True) if not is_file),
+        missing=tuple(missing),
+        remote=sum(map(is_remote, sources)),
         headers=headers,
         frames=frames,
         disk_bytes=disk_bytes,
@@ -141,12 +147,12 @@ def _bytes_per_frame(config: ExtractConfig) -> float:
     return frame + keyframe + rows * columns * _MOTION_BYTES_PER_CELL
 
 
-def _estimate_frames(paths: Sequence[Path], config: ExtractConfig) -> tuple[int, int | None]:
-    """Return the number of headers read, of evenly spaced files, and the estimated number of frames of all files."""
+def _estimate_frames(paths: Sequence[Path], videos: int, config: ExtractConfig) -> tuple[int, int | None]:
+    """Return the number of headers read, of evenly spaced files, and the estimated number of frames of all videos."""
     indices = np.unique(np.linspace(0, len(paths) - 1, min(_MAX_HEADERS, len(paths))).round().astype(int)).tolist()
     fps = Fraction(config.fps) if config.fps else None
     counts = [count for i in indices if (count := estimate_frame_count(paths[i], fps)) is not None]
-    return len(counts), round(sum(counts) / len(counts) * len(paths)) if counts else None
+    return len(counts), round(sum(counts) / len(counts) * videos) if counts else None
 
 
 def _free_bytes(folder: Path) -> int:

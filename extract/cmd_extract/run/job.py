@@ -12,6 +12,8 @@ import h5py
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
+from cmd_extract.sources.limits import SourceLimits
+from cmd_extract.sources.location import Root
 from cmd_extract.system.validation import require_range
 
 _MAX_MEMORY_MB = 1 << 40  # more than any machine has, and a number that the operating system accepts
@@ -25,10 +27,12 @@ class Limits:
     Attributes:
         timeout_seconds: wall time from opening a video to its last vector; may be infinite.
         max_memory_mb: memory in MiB that the extracting process may add for one video; FFmpeg may use as much again.
+        sources: limits on reading remote files and members of tar files.
     """
 
     timeout_seconds: float = 3600.0
     max_memory_mb: int = 4096
+    sources: SourceLimits = field(default_factory=SourceLimits)
 
     def __post_init__(self) -> None:
         require_range(self, "timeout_seconds", gt=0)
@@ -40,7 +44,7 @@ class RunJob:
     """Settings of one run; can be pickled.
 
     Attributes:
-        root: folder to which paths in the manifest are relative.
+        root: folder, or URL prefix, to which paths in the manifest are relative.
         out: output folder.
         scratch: folder in which each run creates a temporary folder.
         config: settings that determine the content of shards.
@@ -49,7 +53,7 @@ class RunJob:
         manifest: manifest file, recorded in ``run.json``.
     """
 
-    root: Path
+    root: Root
     out: Path
     scratch: Path
     config: ExtractConfig

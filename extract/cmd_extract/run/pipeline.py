@@ -26,6 +26,7 @@ from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.writer import ShardWriter, WrittenShard
+from cmd_extract.sources.access import require_packages
 from cmd_extract.system.files import remove, remove_leftovers, scratch_folder
 
 
@@ -64,6 +65,7 @@ class ShardWork:
                 software=job.software,
                 rows_hash=plan.rows_hash,
             )
+            require_packages([resolve_path(record, job.root) for record in plan.records])
             with ContainedExtractor(job.config, job.binary, job.limits, self.extract) as extractor:
                 for record in plan.records:
                     self._add_record(record, folder, extractor, writer, journal)

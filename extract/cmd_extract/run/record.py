@@ -20,6 +20,7 @@ from cmd_extract.manifest.records import read_manifest
 from cmd_extract.run.job import Limits, RunJob
 from cmd_extract.run.plan import ShardPlan
 from cmd_extract.schema import VideoRecord, hash_json, hash_records
+from cmd_extract.sources.location import Root, parse_root, root_text
 from cmd_extract.system.files import create_exclusively, write_whole
 
 _CREATION_SECONDS = 10.0
@@ -92,12 +93,12 @@ class RunRecord:
 
     Attributes:
         identity: the extraction.
-        root: folder to which paths in the manifest are relative.
+        root: folder, or URL prefix, to which paths in the manifest are relative.
         manifest: manifest file, if known.
     """
 
     identity: RunIdentity
-    root: Path
+    root: Root
     manifest: Path | None
 
 
@@ -143,7 +144,7 @@ def _record_text(job: RunJob, identity: RunIdentity, summary: RunSummary | None 
         "extractor_version": schema.EXTRACTOR_VERSION,
         **asdict(identity),
         "config_hash": hash_json(identity.config),
-        "root": str(job.root.absolute()),
+        "root": root_text(job.root),
         "manifest": str(job.manifest.absolute()) if job.manifest else None,
     }
     if summary:
@@ -185,7 +186,7 @@ def read_record(out: Path) -> RunRecord | None:
         if record["version"] == schema.FORMAT_VERSION:
             return RunRecord(
                 identity=_read_identity(record),
-                root=Path(record["root"]),
+                root=parse_root(record["root"]),
                 manifest=Path(record["manifest"]) if record["manifest"] else None,
             )
     except FileNotFoundError:
@@ -238,7 +239,7 @@ class RecordedRun:
 
     Attributes:
         records: manifest rows.
-        root: folder to which their paths are relative.
+        root: folder, or URL prefix, to which their paths are relative.
         manifest: manifest file.
         config: the extraction configuration.
         videos_per_shard: manifest rows per shard.
@@ -246,7 +247,7 @@ class RecordedRun:
     """
 
     records: tuple[VideoRecord, ...]
-    root: Path
+    root: Root
     manifest: Path
     config: ExtractConfig
     videos_per_shard: int
@@ -265,7 +266,7 @@ class RecordedRun:
         )
 
 
-def read_recorded_run(out: Path, manifest: Path | None = None, root: Path | None = None) -> RecordedRun:
+def read_recorded_run(out: Path, manifest: Path | None = None, root: Root | None = None) -> RecordedRun:
     """Restore the run that an output folder belongs to.
 
     Args:

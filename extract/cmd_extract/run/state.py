@@ -10,8 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cmd_extract.decode.source import fingerprint
-from cmd_extract.errors import ShardError
+from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.manifest.table import summarize
 from cmd_extract.run.job import RunJob
@@ -19,6 +18,7 @@ from cmd_extract.run.plan import ShardPlan
 from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, hash_json
 from cmd_extract.shard.reader import ShardReader
 from cmd_extract.shard.writer import WrittenShard
+from cmd_extract.sources.access import fingerprint, sizes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,19 +58,22 @@ class FinishedShard:
         rows = sorted([*videos, *failures])
         return rows == [record.row for record in self.plan.records]
 
-    def changed_sources(self, root: Path) -> list[str]:
-        """Describe the source files whose size has changed since they were extracted.
+    def changed_sources(self, job: RunJob) -> list[str]:
+        """Describe the sources whose size has changed since they were extracted.
 
-        Missing files are not needed any more. ``cmd-extract verify`` also finds changes that keep the size.
+        Missing sources are not needed any more. ``cmd-extract verify`` also finds changes that keep the size.
+
+        Raises:
+            VideoError: a remote source cannot be reached.
         """
         records = {record.row: record for record in self.plan.records}
-        changed = []
-        for row, size in dict(zip(self.video_rows.tolist(), self.source_bytes.tolist(), strict=True)).items():
-            path = resolve_path(records[row], root)
-            with contextlib.suppress(OSError):
-                if (now := path.stat().st_size) != size:
-                    changed.append(f"{path}: {size} bytes when extracted, {now} now")
-        return changed
+        before = dict(zip(self.video_rows.tolist(), self.source_bytes.tolist(), strict=True))
+        sources = [resolve_path(records[row], job.root) for row in before]
+        return [
+            f"{source}: {size} bytes when extracted, {now} now"
+            for source, size, now in zip(sources, before.values(), sizes(sources, job.limits.sources), strict=True)
+            if now is not None and now != size
+        ]
 
     def describe(self) -> WrittenShard:
         """Return the shard's entry in the index; reads the whole file for its checksum."""
@@ -118,9 +121,15 @@ class OutputState:
         """Check that the sources of finished shards have not changed.
 
         Raises:
-            ShardError: some have.
+            ShardError: some have, or a remote one cannot be reached.
         """
-        changed = [text for shard in self.finished.values() for text in shard.changed_sources(self.job.root)]
+        try:
+            changed = [text for shard in self.finished.values() for text in shard.changed_sources(self.job)]
+        except VideoError as error:
+            raise ShardError(
+                f"{self.job.out}: cannot check whether remote source files have changed: {error.reason}. Nothing was "
+                "changed; run the same command again once they can be reached"
+            ) from None
         if changed:
             raise ShardError(
                 f"{self.job.out}: source files have changed: {summarize(changed, 'file')}. Nothing was changed; run "

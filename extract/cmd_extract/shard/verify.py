@@ -17,10 +17,11 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from cmd_extract import schema
-from cmd_extract.decode.source import fingerprint
 from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.reader import ShardReader, read_columns, read_index
+from cmd_extract.sources.access import fingerprint, problem_of
+from cmd_extract.sources.location import Source
 
 _BLOCK_FRAMES = 256
 _MAX_PROBLEMS = 20  # per shard
@@ -45,7 +46,7 @@ def verify_folder(
     index_name: str = schema.INDEX_NAME,
     decode: bool = True,
     sources: Sequence[VideoRecord] | None = None,
-    resolve: Callable[[VideoRecord], Path] | None = None,
+    resolve: Callable[[VideoRecord], Source] | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Problem]:
     """Check everything that ``cmd-extract run`` has written to a folder.
@@ -56,7 +57,7 @@ def verify_folder(
         decode: whether to decode every JPEG, which takes most of the time.
         sources: manifest rows whose labels, groups and splits are compared with the index, and whose files are compared
             with the stored fingerprints; missing files are skipped.
-        resolve: returns the path of a row's file.
+        resolve: returns the location of a row's video.
         progress: called with the number of checked shards and their total.
 
     Returns:
@@ -91,7 +92,7 @@ def verify_folder(
 
 
 def _check_shard(
-    path: Path, entry: dict[str, Any], config_hash: str, decode: bool, sources: dict[int, Path]
+    path: Path, entry: dict[str, Any], config_hash: str, decode: bool, sources: dict[int, Source]
 ) -> Iterator[str]:
     if path.stat().st_size != entry["size_bytes"]:
         yield f"has {path.stat().st_size} bytes, expected {entry['size_bytes']}"
@@ -189,17 +190,17 @@ def _check_motion(file: h5py.File) -> Iterator[str]:
             yield f"{schema.MOTION_VALID}: I-frames with vectors in frames {frames}"
 
 
-def _check_sources(file: h5py.File, sources: dict[int, Path]) -> Iterator[str]:
+def _check_sources(file: h5py.File, sources: dict[int, Source]) -> Iterator[str]:
     rows, fingerprints = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FINGERPRINT][:]
     for row, expected in dict(zip(rows, fingerprints, strict=True)).items():
-        path = sources.get(row)
-        if path is None or not path.exists():
+        source = sources.get(row)
+        if source is None or problem_of(source):
             continue
         try:
-            if fingerprint(path) != bytes(expected).decode():
-                yield f"source {path} has changed since it was extracted"
+            if fingerprint(source) != bytes(expected).decode():
+                yield f"source {source} has changed since it was extracted"
         except (VideoError, OSError) as error:
-            yield f"source {path} cannot be read ({error})"
+            yield f"source {source} cannot be read ({error})"
 
 
 def _check_labels(folder: Path, index: dict[str, Any], records: Sequence[VideoRecord] | None) -> Iterator[str]:

@@ -1,0 +1,230 @@
+"""Copies a finished extraction to object storage and verifies the copies.
+
+``run.json`` is copied first and marks the destination, ``index.json`` last: a destination with an index is complete.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from cmd_extract.errors import RunError, ShardError, VideoError
+from cmd_extract.schema import INDEX_NAME, PREVIOUS_INDEX_NAME, RUN_NAME
+from cmd_extract.shard.reader import read_index
+from cmd_extract.sources.access import fingerprint
+from cmd_extract.sources.limits import SourceLimits
+from cmd_extract.sources.location import RemoteFile
+from cmd_extract.sources.remote import RemoteObject, require_remote
+from cmd_extract.system.files import sync
+
+LOG_NAME = "published.jsonl"
+"""Records in the output folder which copies have been verified."""
+
+WRITABLE = ("s3://", "gs://")
+"""Beginnings of URLs that can be published to."""
+
+_LOCAL_ONLY = (LOG_NAME, PREVIOUS_INDEX_NAME)
+_MAX_RECORD_BYTES = 64 << 20
+_IDENTITY = ("format", "version", "config_hash", "manifest_hash")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Copy:
+    """A verified copy of a file.
+
+    Attributes:
+        url: its address.
+        sha256: checksum of its content.
+        size: bytes.
+        version: what the store states that changes with the content, see ``RemoteState``.
+    """
+
+    url: str
+    sha256: str
+    size: int
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """Result of ``publish``.
+
+    Attributes:
+        copied: number of files that were uploaded.
+        existing: number of files of which there was a verified copy.
+        copied_bytes: size of the uploaded files.
+    """
+
+    copied: int
+    existing: int
+    copied_bytes: int
+
+
+def check_url(url: str) -> None:
+    """Check that a URL can be published to, and import the packages for it.
+
+    Raises:
+        ValueError: it is not that of an object store.
+        RunError: a package is missing.
+    """
+    if not url.startswith(WRITABLE):
+        raise ValueError(f"{url!r} is not a folder in an object store; it must start with {' or '.join(WRITABLE)}")
+    require_remote([url])
+
+
+def publish(
+    out: Path,
+    url: str,
+    limits: SourceLimits | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Published:
+    """Copy a finished extraction to ``url``; continue where an earlier call was interrupted.
+
+    Every copy is read back and compared by its SHA-256. Copies that were verified before and have kept size and
+    version are not read again.
+
+    Args:
+        out: output folder with an index.
+        url: folder in an object store, starting with one of ``WRITABLE``.
+        limits: time limit and retries of requests.
+        progress: called with the number of finished files and their total.
+
+    Raises:
+        ValueError: see ``check_url``.
+        ShardError: the extraction is not finished, a shard is damaged, or ``url`` contains another extraction.
+        RunError: the store cannot be reached or written, or a copy differs.
+    """
+    check_url(url)
+    checksums = {entry["name"]: entry["sha256"] for entry in read_index(out)["shards"]}
+    publisher = _Publisher(out, url.rstrip("/"), limits or SourceLimits())
+    try:
+        publisher.check_destination()
+        names = _ordered_names(out)
+        # An index must never describe other shards than those beside it.
+        if not publisher.is_current(INDEX_NAME, fingerprint(out / INDEX_NAME)):
+            publisher.remove(INDEX_NAME)
+        sizes = []
+        for number, name in enumerate(names):
+            sizes.append(publisher.copy(name, checksums.get(name)))
+            progress(number + 1, len(names))
+    except VideoError as error:
+        raise RunError(f"cannot publish {out} to {url}: {error.reason}") from None
+    copied = [size for size in sizes if size is not None]
+    return Published(copied=len(copied), existing=len(sizes) - len(copied), copied_bytes=sum(copied))
+
+
+def _ordered_names(out: Path) -> list[str]:
+    """Return the names of the files to copy: ``run.json`` first, the index last, no temporary files."""
+    found = sorted(path.name for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
+    others = [name for name in found if name not in (RUN_NAME, INDEX_NAME, *_LOCAL_ONLY)]
+    return [RUN_NAME, *others, INDEX_NAME]
+
+
+class _Publisher:
+    """Copies single files of ``out`` to ``url`` and records verified copies."""
+
+    def __init__(self, out: Path, url: str, limits: SourceLimits) -> None:
+        self._out, self._url, self._limits = out, url, limits
+        self._log = out / LOG_NAME
+        self._copies = _read_log(self._log)
+
+    def _object(self, name: str) -> RemoteObject:
+        return RemoteObject(f"{self._url}/{name}", self._limits)
+
+    def check_destination(self) -> None:
+        """Check that the destination is empty or contains a copy of the same extraction."""
+        try:
+            remote = json.loads(self._object(RUN_NAME).fetch(0, _MAX_RECORD_BYTES))
+            there = {key: remote[key] for key in _IDENTITY}
+        except VideoError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return
+            raise
+        except (ValueError, KeyError, TypeError):
+            there = {}
+        here: dict[str, Any] = json.loads((self._out / RUN_NAME).read_text("utf-8"))
+        if there != {key: here[key] for key in _IDENTITY}:
+            raise ShardError(f"{self._url} contains another extraction; nothing was changed; choose another URL")
+
+    def is_current(self, name: str, sha256: str) -> bool:
+        """Return whether there is a copy that was verified and has not changed since."""
+        copy = self._copies.get(f"{self._url}/{name}")
+        if copy is None or copy.sha256 != sha256:
+            return False
+        try:
+            state = self._object(name).state()
+        except VideoError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return False
+            raise
+        return (state.size, state.version) == (copy.size, copy.version)
+
+    def remove(self, name: str) -> None:
+        """Remove a copy, if there is one."""
+        try:
+            self._object(name).state()
+        except VideoError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return
+            raise
+        self._object(name).remove()
+
+    def copy(self, name: str, expected: str | None) -> int | None:
+        """Copy a file and verify the copy.
+
+        Returns:
+            Its size; None if there was a verified copy.
+        """
+        path = self._out / name
+        if expected is not None and self.is_current(name, expected):
+            return None
+        sha256 = fingerprint(path)
+        if expected not in (None, sha256):
+            raise ShardError(
+                f"{path}: checksum does not match the index, so it was not published; run `cmd-extract verify "
+                f"{self._out} --repair`, then publish again"
+            )
+        if self.is_current(name, sha256):
+            return None
+        target, problem = self._object(name), ""
+        for _ in range(self._limits.retries + 1):
+            target.upload(path)
+            state = target.state()
+            problem = self._difference(name, sha256)
+            if not problem:
+                self._record(Copy(url=f"{self._url}/{name}", sha256=sha256, size=state.size, version=state.version))
+                return path.stat().st_size
+        raise RunError(f"{self._url}/{name}: the copy does not match {path}: {problem}")
+
+    def _difference(self, name: str, sha256: str) -> str:
+        """Read a copy back; return why it is not verified, or ''."""
+        try:
+            found = fingerprint(RemoteFile(f"{self._url}/{name}"), self._limits)
+        except VideoError as error:  # some stores have checksums of their own, and refuse to deliver damaged data
+            return error.reason
+        return "" if found == sha256 else f"SHA-256 {found}, expected {sha256}"
+
+    def _record(self, copy: Copy) -> None:
+        with self._log.open("a", encoding="utf-8") as stream:
+            stream.write(json.dumps(asdict(copy)) + "\n")
+            stream.flush()
+            os.fsync(stream.fileno())
+        sync(self._out)
+        self._copies[copy.url] = copy
+
+
+def _read_log(path: Path) -> dict[str, Copy]:
+    """Return the last verified copy for each URL; a line that was cut off by a crash does not count."""
+    copies: dict[str, Copy] = {}
+    if path.exists():
+        for line in path.read_text("utf-8", errors="replace").splitlines():
+            try:
+                copy = Copy(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            copies[copy.url] = copy
+    return copies

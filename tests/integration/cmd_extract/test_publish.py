@@ -1,0 +1,187 @@
+"""Copies of an extraction in a real object store: verified, resumable, with the index last, despite faults."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+
+from cmd_extract.cli.main import main
+from cmd_extract.run.publish import LOG_NAME, publish
+from cmd_extract.shard.reader import ShardSet
+from cmd_extract.sources import remote
+from cmd_extract.sources.limits import SourceLimits
+from tests.command_line import call
+from tests.remote_servers import FaultyProxy, object_store
+
+pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
+
+LIMITS = SourceLimits(timeout_seconds=20, retries=2)
+BUCKET = "shards"
+
+
+def cli(*words: object) -> Result:
+    return call(main, *words)
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[str]:
+    with object_store(BUCKET) as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
+    import fsspec.config
+
+    running = FaultyProxy(store)
+    monkeypatch.setattr(remote, "_FIRST_PAUSE_SECONDS", 0.05)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": running.url})
+    try:
+        yield running
+    finally:
+        running.close()
+
+
+@pytest.fixture
+def out(few_shards: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(few_shards, tmp_path / "out")
+
+
+@pytest.fixture
+def url(request: pytest.FixtureRequest) -> str:
+    return f"s3://{BUCKET}/{request.node.name}"
+
+
+def file_system() -> Any:
+    import fsspec
+
+    return fsspec.filesystem("s3", use_listings_cache=False, skip_instance_cache=True)
+
+
+def stored_names(url: str) -> set[str]:
+    return {Path(key).name for key in file_system().find(url.removeprefix("s3://"))}
+
+
+def stored(url: str, folder: Path) -> Path:
+    """Download everything below a URL."""
+    system = file_system()
+    folder.mkdir()
+    for key in system.find(url.removeprefix("s3://")):
+        (folder / Path(key).name).write_bytes(system.cat_file(key))
+    return folder
+
+
+def uploads(proxy: FaultyProxy) -> list[str]:
+    return [Path(path).name for method, path in proxy.requests if method == "PUT"]
+
+
+def test_copies_are_complete_and_the_index_comes_last(proxy: FaultyProxy, out: Path, url: str, tmp_path: Path) -> None:
+    result = cli("publish", out, url)
+    assert result.exit_code == 0, result.output
+    copy = stored(url, tmp_path / "copy")
+    names = {path.name for path in out.iterdir() if path.is_file()} - {LOG_NAME}
+    assert {path.name for path in copy.iterdir()} == names
+    assert all((copy / name).read_bytes() == (out / name).read_bytes() for name in names)
+    assert len(ShardSet(copy).videos) == len(ShardSet(out).videos)
+    assert (uploads(proxy)[0], uploads(proxy)[-1]) == ("run.json", "index.json")
+
+    proxy.requests.clear()
+    assert cli("publish", out, url).exit_code == 0
+    assert {method for method, _ in proxy.requests} <= {"HEAD", "GET"}
+    assert [path for method, path in proxy.requests if method == "GET" and path.endswith(".h5")] == []
+
+
+def test_an_interrupted_copy_is_continued(proxy: FaultyProxy, out: Path, url: str, tmp_path: Path) -> None:
+    proxy.fault = lambda method, path, earlier: "503" if path.endswith("shard-00002.h5") else ""
+    result = cli("publish", out, url, "--remote-retries", "1")
+    assert result.exit_code == 1
+    assert "cannot publish" in result.output
+    assert "index.json" not in stored_names(url)
+    with (out / LOG_NAME).open("a") as stream:
+        stream.write('{"url": "s3://cut')  # a crash while writing
+    proxy.fault = lambda method, path, earlier: ""
+    proxy.requests.clear()
+    assert cli("publish", out, url).exit_code == 0
+    assert not {"shard-00000.h5", "shard-00001.h5"} & set(uploads(proxy))
+    assert len(ShardSet(stored(url, tmp_path / "copy")).videos) == len(ShardSet(out).videos)
+
+
+@pytest.mark.parametrize("kind", ["503", "cut", "flip"])
+def test_faults_that_pass_are_repaired(
+    kind: str, proxy: FaultyProxy, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"s3://{BUCKET}/passing-{kind}"
+    proxy.fault = lambda method, path, earlier: (
+        kind if method == "PUT" and path.endswith("1.h5") and not earlier else ""
+    )
+    assert publish(out, url, LIMITS).existing == 0
+    assert uploads(proxy).count("shard-00001.h5") == 2
+    copy = stored(url, tmp_path / "copy")
+    assert (copy / "shard-00001.h5").read_bytes() == (out / "shard-00001.h5").read_bytes()
+
+
+def test_a_store_that_changes_data_is_an_error(proxy: FaultyProxy, out: Path, url: str) -> None:
+    proxy.fault = lambda method, path, earlier: "flip" if method == "PUT" and path.endswith("1.h5") else ""
+    result = cli("publish", out, url, "--remote-retries", "1")
+    assert result.exit_code == 1
+    assert "the copy does not match" in result.output
+    assert "index.json" not in stored_names(url)
+
+
+def test_a_lost_or_replaced_copy_is_copied_again(proxy: FaultyProxy, out: Path, url: str) -> None:
+    publish(out, url, LIMITS)
+    system = file_system()
+    folder = url.removeprefix("s3://")
+    system.rm_file(f"{folder}/shard-00000.h5")
+    system.pipe_file(f"{folder}/shard-00001.h5", b"other")
+    done = publish(out, url, LIMITS)
+    assert done.copied == 2
+    assert system.cat_file(f"{folder}/shard-00001.h5") == (out / "shard-00001.h5").read_bytes()
+
+
+def test_the_old_index_is_removed_before_files_are_replaced(proxy: FaultyProxy, out: Path, url: str) -> None:
+    publish(out, url, LIMITS)
+    index = json.loads((out / "index.json").read_text())
+    index["columns"]["label"] = ["x"] * len(index["columns"]["label"])
+    (out / "index.json").write_text(json.dumps(index))
+    proxy.requests.clear()
+    done = publish(out, url, LIMITS)
+    assert done.copied == 1
+    writes = [(method, Path(path).name) for method, path in proxy.requests if method in ("PUT", "DELETE")]
+    assert writes == [("DELETE", "index.json"), ("PUT", "index.json")]
+
+
+def test_damaged_shards_and_other_extractions_are_refused(proxy: FaultyProxy, out: Path, url: str) -> None:
+    data = bytearray((out / "shard-00001.h5").read_bytes())
+    data[len(data) // 2] ^= 1
+    (out / "shard-00001.h5").write_bytes(data)
+    result = cli("publish", out, url)
+    assert result.exit_code == 1
+    assert "checksum does not match the index, so it was not published" in result.output
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"manifest_hash": "0" * 64}))
+    result = cli("publish", out, url)
+    assert result.exit_code == 1
+    assert "contains another extraction" in result.output
+    (out / "index.json").unlink()
+    assert "no index.json found" in cli("publish", out, url).output
+
+
+def test_run_publishes_at_its_end(proxy: FaultyProxy, few_shards: Path, out: Path, tmp_path: Path, url: str) -> None:
+    command = ("run", few_shards.parent / "videos" / "manifest.csv", out, "--videos-per-shard", 7)
+    wrong = cli(*command, "--publish", "https://host/folder")
+    assert wrong.exit_code == 2
+    assert "must start with s3:// or gs://" in wrong.output
+    assert "pass it to `cmd-extract merge`" in cli(*command, "--publish", url, "--task", 0, "--num-tasks", 2).output
+    result = cli(*command, "--publish", url)
+    assert result.exit_code == 0, result.output
+    assert "published: " in result.output
+    assert len(ShardSet(stored(url, tmp_path / "copy")).videos) == len(ShardSet(out).videos)

@@ -1,0 +1,209 @@
+"""Servers on loopback for tests of remote sources: HTTP with faults, and an S3 object store."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import threading
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+
+class FaultyServer:
+    """Serves the files of a folder with range requests, and with faults by file name.
+
+    Attributes:
+        url: address of the folder.
+        requests: number of requests by method and name.
+        faults: maps names to a fault: ``503 N`` and ``cut N`` for the first N requests, ``slow`` (no bytes after the
+            header), ``short`` and ``long`` (wrong size in the answer to HEAD), ``no-range``, ``changes`` (the ETag).
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.faults: dict[str, str] = {}
+        self.requests: Counter[str] = Counter()
+        self._seen: dict[str, int] = defaultdict(int)
+        self.stopping = threading.Event()
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None: ...
+
+            def do_HEAD(self) -> None:
+                outer.answer(self, body=False)
+
+            def do_GET(self) -> None:
+                outer.answer(self, body=True)
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self.stopping.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def _strikes(self, name: str, fault: str) -> bool:
+        """Whether a fault of the form ``fault N`` applies to this request."""
+        kind, _, count = self.faults.get(name, "").partition(" ")
+        self._seen[name] += kind == fault
+        return kind == fault and (not count or self._seen[name] <= int(count))
+
+    def answer(self, handler: BaseHTTPRequestHandler, *, body: bool) -> None:
+        name = handler.path.partition("?")[0].lstrip("/")
+        self.requests[f"{handler.command} {name}"] += 1
+        fault = self.faults.get(name, "")
+        path = self.folder / name
+        if not path.is_file():
+            self._error(handler, 404)
+            return
+        if self._strikes(name, "503"):
+            self._error(handler, 503)
+            return
+        data = path.read_bytes()
+        start, stop = self._range(handler, len(data)) if fault != "no-range" else (0, len(data))
+        partial = fault != "no-range" and "Range" in handler.headers
+        length = stop - start
+        if not body:
+            length += {"short": -100, "long": 100}.get(fault, 0)
+        handler.send_response(206 if partial else 200)
+        if partial:
+            handler.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(data)}")
+        handler.send_header("Content-Length", str(length))
+        tag = self.requests.total() if fault == "changes" else f"{path.stat().st_mtime_ns}"
+        handler.send_header("ETag", f'"{tag}"')
+        handler.end_headers()
+        if body:
+            self._send(handler, name, data[start:stop])
+
+    def _send(self, handler: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
+        if self.faults.get(name) == "slow":
+            self.stopping.wait(30)
+            handler.close_connection = True
+            return
+        with contextlib.suppress(ConnectionError):
+            if self._strikes(name, "cut"):
+                handler.wfile.write(data[: len(data) // 2])
+                handler.close_connection = True
+            else:
+                handler.wfile.write(data)
+
+    @staticmethod
+    def _range(handler: BaseHTTPRequestHandler, length: int) -> tuple[int, int]:
+        start, _, last = handler.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        return int(start), min(int(last) + 1, length) if last else length
+
+    @staticmethod
+    def _error(handler: BaseHTTPRequestHandler, status: int) -> None:
+        handler.send_response(status)
+        handler.send_header("Content-Length", "0")
+        handler.end_headers()
+
+
+@contextlib.contextmanager
+def faulty_server(folder: Path) -> Iterator[FaultyServer]:
+    server = FaultyServer(folder)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+class FaultyProxy:
+    """Forwards requests to an object store, with faults.
+
+    Attributes:
+        url: address of the proxy.
+        requests: method and path of each request, in order.
+        fault: called with method, path and the number of earlier requests of this method and path; returns ``503``,
+            ``cut`` (connection closed without an answer), ``flip`` (one byte of an upload is changed) or ''.
+    """
+
+    def __init__(self, target: str) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.fault: Callable[[str, str, int], str] = lambda method, path, earlier: ""
+        host, _, port = target.removeprefix("http://").partition(":")
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def log_message(self, format: str, *args: object) -> None: ...
+
+            def forward(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                request = (self.command, self.path.partition("?")[0])
+                fault = outer.fault(*request, outer.requests.count(request))
+                outer.requests.append(request)
+                if fault == "cut":
+                    self.close_connection = True
+                    return
+                if fault == "503":
+                    FaultyServer._error(self, 503)
+                    return
+                if fault == "flip" and body:
+                    middle = len(body) // 2
+                    body = body[:middle] + bytes([body[middle] ^ 1]) + body[middle + 1 :]
+                upstream = http.client.HTTPConnection(host, int(port), timeout=30)
+                upstream.request(self.command, self.path, body or None, dict(self.headers))
+                answer = upstream.getresponse()
+                data = answer.read()
+                self.send_response(answer.status)
+                for name, value in answer.getheaders():
+                    if name.lower() not in ("transfer-encoding", "connection", "content-length"):
+                        self.send_header(name, value)
+                length = answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(data))
+                self.send_header("Content-Length", length)
+                self.end_headers()
+                self.wfile.write(data)
+                upstream.close()
+
+            do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815 - names of the base class
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@contextlib.contextmanager
+def object_store(bucket: str) -> Iterator[str]:
+    """Run an S3 server with an empty bucket in this process; yields its address."""
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        url = f"http://{host}:{port}"
+        import boto3
+
+        end = time.monotonic() + 30
+        client = boto3.client("s3", endpoint_url=url, aws_access_key_id="k", aws_secret_access_key="s", region_name="x")
+        while True:
+            try:
+                client.create_bucket(Bucket=bucket, CreateBucketConfiguration={"LocationConstraint": "x"})
+                break
+            except Exception:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.1)
+        yield url
+    finally:
+        server.stop()
