@@ -55,6 +55,7 @@ def some_batch(size: int, frames: int) -> Batch:
         motion_valid_BWTHW=torch.ones(size, 4, 8, rows, columns, dtype=torch.bool),
         window_valid_BW=torch.ones(size, 4, dtype=torch.bool),
         video_B=torch.arange(size),
+        valid_B=torch.ones(size, dtype=torch.bool),
         keys=tuple((0, position) for position in range(size)),
         report=SamplingReport(samples=size),
     )

@@ -29,6 +29,7 @@ from torch.nn.parallel import DistributedDataParallel
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.config import TrainConfig, build_config
 from cmd_train.data.batch import Batch
+from cmd_train.data.loading import DeviceCopier
 from cmd_train.distributed.process_group import leave_group
 from cmd_train.engine.objective import PretrainObjective
 from cmd_train.models.build import build_model
@@ -72,7 +73,7 @@ def loss_and_gradient(
     model: torch.nn.Module = build_model(config.model, seed=0).to(device).train()
     if parallel:
         model = DistributedDataParallel(model, gradient_as_bucket_view=True)
-    output = PretrainObjective(config, shards.header)(model, batch.to(device))
+    output = PretrainObjective(config, shards.header)(model, DeviceCopier(device)(batch))
     output.loss.backward()
     gradients = [torch.zeros(0) if p.grad is None else p.grad.detach().flatten().cpu() for p in model.parameters()]
     return float(output.loss), torch.cat(gradients)

@@ -139,6 +139,9 @@ def test_extras_match_the_optional_imports() -> None:
         "cluster": ("distributed", "extract"),
         "gpu": ("pynvml", "train"),
         "tensorboard": ("torch.utils.tensorboard", "train"),
+        "wandb": ("wandb", "train"),
+        "mlflow": (r"mlflow\.tracking", "train"),
+        "remote": ("fsspec", "extract"),
     }
     assert set(extras) == {*modules_of, "dev"}
     for extra, (module, package) in modules_of.items():

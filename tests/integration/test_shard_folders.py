@@ -17,7 +17,7 @@ from cmd_eval.results.schema import read_result
 from cmd_extract.cli.main import main as extract_main
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
-from cmd_extract.shard.folders import JoinedShardSet, join_paths, open_shards, split_paths
+from cmd_extract.shard.folders import JoinedShardSet, join_paths, open_folders, split_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.synthetic.dataset import SyntheticConfig, synthesize
 from cmd_train.checkpoints.files import load_checkpoint
@@ -65,7 +65,7 @@ def train(*arguments: object, **changes: object) -> Result:
 
 def test_videos_of_all_folders_are_read_from_their_own_shards(few_shards: Path, more_shards: Path) -> None:
     folders = (few_shards, more_shards)
-    joined = pickle.loads(pickle.dumps(open_shards(folders)))
+    joined = pickle.loads(pickle.dumps(open_folders(folders)))
     sets = enumerate(map(ShardSet, folders), start=1)
     apart = [(number, shards, video) for number, shards in sets for video in shards.videos]
     assert len({video.video_id for video in joined.videos}) == len(joined.videos) == 28
@@ -77,9 +77,9 @@ def test_videos_of_all_folders_are_read_from_their_own_shards(few_shards: Path, 
         assert joined.keyframe_jpeg(entry, 1) == shards.keyframe_jpeg(video, 1)
         assert np.array_equal(joined.motion(entry, 2, 9).grid_quarter_px, shards.motion(video, 2, 9).grid_quarter_px)
     assert joined.header == ShardSet(few_shards).header
-    hashes = {open_shards(given).data_hash for given in (folders, folders[::-1], few_shards, [more_shards])}
+    hashes = {open_folders(given).data_hash for given in (folders, folders[::-1], few_shards, [more_shards])}
     assert len(hashes) == 4
-    assert open_shards(more_shards).data_hash == ShardSet(more_shards).data_hash
+    assert open_folders(more_shards).data_hash == ShardSet(more_shards).data_hash
 
 
 def test_a_video_is_in_no_part_of_a_split_that_only_another_folder_has(few_shards: Path, more_shards: Path) -> None:
@@ -96,7 +96,7 @@ def test_a_run_on_two_folders_is_continued_bit_for_bit(
     trained: Path, few_shards: Path, more_shards: Path, tmp_path: Path
 ) -> None:
     checkpoint = load_checkpoint(trained)
-    assert checkpoint.config["data_hash"] == open_shards((few_shards, more_shards)).data_hash
+    assert checkpoint.config["data_hash"] == open_folders((few_shards, more_shards)).data_hash
     run = shutil.copytree(trained, tmp_path / "run")
     shutil.rmtree(load_checkpoint(run).path)
     again = train(few_shards, more_shards, run)
@@ -132,7 +132,7 @@ def test_folders_with_other_settings_are_refused(
 def test_a_folder_is_given_once(few_shards: Path, tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(few_shards)
     with pytest.raises(ShardError, match=f"link: the same videos as {few_shards}; give each folder once"):
-        open_shards((few_shards, tmp_path / "link"))
+        open_folders((few_shards, tmp_path / "link"))
 
 
 def test_missing_arguments_are_named(few_shards: Path) -> None:

@@ -24,6 +24,7 @@ from cmd_train.recipes import RECIPES
 
 PRECISIONS = ("auto", "float32", "tf32", "bf16")
 OPTIMIZERS = ("sgd", "adamw")
+LOGGERS = ("none", "tensorboard", "wandb", "mlflow")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class DataConfig:
         all_videos: train on all videos, whatever their splits.
         samples_per_video: samples per video and epoch; more than 1 suits small datasets.
         workers: number of data loading processes; 0 loads in the training process.
-        max_damaged: number of damaged videos to tolerate. Their samples are left out of their batches and reported;
+        max_damaged: number of damaged videos to tolerate. Their samples do not count in the losses and are reported;
             one more damaged video stops the run.
         timeout_seconds: longest wait for a batch from the data loading processes; then the run stops with an error.
     """
@@ -73,7 +74,9 @@ class OptimConfig:
         warmup_lr_per_sample: initial learning rate of the warm-up divided by the batch size.
         final_lr_per_sample: final learning rate of the cosine schedule divided by the batch size.
         momentum: Nesterov momentum of SGD, or AdamW's first beta.
-        weight_decay: weight decay on all parameters (1e-3 in the released code, 5e-3 in the paper's text).
+        weight_decay: weight decay (1e-3 in the released code, 5e-3 in the paper's text).
+        decay_norms_and_biases: apply it to all parameters, as in the released code; if False, only to those with more
+            than one dimension, which excludes scales and shifts of normalization layers, and biases.
         clip_norm: maximum gradient norm; 0 disables clipping.
         accumulate: number of micro-batches that each rank splits its batch into, to save memory. Negatives come from
             the same micro-batch only: the optimizer's batch stays the same, the contrastive task gets easier.
@@ -88,6 +91,7 @@ class OptimConfig:
     final_lr_per_sample: float = 0.0
     momentum: float = 0.9
     weight_decay: float = 1e-3
+    decay_norms_and_biases: bool = True
     clip_norm: float = 15.0
     accumulate: int = 1
 
@@ -119,7 +123,8 @@ class RunConfig:
         checkpoint_minutes: minutes after which an additional checkpoint is saved in between; 0 disables them.
         keep_checkpoints: number of newest checkpoints to keep; the best one is kept as well.
         milestone_epochs: epochs between two checkpoints that are kept permanently; 0 keeps none.
-        tensorboard: write metrics for TensorBoard as well.
+        logger: tool that receives the metrics beside ``metrics.jsonl``: ``none``, ``tensorboard``, ``wandb`` or
+            ``mlflow``.
         batch_picture: draw the first batch to ``first_batch.png``.
         knn_epochs: epochs between two evaluations of label retrieval among the training videos; 0 disables them. Labels
             are used for nothing else.
@@ -135,13 +140,14 @@ class RunConfig:
     checkpoint_minutes: float = 30.0
     keep_checkpoints: int = 2
     milestone_epochs: int = 0
-    tensorboard: bool = True
+    logger: str = "none"
     batch_picture: bool = True
     knn_epochs: int = 0
 
     def __post_init__(self) -> None:
         require_range(self, "seed", ge=0, lt=2**31)
         require_choice(self, "precision", PRECISIONS)
+        require_choice(self, "logger", LOGGERS)
         require_range(self, "checkpoint_epochs", "keep_checkpoints", ge=1)
         require_range(self, "log_seconds", "checkpoint_minutes", "milestone_epochs", "knn_epochs", ge=0)
         require(
@@ -220,7 +226,7 @@ MUTABLE_FIELDS = (
     "run.checkpoint_",
     "run.keep_checkpoints",
     "run.milestone_epochs",
-    "run.tensorboard",
+    "run.logger",
     "run.batch_picture",
     "run.knn_epochs",
 )
@@ -251,6 +257,7 @@ def config_from_dict(stored: Mapping[str, Any]) -> TrainConfig:
         ValueError: a field is unknown to this release or its value is out of range.
     """
     flat = {f"{section}.{name}": value for section, values in stored.items() for name, value in values.items()}
+    flat.pop("run.tensorboard", None)  # before there was run.logger
     return _with_values(TrainConfig().as_dict(), flat)
 
 
@@ -356,14 +363,19 @@ def _parse_value(key: str, text: str) -> Any:
 
 
 def changed_fields(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """List the differences between two stored configurations, one string per field."""
+    """List the differences between two stored configurations, one string per field.
+
+    A field that did not exist when the first one was stored has its default value there.
+    """
+    defaults = TrainConfig().as_dict()
+    old = {section: defaults.get(section, {}) | before.get(section, {}) for section in after}
     differ = [
         (section, name)
         for section, values in after.items()
         for name, value in values.items()
-        if _plain(before.get(section, {}).get(name)) != _plain(value)
+        if _plain(old[section].get(name)) != _plain(value)
     ]
-    return [f"{s}.{n}: {before.get(s, {}).get(n)!r} is now {after[s][n]!r}" for s, n in differ]
+    return [f"{s}.{n}: {old[s].get(n)!r} is now {after[s][n]!r}" for s, n in differ]
 
 
 def _plain(value: Any) -> Any:

@@ -85,13 +85,13 @@ def decoupling(
     from cmd_eval.features.source import name_suffixes, run_folder
     from cmd_eval.features.store import MOTION_GRIDS
     from cmd_eval.results.schema import EVAL_FOLDER, result_name, write_result
-    from cmd_extract.shard.folders import open_shards
+    from cmd_extract.shard.folders import open_folders
 
     given = {name: path for name, path in zip(HEADS, (both, context, motion), strict=True) if path is not None}
     if not given:
         raise click.UsageError("Give at least one of --both, --context and --motion.")
     first = next(iter(given.values()))
-    shard_set = open_shards(shards)
+    shard_set = open_folders(shards)
     videos = VideoTable.of(shard_set.videos)
     columns = resolve_columns(videos, split_columns, None if split_columns else recorded_settings(first))
     spec = DecouplingSpec(split_columns=columns, test_part=test_part, train_part=train_part, seed=seed)
@@ -139,9 +139,9 @@ def auxiliary(shards: tuple[Path, ...], split_columns: tuple[str, ...], **option
     """
     from cmd_eval.data.table import VideoTable
     from cmd_eval.experiments.auxiliary import Comparison, auxiliary_table, compare_auxiliary
-    from cmd_extract.shard.folders import open_shards
+    from cmd_extract.shard.folders import open_folders
 
-    columns = resolve_columns(VideoTable.of(open_shards(shards).videos), split_columns)
+    columns = resolve_columns(VideoTable.of(open_folders(shards).videos), split_columns)
     comparison = Comparison(shards=shards, split_columns=columns, **options)
     run = compare_auxiliary(comparison, command=command_line(), log=_log)
     click.echo(auxiliary_table(run.pairs))
@@ -239,11 +239,11 @@ def evidence(
     from cmd_eval.experiments.plan import SIZES, make_plan
     from cmd_eval.experiments.run import RunOptions, run_evidence
     from cmd_eval.results.tables import evidence_table
-    from cmd_extract.shard.folders import open_shards
+    from cmd_extract.shard.folders import open_folders
 
     speed = read_extraction_speed(bench) if bench else None
     plan = make_plan(
-        open_shards(shards),
+        open_folders(shards),
         out,
         size,
         _changed(SIZES[size], **changes),

@@ -43,13 +43,13 @@ def embed(
     unfinished work is kept in OUT.h5.partial.
     """
     from cmd_eval.features.embed import EmbeddingConfig, embed_to_file
-    from cmd_extract.shard.folders import open_shards
+    from cmd_extract.shard.folders import open_folders
 
     embedding = EmbeddingConfig(checkpoint=checkpoint, readout=readout or DEFAULT_READOUT, **config)
     if out.exists() and not fresh:
         click.echo(f"{out} exists; nothing is computed if it belongs to this checkpoint and these shards", err=True)
     with ProgressDisplay("embed") as display:
-        features = embed_to_file(out, embedding, open_shards(shards), command_line(), display.update, fresh=fresh)
+        features = embed_to_file(out, embedding, open_folders(shards), command_line(), display.update, fresh=fresh)
     videos, width = features.mean_VF.shape
     click.echo(f"{out}: features of {videos} videos, {embedding.clips} clips per video, {width} values per clip")
 

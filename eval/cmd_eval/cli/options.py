@@ -151,13 +151,13 @@ def open_features_and_splits(
     """
     from cmd_eval.data.splits import eval_splits
     from cmd_eval.data.table import VideoTable
-    from cmd_extract.shard.folders import open_shards
+    from cmd_extract.shard.folders import open_folders
     from cmd_train.checkpoints.files import follow_best
 
     if not shards or follow_best(source).is_file():
         features = open_selected_features(source=source, shards=shards, **selected)
         return features, split_spec(features.videos, features.provenance.settings, **split_options)
-    videos = VideoTable.of(open_shards(shards).videos)
+    videos = VideoTable.of(open_folders(shards).videos)
     spec = split_spec(videos, None if split_options["split_columns"] else recorded_settings(source), **split_options)
     eval_splits(videos, spec)
     return open_selected_features(source=source, shards=shards, **selected), spec

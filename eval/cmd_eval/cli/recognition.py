@@ -102,10 +102,10 @@ def recognition(
     from cmd_eval.data.table import VideoTable
     from cmd_eval.results.schema import write_result
     from cmd_eval.tasks.recognition import RecognitionSpec, evaluate_recognition, recognition_record
-    from cmd_extract.shard.folders import open_shards
+    from cmd_extract.shard.folders import open_folders
 
     folders = (shards, *more_shards)
-    videos, given = VideoTable.of(open_shards(folders).videos), (split_column,) if split_column else ()
+    videos, given = VideoTable.of(open_folders(folders).videos), (split_column,) if split_column else ()
     runs: list[RecognitionRun] = []
     for checkpoint in checkpoints:
         (column,) = resolve_columns(videos, given, recorded_settings(checkpoint), alternative=EACH_COLUMN)

@@ -80,9 +80,9 @@ def baseline(
     from cmd_eval.data.table import VideoTable
     from cmd_eval.features.handcrafted import color_histogram_features, motion_grid_features
     from cmd_eval.features.store import write_features
-    from cmd_extract.shard.folders import open_shards
+    from cmd_extract.shard.folders import open_folders
 
-    shard_set = open_shards(shards)
+    shard_set = open_folders(shards)
     videos = VideoTable.of(shard_set.videos)
     spec = split_spec(videos, None, **split_options)
     eval_splits(videos, spec)

@@ -33,7 +33,7 @@ from cmd_eval.tasks.recognition import (
 )
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.console.tables import format_table
-from cmd_extract.shard.folders import join_paths, open_shards
+from cmd_extract.shard.folders import join_paths, open_folders
 from cmd_train.checkpoints.files import FINISHED_NAME, list_checkpoints, load_checkpoint
 from cmd_train.config import TrainConfig, build_config, changed_fields, check_finetuning, parse_overrides
 from cmd_train.recipes import AUXILIARY_MOTION, check_recipe
@@ -199,7 +199,7 @@ def check_comparison(comparison: Comparison) -> str:
     for arm in ARMS:
         check_finetuning(comparison.config(comparison.split_columns[0], 0, arm))
     leakage_notes(comparison)
-    data_hash = open_shards(comparison.shards).data_hash
+    data_hash = open_folders(comparison.shards).data_hash
     for job in comparison.jobs:
         check_run_dir(comparison.run_dir(*job), comparison.config(*job), data_hash)
     return data_hash
@@ -211,7 +211,7 @@ def leakage_notes(comparison: Comparison) -> list[str]:
     Raises:
         ValueError: a split or part does not exist, or a video or its file is in both parts of a split.
     """
-    shards = open_shards(comparison.shards)
+    shards = open_folders(comparison.shards)
     videos, notes = VideoTable.of(shards.videos), []
     for column in comparison.split_columns:
         labeled_part(videos, column, _TRAIN_PART)

@@ -30,7 +30,7 @@ from cmd_eval.results.schema import EVAL_FOLDER, Provenance, read_result, result
 from cmd_eval.results.tables import evidence_table
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.console.tables import format_markdown
-from cmd_extract.shard.folders import join_paths, open_shards
+from cmd_extract.shard.folders import join_paths, open_folders
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.system.files import write_whole
 
@@ -90,7 +90,7 @@ def run_evidence(
         RuntimeError: a training run failed.
         KeyboardInterrupt: interrupted; unfinished runs have been saved.
     """
-    shards = open_shards(plan.shards)
+    shards = open_folders(plan.shards)
     videos = VideoTable.of(shards.videos)
     by_label, by_group = evidence_splits(videos, plan.split_columns)
     comparison = plan.comparison

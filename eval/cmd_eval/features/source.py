@@ -17,7 +17,7 @@ from cmd_eval.features.readout import (
 )
 from cmd_eval.features.store import FeatureError, Features, read_features, with_readout
 from cmd_eval.results.schema import DEFAULT_CLIPS, EVAL_FOLDER, Provenance, clip_suffixes, readout_suffixes
-from cmd_extract.shard.folders import Folders, open_shards
+from cmd_extract.shard.folders import Folders, open_folders
 from cmd_train.checkpoints.files import FOLDER_NAME, find_checkpoint, follow_best, list_checkpoints
 from cmd_train.config import config_from_dict
 from cmd_train.data.sampling import SamplingConfig
@@ -103,7 +103,7 @@ def _open(source: FeatureSource, command: str, progress: Callable[[int, int], No
         return with_readout(features, source.readout)
     if not source.shards:
         raise FeatureError(f"{source.source}: SHARDS is required with a checkpoint")
-    shards = open_shards(source.shards)
+    shards = open_folders(source.shards)
     readout = source.embedding.readout
     embedding = replace(source.embedding, readout=file_readout(readout))
     path = cached_features_path(source.source, shards.data_hash, untrained=source.untrained, readout=readout)

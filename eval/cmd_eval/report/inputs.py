@@ -10,7 +10,7 @@ from typing import Any
 
 from cmd_eval.results.schema import EVAL_FOLDER, read_result
 from cmd_extract.errors import ShardError
-from cmd_extract.shard.folders import Folders, join_paths, open_shards, split_paths
+from cmd_extract.shard.folders import Folders, join_paths, open_folders, split_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import CONFIG_NAME, list_checkpoints
 
@@ -149,7 +149,7 @@ def find_shards(given: Folders, inputs: RunInputs) -> tuple[ShardSet | None, str
     """
     known = {record["provenance"]["data_hash"] for record in inputs.all_results} | {inputs.config.get("data_hash")}
     if given:
-        shards = open_shards(given)
+        shards = open_folders(given)
         if shards.data_hash not in known:
             raise ValueError(
                 f"{join_paths(given)}: not the shards of {inputs.run_dir} or its results; give all folders of those"
@@ -159,7 +159,7 @@ def find_shards(given: Folders, inputs: RunInputs) -> tuple[ShardSet | None, str
     by_time = sorted(inputs.all_results, key=lambda record: str(record["provenance"].get("created", "")), reverse=True)
     for paths in dict.fromkeys(record["provenance"]["shards"] for record in by_time):
         try:
-            shards = open_shards(split_paths(paths))
+            shards = open_folders(split_paths(paths))
         except (ShardError, OSError):
             continue
         if shards.data_hash in known:

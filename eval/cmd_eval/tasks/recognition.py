@@ -22,7 +22,7 @@ from cmd_eval.results.schema import (
     result_record,
 )
 from cmd_extract.schema import VideoEntry
-from cmd_extract.shard.folders import Folders, join_paths, open_shards
+from cmd_extract.shard.folders import Folders, join_paths, open_folders
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
 from cmd_train.config import TrainConfig, config_from_dict
@@ -110,7 +110,7 @@ def evaluate_recognition(
     loaded = load_checkpoint(checkpoint)
     config = config_from_dict(loaded.config["settings"])
     classes, model = load_classifier(loaded, config)
-    shards = open_shards(spec.shards)
+    shards = open_folders(spec.shards)
     videos = VideoTable.of(shards.videos)
     tested = labeled_part(videos, spec.split_column, spec.test_part)
     provenance = _provenance(loaded, spec, shards, command)

@@ -12,7 +12,7 @@ import torch
 from cmd_eval.features.query import embed_query, extract_query, load_embedder
 from cmd_eval.features.store import FeatureError, Features
 from cmd_eval.tasks.search_picture import Strip, draw_search, frames_of
-from cmd_extract.shard.folders import Folders, join_paths, open_shards, split_paths
+from cmd_extract.shard.folders import Folders, join_paths, open_folders, split_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.monitoring.neighbors import nearest
 
@@ -104,7 +104,7 @@ def _open_shards(features: Features, given: Folders) -> ShardSet:
     paths = join_paths(folders)
     if not given and not all(folder.is_dir() for folder in recorded):
         raise FeatureError(f"{paths}: the shards of {features.path} no longer exist; pass the new path with --shards")
-    opened = open_shards(folders)
+    opened = open_folders(folders)
     if opened.data_hash != features.provenance.data_hash:
         raise FeatureError(
             f"{paths}: not the shards of {features.path} (data hash {opened.data_hash[:8]}, "

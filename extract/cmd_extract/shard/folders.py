@@ -103,7 +103,7 @@ class JoinedShardSet(ShardSet):
         shards.read_motion(own, start, grid, valid)
 
 
-def open_shards(folders: Folders) -> ShardSet:
+def open_folders(folders: Folders) -> ShardSet:
     """Open the shards of one output folder or of several.
 
     Raises:

@@ -59,7 +59,7 @@ def test_damaged_video_stops_the_run_by_default(kind: str, few_shards: Path, tmp
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_damage_within_the_limit_makes_batches_smaller(ranks: int, few_shards: Path, tmp_path: Path) -> None:
+def test_samples_damaged_within_the_limit_do_not_count(ranks: int, few_shards: Path, tmp_path: Path) -> None:
     shards = damage(few_shards, tmp_path / "shards", *DAMAGED)
     arguments = [shards, tmp_path / "run", *OPTIONS, "--set", "data.max_damaged=2"]
     process = launch(ranks, arguments, RECORD=str(tmp_path))

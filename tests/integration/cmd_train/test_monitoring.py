@@ -22,7 +22,7 @@ def pretrain(shards: Path, run_dir: Path, *, all_videos: bool = True, **changes:
 @pytest.fixture(scope="module")
 def monitored(few_shards: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     run_dir = tmp_path_factory.mktemp("monitored") / "run"
-    monitoring = {"run__knn_epochs": 1, "run__tensorboard": "true", "run__batch_picture": "true"}
+    monitoring = {"run__knn_epochs": 1, "run__logger": "tensorboard", "run__batch_picture": "true"}
     result = pretrain(few_shards, run_dir, optim__epochs=3, **monitoring)
     assert result.exit_code == 0, result.output
     return run_dir

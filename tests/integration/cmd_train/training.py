@@ -45,7 +45,6 @@ FIELDS = (
     | {
         "optim.warmup_epochs": 1,
         "run.log_seconds": 0,
-        "run.tensorboard": "false",
         "run.batch_picture": "false",
     }
 )
@@ -140,7 +139,8 @@ def _record_batches() -> None:
 
     def recording(self: PretrainObjective, model: Any, batch: Any) -> Any:
         with path.open("a") as stream:
-            stream.write(json.dumps(batch.keys) + "\n")
+            own = [key for key, valid in zip(batch.keys, batch.valid_B.tolist(), strict=True) if valid]
+            stream.write(json.dumps(own) + "\n")
         now = f"{rank}:{len(path.read_text().splitlines())}"
         if os.environ.get("FAIL_AT") == now:
             raise RuntimeError("a broken device")

@@ -9,6 +9,7 @@ temporal negatives).
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Self
@@ -80,6 +81,12 @@ class _TensorFields:
         """Return a copy on ``device``."""
         return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
+    def record_stream(self, stream: torch.Stream) -> None:
+        """Keep the memory of all tensors from being reused until ``stream`` has done what is queued on it now."""
+        for each in fields(self):  # type: ignore[arg-type] # subclasses are dataclasses
+            if isinstance(value := getattr(self, each.name), Tensor):
+                value.record_stream(stream)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Batch(_TensorFields):
@@ -94,8 +101,9 @@ class Batch(_TensorFields):
         video_B: (B,) int64, index of each video among the dataset's entries.
         keys: (epoch, position) of each sample.
         report: how often each sampling rule applied to these samples.
-        damaged: (video id, error message) of each damaged sample that was excluded.
-        rank_sizes: batch size of each rank; None if all are equal.
+        valid_B: (B,) bool; False for copies of other samples, without motion, that stand in for damaged samples. They
+            keep the batch at its full size, but must not count in losses.
+        damaged: (video id, error message) of each damaged sample.
     """
 
     clip_u8_BTHWC: Tensor
@@ -104,10 +112,10 @@ class Batch(_TensorFields):
     motion_valid_BWTHW: Tensor
     window_valid_BW: Tensor
     video_B: Tensor
+    valid_B: Tensor
     keys: tuple[tuple[int, int], ...]
     report: SamplingReport
     damaged: tuple[tuple[str, str], ...] = ()
-    rank_sizes: tuple[int, ...] | None = None
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -117,12 +125,11 @@ class Batch(_TensorFields):
         if parts == 1:
             return [self]
         pieces: list[Self] = []
-        for number, rows in enumerate(torch.arange(len(self)).tensor_split(parts)):
+        for rows in torch.arange(len(self)).tensor_split(parts):
             chosen = slice(int(rows[0]), int(rows[-1]) + 1)
             piece = self._map_tensors(lambda tensor, chosen=chosen: tensor[chosen])  # type: ignore[misc] # bind now
             report = SamplingReport() if pieces else self.report
-            sizes = self.rank_sizes and tuple(n // parts + (number < n % parts) for n in self.rank_sizes)
-            pieces.append(replace(piece, keys=self.keys[chosen], report=report, rank_sizes=sizes))
+            pieces.append(replace(piece, keys=self.keys[chosen], report=report))
         return pieces
 
 
@@ -134,6 +141,7 @@ class PackedBatch:
         block: (bytes,) uint8; see ``cmd_train.data.batch_memory``.
         layout: layout of the samples in the block.
         videos: index of each sample's video among the dataset's entries.
+        valid: whether each sample is one of its own, not a copy, as in ``Batch``.
         keys, report, damaged: as in ``Batch``.
         windows: for each sample and motion window, whether any of its frames exists.
     """
@@ -141,28 +149,42 @@ class PackedBatch:
     block: Tensor
     layout: BatchLayout
     videos: tuple[int, ...]
+    valid: tuple[bool, ...]
     keys: tuple[tuple[int, int], ...]
     report: SamplingReport
     damaged: tuple[tuple[str, str], ...]
     windows: tuple[tuple[bool, ...], ...]
 
     @classmethod
-    def pack(cls, memory: BatchMemory, samples: Sequence[ClipSample], damaged: Sequence[tuple[str, str]] = ()) -> Self:
-        """Pack samples that have been read into a batch memory.
+    def pack(
+        cls, memory: BatchMemory, samples: Sequence[ClipSample | None], damaged: Sequence[tuple[str, str]] = ()
+    ) -> Self:
+        """Pack samples that have been read into a batch memory, and fill the places of damaged ones.
 
         Args:
             memory: memory that contains the samples.
-            samples: the samples, in their order in memory.
-            damaged: (video id, error message) of each damaged sample that is excluded.
+            samples: the samples, in their order in memory; None for a damaged one. At least one is not.
+            damaged: (video id, error message) of each damaged sample.
         """
+        readable = [(place, sample) for place, sample in enumerate(samples) if sample is not None]
+        others, filled = itertools.cycle(readable), []
+        for place, sample in enumerate(samples):
+            if sample is None:
+                source, other = next(others)
+                memory.fill(place, source)
+                windows = (False,) * len(other.plan.window_valid)
+            else:
+                other, windows = sample, sample.plan.window_valid
+            filled.append((other, windows))
         return cls(
             block=memory.block,
             layout=memory.layout,
-            videos=tuple(sample.video for sample in samples),
-            keys=tuple((sample.epoch, sample.position) for sample in samples),
-            report=SamplingReport.from_plans(sample.plan for sample in samples),
+            videos=tuple(sample.video for sample, _ in filled),
+            valid=tuple(sample is not None for sample in samples),
+            keys=tuple((sample.epoch, sample.position) for sample, _ in filled),
+            report=SamplingReport.from_plans(sample.plan for _, sample in readable),
             damaged=tuple(damaged),
-            windows=tuple(sample.plan.window_valid for sample in samples),
+            windows=tuple(windows for _, windows in filled),
         )
 
     def __len__(self) -> int:
@@ -176,14 +198,15 @@ class PackedBatch:
 
     def unpack(self) -> Batch:
         """Return the batch as views of the block, valid until the block is released."""
-        filled, arrays = slice(len(self)), self.layout.views(self.block)
+        arrays = self.layout.views(self.block)
         return Batch(
-            clip_u8_BTHWC=arrays.clip_u8_BTHWC[filled],
-            keyframe_u8_BHWC=arrays.keyframe_u8_BHWC[filled],
-            motion_quarter_px_BWTCHW=arrays.motion_quarter_px_BWTCHW[filled],
-            motion_valid_BWTHW=arrays.motion_valid_BWTHW[filled],
+            clip_u8_BTHWC=arrays.clip_u8_BTHWC,
+            keyframe_u8_BHWC=arrays.keyframe_u8_BHWC,
+            motion_quarter_px_BWTCHW=arrays.motion_quarter_px_BWTCHW,
+            motion_valid_BWTHW=arrays.motion_valid_BWTHW,
             window_valid_BW=torch.tensor(self.windows, dtype=torch.bool),
             video_B=torch.tensor(self.videos),
+            valid_B=torch.tensor(self.valid),
             keys=self.keys,
             report=self.report,
             damaged=self.damaged,

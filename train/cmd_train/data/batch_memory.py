@@ -124,6 +124,12 @@ class BatchMemory:
         """Return the memory of one sample."""
         return SampleMemory(*(array[number] for array in self._arrays))
 
+    def fill(self, number: int, source: int) -> None:
+        """Fill the place of a sample with the clip and keyframe of another one, without motion."""
+        clip, keyframe, motion, valid = self._arrays
+        clip[number], keyframe[number] = clip[source], keyframe[source]
+        motion[number], valid[number] = 0, False
+
 
 class BatchPool:
     """Pool of the reusable blocks of a process; grows while all of its blocks are in use."""

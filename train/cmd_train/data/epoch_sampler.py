@@ -25,9 +25,9 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     samples for any number of ranks; each rank takes a contiguous part. Used as the sampler
     of a data loader with ``batch_size=None``, it covers all epochs, so that workers stay busy between them.
 
-    Each epoch shuffles the videos; with ``samples_per_video`` > 1 it makes as many passes, each shuffled independently,
-    so that a video can occur twice in a global batch only at the boundary of two passes. The last, incomplete global
-    batch of an epoch is dropped.
+    Each epoch shuffles the videos; with ``samples_per_video`` > 1 it makes as many passes, each shuffled independently.
+    No video occurs twice in a global batch, as its own negative, unless the batch is larger than the number of videos.
+    The last, incomplete global batch of an epoch is dropped.
 
     Attributes:
         video_count: number of training videos.
@@ -95,8 +95,20 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
 
     def epoch_order(self, epoch: int) -> NDArray[np.int64]:
         """Return the positions of an epoch in training order, (samples_per_epoch,) int64."""
-        passes = []
+        passes: list[NDArray[np.int64]] = []
         for number in range(self.samples_per_video):
             rng = np.random.default_rng(seed_sequence(self.seed, epoch, number, purpose=_PURPOSE_ORDER))
-            passes.append(number * self.video_count + rng.permutation(self.video_count))
+            order = rng.permutation(self.video_count)
+            shared = number * self.video_count % self.global_batch  # samples of the last pass in the batch of the next
+            if shared and self.global_batch <= self.video_count:
+                _move_back(order, passes[-1][-shared:] % self.video_count, self.global_batch - shared)
+            passes.append(number * self.video_count + order)
         return np.concatenate(passes)
+
+
+def _move_back(order: NDArray[np.int64], taken: NDArray[np.int64], places: int) -> None:
+    """Exchange the taken videos in the first places of an order, in place, for the next ones that are not taken."""
+    is_taken = np.isin(order, taken)
+    found = np.flatnonzero(is_taken[:places])
+    others = places + np.flatnonzero(~is_taken[places:])[: len(found)]
+    order[found], order[others] = order[others], order[found]

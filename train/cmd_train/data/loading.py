@@ -1,4 +1,4 @@
-"""Load samples in worker processes, without waiting forever for a worker that hangs."""
+"""Load samples in worker processes, without waiting forever for a worker that hangs; copy batches to the device."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.process import BaseProcess
 from typing import Any
 
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from cmd_train.data.batch import Batch
 
 _SOCKET_PATH_BYTES = 107
 _SOCKET_NAME_BYTES = len("/listener-12345678")
@@ -67,6 +70,35 @@ def iterate_samples(
                 "or use --workers 0"
             ) from error
         raise
+
+
+class DeviceCopier:
+    """Copies batches to the training device; on CUDA, on a stream of its own.
+
+    The computation of a step is queued on the device long before it is done. The copy of the next batch, from
+    page-locked memory, therefore runs at the same time.
+
+    Args:
+        device: training device.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call] # untyped in torch
+
+    def __call__(self, batch: Batch) -> Batch:
+        """Return a batch on the device; what is queued on the current stream from now on waits for the copy."""
+        if self._stream is None:
+            return batch.to(self._device)
+        with torch.cuda.stream(self._stream):
+            copy = batch.to(self._device, non_blocking=True)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._stream)
+        # Otherwise the memory could be reused for the next copy while this stream still reads it.
+        copy.record_stream(current)
+        return copy
 
 
 def _end(iterator: Any, workers: Iterable[BaseProcess]) -> None:

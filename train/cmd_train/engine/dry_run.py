@@ -54,9 +54,9 @@ def perform_dry_run(
     else:
         remaining = replace(sampler, first_step=start.resumed.step)
         batch = batch_dataset(shards, entries, config)[next(iter(remaining))]
-        report = start.damage.update(batch.unpack(), start.resumed.step, context).report
+        start.damage.update(batch.unpack(), start.resumed.step, context)
         log(f"next batch  {batch.block.nbytes / 1e6:.1f} MB, read successfully; data.workers: {config.data.workers}")
-        log(report.text())
+        log(batch.report.text())
     log("Dry run: nothing was written")
     return TrainingResult(steps=start.resumed.step, finished=False, report=SamplingReport(), metrics={})
 

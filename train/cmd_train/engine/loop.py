@@ -24,7 +24,7 @@ from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch, PackedBatch, unpack_batches
 from cmd_train.data.dataset import VideoSource
 from cmd_train.data.epoch_sampler import EpochSampler
-from cmd_train.data.loading import iterate_samples
+from cmd_train.data.loading import DeviceCopier, iterate_samples
 from cmd_train.data.sampling_report import SamplingReport
 from cmd_train.distributed.process_group import RankContext, any_rank, gather_texts
 from cmd_train.engine.claim import claim_run
@@ -145,6 +145,7 @@ class _TrainingLoop:
 
     def __post_init__(self) -> None:
         self.finite, self.last_saved = FiniteCheck(self.context), self.step
+        self.copy_to_device = DeviceCopier(self.context.device)
 
     def run(self, loader: Iterable[PackedBatch], deadline: float) -> TrainingResult:
         """Train until all steps are completed or a stop is requested, and record the outcome in the run folder."""
@@ -182,18 +183,19 @@ class _TrainingLoop:
 
     def _advance(self, host_batch: Batch, waiting: float, stop: StopRequest) -> tuple[bool, bool]:
         """Take one step; return whether a stop was requested, and whether to save."""
-        if any_rank((bool(host_batch.damaged),), self.context)[0]:
-            host_batch = self.damage.update(host_batch, self.step, self.context)
         if self.step == 0 and self.context.is_main and self.config.run.batch_picture:
             ids = [self.entries[int(video)].video_id for video in host_batch.video_B]
             draw_batch(host_batch, ids, self.run_dir / PICTURE_NAME)
-        batch = host_batch.to(self.context.device, non_blocking=True)
+        batch = self.copy_to_device(host_batch)
         rate = learning_rate(self.step, self.sampler.steps_per_epoch, self.config.optim)
         set_learning_rate(self.optimizer, rate)
         output, norm = self.gradients(batch, self.step)
         # Signals and clocks differ between ranks, but all must stop, read and save after the same step.
-        flags = bool(stop.reason()), self.policy.should_save(self.step + 1), self.metrics.is_due(self.step + 1)
-        stopping, saving, due = any_rank(flags, self.context)
+        saving, due = self.policy.should_save(self.step + 1), self.metrics.is_due(self.step + 1)
+        flags = bool(stop.reason()), saving, due, bool(host_batch.damaged)
+        stopping, saving, due, damaged = any_rank(flags, self.context)
+        if damaged:
+            self.damage.update(host_batch, self.step, self.context)
         self.finite.watch(self.step, output.metrics["loss"], norm, host_batch)
         skip_update(self.optimizer, self.finite.failed)
         self.optimizer.step()

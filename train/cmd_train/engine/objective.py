@@ -56,9 +56,9 @@ class PretrainObjective:
             config.loss,
             query_valid_BP=moving_BP,
             targets=targets,
-            rank_sizes=batch.rank_sizes,
+            valid_B=batch.valid_B,
         )
-        metrics = {"loss": loss.total.detach(), **describe_features(output, valid_BW)}
+        metrics = {"loss": loss.total.detach(), **describe_features(output, valid_BW, batch.valid_B)}
         for name, part in (("context", loss.context), ("motion", loss.motion)):
             if part is not None:
                 metrics |= describe_contrast(name, part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,19 +18,16 @@ def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimi
     (``skip_update``).
     """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    groups: list[dict[str, Any]] = [{"params": parameters, "weight_decay": config.weight_decay}]
+    if not config.decay_norms_and_biases:
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
     peak = config.lr_per_sample * config.batch_size
     if config.optimizer == "adamw":
-        betas = (config.momentum, 0.999)
-        return torch.optim.AdamW(parameters, lr=peak, betas=betas, weight_decay=config.weight_decay, fused=True)
-    nesterov = config.momentum > 0
-    return torch.optim.SGD(
-        parameters,
-        lr=peak,
-        momentum=config.momentum,
-        nesterov=nesterov,
-        weight_decay=config.weight_decay,
-        fused=True,
-    )
+        return torch.optim.AdamW(groups, lr=peak, betas=(config.momentum, 0.999), fused=True)
+    return torch.optim.SGD(groups, lr=peak, momentum=config.momentum, nesterov=config.momentum > 0, fused=True)
 
 
 def skip_update(optimizer: torch.optim.Optimizer, flag: Tensor) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cmd_extract.console.progress import ProgressDisplay
-from cmd_extract.shard.folders import Folders, open_shards
+from cmd_extract.shard.folders import Folders, open_folders
 from cmd_train.checkpoints.files import list_checkpoints
 from cmd_train.checkpoints.initial import check_same_initial, load_initial, recorded_initial
 from cmd_train.config import TrainConfig
@@ -68,7 +68,7 @@ def run_pretraining(
     """
     with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as context:
         log_once = log if context.is_main else lambda _: None
-        shards = open_shards(folders)
+        shards = open_folders(folders)
         chosen = select_training_videos(shards.videos, config)
         config = chosen.config
         objective = PretrainObjective(config, shards.header)

@@ -19,6 +19,7 @@ from cmd_train.distributed.process_group import RankContext, gather_texts
 from cmd_train.engine.damaged_samples import DamageTracker, TolerantDataset
 from cmd_train.engine.optim import build_optimizer, warmup_warning
 from cmd_train.engine.resume import Resumed, resume
+from cmd_train.monitoring.loggers import require_logger
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,10 +108,12 @@ def prepare_run(
         data_hash, record, log: likewise.
 
     Raises:
-        ValueError: the shards contain no small frames, or the settings do not fit the videos or the number of ranks.
+        ValueError: the shards contain no small frames, the logger is not installed, or the settings do not fit the
+            videos or the number of ranks.
         CheckpointError: see ``cmd_train.engine.loop.train``.
     """
     require_frames(shards.header)
+    require_logger(config.run.logger)
     stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
     # With these settings, single files can later be decoded to the frames that the network was trained on.
     stored["extraction"] = dict(shards.header.config)
@@ -132,7 +135,7 @@ def prepare_run(
     resumed = resume(run_dir, model, optimizer, stored, sampler.total_steps, context, log)
     if resumed.step:
         log(f"Continuing after step {resumed.step} of {sampler.total_steps}")
-    damage = DamageTracker(config.data.max_damaged, config.optim.accumulate, resumed.state.get("damaged", {}), log)
+    damage = DamageTracker(config.data.max_damaged, resumed.state.get("damaged", {}), log)
     return RunStart(sampler=sampler, optimizer=optimizer, resumed=resumed, stored=stored, damage=damage)
 
 

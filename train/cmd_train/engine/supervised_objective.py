@@ -69,9 +69,9 @@ class SupervisedObjective:
             config.loss,
             query_valid_BP=moving_BP,
             targets=targets,
-            rank_sizes=batch.rank_sizes,
+            valid_B=batch.valid_B,
         )
-        metrics = self._describe(loss) | describe_features(output.embeddings, batch.window_valid_BW)
+        metrics = self._describe(loss) | describe_features(output.embeddings, batch.window_valid_BW, batch.valid_B)
         if moving_BP is not None:
             metrics["motion_static_share"] = static_share(moving_BP, batch.window_valid_BW)
         return StepOutput(loss=loss.total, metrics=metrics)

@@ -21,12 +21,11 @@ import math
 from dataclasses import dataclass
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
 from cmd_extract.system.validation import require
-from cmd_train.distributed.gather import rank_and_world
+from cmd_train.distributed.gather import rank_mean
 
 STILL = 0
 """Class of positions that do not move."""
@@ -100,14 +99,10 @@ def direction_loss(logits_BKQHW: Tensor, targets: DirectionTargets, *, still_wei
         targets: what to predict.
         still_weight: weight of a still position; a moving one has weight 1, one without vectors 0.
     """
-    world = rank_and_world()[1]
     moving_BQHW = targets.valid_BQHW & (targets.class_BQHW != STILL)
     weight_BQHW = moving_BQHW.float() + still_weight * (targets.valid_BQHW & ~moving_BQHW)
     loss_BQHW = F.cross_entropy(logits_BKQHW.float(), targets.class_BQHW, reduction="none")
-    total = weight_BQHW.sum()
-    if world > 1:
-        dist.all_reduce(total)
-    loss = (loss_BQHW * weight_BQHW).sum() * world / total.clamp(min=1e-6)
+    loss = rank_mean((loss_BQHW * weight_BQHW).sum(), weight_BQHW.sum())
     count = moving_BQHW.sum().clamp(min=1)
     with torch.no_grad():
         hits = (logits_BKQHW.argmax(1) == targets.class_BQHW) & moving_BQHW

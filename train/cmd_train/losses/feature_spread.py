@@ -22,12 +22,15 @@ MAX_EMBEDDINGS = 256
 
 
 @torch.no_grad()
-def describe_features(output: ModelOutput, window_valid_BW: Tensor | None) -> dict[str, Tensor]:
+def describe_features(
+    output: ModelOutput, window_valid_BW: Tensor | None, valid_B: Tensor | None = None
+) -> dict[str, Tensor]:
     """Compute the alignment of queries and keys, and the uniformity of both, for each head that is on.
 
     Args:
         output: embeddings of this rank's batch.
         window_valid_BW: whether each motion window exists; None only without motion embeddings.
+        valid_B: samples that count (all if None); the others must have no motion windows.
 
     Returns:
         Scalars named ``context_`` or ``motion_`` plus ``alignment``, ``query_uniformity`` or ``key_uniformity``.
@@ -35,8 +38,8 @@ def describe_features(output: ModelOutput, window_valid_BW: Tensor | None) -> di
     """
     metrics: dict[str, Tensor] = {}
     if output.context_query_BD is not None and output.context_key_BD is not None:
-        valid_B = torch.ones_like(output.context_query_BD[:, 0], dtype=torch.bool)
-        metrics |= _describe("context", output.context_query_BD, output.context_key_BD, valid_B)
+        counted_B = torch.ones_like(output.context_query_BD[:, 0], dtype=torch.bool) if valid_B is None else valid_B
+        metrics |= _describe("context", output.context_query_BD, output.context_key_BD, counted_B)
     if output.motion_query_BPD is not None and output.motion_key_BWPD is not None and window_valid_BW is not None:
         query_ND, key_ND = output.motion_query_BPD.flatten(0, 1), output.motion_key_BWPD[:, 0].flatten(0, 1)
         valid_N = window_valid_BW[:, 0].bool().repeat_interleave(output.motion_query_BPD.shape[1])

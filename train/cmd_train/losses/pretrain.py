@@ -10,8 +10,8 @@ Shape legend:
 Multiple ranks: keys are gathered from all ranks together with their gradients, and each rank's loss is weighted so
 that the *mean over ranks* equals the mean over all queries of the global batch. Averaging gradients over ranks, as
 DistributedDataParallel does, then yields exactly the gradients of a single process with the whole batch (BatchNorm
-apart). Top-1 and top-5 accuracy refer to the rank's own queries. If damaged samples leave ranks with batches of
-different sizes, ``rank_sizes`` holds them.
+apart). Top-1 and top-5 accuracy refer to the rank's own queries. Samples that only fill the batch (``valid_B``) are
+neither queries nor candidates.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import torch
-import torch.distributed as dist
 from torch import Tensor
 
-from cmd_train.distributed.gather import Sizes, first_row, gather_flags, gather_with_grad, rank_and_world
+from cmd_train.distributed.gather import gather, gather_with_grad, rank_and_world, rank_mean
 from cmd_train.losses.config import LossConfig
 from cmd_train.losses.contrast import InfoNCEOutput, info_nce
 from cmd_train.losses.directions import DirectionLoss, DirectionTargets, direction_loss
@@ -48,21 +47,21 @@ class PretrainLoss:
 
 def _weighted_for_rank_mean(matched: InfoNCEOutput) -> InfoNCEOutput:
     """Scale a rank's mean loss so that the mean over ranks is the mean over all valid queries."""
-    world = rank_and_world()[1]
-    if world == 1:
-        return matched
-    total = matched.queries.clone()
-    dist.all_reduce(total)
-    return replace(matched, loss=matched.loss * matched.queries * world / total.clamp(min=1))
+    return replace(matched, loss=rank_mean(matched.loss * matched.queries, matched.queries))
 
 
-def context_loss(output: ModelOutput, config: LossConfig, *, rank_sizes: Sizes = None) -> InfoNCEOutput:
+def _own_rows(samples: int, device: torch.device) -> Tensor:
+    """Return the rows of this rank's samples among those gathered from all ranks."""
+    return rank_and_world()[0] * samples + torch.arange(samples, device=device)
+
+
+def context_loss(output: ModelOutput, config: LossConfig, *, valid_B: Tensor | None = None) -> InfoNCEOutput:
     """Context matching: classify each clip's own keyframe among all keyframes of the global batch.
 
     Args:
         output: embeddings of this rank's batch, with context.
         config: temperature.
-        rank_sizes: samples per rank; None if all ranks have the same number.
+        valid_B: samples that count (all if None).
 
     Raises:
         ValueError: `output` contains no context embeddings.
@@ -70,9 +69,12 @@ def context_loss(output: ModelOutput, config: LossConfig, *, rank_sizes: Sizes =
     query_BD, key_BD = output.context_query_BD, output.context_key_BD
     if query_BD is None or key_BD is None:
         raise ValueError("output: contains no context embeddings; the context head is off")
-    target_B = first_row(len(query_BD), rank_sizes) + torch.arange(len(query_BD), device=query_BD.device)
-    key_GD = gather_with_grad(key_BD, rank_sizes)
-    return _weighted_for_rank_mean(info_nce(query_BD, key_GD, target_B, temperature=config.temperature))
+    target_B = _own_rows(len(query_BD), query_BD.device)
+    valid_G = None if valid_B is None else gather(valid_B)
+    key_GD = gather_with_grad(key_BD)
+    return _weighted_for_rank_mean(
+        info_nce(query_BD, key_GD, target_B, temperature=config.temperature, key_valid_M=valid_G)
+    )
 
 
 def _motion_embeddings(output: ModelOutput, window_valid_BW: Tensor) -> tuple[Tensor, Tensor]:
@@ -91,7 +93,6 @@ def motion_loss(
     config: LossConfig,
     *,
     query_valid_BP: Tensor | None = None,
-    rank_sizes: Sizes = None,
 ) -> InfoNCEOutput:
     """Motion prediction: classify the feature at the same position of the sample's own future window.
 
@@ -104,16 +105,15 @@ def motion_loss(
             window 0 contribute no queries.
         config: temperature and restriction of the candidates.
         query_valid_BP: positions that are queries (all if None); features at other positions remain candidates.
-        rank_sizes: samples per rank; None if all ranks have the same number.
 
     Raises:
         ValueError: `output` contains no motion embeddings, or the shape of `window_valid_BW` does not match them.
     """
     query_BPD, key_BWPD = _motion_embeddings(output, window_valid_BW)
     samples, windows, positions, _ = key_BWPD.shape
-    row_B = first_row(samples, rank_sizes) + torch.arange(samples, device=query_BPD.device)
-    key_valid = gather_flags(window_valid_BW, rank_sizes).flatten()
-    key_GWPD = gather_with_grad(key_BWPD, rank_sizes)
+    row_B = _own_rows(samples, query_BPD.device)
+    key_valid = gather(window_valid_BW).flatten()
+    key_GWPD = gather_with_grad(key_BWPD)
     if config.motion_own_position:
         # Positions are groups, within which a sample's own key is that of its window 0.
         query, key, target = query_BPD.transpose(0, 1), key_GWPD.flatten(0, 1).transpose(0, 1), row_B * windows
@@ -137,7 +137,7 @@ def pretrain_loss(
     *,
     query_valid_BP: Tensor | None = None,
     targets: DirectionTargets | None = None,
-    rank_sizes: Sizes = None,
+    valid_B: Tensor | None = None,
 ) -> PretrainLoss:
     """Compute the weighted sum of the losses of all heads that are on.
 
@@ -147,7 +147,7 @@ def pretrain_loss(
         config: weights and settings of both losses.
         query_valid_BP: positions whose motion is predicted (all if None).
         targets: directions to predict; required if the output contains scores of directions.
-        rank_sizes: samples per rank; None if all ranks have the same number.
+        valid_B: samples that count (all if None); the others must have no motion windows and no valid targets.
 
     Raises:
         ValueError: `output` contains no embeddings, or `targets` or `window_valid_BW` is missing.
@@ -155,12 +155,12 @@ def pretrain_loss(
     context = motion = directions = None
     terms = []
     if output.context_query_BD is not None:
-        context = context_loss(output, config, rank_sizes=rank_sizes)
+        context = context_loss(output, config, valid_B=valid_B)
         terms.append(config.context_weight * context.loss)
     if output.motion_query_BPD is not None:
         if window_valid_BW is None:
             raise ValueError("window_valid_BW: required, since the output contains motion embeddings")
-        motion = motion_loss(output, window_valid_BW, config, query_valid_BP=query_valid_BP, rank_sizes=rank_sizes)
+        motion = motion_loss(output, window_valid_BW, config, query_valid_BP=query_valid_BP)
         terms.append(config.motion_weight * motion.loss)
     if output.direction_BKQHW is not None:
         if targets is None:

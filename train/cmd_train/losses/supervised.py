@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cmd_train.distributed.gather import Sizes
+from cmd_train.distributed.gather import rank_mean
 from cmd_train.losses.config import LossConfig
 from cmd_train.losses.contrast import InfoNCEOutput
 from cmd_train.losses.directions import DirectionLoss, DirectionTargets, direction_loss
@@ -26,7 +27,7 @@ class SupervisedLoss:
 
     Attributes:
         total: weighted sum, with gradient.
-        classification: mean cross-entropy over the rank's clips.
+        classification: mean cross-entropy over the rank's clips; its mean over ranks is that over the global batch.
         top1: fraction of clips whose label has the highest score.
         motion: motion prediction by features; None if its head is off.
         directions: motion prediction by directions; None if its head is off.
@@ -47,7 +48,7 @@ def supervised_loss(
     *,
     query_valid_BP: Tensor | None = None,
     targets: DirectionTargets | None = None,
-    rank_sizes: Sizes = None,
+    valid_B: Tensor | None = None,
 ) -> SupervisedLoss:
     """Compute the cross-entropy plus, if the model predicted motion, the weighted motion loss of pre-training.
 
@@ -58,16 +59,17 @@ def supervised_loss(
         config: weight and settings of the motion loss.
         query_valid_BP: positions whose motion is predicted (all if None).
         targets: directions to predict; required if the model predicts directions.
-        rank_sizes: samples per rank; None if all ranks have the same number. Each rank's cross-entropy is weighted by
-            its share of the samples, so that the mean over ranks is the mean over the global batch.
+        valid_B: samples that count (all if None); the others must have no motion windows and no valid targets.
 
     Raises:
         ValueError: the model predicted motion and `window_valid_BW` or `targets` is missing.
     """
     logits_BK = output.logits_BK.float()
-    share = 1.0 if rank_sizes is None else len(label_B) * len(rank_sizes) / sum(rank_sizes)
-    classification = F.cross_entropy(logits_BK, label_B) * share
-    top1 = (logits_BK.detach().argmax(1) == label_B).float().mean()
+    counted_B = torch.ones_like(label_B, dtype=torch.bool) if valid_B is None else valid_B
+    count = counted_B.sum()
+    classification = rank_mean((F.cross_entropy(logits_BK, label_B, reduction="none") * counted_B).sum(), count)
+    hits_B = (logits_BK.detach().argmax(1) == label_B) & counted_B
+    top1 = hits_B.sum() / count.clamp(min=1)
     if (scores_BKQHW := output.embeddings.direction_BKQHW) is not None:
         if targets is None:
             raise ValueError("targets: required, since the model predicts directions")
@@ -78,8 +80,6 @@ def supervised_loss(
         return SupervisedLoss(total=classification, classification=classification, top1=top1)
     if window_valid_BW is None:
         raise ValueError("window_valid_BW: required, since the model predicts motion")
-    motion = motion_loss(
-        output.embeddings, window_valid_BW, config, query_valid_BP=query_valid_BP, rank_sizes=rank_sizes
-    )
+    motion = motion_loss(output.embeddings, window_valid_BW, config, query_valid_BP=query_valid_BP)
     total = classification + config.motion_weight * motion.loss
     return SupervisedLoss(total=total, classification=classification, top1=top1, motion=motion)

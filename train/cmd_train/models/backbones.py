@@ -53,6 +53,10 @@ class BackboneOutput:
         return self.feature_BCTHW.mean(dim=(2, 3, 4))
 
 
+# Without this, torch.export rejects the output.
+torch.export.register_dataclass(BackboneOutput)
+
+
 class Backbone(nn.Module, ABC):
     """Network that maps clips to a feature map and a token map.
 

@@ -21,7 +21,7 @@ from cmd_train.config import TrainConfig
 from cmd_train.data.batch import EvalSample
 from cmd_train.data.dataset import DamagedSampleError, EvalDataset, VideoSource
 from cmd_train.data.loading import iterate_samples
-from cmd_train.distributed.gather import gather, sizes_of_ranks
+from cmd_train.distributed.gather import gather
 from cmd_train.distributed.process_group import RankContext
 from cmd_train.models.backbones import Backbone
 from cmd_train.monitoring.neighbors import leave_one_out_recall
@@ -78,11 +78,12 @@ class RetrievalMonitor:
             features_VF, found = self._embed(cast(Backbone, model.backbone), own)
         finally:
             model.train()
-        sizes = sizes_of_ranks(len(found), device)
-        features = gather(features_VF, sizes).cpu()
-        numbers = gather(torch.tensor(found, dtype=torch.int64, device=device), sizes).tolist()
+        # All ranks send the same number of rows; -1 marks those without a video.
+        missing = -(-len(self._labeled) // world) - len(found)
+        features = gather(torch.cat([features_VF, features_VF.new_zeros(missing, features_VF.shape[1])])).cpu()
+        numbers = gather(torch.tensor(found + [-1] * missing, device=device)).tolist()
         # Restore the order of videos: ties are ordered by row, and must not depend on the number of ranks.
-        order = sorted(range(len(numbers)), key=numbers.__getitem__)
+        order = sorted((row for row, number in enumerate(numbers) if number >= 0), key=numbers.__getitem__)
         labels = [self._labeled[numbers[row]].label for row in order]
         recall = leave_one_out_recall(features[order], labels, RECALL_AT)
         return {f"retrieval_r{k}": value for k, value in recall.items()}

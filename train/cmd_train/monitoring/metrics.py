@@ -1,4 +1,4 @@
-"""Metrics of a run: log lines, a progress bar, ``metrics.jsonl`` and TensorBoard."""
+"""Metrics of a run: log lines, a progress bar, ``metrics.jsonl`` and a tracking tool."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -21,13 +21,10 @@ from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.sampling_report import SamplingReport
 from cmd_train.distributed.process_group import RankContext
 from cmd_train.losses.outputs import StepOutput
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+from cmd_train.monitoring.loggers import MetricLogger, open_logger
 
 METRICS_NAME = "metrics.jsonl"
 CONFIG_NAME = "config.json"
-TENSORBOARD_NAME = "tensorboard"
 
 _RECENT_STEPS = 50
 _DISPLAY_SECONDS = 1.0
@@ -108,7 +105,7 @@ class MetricsLogger:
         self._sampler, self._config, self._log = sampler, config, log
         self._main = context.is_main
         self._progress = progress if progress and progress.live else None
-        self._tensorboard: SummaryWriter | None = None
+        self._logger: MetricLogger | None = None
         self._first_step = first_step
         self._start = self._last_line = time.monotonic()
         self._waiting = 0.0
@@ -128,8 +125,7 @@ class MetricsLogger:
             with atomic_write(run_dir / CONFIG_NAME) as temporary:
                 temporary.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", "utf-8")
             self._drop_later_lines(first_step)
-            if config.run.tensorboard:
-                self._tensorboard = _open_tensorboard(run_dir / TENSORBOARD_NAME, first_step, log)
+            self._logger = open_logger(config.run.logger, run_dir, first_step, config.as_dict())
 
     def _drop_later_lines(self, first_step: int) -> None:
         """Remove the lines of steps that an interrupted run logged but did not save; they are about to be repeated."""
@@ -220,9 +216,8 @@ class MetricsLogger:
             self._recent.append({name: value for name, value in one.items() if name not in _OTHER_FIELDS})
             if self._main:
                 self._lines.append(json.dumps(one))
-            if self._tensorboard:
-                for name, value in one.items():
-                    self._tensorboard.add_scalar(_tensorboard_tag(name), value, int(one["step"]))
+            if self._logger:
+                self._logger.write(int(one["step"]), one)
         if self._progress and self._main:
             newest = lines[-1]
             self._progress.update(int(newest["step"]), self._sampler.total_steps, ", ".join(self._describe(newest)))
@@ -251,27 +246,10 @@ class MetricsLogger:
             stream.flush()
             os.fsync(stream.fileno())
         self._lines.clear()
-        if self._tensorboard:
-            self._tensorboard.flush()
+        if self._logger:
+            self._logger.flush()
 
     def recent_metrics(self) -> dict[str, float]:
         """Return means over the last 50 steps (or fewer), including steps before an interruption."""
         self.read()
         return {name: sum(m[name] for m in self._recent) / len(self._recent) for name in self._recent[0]}
-
-
-def _open_tensorboard(folder: Path, first_step: int, log: Callable[[str], None]) -> SummaryWriter | None:
-    # Slow to import, and optional.
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        log(f"tensorboard is not installed; metrics are written to {METRICS_NAME} only")
-        return None
-    # Hide steps that an interrupted run logged but did not save.
-    return SummaryWriter(folder, purge_step=first_step + 1)
-
-
-def _tensorboard_tag(metric: str) -> str:
-    """Group the metrics by head, and the others under ``run``."""
-    head, _, rest = metric.partition("_")
-    return f"{head}/{rest}" if head in ("classification", "context", "motion", "retrieval") else f"run/{metric}"

@@ -47,6 +47,7 @@ def random_batch(count: int) -> Batch:
         motion_valid_BWTHW=torch.rand(count, 4, 8, 32, 43, generator=generator) > 0.3,
         window_valid_BW=torch.ones(count, 4, dtype=torch.bool),
         video_B=torch.arange(count),
+        valid_B=torch.ones(count, dtype=torch.bool),
         keys=tuple((0, index) for index in range(count)),
         report=SamplingReport(),
     )

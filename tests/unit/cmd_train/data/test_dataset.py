@@ -221,21 +221,26 @@ def test_a_block_in_use_is_not_handed_out_again() -> None:
     assert pool.take(layout) not in (first, second)
 
 
-def test_damaged_samples_leave_no_trace_in_their_batch() -> None:
-    """The memory of a damaged sample is reused by the next one."""
-
+def test_damaged_samples_are_masked_copies_without_motion() -> None:
     class OneDamaged(MemoryShards):
         def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[bytes]:
             self.damage = "frame" if entry.row == 1 else ""
             return super().frame_jpegs(entry, frames)
 
     data = PretrainDataset(OneDamaged(), entries(), SAMPLING, seed=5)
-    batch = TolerantDataset(data)[[(0, 0), (0, 1), (0, 2)]].unpack()
+    batch = TolerantDataset(data)[[(0, 0), (0, 1), (0, 2), (1, 1)]].unpack()
     whole = TolerantDataset(dataset())[[(0, 0), (0, 2)]].unpack()
-    assert [video for video, _ in batch.damaged] == ["video-1"]
-    assert batch.keys == whole.keys
-    for name in ("clip_u8_BTHWC", "keyframe_u8_BHWC", "motion_quarter_px_BWTCHW", "motion_valid_BWTHW", "video_B"):
-        assert torch.equal(getattr(batch, name), getattr(whole, name))
+    assert [video for video, _ in batch.damaged] == ["video-1", "video-1"]
+    assert batch.valid_B.tolist() == [True, False, True, False]
+    assert batch.keys == ((0, 0), (0, 0), (0, 2), (0, 2))
+    assert batch.video_B.tolist() == [0, 0, 2, 2]
+    assert batch.report == whole.report
+    for name in ("clip_u8_BTHWC", "keyframe_u8_BHWC", "motion_quarter_px_BWTCHW", "motion_valid_BWTHW"):
+        assert torch.equal(getattr(batch, name)[[0, 2]], getattr(whole, name))
+    for name in ("clip_u8_BTHWC", "keyframe_u8_BHWC"):
+        assert torch.equal(getattr(batch, name)[[1, 3]], getattr(whole, name))
+    for name in ("motion_quarter_px_BWTCHW", "motion_valid_BWTHW", "window_valid_BW"):
+        assert not getattr(batch, name)[[1, 3]].any()
 
 
 def test_datasets_can_be_pickled_and_require_videos() -> None:
@@ -287,6 +292,16 @@ def test_an_epoch_contains_each_sample_once_in_a_new_order() -> None:
     batches = list(sampler)
     assert len(batches) == len(sampler) == 21
     assert [key for batch in batches[7:14] for key in batch] == [(1, position) for position in orders[1][:28]]
+
+
+@pytest.mark.parametrize(("videos", "batch"), [(10, 4), (10, 10), (10, 9), (11, 7), (5, 2)])
+def test_no_video_is_its_own_negative_where_passes_meet(videos: int, batch: int) -> None:
+    sampler = EpochSampler(video_count=videos, global_batch=batch, epochs=20, seed=0, samples_per_video=3)
+    for keys in sampler:
+        assert len({position % videos for _, position in keys}) == batch
+    for epoch in range(20):
+        passes = sampler.epoch_order(epoch).reshape(3, videos)
+        assert (np.sort(passes) == np.arange(3 * videos).reshape(3, videos)).all()
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 6])

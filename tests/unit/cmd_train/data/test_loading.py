@@ -3,6 +3,7 @@ from __future__ import annotations
 import multiprocessing
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cmd_train.data import loading
-from cmd_train.data.loading import iterate_samples
+from cmd_train.data.loading import DeviceCopier, iterate_samples
+from tests.unit.cmd_train.augment.samples import random_batch
 
 
 class Squares(Dataset[Tensor]):
@@ -56,3 +58,27 @@ def test_a_long_temporary_folder_does_not_matter(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(loading, "_SHORT_FOLDERS", ())
     with pytest.raises(RuntimeError, match="is too long for a socket; set TMPDIR to a shorter path"):
         values(Squares(), timeout_seconds=30.0)
+
+
+def test_batches_on_the_cpu_are_not_copied() -> None:
+    batch = random_batch(2)
+    same = DeviceCopier(torch.device("cpu"))(batch)
+    assert same.keys == batch.keys
+    assert same.clip_u8_BTHWC.data_ptr() == batch.clip_u8_BTHWC.data_ptr()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_copies_on_a_stream_of_their_own_are_complete_and_not_overwritten() -> None:
+    device = torch.device("cuda")
+    copier, weights = DeviceCopier(device), torch.rand(2048, 2048, device=device)
+    batches = [random_batch(2) for _ in range(4)]
+    expected, sums = [], []
+    for number, batch in enumerate(batches):
+        pinned = replace(batch, clip_u8_BTHWC=(batch.clip_u8_BTHWC + number).pin_memory())
+        expected.append(pinned.clip_u8_BTHWC.sum().item())
+        copy = copier(pinned)
+        for _ in range(50):  # keeps the device busy while the next batch is copied
+            weights = weights @ weights / weights.norm()
+        sums.append(copy.clip_u8_BTHWC.sum() + 0 * weights.sum().long())
+        del copy
+    assert [value.item() for value in sums] == expected

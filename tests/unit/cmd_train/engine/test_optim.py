@@ -27,3 +27,22 @@ def test_optimizer_choice(name: str, kind: type) -> None:
     optimizer = build_optimizer(nn.Linear(2, 2), OptimConfig(optimizer=name))
     assert isinstance(optimizer, kind)
     assert optimizer.param_groups[0]["weight_decay"] == 1e-3
+
+
+@pytest.mark.parametrize("name", ["sgd", "adamw"])
+def test_norms_and_biases_can_be_excluded_from_weight_decay(name: str) -> None:
+    network = nn.Sequential(nn.Conv3d(2, 3, 1), nn.BatchNorm3d(3), nn.Flatten(), nn.Linear(3, 2))
+    optimizer = build_optimizer(network, OptimConfig(optimizer=name, decay_norms_and_biases=False))
+    decay = {id(p): group["weight_decay"] for group in optimizer.param_groups for p in group["params"]}
+    found = {name: decay[id(p)] for name, p in network.named_parameters()}
+    assert found == {
+        **dict.fromkeys(("0.weight", "3.weight"), 1e-3),
+        **dict.fromkeys(("0.bias", "1.weight", "1.bias", "3.bias"), 0.0),
+    }
+    # Without gradients, only the decay changes weights.
+    before = {name: p.detach().clone() for name, p in network.named_parameters()}
+    for p in network.parameters():
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    changed = {name for name, p in network.named_parameters() if not torch.equal(p, before[name])}
+    assert changed == {"0.weight", "3.weight"}

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -57,6 +57,7 @@ def batch() -> Batch:
         motion_valid_BWTHW=torch.ones(SIZE, 4, 4, 10, 12, dtype=torch.bool),
         window_valid_BW=torch.ones(SIZE, 4, dtype=torch.bool),
         video_B=torch.arange(SIZE),
+        valid_B=torch.ones(SIZE, dtype=torch.bool),
         keys=tuple((0, position) for position in range(SIZE)),
         report=SamplingReport(samples=SIZE),
     )
@@ -152,11 +153,56 @@ def test_micro_batches_accumulate() -> None:
 
 
 def test_uneven_parts_keep_every_sample() -> None:
-    parts = replace(batch(), rank_sizes=(6, 5)).split(4)
+    parts = batch().split(4)
     assert [len(part) for part in parts] == [2, 2, 1, 1]
-    assert [part.rank_sizes for part in parts] == [(2, 2), (2, 1), (1, 1), (1, 1)]
     assert torch.equal(torch.cat([part.video_B for part in parts]), batch().video_B)
     assert sum(part.report.samples for part in parts) == SIZE
+
+
+@pytest.mark.parametrize("target", ["features", "directions"])
+def test_masked_samples_count_in_no_loss_metric_or_gradient(target: str) -> None:
+    """BatchNorm apart, which is why it does not use the statistics of the batch here."""
+    window = {"features": {}, "directions": {"sampling__motion_window": "clip", "sampling__temporal_negatives": 0}}
+    config = configured(loss__motion_target=target, **window[target])
+    whole = batch() if target == "features" else whole_clip_batch()
+    model = build_model(config.model, seed=0).eval()
+    objective = PretrainObjective(config, HEADER)
+
+    def results(given: Batch) -> tuple[dict[str, float], dict[str, Tensor]]:
+        model.zero_grad()
+        output = objective(model, given)
+        output.loss.backward()  # type: ignore[no-untyped-call] # untyped in torch
+        found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        return {name: value.item() for name, value in output.metrics.items()}, found
+
+    fewer = whole.split(3)
+    (metrics, gradient), (expected, expected_gradient) = results(masked(whole)), results(_joined(fewer[:2]))
+    assert metrics == pytest.approx(expected, rel=1e-4, abs=1e-5)
+    assert gradient.keys() == expected_gradient.keys()
+    for name, value in expected_gradient.items():
+        torch.testing.assert_close(gradient[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def masked(whole: Batch) -> Batch:
+    """The last two samples are copies that stand in for damaged ones."""
+    valid_B = torch.tensor([True] * 4 + [False] * 2)
+    rows = torch.tensor([0, 1, 2, 3, 0, 1])
+    return replace(
+        whole,
+        clip_u8_BTHWC=whole.clip_u8_BTHWC[rows],
+        keyframe_u8_BHWC=whole.keyframe_u8_BHWC[rows],
+        motion_quarter_px_BWTCHW=whole.motion_quarter_px_BWTCHW * valid_B.view(-1, 1, 1, 1, 1, 1),
+        motion_valid_BWTHW=whole.motion_valid_BWTHW & valid_B.view(-1, 1, 1, 1, 1),
+        window_valid_BW=whole.window_valid_BW & valid_B[:, None],
+        valid_B=valid_B,
+        keys=tuple(whole.keys[row] for row in rows),
+    )
+
+
+def _joined(parts: list[Batch]) -> Batch:
+    tensors = {f.name: [getattr(part, f.name) for part in parts] for f in fields(Batch)}
+    joined = {name: torch.cat(values) for name, values in tensors.items() if isinstance(values[0], Tensor)}
+    return replace(parts[0], **joined, keys=tuple(key for part in parts for key in part.keys))
 
 
 def test_a_failing_compiler_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,11 +8,12 @@ import torch.multiprocessing as mp
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from cmd_train.distributed.gather import gather_with_grad
+from cmd_train.distributed.gather import gather_with_grad, sum_own_part
 from cmd_train.losses.config import LossConfig
 from cmd_train.losses.contrast import alignment, info_nce, uniformity
-from cmd_train.losses.outputs import ModelOutput
+from cmd_train.losses.outputs import ModelOutput, SupervisedOutput
 from cmd_train.losses.pretrain import context_loss, motion_loss, pretrain_loss
+from cmd_train.losses.supervised import supervised_loss
 from tests.process_groups import two_rank_group
 
 CONFIG = LossConfig()
@@ -248,14 +249,15 @@ def gradients(
     model: nn.Module,
     part: slice,
     *,
-    rank_sizes: tuple[int, ...] | None = None,
+    valid_B: Tensor | None = None,
     own_position: bool = False,
 ) -> tuple[dict[str, Tensor], dict[str, float]]:
     model.zero_grad()
     samples, motion = global_batch()
     output = model(samples[part], motion[part])
     config = LossConfig(motion_own_position=own_position)
-    loss = pretrain_loss(output, WINDOW_VALID[part], config, rank_sizes=rank_sizes)
+    windows_BW = WINDOW_VALID[part] if valid_B is None else WINDOW_VALID[part] & valid_B[:, None]
+    loss = pretrain_loss(output, windows_BW, config, valid_B=valid_B)
     loss.total.backward()
     values = {"total": loss.total.item(), "candidates": loss.motion.candidates.item()}
     return {name.removeprefix("module."): p.grad.clone() for name, p in model.named_parameters()}, values
@@ -272,18 +274,27 @@ def results_of(rank: int) -> tuple[dict[str, object], Tensor]:
     # The reference cycle keeps the model, and with it the process group, alive until garbage collection.
     model.itself = [model]
     results = {"equal": gradients(model, part), "own position": gradients(model, part, own_position=True)}
-    # The second rank has one sample fewer, as after a damaged sample.
-    shorter = part if rank == 0 else slice(part.start, part.stop - 1)
-    sizes = (LOCAL_BATCH, LOCAL_BATCH - 1)
-    results["shorter"] = gradients(model, shorter, rank_sizes=sizes)
+    # The last sample of the second rank is damaged.
+    valid_B = torch.arange(LOCAL_BATCH) < LOCAL_BATCH - rank
+    results["masked"] = gradients(model, part, valid_B=valid_B)
+    results["classification"] = classification(part, valid_B)
+    for reduce_scatter in (False, True):
+        results[reduce_scatter] = sum_own_part((1 + rank) * torch.arange(8.0).view(4, 2), reduce_scatter=reduce_scatter)
     return results, gather_with_grad(torch.full((2,), float(rank)))
+
+
+def classification(part: slice, valid_B: Tensor | None = None) -> Tensor:
+    logits_BK = global_batch()[0][part]
+    output = SupervisedOutput(logits_BK=logits_BK, embeddings=ModelOutput(feature_BF=logits_BK))
+    label_B = torch.arange(2 * LOCAL_BATCH)[part] % WIDTH
+    return supervised_loss(output, label_B, None, LossConfig(), valid_B=valid_B).classification
 
 
 def test_two_ranks_match_the_gradients_of_one_process_with_the_whole_batch(tmp_path):
     mp.spawn(one_rank, args=(str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in range(2)]
-    for case in ("equal", "shorter", "own position"):
-        whole = slice(None, -1) if case == "shorter" else slice(None)
+    for case in ("equal", "masked", "own position"):
+        whole = slice(None, -1) if case == "masked" else slice(None)
         expected, values = gradients(LinearModel(), whole, own_position=case == "own position")
         results = [results[case] for results, _ in ranks]
         assert np.mean([rank_values["total"] for _, rank_values in results]) == pytest.approx(values["total"], rel=1e-5)
@@ -293,6 +304,12 @@ def test_two_ranks_match_the_gradients_of_one_process_with_the_whole_batch(tmp_p
                 assert gradient.abs().max() > 1e-3, name
                 torch.testing.assert_close(rank_gradients[name], gradient, rtol=1e-4, atol=1e-6)
     assert all(gathered.tolist() == [0, 0, 1, 1] for _, gathered in ranks)
+    mean = (ranks[0][0]["classification"] + ranks[1][0]["classification"]) / 2
+    torch.testing.assert_close(mean, classification(slice(None, -1)))
+    for rank, (results, _) in enumerate(ranks):
+        expected = 3 * torch.arange(8.0).view(2, 2, 2)[rank]
+        assert torch.equal(results[False], expected)
+        assert torch.equal(results[True], expected)
 
 
 def test_gather_in_one_process_is_the_identity():

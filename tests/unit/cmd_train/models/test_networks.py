@@ -330,3 +330,11 @@ def test_output_rejects_unpaired_embeddings_and_mismatched_shapes():
     ):
         with pytest.raises(ValueError, match=message):
             ModelOutput(feature_BF=feature, **given)
+
+
+@pytest.mark.parametrize("name", ["r2plus1d_10", "c3d"])
+def test_backbones_can_be_exported(name: str) -> None:
+    backbone, clip = build_backbone(name, width=8).eval(), torch.randn(1, 3, 8, 32, 32)
+    exported = torch.export.export(backbone, (clip,)).module()(clip)
+    assert isinstance(exported, BackboneOutput)
+    torch.testing.assert_close(exported.pooled_BC, backbone(clip).pooled_BC)

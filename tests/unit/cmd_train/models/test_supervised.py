@@ -110,33 +110,11 @@ def test_errors_name_the_invalid_size() -> None:
         replace(PLAIN, classifier_dropout=1.0)
 
 
-def test_mean_over_ranks_of_unequal_sizes_is_the_mean_over_all_samples() -> None:
+def test_masked_samples_do_not_count() -> None:
     model, (clip, _, _) = built(PLAIN), random_inputs(SMALL)
-    logits = model.eval()(clip).logits_BK
-    whole = supervised_loss(
-        SupervisedOutput(logits_BK=logits, embeddings=ModelOutput(feature_BF=logits)), LABELS, None, CONFIG
-    )
-    parts = [
-        supervised_loss(
-            SupervisedOutput(logits_BK=logits[rows], embeddings=ModelOutput(feature_BF=logits[rows])),
-            LABELS[rows],
-            None,
-            CONFIG,
-            rank_sizes=[1, 1],
-        ).classification
-        for rows in (slice(0, 1), slice(1, 2))
-    ]
-    torch.testing.assert_close((parts[0] + parts[1]) / 2, whole.classification)
-    three = logits[[0, 1, 1]]
-    uneven = [
-        supervised_loss(
-            SupervisedOutput(logits_BK=three[rows], embeddings=ModelOutput(feature_BF=three[rows])),
-            LABELS[[0, 1, 1]][rows],
-            None,
-            CONFIG,
-            rank_sizes=[2, 1],
-        ).classification
-        for rows in (slice(0, 2), slice(2, 3))
-    ]
-    expected = torch.nn.functional.cross_entropy(three, LABELS[[0, 1, 1]])
-    torch.testing.assert_close((uneven[0] + uneven[1]) / 2, expected)
+    logits = model.eval()(clip).logits_BK[[0, 1, 1]]
+    labels, valid_B = LABELS[[0, 1, 0]], torch.tensor([True, True, False])
+    output = SupervisedOutput(logits_BK=logits, embeddings=ModelOutput(feature_BF=logits))
+    loss = supervised_loss(output, labels, None, CONFIG, valid_B=valid_B)
+    torch.testing.assert_close(loss.classification, torch.nn.functional.cross_entropy(logits[:2], labels[:2]))
+    torch.testing.assert_close(loss.top1, (logits[:2].argmax(1) == labels[:2]).float().mean())
