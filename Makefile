@@ -33,6 +33,10 @@ $(VENV)/.installed-dev: pyproject.toml .ci/constraints-cpu.txt | $(VENV)/bin/pip
 	@$(PIP) -e '.[dev]'
 	@touch $@ $(VENV)/.installed
 
+$(VENV)/.installed-bench: pyproject.toml .ci/constraints-cpu.txt | $(VENV)/bin/pip
+	@$(PIP) -e '.[bench]'
+	@touch $@ $(VENV)/.installed
+
 $(VENV)/.installed-cluster: pyproject.toml .ci/constraints-cpu.txt | $(VENV)/bin/pip
 	@$(PIP) -e '.[dev,cluster]'
 	@touch $@ $(VENV)/.installed $(VENV)/.installed-dev
@@ -57,7 +61,7 @@ demo: install
 	  'cmd-extract manifest VIDEOS manifest.csv   # the same with a folder of your own videos; see README.md'
 
 # Measures speed, memory and growth of cost on an otherwise idle machine; also writes build/bench.json.
-bench: install
+bench: $(VENV)/.installed-bench
 	$(BIN)/python -m tests.benchmarks.run
 
 # Tests the paper's claims on shards of your own labeled videos: make evidence SHARDS=... [SIZE=full]

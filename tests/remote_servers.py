@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import http.client
+import json
 import threading
 import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import ClassVar
+from urllib.parse import unquote
 
 
 class FaultyServer:
@@ -207,3 +211,58 @@ def object_store(bucket: str) -> Iterator[str]:
         yield url
     finally:
         server.stop()
+
+
+class _GoogleHandler(BaseHTTPRequestHandler):
+    """The requests of Google Cloud Storage's JSON interface that read, write and remove objects."""
+
+    protocol_version = "HTTP/1.1"
+    objects: ClassVar[dict[str, bytes]] = {}
+
+    def log_message(self, format: str, *args: object) -> None: ...
+
+    def answer(self, data: bytes, status: int = 200) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        path, _, query = self.path.partition("?")
+        name = unquote(path.rpartition("/o/")[2])
+        data = self.objects.get(name)
+        if data is None or "/o/" not in path:
+            self.answer(b'{"error": {"code": 404, "message": "No such object"}}', 404)
+        elif "alt=media" in query or path.startswith("/download/"):
+            start, stop = FaultyServer._range(self, len(data))
+            self.answer(data[start:stop], 206 if "Range" in self.headers else 200)
+        else:
+            state = {"size": str(len(data)), "etag": hashlib.md5(data).hexdigest(), "generation": "1"}
+            dates = {"updated": "2026-01-01T00:00:00.000Z", "timeCreated": "2026-01-01T00:00:00.000Z"}
+            self.answer(json.dumps({"name": name, "bucket": "bucket", **state, **dates}).encode())
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["Content-Length"]))
+        kind = self.headers["Content-Type"]
+        boundary = kind.partition("boundary=")[2].strip("'\"").encode()
+        parts = body.split(b"--" + boundary)[1:3]
+        metadata, data = (part.partition(b"\n\n")[2] or part.partition(b"\r\n\r\n")[2] for part in parts)
+        self.objects[json.loads(metadata)["name"]] = data.removesuffix(b"\n").removesuffix(b"\r")
+        self.answer(b"{}")
+
+
+@contextlib.contextmanager
+def google_store() -> Iterator[tuple[str, dict[str, bytes]]]:
+    """Run a minimal server of Google's interface; yields its address and its objects by name."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _GoogleHandler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", _GoogleHandler.objects
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+        _GoogleHandler.objects.clear()

@@ -26,6 +26,8 @@ SCRIPTS = {
     "extraction_speed": ("extract_overhead", "extract_fps", "extract_scaling", "extract_rss_mb"),
     "vectors": ("vectors_fps_core", "vectors_vs_mvextractor", "vectors_vs_mvextractor_running", "vectors_vs_decode"),
     "loader": ("loader_clips_core", "loader_vs_online", "loader_vs_jpeg"),
+    "peers": ("loader_vs_torchcodec", "loader_vs_decord", "loader_vs_webdataset", "loader_vs_jpeg_folder"),
+    "extraction_workers": ("extract_workers_1_fps_core",),
     "sample_cost": ("sample_gflop",),
     "step_native_vs_paper": ("step_native_vs_paper",),
     "retrieval": ("retrieval_queries_per_s",),

@@ -21,6 +21,7 @@ _MAGIC = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"\x04\x22\x4d\x18": "lz4",
 }
+_MAX_HEADER_BYTES = 1 << 20  # names and extended attributes of one member
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 
 
@@ -81,6 +82,15 @@ class _Ranges(io.RawIOBase):
         return len(data)
 
 
+class _HeaderReader(io.BufferedReader):
+    """A buffered stream that refuses to read a huge header, which ``tarfile`` would keep in memory."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > _MAX_HEADER_BYTES:
+            raise ValueError(f"header of {size} bytes")
+        return super().read(size)
+
+
 def read_index(read: Callable[[int, int], bytes], length: int) -> TarIndex:
     """Read the headers of a tar file.
 
@@ -100,11 +110,11 @@ def read_index(read: Callable[[int, int], bytes], length: int) -> TarIndex:
                 "(videos hardly become smaller by compression)",
             )
     index = TarIndex()
-    stream = cast(BinaryIO, io.BufferedReader(_Ranges(read, length), READ_INDEX_BYTES))
+    stream = cast(BinaryIO, _HeaderReader(_Ranges(read, length), READ_INDEX_BYTES))
     try:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
             problem = _add_members(archive, index, length) or _check_end(stream, archive.offset, length)
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         if not index.members:
             raise VideoError("open", f"not a tar file, or damaged at its start: {error}") from None
         problem = f"damaged ({error})"

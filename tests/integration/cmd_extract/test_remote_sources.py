@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,12 +15,14 @@ from cmd_extract.cli.main import main
 from cmd_extract.errors import VideoError
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.sources import remote
-from cmd_extract.sources.access import fingerprint, spool
+from cmd_extract.sources.access import fingerprint, sizes, spool
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import RemoteFile
 from tests.command_line import call
-from tests.remote_servers import FaultyServer, faulty_server, object_store
+from tests.remote_servers import FaultyServer, faulty_server, google_store, object_store
 
+# gcsfs asks Google's servers for properties of the bucket through another interface, which the test server lacks.
+os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
 pytest.importorskip("gcsfs", reason="the extra `remote` is not installed")
 
@@ -236,3 +239,19 @@ def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     result = cli("run", tmp_path / "m.csv", tmp_path / "out", *SMALL)
     assert result.exit_code == 1
     assert "pip install 'context-motion-decoupling[remote]'" in result.output
+
+
+def test_google_cloud_storage(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import fsspec.config
+
+    with google_store() as (url, objects):
+        monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": url, "token": "anon"})
+        objects["data/v.mp4"] = data = (folder / "good.mp4").read_bytes()
+        source = RemoteFile("gs://bucket/data/v.mp4")
+        assert spool(source, tmp_path, LIMITS).read_bytes() == data
+        assert sizes([source, RemoteFile("gs://bucket/none.mp4")], LIMITS) == [len(data), None]
+        state = remote.RemoteObject(source.url, LIMITS).state()
+        objects["data/v.mp4"] += b"tail"
+        assert remote.RemoteObject(source.url, LIMITS).state() != state
+        remote.RemoteObject("gs://bucket/copy.mp4", LIMITS).upload(folder / "good.mp4")
+        assert objects["copy.mp4"] == data

@@ -132,6 +132,22 @@ def test_a_damaged_header_is_not_taken_as_the_end(tmp_path: Path) -> None:
     assert tar_index(archive).problem == "no valid header at byte 1024"
 
 
+def extended_header(size: int) -> bytes:
+    info = tarfile.TarInfo("header")
+    info.type, info.size = tarfile.XHDTYPE, size
+    return info.tobuf()
+
+
+def test_huge_and_endless_headers_are_damage(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "v.tar", {"a.mp4": b"1" * 512})
+    good = archive.read_bytes()[:1024]
+    archive.write_bytes(good + extended_header(2 << 20) + b"x" * (2 << 20))
+    assert tar_index(archive).problem == "damaged (header of 2097152 bytes)"
+    archive.write_bytes(good + extended_header(0) * 5000)
+    assert tar_index(archive).problem.startswith("damaged (maximum recursion depth")
+    assert read_member(TarMember(archive, "a.mp4"), 3) == b"111"
+
+
 @pytest.mark.parametrize("content", [b"", b"not a tar file" * 100])
 def test_other_files_are_refused(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "v.tar"
