@@ -14,7 +14,7 @@ SIZE := small
 JOBS := $(if $(filter small,$(SIZE)),2,1)
 DEMO_RETRIEVAL := --target label --target group
 
-.PHONY: install install-dev demo bench evidence test test-oldest test-cluster coverage lint types build clean
+.PHONY: install install-dev demo bench evidence test test-oldest test-cluster coverage lint types docs build clean
 
 install: $(VENV)/.installed
 install-dev: $(VENV)/.installed-dev
@@ -82,7 +82,11 @@ lint: install-dev
 types: install-dev
 	$(BIN)/mypy
 
-test: lint types
+# The API reference and the pages of the repository as a static site: build/site/index.html. Warnings are errors.
+docs: install-dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+test: lint types docs
 	$(BIN)/pytest --numprocesses 2
 
 # With the oldest libraries that pyproject.toml allows, in a separate virtual environment.

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tomllib
 import zipfile
@@ -133,11 +134,98 @@ def test_installed_commands_run_outside_the_tree(dist: Path, tmp_path: Path) -> 
     assert "ucf101" in recipes
 
 
+@pytest.fixture(scope="module")
+def fresh_python(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Python of a new virtual environment with the wheel; the dependencies are those of this environment."""
+    folder = tmp_path_factory.mktemp("fresh") / "venv"
+    run(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
+    (site,) = folder.glob("lib/python*/site-packages")
+    (wheel,) = dist.glob("*.whl")
+    words = ("--quiet", "--no-deps", "--no-index", "--target", site)
+    run(sys.executable, "-m", "pip", "install", *words, wheel, cwd=folder.parent)
+    # .pth files in these folders, such as that of an editable install of this project, are not read.
+    paths = [sysconfig.get_path("purelib"), sysconfig.get_path("platlib")]
+    (site / "dependencies.pth").write_text("".join(f"{path}\n" for path in dict.fromkeys(paths)))
+    return folder / "bin" / "python"
+
+
+@pytest.fixture
+def project(tmp_path: Path, pretrained: Path, few_shards: Path) -> Path:
+    """A user's folder with the files that the pages name, and modules with the names of this project's folders."""
+    for name in ("train.py", "eval.py", "extract.py"):
+        (tmp_path / name).write_text("raise ImportError('not this one')\n")
+    (tmp_path / "run").symlink_to(pretrained)
+    (tmp_path / "shards").symlink_to(few_shards)
+    for name, video in zip("ab", sorted((few_shards.parent / "videos").rglob("*.mp4")), strict=False):
+        (tmp_path / f"{name}.mp4").symlink_to(video)
+    return tmp_path
+
+
+def python_snippets(page: str) -> list[str]:
+    found: list[str] = re.findall(r"^```python\n(.*?)^```", (ROOT / page).read_text("utf-8"), re.DOTALL | re.MULTILINE)
+    assert found, page
+    return found
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/library.md"])
+def test_snippets_run_as_written_with_the_wheel(page: str, fresh_python: Path, project: Path) -> None:
+    checks = "assert features.dtype == 'float32'; assert 'site-packages' in cmd_eval.__file__, cmd_eval.__file__\n"
+    script = project / "script.py"
+    script.write_text("\n".join([*python_snippets(page), checks]))
+    printed = run(
+        fresh_python, script, cwd=project, OMP_NUM_THREADS="1", PYTHONWARNINGS="error::DeprecationWarning:__main__"
+    )
+    assert printed == ""
+
+
+USER_SCRIPT = """
+from typing import assert_type
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+import cmd_eval
+import cmd_extract
+import cmd_train
+
+model = cmd_eval.load_model("run")
+assert_type(model, cmd_eval.VideoModel)
+assert_type(model.embed(["a.mp4"], readout="grid", progress=True), NDArray[np.float32])
+shards = cmd_extract.open_shards("shards")
+assert_type(shards.clip(0, 2, 8), NDArray[np.uint8])
+assert_type(shards.motion("id").valid, NDArray[np.bool_])
+for frame in cmd_extract.read_motion("a.mp4", vectors=True):
+    assert_type(frame.frame_type, str)
+    assert_type(frame.grid_quarter_px, NDArray[np.int16])
+backbone = cmd_train.load_backbone("run")
+module: nn.Module = backbone
+output: cmd_train.BackboneOutput = backbone(Tensor())
+assert_type(output.pooled_BC, Tensor)
+dataset = cmd_train.ShardDataset("shards", part="test", clips=2)
+assert_type(dataset[0]["label"], int)
+model.embed(3)
+"""
+
+
+def test_types_pass_under_strict_mypy_for_users(fresh_python: Path, tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(USER_SCRIPT)
+    if (ROOT / ".mypy_cache").is_dir():  # torch has been analyzed already
+        shutil.copytree(ROOT / ".mypy_cache", tmp_path / ".mypy_cache")
+    command = [sys.executable, "-m", "mypy", "--strict", "--python-executable", str(fresh_python), "script.py"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SECONDS)
+    errors = [line for line in done.stdout.splitlines() if ": error: " in line]
+    assert len(errors) == 1, done.stdout + done.stderr
+    assert 'Argument 1 to "embed" of "VideoModel" has incompatible type "int"' in errors[0]
+
+
 def test_extras_match_the_optional_imports() -> None:
     extras = PROJECT["optional-dependencies"]
     modules_of = {
         "cluster": ("distributed", "extract"),
         "gpu": ("pynvml", "train"),
+        "onnx": ("onnx", "train"),
+        "remote": ("fsspec", "extract"),
         "tensorboard": ("torch.utils.tensorboard", "train"),
         "wandb": ("wandb", "train"),
         "mlflow": (r"mlflow\.tracking", "train"),
@@ -146,7 +234,7 @@ def test_extras_match_the_optional_imports() -> None:
     assert set(extras) == {*modules_of, "dev"}
     for extra, (module, package) in modules_of.items():
         texts = [path.read_text("utf-8") for path in (ROOT / package).rglob("*.py")]
-        assert any(re.search(rf"(import|from) {module}\b", text) for text in texts), (
+        assert any(re.search(rf"(import|from) {module}\b|find_spec\(.{module}", text) for text in texts), (
             f"nothing in {package} uses {module}"
         )
         documents = [*texts, (ROOT / package / "README.md").read_text("utf-8")]

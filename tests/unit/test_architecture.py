@@ -30,7 +30,7 @@ LAYERS = {
     ],
     "cmd_train": [
         {"cli"},
-        {"engine"},
+        {"engine", "export"},
         {"monitoring", "checkpoints"},
         {"config"},
         {"models"},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from types import ModuleType
@@ -24,6 +25,15 @@ def test_public_names_are_documented_and_load(package: ModuleType) -> None:
         assert f"`{name}`" in package.__doc__
     with pytest.raises(AttributeError, match=f"module '{package.__name__}' has no attribute 'nothing'"):
         _ = package.nothing
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda package: package.__name__)
+def test_public_names_are_in_the_reference(package: ModuleType) -> None:
+    name = package.__name__
+    rendered = set(re.findall(r"^::: (\S+)$", (ROOT / "docs" / "reference" / f"{name}.md").read_text("utf-8"), re.M))
+    errors = {public for public in package.__all__ if getattr(package, public).__module__ == "cmd_extract.errors"}
+    expected = {f"{name}.{public}" for public in package.__all__ if public not in errors}
+    assert rendered == expected | ({"cmd_extract.errors"} if errors else set())
 
 
 @pytest.mark.parametrize("folder", ["extract", "train", "eval"])

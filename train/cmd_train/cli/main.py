@@ -156,6 +156,35 @@ def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, p
     click.echo(f"Imported {what} with {config.model.backbone}, {count} tensors{ignored}; checkpoint in {path}")
 
 
+@main.command(short_help="Write a backbone and a model card.")
+@click.argument("run", type=click.Path(exists=True, path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["safetensors", "torchscript", "onnx"]),
+    default="safetensors",
+    help="Format of the weights; onnx needs the extra `onnx`.",
+)
+@click.option(
+    "--names",
+    type=click.Choice(["own", "torchvision"]),
+    default="own",
+    help="Parameter names; torchvision's where it can build the network (r3d_26).",
+)
+@click.option("--license", "license_name", help="License of the weights, for the model card.  [default: not stated]")
+def export(run: Path, out: Path, **options: Any) -> None:
+    """Write the backbone of RUN to the new folder OUT: weights, config.json and a model card (README.md).
+
+    RUN is a run folder, for its last checkpoint, a checkpoint or a published file. OUT can be uploaded to a model hub
+    as it is; in the format safetensors it can be used wherever a checkpoint can.
+    """
+    from cmd_train.export.backbone import export_backbone
+
+    path = export_backbone(run, out, **options)
+    click.echo(f"{path}: {path.stat().st_size / 1e6:.1f} MB; model card in {out / 'README.md'}")
+
+
 @main.command(short_help="Print a Slurm batch script to edit.")
 def sbatch() -> None:
     """Print a Slurm batch script to edit: its job stops before the time limit, is requeued, and continues."""

@@ -41,11 +41,10 @@ class BackboneOutput:
         for field in ("feature_BCTHW", "tokens_BCTHW"):
             if getattr(self, field).ndim != 5:
                 raise ValueError(f"{field}: must have 5 dimensions, got shape {tuple(getattr(self, field).shape)}")
-        if len(self.feature_BCTHW) != len(self.tokens_BCTHW):
-            raise ValueError(
-                f"tokens_BCTHW: must have the batch size of feature_BCTHW, {len(self.feature_BCTHW)}, "
-                f"got {len(self.tokens_BCTHW)}"
-            )
+        # Not len(): an exported network would accept a single batch size.
+        batch, other = self.feature_BCTHW.shape[0], self.tokens_BCTHW.shape[0]
+        if batch != other:
+            raise ValueError(f"tokens_BCTHW: must have the batch size of feature_BCTHW, {batch}, got {other}")
 
     @property
     def pooled_BC(self) -> Tensor:

@@ -1,0 +1,1 @@
+"""Export of a backbone: weights in a common format, with a model card."""
