@@ -29,6 +29,7 @@ BAD_INPUT = [
     ("cmd-extract", 1, "status EMPTY", "EMPTY"),
     ("cmd-extract", 1, "merge EMPTY", "EMPTY"),
     ("cmd-extract", 1, "publish EMPTY s3://bucket/folder", "EMPTY"),
+    ("cmd-extract", 2, "fetch https://host/folder OUT", "must start with s3:// or gs://"),
     ("cmd-extract", 2, "publish EMPTY https://host/folder", "must start with s3:// or gs://"),
     ("cmd-extract", 1, "inner-splits LIST OUT --split-column split1", "'split1' does not exist"),
     ("cmd-extract", 1, "relabel EMPTY LIST", "EMPTY"),

@@ -11,7 +11,7 @@ import click
 from cmd_extract.cli.cluster import merge, status
 from cmd_extract.cli.inspect import inspect, preview, verify
 from cmd_extract.cli.manifest import inner_splits, manifest, relabel, synthesize
-from cmd_extract.cli.publish import publish
+from cmd_extract.cli.publish import fetch, publish
 from cmd_extract.cli.run import run
 from cmd_extract.cli.submit import submit
 from cmd_extract.console.commands import CommandGroup
@@ -35,7 +35,7 @@ def main(debug: bool) -> None:
 
 _COMMANDS = (
     *(manifest, inner_splits, run, relabel, verify, inspect, preview, synthesize),
-    *(submit, status, merge, publish),
+    *(submit, status, merge, publish, fetch),
 )
 for _command in _COMMANDS:
     main.add_command(_command)

@@ -1,4 +1,4 @@
-"""The command ``publish``, and the option of the same name of ``run`` and ``merge``."""
+"""The commands ``publish`` and ``fetch``, and the option ``--publish`` of ``run`` and ``merge``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import click
 from cmd_extract.cli import options
 
 if TYPE_CHECKING:
+    from cmd_extract.run.publish import Copied
     from cmd_extract.sources.limits import SourceLimits
 
 
@@ -35,5 +36,29 @@ def publish_folder(out: Path, url: str, limits: SourceLimits | None = None) -> N
 
     with ProgressDisplay("publish", "files") as display:
         done = copy_verified(out, url, limits, display.update)
+    click.echo(f"published: {_counts(done)}, in {url}")
+
+
+@click.command(short_help="Copy an extraction from object storage.")
+@options.publish_url
+@click.argument("out", type=click.Path(file_okay=False, path_type=Path))
+@options.remote_requests
+def fetch(url: str, out: Path, remote_timeout: float, remote_retries: int) -> None:
+    """Copy the published extraction at URL to the folder OUT and verify its shards.
+
+    Shards are compared with their checksums; index.json is written last. Run the same command again to continue after
+    an interruption: complete shards are kept.
+    """
+    from cmd_extract.console.progress import ProgressDisplay
+    from cmd_extract.run.publish import fetch as copy_verified
+    from cmd_extract.sources.limits import SourceLimits
+
+    limits = SourceLimits(timeout_seconds=remote_timeout, retries=remote_retries)
+    with ProgressDisplay("fetch", "files") as display:
+        done = copy_verified(url, out, limits, display.update)
+    click.echo(f"fetched: {_counts(done)}, in {out}")
+
+
+def _counts(done: Copied) -> str:
     size = f"{done.copied_bytes / 1e6:.1f} MB"
-    click.echo(f"published: {done.copied} files copied and verified, {size}; {done.existing} existing, in {url}")
+    return f"{done.copied} files copied and verified, {size}; {done.existing} existing"

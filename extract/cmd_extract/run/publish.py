@@ -1,4 +1,4 @@
-"""Copies a finished extraction to object storage and verifies the copies.
+"""Copies a finished extraction to object storage, or from there, and verifies the copies.
 
 ``run.json`` is copied first and marks the destination, ``index.json`` last: a destination with an index is complete.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,11 +15,11 @@ from typing import Any
 from cmd_extract.errors import RunError, ShardError, VideoError
 from cmd_extract.schema import INDEX_NAME, PREVIOUS_INDEX_NAME, RUN_NAME
 from cmd_extract.shard.reader import read_index
-from cmd_extract.sources.access import fingerprint
+from cmd_extract.sources.access import fingerprint, read_chunks
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import RemoteFile
 from cmd_extract.sources.remote import RemoteObject, require_remote
-from cmd_extract.system.files import sync
+from cmd_extract.system.files import atomic_write, remove_leftovers, sync, write_whole
 
 LOG_NAME = "published.jsonl"
 """Records in the output folder which copies have been verified."""
@@ -50,13 +50,13 @@ class Copy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Published:
-    """Result of ``publish``.
+class Copied:
+    """Result of ``publish`` and ``fetch``.
 
     Attributes:
-        copied: number of files that were uploaded.
+        copied: number of files that were copied.
         existing: number of files of which there was a verified copy.
-        copied_bytes: size of the uploaded files.
+        copied_bytes: size of the copied files.
     """
 
     copied: int
@@ -81,7 +81,7 @@ def publish(
     url: str,
     limits: SourceLimits | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Published:
+) -> Copied:
     """Copy a finished extraction to ``url``; continue where an earlier call was interrupted.
 
     Every copy is read back and compared by its SHA-256. Copies that were verified before and have kept size and
@@ -113,8 +113,96 @@ def publish(
             progress(number + 1, len(names))
     except VideoError as error:
         raise RunError(f"cannot publish {out} to {url}: {error.reason}") from None
+    return _summary(sizes)
+
+
+def _summary(sizes: Sequence[int | None]) -> Copied:
     copied = [size for size in sizes if size is not None]
-    return Published(copied=len(copied), existing=len(sizes) - len(copied), copied_bytes=sum(copied))
+    return Copied(copied=len(copied), existing=len(sizes) - len(copied), copied_bytes=sum(copied))
+
+
+def fetch(
+    url: str,
+    out: Path,
+    limits: SourceLimits | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> Copied:
+    """Copy a published extraction to a local folder; continue where an earlier call was interrupted.
+
+    Shards are compared with their SHA-256 in the index. Existing ones that match are kept.
+
+    Args:
+        url: see ``publish``.
+        out: local folder; it is created if missing.
+        limits, progress: see ``publish``.
+
+    Raises:
+        ValueError: see ``check_url``.
+        ShardError: there is no finished extraction at ``url``, a shard there is damaged, or ``out`` contains another
+            extraction.
+        RunError: the store cannot be reached.
+    """
+    check_url(url)
+    source, limits = url.rstrip("/"), limits or SourceLimits()
+    out.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(out)
+    try:
+        names = RemoteObject(source, limits).names()
+        if not {RUN_NAME, INDEX_NAME} <= set(names):
+            raise ShardError(f"{url}: no {INDEX_NAME} found; give the URL of a completely published extraction")
+        record = _download(source, RUN_NAME, limits)
+        here = out / RUN_NAME
+        if here.exists() and _identity(here.read_bytes()) != _identity(record):
+            raise ShardError(f"{out} contains another extraction; nothing was changed; choose another folder")
+        index = _download(source, INDEX_NAME, limits)
+        checksums = {entry["name"]: entry["sha256"] for entry in json.loads(index)["shards"]}
+        # No index while files beside it are replaced.
+        if not (out / INDEX_NAME).exists() or (out / INDEX_NAME).read_bytes() != index:
+            (out / INDEX_NAME).unlink(missing_ok=True)
+        write_whole(here, lambda temporary: temporary.write_bytes(record))
+        files = [name for name in names if name not in (RUN_NAME, INDEX_NAME)]
+        sizes = []
+        for number, name in enumerate(sorted({*files, *checksums})):
+            sizes.append(_fetch_file(source, out / _plain_name(name), checksums.get(name), limits))
+            progress(number + 1, len({*files, *checksums}))
+    except VideoError as error:
+        raise RunError(f"cannot fetch {url}: {error.reason}") from None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ShardError(f"{url}: not a valid extraction ({type(error).__name__}: {error}); publish it again") from None
+    write_whole(out / INDEX_NAME, lambda temporary: temporary.write_bytes(index))
+    read_index(out)
+    return _summary(sizes)
+
+
+def _download(source: str, name: str, limits: SourceLimits) -> bytes:
+    return b"".join(read_chunks(RemoteFile(f"{source}/{name}"), limits, limits.max_mb << 20))
+
+
+def _plain_name(name: str) -> str:
+    """Return a name that stays in the folder it is joined to; the index may have been written by others."""
+    if name != Path(name).name or name in ("", ".", ".."):
+        raise ShardError(f"{name!r}: not a file name; the index is invalid")
+    return name
+
+
+def _fetch_file(source: str, path: Path, sha256: str | None, limits: SourceLimits) -> int | None:
+    """Download a file; return its size, or None if it existed with this checksum."""
+    if sha256 is not None and path.exists() and fingerprint(path) == sha256:
+        return None
+    with atomic_write(path) as temporary:
+        with temporary.open("wb") as stream:
+            for chunk in read_chunks(RemoteFile(f"{source}/{path.name}"), limits):
+                stream.write(chunk)
+        if sha256 is not None and (found := fingerprint(temporary)) != sha256:
+            raise ShardError(
+                f"{source}/{path.name}: damaged (SHA-256 {found}, expected {sha256}); publish the extraction again"
+            )
+        return temporary.stat().st_size
+
+
+def _identity(record: bytes) -> dict[str, Any]:
+    values = json.loads(record)
+    return {key: values[key] for key in _IDENTITY}
 
 
 def _ordered_names(out: Path) -> list[str]:
@@ -138,16 +226,14 @@ class _Publisher:
     def check_destination(self) -> None:
         """Check that the destination is empty or contains a copy of the same extraction."""
         try:
-            remote = json.loads(self._object(RUN_NAME).fetch(0, _MAX_RECORD_BYTES))
-            there = {key: remote[key] for key in _IDENTITY}
+            there = _identity(self._object(RUN_NAME).fetch(0, _MAX_RECORD_BYTES))
         except VideoError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return
             raise
         except (ValueError, KeyError, TypeError):
             there = {}
-        here: dict[str, Any] = json.loads((self._out / RUN_NAME).read_text("utf-8"))
-        if there != {key: here[key] for key in _IDENTITY}:
+        if there != _identity((self._out / RUN_NAME).read_bytes()):
             raise ShardError(f"{self._url} contains another extraction; nothing was changed; choose another URL")
 
     def is_current(self, name: str, sha256: str) -> bool:

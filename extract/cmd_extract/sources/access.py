@@ -105,7 +105,7 @@ def _file_of(source: RemoteFile | TarMember) -> Path | RemoteFile:
     return source.archive if isinstance(source, TarMember) else source
 
 
-def _chunks(source: RemoteFile | TarMember, limits: SourceLimits, max_bytes: int | None = None) -> Iterator[bytes]:
+def read_chunks(source: RemoteFile | TarMember, limits: SourceLimits, max_bytes: int | None = None) -> Iterator[bytes]:
     """Yield the bytes of a source in order.
 
     Raises:
@@ -152,7 +152,7 @@ def spool(source: Source, folder: Path, limits: SourceLimits) -> Path:
     target = folder / f"source{suffix.lower() if usable else ''}"
     try:
         with target.open("xb") as stream:
-            for chunk in _chunks(source, limits, limits.max_mb << 20):
+            for chunk in read_chunks(source, limits, limits.max_mb << 20):
                 stream.write(chunk)
     except BaseException:
         target.unlink(missing_ok=True)
@@ -171,7 +171,7 @@ def fingerprint(source: Source, limits: SourceLimits | None = None) -> str:
         with _open_regular(source) as descriptor, os.fdopen(descriptor, "rb", closefd=False) as stream:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     digest = hashlib.sha256()
-    for chunk in _chunks(source, limits or SourceLimits()):
+    for chunk in read_chunks(source, limits or SourceLimits()):
         digest.update(chunk)
     return digest.hexdigest()
 

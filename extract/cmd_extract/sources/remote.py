@@ -10,7 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
 
@@ -91,6 +91,20 @@ class RemoteObject:
         """
         data: bytes = self._attempt(self._system._cat_file, start=start, end=stop)
         return data
+
+    def names(self) -> list[str]:
+        """Return the names of the files in this folder; none if it does not exist.
+
+        Raises:
+            VideoError: it cannot be listed.
+        """
+        try:
+            entries = self._attempt(self._system._ls, detail=True)
+        except VideoError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return []
+            raise
+        return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
 
     def upload(self, path: Path) -> None:
         """Replace the remote file by a local one.

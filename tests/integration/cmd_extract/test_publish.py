@@ -185,3 +185,42 @@ def test_run_publishes_at_its_end(proxy: FaultyProxy, few_shards: Path, out: Pat
     assert result.exit_code == 0, result.output
     assert "published: " in result.output
     assert len(ShardSet(stored(url, tmp_path / "copy")).videos) == len(ShardSet(out).videos)
+
+
+def test_fetched_copies_are_complete_and_continued(proxy: FaultyProxy, out: Path, url: str, tmp_path: Path) -> None:
+    publish(out, url, LIMITS)
+    copy = tmp_path / "copy"
+    proxy.fault = lambda method, path, earlier: "cut" if method == "GET" and path.endswith("2.h5") else ""
+    result = cli("fetch", url, copy, "--remote-retries", "1")
+    assert result.exit_code == 1, result.output
+    assert "cannot fetch" in result.output
+    assert not (copy / "index.json").exists()
+    proxy.fault = lambda method, path, earlier: "503" if not earlier else ""
+    proxy.requests.clear()
+    result = cli("fetch", url, copy)
+    assert result.exit_code == 0, result.output
+    assert "2 existing" in result.output
+    names = {path.name for path in out.iterdir() if path.is_file()} - {LOG_NAME}
+    assert {path.name for path in copy.iterdir()} == names
+    assert all((copy / name).read_bytes() == (out / name).read_bytes() for name in names)
+    assert len(ShardSet(copy).videos) == len(ShardSet(out).videos)
+
+
+def test_damaged_foreign_and_missing_extractions_are_not_fetched(
+    proxy: FaultyProxy, out: Path, url: str, tmp_path: Path
+) -> None:
+    assert "no index.json found" in cli("fetch", url, tmp_path / "none").output
+    publish(out, url, LIMITS)
+    folder = url.removeprefix("s3://")
+    file_system().pipe_file(f"{folder}/shard-00001.h5", b"other")
+    result = cli("fetch", url, tmp_path / "damaged")
+    assert (result.exit_code, "shard-00001.h5: damaged" in result.output) == (1, True)
+    record = json.loads((out / "run.json").read_text())
+    (out / "run.json").write_text(json.dumps(record | {"config_hash": "0" * 64}))
+    assert "contains another extraction" in cli("fetch", url, out).output
+    index = json.loads((out / "index.json").read_text())
+    index["shards"][0]["name"] = "../../evil.h5"
+    file_system().pipe_file(f"{folder}/index.json", json.dumps(index).encode())
+    result = cli("fetch", url, tmp_path / "evil")
+    assert (result.exit_code, "not a file name" in result.output) == (1, True)
+    assert not list(tmp_path.rglob("evil.h5"))
