@@ -192,8 +192,10 @@ def _fingerprints(out: Path) -> list[bytes]:
 def test_changed_and_unreachable_sources_stop_a_restart(server: FaultyServer, folder: Path, tmp_path: Path) -> None:
     (folder / "edited.mp4").write_bytes((folder / "good.mp4").read_bytes())
     (tmp_path / "m.csv").write_text(f"id,path\na,{server.url}/edited.mp4\nb,{server.url}/v.tar::run/a.mp4\n")
-    command = ("run", tmp_path / "m.csv", tmp_path / "out", *SMALL, "--remote-retries", "1")
+    command = ("run", tmp_path / "m.csv", tmp_path / "out", *SMALL, "--remote-retries", "1", "--videos-per-shard", "1")
     assert cli(*command).exit_code == 0
+    (tmp_path / "out" / "shard-00001.h5").unlink()
+    assert cli(*command).exit_code == 0, "a process that has checked sizes starts one that reads a source"
     gets = server.requests["GET edited.mp4"]
     assert cli(*command).exit_code == 0
     assert server.requests["GET edited.mp4"] == gets, "sizes are compared without reading the file"
