@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -172,6 +172,31 @@ def check_same_initial(run_dir: Path, record: Mapping[str, Any] | None, source: 
             f"{run_dir} contains a run that started from {record['source'] if record else 'scratch'}; "
             "choose another folder, or give the same initial weights to continue it"
         )
+
+
+def initialize(
+    run_dir: Path, source: Path | None, load: Callable[[Path], dict[str, Any]], *, may_omit: bool = False
+) -> dict[str, Any] | None:
+    """Load the initial weights of a run, unless it is continued.
+
+    Args:
+        run_dir: run folder.
+        source: path of the initial weights; None for none.
+        load: loads them and returns their record.
+        may_omit: whether a run with initial weights may be continued without naming them.
+
+    Returns:
+        The record of the initial weights; None without any.
+
+    Raises:
+        CheckpointError: the run that is to be continued started from other weights, or all checkpoints are damaged.
+    """
+    if not list_checkpoints(run_dir):
+        return load(source) if source else None
+    record = recorded_initial(run_dir)
+    if source or not may_omit:
+        check_same_initial(run_dir, record, source)
+    return record
 
 
 def write_imported(path: Path, out_dir: Path, config: TrainConfig, state: Mapping[str, Tensor]) -> Path:

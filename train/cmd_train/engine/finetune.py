@@ -6,21 +6,21 @@ import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.folders import Folders, open_folders
-from cmd_train.checkpoints.files import list_checkpoints
-from cmd_train.checkpoints.initial import check_same_initial, recorded_initial
+from cmd_train.checkpoints.initial import initialize
 from cmd_train.config import TrainConfig
 from cmd_train.distributed import errors as rank_errors
 from cmd_train.distributed.process_group import process_group
 from cmd_train.engine.dry_run import perform_dry_run
 from cmd_train.engine.finetune_start import load_start
 from cmd_train.engine.loop import TrainingResult, train
-from cmd_train.engine.setup import select_training_videos
+from cmd_train.engine.setup import TrainingTask, select_training_videos
 from cmd_train.engine.supervised_objective import SupervisedObjective
 from cmd_train.models.build import build_classifier
 from cmd_train.models.supervised import SupervisedModel
@@ -76,20 +76,13 @@ def select_classes(entries: Sequence[VideoEntry]) -> LabeledVideos:
     return LabeledVideos(entries=labeled, classes=classes, unlabeled=len(entries) - len(labeled))
 
 
-def _initialize(
-    model: SupervisedModel, config: TrainConfig, run_dir: Path, start: Path | None, log: Callable[[str], None]
-) -> dict[str, Any] | None:
-    """Load the initial weights unless the run is continued; return the record of the initial weights."""
-    if list_checkpoints(run_dir):
-        record = recorded_initial(run_dir)
-        check_same_initial(run_dir, record, start)
-        return record
-    if start is None:
-        return None
-    init, lines = load_start(model, config, start)
+def _load_start(
+    model: SupervisedModel, config: TrainConfig, log: Callable[[str], None], source: Path
+) -> dict[str, Any]:
+    record, lines = load_start(model, config, source)
     for line in lines:
         log(line)
-    return init
+    return record
 
 
 def run_finetuning(
@@ -136,18 +129,19 @@ def run_finetuning(
         network = f"{config.model.backbone}{auxiliary} on {context.device}"
         log_once(f"Fine-tuning {network}: {len(labeled.entries)} videos, {len(labeled.classes)} classes")
         model = build_classifier(config.model, len(labeled.classes), seed=config.run.seed)
-        init = _initialize(model, config, run_dir, start, log_once)
-        return (perform_dry_run if dry_run else train)(
-            model,
-            objective,
-            shards,
-            labeled.entries,
-            config,
-            run_dir,
-            context,
+        initial = initialize(run_dir, start, partial(_load_start, model, config, log_once))
+        task = TrainingTask(
+            model=model,
+            objective=objective,
+            shards=shards,
+            entries=labeled.entries,
+            config=config,
+            run_dir=run_dir,
+            context=context,
             data_hash=shards.data_hash,
-            record={"recipe": recipe, "init": init, **labeled.record},
+            record={"recipe": recipe, "init": initial, **labeled.record},
             log=log_once,
             progress=progress if context.is_main else None,
             deadline=deadline,
         )
+        return perform_dry_run(task) if dry_run else train(task)

@@ -8,31 +8,25 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
-from cmd_extract.console.progress import ProgressDisplay
-from cmd_extract.schema import VideoEntry
 from cmd_train.checkpoints.files import save_checkpoint
 from cmd_train.checkpoints.retention import CheckpointPolicy
-from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch, PackedBatch, unpack_batches
-from cmd_train.data.dataset import VideoSource
 from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.loading import DeviceCopier, iterate_samples
 from cmd_train.data.sampling_report import SamplingReport
-from cmd_train.distributed.process_group import RankContext, any_rank, gather_texts
+from cmd_train.distributed.process_group import any_rank, gather_texts
 from cmd_train.engine.claim import claim_run
 from cmd_train.engine.damaged_samples import DamageTracker
 from cmd_train.engine.finite_check import FiniteCheck
 from cmd_train.engine.optim import learning_rate, set_learning_rate, skip_update
-from cmd_train.engine.setup import batch_dataset, prepare_run
-from cmd_train.engine.step import GradientStep, Objective
+from cmd_train.engine.setup import TrainingTask, batch_dataset, prepare_run
+from cmd_train.engine.step import GradientStep
 from cmd_train.engine.stop import StopRequest, stop_requests, write_outcome
 from cmd_train.monitoring.batch_picture import draw_batch
 from cmd_train.monitoring.knn import RetrievalMonitor
@@ -61,103 +55,65 @@ class TrainingResult:
     reason: str = ""
 
 
-def train(
-    model: nn.Module,
-    objective: Objective,
-    shards: VideoSource,
-    entries: Sequence[VideoEntry],
-    config: TrainConfig,
-    run_dir: Path,
-    context: RankContext,
-    *,
-    data_hash: str,
-    record: Mapping[str, Any] | None = None,
-    log: Callable[[str], None],
-    progress: ProgressDisplay | None = None,
-    deadline: float = math.inf,
-) -> TrainingResult:
-    """Train for the configured number of steps, continuing from the last checkpoint in ``run_dir``.
-
-    Args:
-        model: network on the CPU, freshly initialized from the seed.
-        objective: computes the loss from (model, batch).
-        shards, entries: the shards, and the videos to train on.
-        config: configuration of the run.
-        run_dir: folder for checkpoints, metrics and configuration.
-        context: this process among all.
-        data_hash: hash that identifies the shards; recorded.
-        record: additional information to record in every checkpoint.
-        log: prints a line for the user.
-        progress: progress display for a terminal.
-        deadline: time limit as a value of ``time.monotonic()``.
+def train(task: TrainingTask) -> TrainingResult:
+    """Train for the configured number of steps, continuing from the last checkpoint in the run folder.
 
     Raises:
         ValueError: the settings or shards do not allow a first step.
-        CheckpointError: another run is or was made in ``run_dir``, or ranks see different checkpoints.
+        CheckpointError: another run is or was made in the folder, or ranks see different checkpoints.
         TrainingError: the loss is not finite, or too many videos are damaged.
     """
-    with claim_run(run_dir, context, log):
-        start = prepare_run(
-            model, shards, entries, config, run_dir, context, data_hash=data_hash, record=record, log=log
-        )
+    config, context, run_dir = task.config, task.context, task.run_dir
+    with claim_run(run_dir, context, task.log):
+        start = prepare_run(task)
         sampler, first_step, stored = start.sampler, start.resumed.step, start.stored
         start.resumed.set_aside_damaged(context)
         loop = _TrainingLoop(
-            model=model,
-            gradients=GradientStep(model, objective, config, context),
+            task=task,
+            gradients=GradientStep(task.model, task.objective, config, context),
             optimizer=start.optimizer,
             sampler=sampler,
-            entries=entries,
-            config=config,
-            context=context,
-            run_dir=run_dir,
             stored=stored,
             policy=CheckpointPolicy(config.run, sampler.steps_per_epoch, start.resumed.state.get("best")),
             damage=start.damage,
-            metrics=MetricsLogger(run_dir, stored, first_step, sampler, config, context, log, progress),
-            monitor=RetrievalMonitor(shards, entries, config, context),
-            log=log,
+            metrics=MetricsLogger(run_dir, stored, first_step, sampler, config, context, task.log, task.progress),
+            monitor=RetrievalMonitor(task.shards, task.entries, config, context),
             step=first_step,
         )
-        return loop.run(_load_batches(shards, entries, config, sampler, first_step, context), deadline)
+        return loop.run(_load_batches(task, sampler, first_step))
 
 
 @dataclass(kw_only=True)
 class _TrainingLoop:
     """State of a run in progress."""
 
-    model: nn.Module
+    task: TrainingTask
     gradients: GradientStep
     optimizer: torch.optim.Optimizer
     sampler: EpochSampler
-    entries: Sequence[VideoEntry]
-    config: TrainConfig
-    context: RankContext
-    run_dir: Path
     stored: dict[str, Any]
     policy: CheckpointPolicy
     damage: DamageTracker
     metrics: MetricsLogger
     monitor: RetrievalMonitor
-    log: Callable[[str], None]
     step: int
     retrieval: float | None = None
 
     def __post_init__(self) -> None:
-        self.finite, self.last_saved = FiniteCheck(self.context), self.step
-        self.copy_to_device = DeviceCopier(self.context.device)
+        self.finite, self.last_saved = FiniteCheck(self.task.context), self.step
+        self.copy_to_device = DeviceCopier(self.task.context.device)
 
-    def run(self, loader: Iterable[PackedBatch], deadline: float) -> TrainingResult:
+    def run(self, loader: Iterable[PackedBatch]) -> TrainingResult:
         """Train until all steps are completed or a stop is requested, and record the outcome in the run folder."""
         first_step = self.step
-        with stop_requests(self.run_dir, deadline, self.context) as stop:
+        with stop_requests(self.task.run_dir, self.task.deadline, self.task.context) as stop:
             self._take_steps(loader, stop)
             finished = self.step == self.sampler.total_steps
             reason = "" if finished else stop.reason() or "requested on another rank"
-            if self.context.is_main:
-                write_outcome(self.run_dir, finished=finished, step=self.step, reason=reason)
+            if self.task.context.is_main:
+                write_outcome(self.task.run_dir, finished=finished, step=self.step, reason=reason)
         if self.metrics.report.samples:
-            self.log(self.metrics.report.text())
+            self.task.log(self.metrics.report.text())
         return TrainingResult(
             steps=self.step,
             finished=finished,
@@ -178,29 +134,29 @@ class _TrainingLoop:
             waited_from = time.monotonic()
         if self.last_saved != self.step:
             self._save()
-        if self.context.is_main:
+        if self.task.context.is_main:
             self.metrics.flush()
 
     def _advance(self, host_batch: Batch, waiting: float, stop: StopRequest) -> tuple[bool, bool]:
         """Take one step; return whether a stop was requested, and whether to save."""
-        if self.step == 0 and self.context.is_main and self.config.run.batch_picture:
-            ids = [self.entries[int(video)].video_id for video in host_batch.video_B]
-            draw_batch(host_batch, ids, self.run_dir / PICTURE_NAME)
+        if self.step == 0 and self.task.context.is_main and self.task.config.run.batch_picture:
+            ids = [self.task.entries[int(video)].video_id for video in host_batch.video_B]
+            draw_batch(host_batch, ids, self.task.run_dir / PICTURE_NAME)
         batch = self.copy_to_device(host_batch)
-        rate = learning_rate(self.step, self.sampler.steps_per_epoch, self.config.optim)
+        rate = learning_rate(self.step, self.sampler.steps_per_epoch, self.task.config.optim)
         set_learning_rate(self.optimizer, rate)
         output, norm = self.gradients(batch, self.step)
         # Signals and clocks differ between ranks, but all must stop, read and save after the same step.
         saving, due = self.policy.should_save(self.step + 1), self.metrics.is_due(self.step + 1)
         flags = bool(stop.reason()), saving, due, bool(host_batch.damaged)
-        stopping, saving, due, damaged = any_rank(flags, self.context)
+        stopping, saving, due, damaged = any_rank(flags, self.task.context)
         if damaged:
-            self.damage.update(host_batch, self.step, self.context)
+            self.damage.update(host_batch, self.step, self.task.context)
         self.finite.watch(self.step, output.metrics["loss"], norm, host_batch)
         skip_update(self.optimizer, self.finite.failed)
         self.optimizer.step()
         self.step += 1
-        evaluated = self.monitor(self.model) if self.policy.should_evaluate(self.step) else {}
+        evaluated = self.monitor(self.task.model) if self.policy.should_evaluate(self.step) else {}
         self.retrieval = evaluated.get("retrieval_r1")
         self.metrics.add(self.step, output, batch, rate=rate, norm=norm, waiting=waiting, evaluated=evaluated)
         if stopping or saving or due:
@@ -213,25 +169,26 @@ class _TrainingLoop:
         failure = self.finite.failure()
         if failure is None:
             return
-        videos = (self.entries[int(video)].video_id for video in failure.video_B)
+        videos = (self.task.entries[int(video)].video_id for video in failure.video_B)
         own = ", ".join(f"{video_id} {key}" for video_id, key in zip(videos, failure.keys, strict=True))
-        samples = ", ".join(gather_texts(own, self.context))
-        if self.context.is_main:
+        samples = ", ".join(gather_texts(own, self.task.context))
+        if self.task.context.is_main:
             self.metrics.flush()
             state = {"optimizer": self.optimizer.state_dict(), "step": failure.step, "samples": samples}
-            folder = self.run_dir / FAILED_NAME
-            weights = self.model.state_dict()
+            folder = self.task.run_dir / FAILED_NAME
+            weights = self.task.model.state_dict()
             save_checkpoint(folder, step=failure.step, weights=weights, state=state, config=self.stored)
         what = f"the gradient norm is {failure.norm}" if math.isfinite(failure.loss) else f"the loss is {failure.loss}"
         if math.isfinite(failure.loss) and math.isfinite(failure.norm):
             what = "the loss is not finite on another rank"
         raise TrainingError(
-            f"step {failure.step + 1}: {what}; the weights before this step are in {self.run_dir / FAILED_NAME}. Lower "
-            f"optim.lr_per_sample, or check the videos of this batch, listed with their (epoch, position): {samples}"
+            f"step {failure.step + 1}: {what}; the weights before this step are in {self.task.run_dir / FAILED_NAME}. "
+            "Lower optim.lr_per_sample, or check the videos of this batch, listed with their (epoch, position): "
+            f"{samples}"
         )
 
     def _save(self) -> None:
-        if self.context.is_main:
+        if self.task.context.is_main:
             # Write the metrics first: if the process is killed in between, the steps are repeated and logged again.
             self.metrics.flush()
             recent = self.metrics.recent_metrics()
@@ -243,25 +200,18 @@ class _TrainingLoop:
                 "best": self.policy.state(),
                 "damaged": self.damage.known,
             }
-            weights = self.model.state_dict()
-            save_checkpoint(self.run_dir, step=self.step, weights=weights, state=state, config=self.stored)
-            self.policy.prune(self.run_dir)
+            weights = self.task.model.state_dict()
+            save_checkpoint(self.task.run_dir, step=self.step, weights=weights, state=state, config=self.stored)
+            self.policy.prune(self.task.run_dir)
         self.last_saved = self.step
 
 
-def _load_batches(
-    shards: VideoSource,
-    entries: Sequence[VideoEntry],
-    config: TrainConfig,
-    sampler: EpochSampler,
-    first_step: int,
-    context: RankContext,
-) -> Iterator[PackedBatch]:
+def _load_batches(task: TrainingTask, sampler: EpochSampler, first_step: int) -> Iterator[PackedBatch]:
     return iterate_samples(
-        batch_dataset(shards, entries, config),
+        batch_dataset(task),
         # The sampler yields whole batches.
         sampler=replace(sampler, first_step=first_step),
-        workers=config.data.workers,
-        timeout_seconds=config.data.timeout_seconds,
-        pin_memory=context.device.type == "cuda",
+        workers=task.config.data.workers,
+        timeout_seconds=task.config.data.timeout_seconds,
+        pin_memory=task.context.device.type == "cuda",
     )

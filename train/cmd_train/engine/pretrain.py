@@ -6,21 +6,18 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.shard.folders import Folders, open_folders
-from cmd_train.checkpoints.files import list_checkpoints
-from cmd_train.checkpoints.initial import check_same_initial, load_initial, recorded_initial
+from cmd_train.checkpoints.initial import initialize, load_initial
 from cmd_train.config import TrainConfig
 from cmd_train.distributed import errors as rank_errors
 from cmd_train.distributed.process_group import process_group
 from cmd_train.engine.dry_run import perform_dry_run
 from cmd_train.engine.loop import TrainingResult, train
 from cmd_train.engine.objective import PretrainObjective
-from cmd_train.engine.setup import select_training_videos
+from cmd_train.engine.setup import TrainingTask, select_training_videos
 from cmd_train.models.build import build_model
-from cmd_train.models.pretrain import PretrainModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,28 +72,22 @@ def run_pretraining(
         log_once(chosen.description)
         log_once(f"Pre-training {config.model.backbone} on {context.device}")
         model = build_model(config.model, seed=config.run.seed)
-        record = {"recipe": recipe, "init": _initialize(model, run_dir, init)}
-        return (perform_dry_run if dry_run else train)(
-            model,
-            objective,
-            shards,
-            chosen.entries,
-            config,
-            run_dir,
-            context,
+        part = init.part if init else "auto"
+        initial = initialize(
+            run_dir, init.source if init else None, lambda source: load_initial(model, source, part), may_omit=True
+        )
+        task = TrainingTask(
+            model=model,
+            objective=objective,
+            shards=shards,
+            entries=chosen.entries,
+            config=config,
+            run_dir=run_dir,
+            context=context,
             data_hash=shards.data_hash,
-            record=record,
+            record={"recipe": recipe, "init": initial},
             log=log_once,
             progress=progress if context.is_main else None,
             deadline=deadline,
         )
-
-
-def _initialize(model: PretrainModel, run_dir: Path, init: InitRequest | None) -> dict[str, Any] | None:
-    """Load the initial weights unless the run is continued; return the record of the initial weights."""
-    if not list_checkpoints(run_dir):
-        return load_initial(model, init.source, init.part) if init else None
-    record = recorded_initial(run_dir)
-    if init:
-        check_same_initial(run_dir, record, init.source)
-    return record
+        return perform_dry_run(task) if dry_run else train(task)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.schema import VideoEntry
 from cmd_train.config import TrainConfig
 from cmd_train.data.dataset import PretrainDataset, VideoSource, require_frames
@@ -19,6 +21,7 @@ from cmd_train.distributed.process_group import RankContext, gather_texts
 from cmd_train.engine.damaged_samples import DamageTracker, TolerantDataset
 from cmd_train.engine.optim import build_optimizer, warmup_warning
 from cmd_train.engine.resume import Resumed, resume
+from cmd_train.engine.step import Objective
 from cmd_train.monitoring.loggers import require_logger
 
 
@@ -71,6 +74,38 @@ def select_training_videos(videos: Sequence[VideoEntry], config: TrainConfig) ->
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingTask:
+    """A run to perform.
+
+    Attributes:
+        model: network on the CPU, freshly initialized from the seed.
+        objective: computes the loss from (model, batch).
+        shards, entries: the shards, and the videos to train on.
+        config: configuration of the run.
+        run_dir: folder for checkpoints, metrics and configuration.
+        context: this process among all.
+        data_hash: hash that identifies the shards; recorded.
+        record: additional information to record in every checkpoint.
+        log: prints a line for the user.
+        progress: progress display for a terminal.
+        deadline: time limit as a value of ``time.monotonic()``.
+    """
+
+    model: nn.Module
+    objective: Objective
+    shards: VideoSource
+    entries: Sequence[VideoEntry]
+    config: TrainConfig
+    run_dir: Path
+    context: RankContext
+    data_hash: str
+    record: Mapping[str, Any] = field(default_factory=dict)
+    log: Callable[[str], None]
+    progress: ProgressDisplay | None = None
+    deadline: float = math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
 class RunStart:
     """State of a run before its next step.
 
@@ -89,36 +124,22 @@ class RunStart:
     damage: DamageTracker
 
 
-def prepare_run(
-    model: nn.Module,
-    shards: VideoSource,
-    entries: Sequence[VideoEntry],
-    config: TrainConfig,
-    run_dir: Path,
-    context: RankContext,
-    *,
-    data_hash: str,
-    record: Mapping[str, Any] | None,
-    log: Callable[[str], None],
-) -> RunStart:
+def prepare_run(task: TrainingTask) -> RunStart:
     """Run the preflight checks, build the optimizer and load the last checkpoint; writes nothing.
-
-    Args:
-        model, shards, entries, config, run_dir, context: see ``cmd_train.engine.loop.train``.
-        data_hash, record, log: likewise.
 
     Raises:
         ValueError: the shards contain no small frames, the logger is not installed, or the settings do not fit the
             videos or the number of ranks.
         CheckpointError: see ``cmd_train.engine.loop.train``.
     """
-    require_frames(shards.header)
+    config, context, model, header = task.config, task.context, task.model, task.shards.header
+    require_frames(header)
     require_logger(config.run.logger)
-    stored = {"settings": config.as_dict(), "data_hash": data_hash, **(record or {})}
+    stored = {"settings": config.as_dict(), "data_hash": task.data_hash, **task.record}
     # With these settings, single files can later be decoded to the frames that the network was trained on.
-    stored["extraction"] = dict(shards.header.config)
+    stored["extraction"] = dict(header.config)
     sampler = EpochSampler(
-        video_count=len(entries),
+        video_count=len(task.entries),
         global_batch=config.optim.batch_size,
         epochs=config.optim.epochs,
         seed=config.run.seed,
@@ -126,16 +147,16 @@ def prepare_run(
         rank=context.rank,
         world_size=context.world_size,
     )
-    preflight(config, entries, data_hash, context)
+    preflight(config, task.entries, task.data_hash, context)
     if warning := warmup_warning(config.optim, sampler.steps_per_epoch):
-        log(f"Warning: {warning}")
+        task.log(f"Warning: {warning}")
     layout = torch.channels_last_3d if config.run.channels_last else torch.preserve_format
     model.to(context.device, memory_format=layout)  # type: ignore[call-overload] # torch's overload covers 4D only
     optimizer = build_optimizer(model, config.optim)
-    resumed = resume(run_dir, model, optimizer, stored, sampler.total_steps, context, log)
+    resumed = resume(task.run_dir, model, optimizer, stored, sampler.total_steps, context, task.log)
     if resumed.step:
-        log(f"Continuing after step {resumed.step} of {sampler.total_steps}")
-    damage = DamageTracker(config.data.max_damaged, resumed.state.get("damaged", {}), log)
+        task.log(f"Continuing after step {resumed.step} of {sampler.total_steps}")
+    damage = DamageTracker(config.data.max_damaged, resumed.state.get("damaged", {}), task.log)
     return RunStart(sampler=sampler, optimizer=optimizer, resumed=resumed, stored=stored, damage=damage)
 
 
@@ -169,9 +190,10 @@ def preflight(config: TrainConfig, entries: Sequence[VideoEntry], data_hash: str
         raise ValueError(f"shards: ranks {', '.join(others)} read different shards than rank 0")
 
 
-def batch_dataset(shards: VideoSource, entries: Sequence[VideoEntry], config: TrainConfig) -> TolerantDataset:
+def batch_dataset(task: TrainingTask) -> TolerantDataset:
     """Build the dataset of batches; without heads, it reads neither keyframes nor motion."""
+    config = task.config
     clips_only = not (config.model.context_head or config.model.motion_head)
     return TolerantDataset(
-        PretrainDataset(shards, entries, config.sampling, seed=config.run.seed, clips_only=clips_only)
+        PretrainDataset(task.shards, task.entries, config.sampling, seed=config.run.seed, clips_only=clips_only)
     )

@@ -24,6 +24,7 @@ from cmd_train.engine.damaged_samples import TolerantDataset
 from cmd_train.engine.dry_run import perform_dry_run
 from cmd_train.engine.loop import train
 from cmd_train.engine.objective import PretrainObjective
+from cmd_train.engine.setup import TrainingTask
 
 HEADER = ShardHeader(
     config={}, config_hash="", canonical_width=68, canonical_height=52, frame_width=34, frame_height=26, cell_px=8
@@ -256,10 +257,20 @@ def test_shards_without_small_frames_are_rejected_before_anything_is_written(tmp
     shards.header = replace(HEADER, config={"store_frames": False})
     config, run_dir = build_config("demo"), tmp_path / "run"
     objective = PretrainObjective(config, shards.header)
-    context = RankContext(rank=0, world_size=1, device=torch.device("cpu"))
+    task = TrainingTask(
+        model=nn.Identity(),
+        objective=objective,
+        shards=shards,
+        entries=entries(),
+        config=config,
+        run_dir=run_dir,
+        context=RankContext(rank=0, world_size=1, device=torch.device("cpu")),
+        data_hash="",
+        log=print,
+    )
     for perform in (train, perform_dry_run):
         with pytest.raises(ValueError, match="no-frames"):
-            perform(nn.Identity(), objective, shards, entries(), config, run_dir, context, data_hash="", log=print)
+            perform(task)
     assert not run_dir.exists()
     with pytest.raises(ValueError, match="no-frames"):
         EvalDataset(shards, entries(), SAMPLING)
