@@ -17,7 +17,7 @@ from cmd_extract.system.lazy import lazy_attributes
 if TYPE_CHECKING:
     from cmd_eval.api.model import VideoModel, load_model
     from cmd_eval.features.store import FeatureError, Features, read_features
-    from cmd_eval.results.schema import read_result
+    from cmd_eval.results.files import read_result
 
 __all__ = ["FeatureError", "Features", "VideoModel", "load_model", "read_features", "read_result"]
 
@@ -26,6 +26,6 @@ __getattr__, __dir__ = lazy_attributes(
     {
         **dict.fromkeys(("FeatureError", "Features", "read_features"), "cmd_eval.features.store"),
         **dict.fromkeys(("VideoModel", "load_model"), "cmd_eval.api.model"),
-        "read_result": "cmd_eval.results.schema",
+        "read_result": "cmd_eval.results.files",
     },
 )

@@ -23,6 +23,7 @@ from cmd_eval.cli.options import (
     part_options,
     recorded_settings,
     resolve_columns,
+    save_result,
     seed_option,
     set_option,
     split_columns_option,
@@ -84,7 +85,7 @@ def decoupling(
     from cmd_eval.features.handcrafted import motion_grid_features
     from cmd_eval.features.source import name_suffixes, run_folder
     from cmd_eval.features.store import MOTION_GRIDS
-    from cmd_eval.results.schema import EVAL_FOLDER, result_name, write_result
+    from cmd_eval.results.schema import EVAL_FOLDER, result_name
     from cmd_extract.shard.folders import open_folders
 
     given = {name: path for name, path in zip(HEADS, (both, context, motion), strict=True) if path is not None}
@@ -111,8 +112,7 @@ def decoupling(
     click.echo(decoupling_table(record))
     suffixes = name_suffixes(networks[next(iter(given))].provenance)
     path = output or run_folder(first) / EVAL_FOLDER / result_name("decoupling", spec.name, *suffixes)
-    write_result(path, record)
-    click.echo(f"Result written to {path}")
+    save_result(path, record)
 
 
 @click.command(short_help="Measure the effect of motion prediction as an auxiliary loss.")

@@ -129,6 +129,14 @@ def retrieval_options(default_column: str) -> Callable[[Command], Command]:
     return add
 
 
+def save_result(path: Path, record: Mapping[str, Any]) -> None:
+    """Write a result file and print its path."""
+    from cmd_eval.results.files import write_result
+
+    write_result(path, record)
+    click.echo(f"Result written to {path}")
+
+
 def open_selected_features(**selected: Any) -> Features:
     """Open the features selected by ``source_options``; they are computed first if necessary."""
     from cmd_eval.features.source import FeatureSource, open_features

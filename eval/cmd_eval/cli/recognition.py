@@ -18,6 +18,7 @@ from cmd_eval.cli.options import (
     part_options,
     recorded_settings,
     resolve_columns,
+    save_result,
     seed_option,
     skip_copies_option,
     source_options,
@@ -52,7 +53,7 @@ def probe(method: str, confusion: bool, output: Path | None, **options: Any) -> 
     (regularization C, or k) is selected by cross-validation on the training videos, with groups kept together.
     """
     from cmd_eval.features.source import name_suffixes, result_folder
-    from cmd_eval.results.schema import result_name, write_result
+    from cmd_eval.results.schema import result_name
     from cmd_eval.results.tables import confusion_table, probe_table
     from cmd_eval.tasks.run_probe import run_probe
 
@@ -68,8 +69,7 @@ def probe(method: str, confusion: bool, output: Path | None, **options: Any) -> 
     name = result_name("probe", method, spec.name, *name_suffixes(features.provenance))
     path = output or (folder and folder / name)
     if path is not None:
-        write_result(path, record)
-        click.echo(f"Result written to {path}")
+        save_result(path, record)
 
 
 @click.command(short_help="Test fine-tuned networks: top-1 and top-5.")
@@ -100,7 +100,6 @@ def recognition(
     """
     from cmd_eval.data.splits import EACH_COLUMN
     from cmd_eval.data.table import VideoTable
-    from cmd_eval.results.schema import write_result
     from cmd_eval.tasks.recognition import RecognitionSpec, evaluate_recognition, recognition_record
     from cmd_extract.shard.folders import open_folders
 
@@ -117,16 +116,14 @@ def recognition(
             click.echo(note, err=True)
         click.echo(_summary(run))
         if output is None:
-            write_result(run.result_path, recognition_record([run]))
-            click.echo(f"Result written to {run.result_path}")
+            save_result(run.result_path, recognition_record([run]))
     record = recognition_record(runs)
     if len(runs) > 1:
         for measure, name in (("top1", "top-1"), ("top5", "top-5")):
             mean = record["mean"][0][measure]
             click.echo(f"{name}: mean {mean['value']:.1%}, spread {mean['spread']:.1%} over {mean['splits']} results")
     if output is not None:
-        write_result(output, record)
-        click.echo(f"Result written to {output}")
+        save_result(output, record)
 
 
 def _summary(run: RecognitionRun) -> str:

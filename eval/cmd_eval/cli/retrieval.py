@@ -17,6 +17,7 @@ from cmd_eval.cli.options import (
     open_features_and_splits,
     output_option,
     retrieval_options,
+    save_result,
     source_options,
     split_spec,
 )
@@ -96,7 +97,6 @@ def baseline(
 
 
 def _retrieve(features: Features, spec: EvalSplitSpec, output: Path | None, per_class: bool) -> None:
-    from cmd_eval.results.schema import write_result
     from cmd_eval.results.tables import class_table, retrieval_table
     from cmd_eval.tasks.run_retrieval import run_retrieval
 
@@ -107,8 +107,7 @@ def _retrieve(features: Features, spec: EvalSplitSpec, output: Path | None, per_
     if per_class:
         click.echo(class_table(run.record))
     if output is not None:
-        write_result(output, run.record)
-        click.echo(f"Result written to {output}")
+        save_result(output, run.record)
 
 
 @click.command(short_help="Retrieval results side by side.")

@@ -14,14 +14,13 @@ from cmd_eval.data.table import VideoTable
 from cmd_eval.experiments.jobs import check_run_dir, train_all
 from cmd_eval.features.source import unique
 from cmd_eval.metrics.paired import Difference, Pair, mean_difference
+from cmd_eval.results.files import read_result, write_result
 from cmd_eval.results.schema import (
     EVAL_FOLDER,
     Provenance,
     clip_suffixes,
     mean_and_spread,
-    read_result,
     result_record,
-    write_result,
 )
 from cmd_eval.tasks.recognition import (
     RecognitionSpec,

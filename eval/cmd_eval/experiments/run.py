@@ -26,7 +26,8 @@ from cmd_eval.features.handcrafted import color_histogram_features, motion_grid_
 from cmd_eval.features.readout import ReadoutName
 from cmd_eval.features.source import FeatureSource, length_notes, open_features, unique
 from cmd_eval.features.store import COLOR_HISTOGRAM, MOTION_GRIDS, Features
-from cmd_eval.results.schema import EVAL_FOLDER, Provenance, read_result, result_record, write_result
+from cmd_eval.results.files import read_result, write_result
+from cmd_eval.results.schema import EVAL_FOLDER, Provenance, result_record
 from cmd_eval.results.tables import evidence_table
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.console.tables import format_markdown

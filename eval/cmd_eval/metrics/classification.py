@@ -88,7 +88,8 @@ def accuracy_record(
         row: dict[str, Any] = {"class": name, "test": len(own), "accuracy": None, "low": None, "high": None}
         if len(own):
             interval = mean_interval(own, list(group_N[truth_N == number]), seed=seed)
-            row |= {"accuracy": float(accuracy[number]), "low": interval.low, "high": interval.high}
+            row |= interval.as_json() | {"accuracy": float(accuracy[number])}
+            del row["value"]
         per_class.append(row)
     return {
         "top1": mean_interval(top1_N.astype(np.float64), groups, seed=seed).as_json(),

@@ -16,31 +16,33 @@ RECALL_RANKS = (1, 5, 10, 20, 50)
 """Values of k for which the literature reports R@k."""
 
 
-def recall_hits(
-    neighbor_rows_QM: NDArray[np.int64], query_labels: Sequence[str], gallery_labels: Sequence[str], rank: int
-) -> NDArray[np.bool_]:
-    """Return for each query whether at least one of its k nearest gallery rows has the same label; the mean is R@k.
+NO_HIT = 0
+"""Rank of the first hit where no neighbor is a hit."""
+
+
+def first_hits(
+    neighbor_rows_QM: NDArray[np.int64], query_labels: Sequence[str], gallery_labels: Sequence[str]
+) -> NDArray[np.int64]:
+    """Return the rank of the nearest gallery row with the label of the query; R@k is the share of ranks up to k.
 
     Args:
-        neighbor_rows_QM: gallery rows, nearest first; M is at least ``rank`` or the size of the gallery.
+        neighbor_rows_QM: gallery rows, nearest first; -1 where there is no further row.
         query_labels: Q labels.
         gallery_labels: G labels.
-        rank: k.
 
     Returns:
-        (Q,) bool.
+        (Q,) int64, starting at 1; ``NO_HIT`` if none of the M rows has the label.
 
     Raises:
-        ValueError: there are no queries, or too few neighbors.
+        ValueError: there are no queries.
     """
-    queries, neighbors = neighbor_rows_QM.shape
+    queries = len(neighbor_rows_QM)
     if queries == 0 or queries != len(query_labels):
         raise ValueError(f"query_labels: {len(query_labels)} labels for {queries} rows of neighbors")
-    if neighbors < min(rank, len(gallery_labels)):
-        raise ValueError(f"neighbor_rows_QM: {neighbors} neighbors, need {rank}")
-    labels = np.asarray(gallery_labels, dtype=object)[neighbor_rows_QM[:, :rank]]
-    hits: NDArray[np.bool_] = (labels == np.asarray(query_labels, dtype=object)[:, None]).any(axis=1)
-    return hits
+    number_of = {label: number for number, label in enumerate(dict.fromkeys((*query_labels, *gallery_labels)))}
+    number_G = np.array([*(number_of[label] for label in gallery_labels), -1])  # -1 for row -1
+    hit_QM = number_G[neighbor_rows_QM] == np.array([number_of[label] for label in query_labels])[:, None]
+    return np.where(hit_QM.any(axis=1), hit_QM.argmax(axis=1) + 1, NO_HIT)
 
 
 def chance_recall_at(
@@ -59,4 +61,5 @@ def chance_recall_at(
     size = len(gallery_labels) - leave_one_out
     matches = np.array([gallery_counts[label] - leave_one_out for label in labels])
     misses = hypergeom.pmf(0, size, matches, min(rank, size))
-    return float(1.0 - np.average(misses, weights=queries))
+    # The mean of ones may exceed 1 by its rounding error.
+    return max(0.0, float(1.0 - np.average(misses, weights=queries)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -92,21 +92,20 @@ def write_report(run_dir: Path, output: Path, folders: Folders = ()) -> WrittenR
 def gather(inputs: RunInputs, folders: Folders) -> dict[str, Any]:
     """Collect the content of the template."""
     left_out = list(inputs.unread)
-    usable = _usable(inputs, left_out)
-    shards, reason = find_shards(folders, usable)
-    labels = _labels(usable, shards)
-    charts = training_charts(usable.metrics) + evidence_charts(_evidence(usable), inputs.run_dir, left_out)
+    shards, reason = find_shards(folders, inputs)
+    labels = _labels(inputs, shards)
+    charts = training_charts(inputs.metrics) + evidence_charts(_evidence(inputs), inputs.run_dir, left_out)
     if not charts:
         left_out.append("training curves: no metrics.jsonl; imported weights have none")
-    examples, confusions, maps = _examples(usable, shards, left_out), _confusions(usable), _maps(usable, left_out)
-    left_out += _missing_results(usable)
+    examples, confusions, maps = _examples(inputs, shards, left_out), _confusions(inputs), _maps(inputs, left_out)
+    left_out += _missing_results(inputs)
     motion = _motion(shards, left_out) if shards else []
     if shards is None:
         left_out.append(f"retrieval examples and motion vectors: {reason}; give the shards with `--shards`")
     return {
-        "summary": summarize(usable, shards),
+        "summary": summarize(inputs, shards),
         "version": version("context-motion-decoupling"),
-        "sections": result_sections(usable.results, identify_dataset(labels)),
+        "sections": result_sections(inputs.results, identify_dataset(labels)),
         "charts": charts,
         "examples": examples,
         "motion": motion,
@@ -115,25 +114,6 @@ def gather(inputs: RunInputs, folders: Folders) -> dict[str, Any]:
         "maps": maps,
         "left_out": left_out,
     }
-
-
-def _usable(inputs: RunInputs, left_out: list[str]) -> RunInputs:
-    """Drop results that lack required fields, with a line in ``left_out`` for each."""
-    kept: dict[str, list[Record]] = {}
-    for kind, records in inputs.results.items():
-        for record in records:
-            try:
-                result_sections({kind: [record]}, None)
-                _confusion_views(kind, [record])
-                summarize(replace(inputs, results={kind: [record]}), None)
-            except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
-                left_out.append(
-                    f"{inputs.eval_dir / record['file']}: incomplete result of kind {kind} "
-                    f"({type(error).__name__}: {error}); run the command that created it again"
-                )
-            else:
-                kept.setdefault(kind, []).append(record)
-    return replace(inputs, results=kept)
 
 
 def _evidence(inputs: RunInputs) -> Sequence[Record]:

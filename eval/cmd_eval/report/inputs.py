@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cmd_eval.results.schema import EVAL_FOLDER, read_result
+from cmd_eval.results.files import read_result
+from cmd_eval.results.schema import EVAL_FOLDER
 from cmd_extract.errors import ShardError
 from cmd_extract.shard.folders import Folders, join_paths, open_folders, split_paths
 from cmd_extract.shard.reader import ShardSet

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cmd_eval.results.schema import read_result
+from cmd_eval.results.files import read_result
 from cmd_eval.results.tables import format_mean, format_percent, format_share, split_name
 from cmd_extract.console.tables import format_table
 

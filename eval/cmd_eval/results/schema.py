@@ -1,11 +1,10 @@
-"""Result files: provenance, reading and writing, and means over splits.
+"""Provenance and names of result files, and means over splits.
 
-A result is a JSON object with a ``kind`` and a ``provenance``; ``eval/README.md`` lists the kinds and their fields.
+``cmd_eval.results.records`` defines the content of result files, ``cmd_eval.results.files`` reads and writes them.
 """
 
 from __future__ import annotations
 
-import json
 import math
 import platform
 import re
@@ -14,13 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
-from cmd_extract.system.files import atomic_write, remove_leftovers
-
 RESULT_FORMAT = 1
-KINDS = ("retrieval", "probe", "recognition", "auxiliary", "decoupling", "evidence")
 DEFAULT_CLIPS = 10
 """Clips per video, as in the paper."""
 EVAL_FOLDER = "eval"
@@ -72,8 +67,9 @@ class Provenance:
     software: Mapping[str, str] = field(default_factory=lambda: software_versions())
 
     def as_json(self) -> dict[str, Any]:
-        """Return the fields for a result file, with the current time."""
+        """Return the fields for a result file, with the current time; metrics that are not finite are left out."""
         fields = asdict(self)
+        fields["pretext"] = {name: value for name, value in self.pretext.items() if math.isfinite(value)}
         return {
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
             "versions": fields.pop("software"),
@@ -91,15 +87,10 @@ def result_record(kind: str, provenance: Provenance, **fields: Any) -> dict[str,
     """Return the content of a result file.
 
     Args:
-        kind: one of ``KINDS``.
+        kind: one of ``cmd_eval.results.files.KINDS``.
         provenance: origin of the figures.
         fields: fields of this kind of result.
-
-    Raises:
-        ValueError: ``kind`` is unknown.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind: {kind!r} is not one of {', '.join(KINDS)}")
     return {"kind": kind, "format": RESULT_FORMAT, "provenance": provenance.as_json(), **fields}
 
 
@@ -123,42 +114,6 @@ def part_suffixes(test_part: str, train_part: str) -> list[str]:
     return [] if (test_part, train_part) == ("test", "train") else [test_part, "in", train_part]
 
 
-def write_result(path: Path, record: Mapping[str, Any]) -> None:
-    """Write a result file atomically; NaN and infinity are written as null.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    remove_leftovers(path.parent)
-    with atomic_write(path) as temporary:
-        temporary.write_text(json.dumps(_finite(record), indent=1, allow_nan=False) + "\n", "utf-8")
-
-
-def read_result(path: Path, kind: str | None = None) -> dict[str, Any]:
-    """Read a result file.
-
-    Args:
-        path: the file.
-        kind: expected kind; None accepts any kind.
-
-    Raises:
-        ValueError: the file is not a result, or has another kind or format version.
-    """
-    try:
-        record = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not a result of cmd-eval ({error})") from error
-    if not isinstance(record, dict) or record.get("kind") not in KINDS or "provenance" not in record:
-        raise ValueError(f"{path}: not a result of cmd-eval; pass a JSON file written by one of its commands")
-    if record.get("format") != RESULT_FORMAT:
-        raise ValueError(
-            f"{path}: result format version {record.get('format')} is not supported (expected {RESULT_FORMAT})"
-        )
-    if kind is not None and record["kind"] != kind:
-        raise ValueError(f"{path}: is a {record['kind']} result, expected {kind}")
-    return record
-
-
 def mean_and_spread(values: Sequence[float]) -> dict[str, float | int | None]:
     """Return the mean over splits, their sample standard deviation (None for one split), and their number.
 
@@ -172,12 +127,3 @@ def mean_and_spread(values: Sequence[float]) -> dict[str, float | int | None]:
         raise ValueError("values: empty, need the figure of at least one split")
     spread = statistics.stdev(values) if len(values) > 1 else None
     return {"value": statistics.fmean(values), "spread": spread, "splits": len(values)}
-
-
-def _finite(value: Any) -> Any:
-    """Replace floats that JSON cannot represent by None."""
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -204,6 +204,7 @@ def _split_record(
             {
                 "video": entry.video_id,
                 "class": entry.label,
+                "group": entry.group,
                 "predicted": result.classes[predicted],
                 "confidence": float(confidence),
                 "top1": bool(first),

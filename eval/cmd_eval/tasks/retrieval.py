@@ -18,7 +18,7 @@ from cmd_eval.data.splits import EvalSplit
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.store import Features
 from cmd_eval.metrics.intervals import Interval, mean_interval
-from cmd_eval.metrics.retrieval import RECALL_RANKS, chance_recall_at, recall_hits
+from cmd_eval.metrics.retrieval import NO_HIT, RECALL_RANKS, chance_recall_at, first_hits
 from cmd_eval.results.schema import mean_and_spread
 from cmd_train.monitoring.neighbors import nearest, nearest_others
 
@@ -33,17 +33,23 @@ class RetrievalResult:
 
     Attributes:
         split: queries and gallery; for leave-one-out without the queries whose label no other video has.
-        hits: for each k, (Q,) bool: whether a query's label is among its k nearest videos.
+        first_hit_Q: rank of the nearest video with the query's label, starting at 1; ``NO_HIT`` if it is not among the
+            M nearest.
         chance: for each k, the recall of random neighbors.
         neighbor_QM: rows of the nearest videos, nearest first.
         similarity_QM: their cosine similarities.
     """
 
     split: EvalSplit
-    hits: Mapping[int, NDArray[np.bool_]]
+    first_hit_Q: NDArray[np.int64]
     chance: Mapping[int, float]
     neighbor_QM: NDArray[np.int64]
     similarity_QM: NDArray[np.float32]
+
+    @property
+    def hits(self) -> dict[int, NDArray[np.bool_]]:
+        """For each k, (Q,) bool: whether a query's label is among its k nearest videos."""
+        return {k: (self.first_hit_Q != NO_HIT) & (self.first_hit_Q <= k) for k in self.chance}
 
     def recall(self, videos: VideoTable, seed: int = 0) -> dict[int, Interval]:
         """Return R@k for each k with its interval over the groups of the queries, or over queries without groups."""
@@ -62,11 +68,21 @@ class RetrievalResult:
             "gallery": len(split.gallery) - split.leave_one_out,
             "unlabeled_left_out": split.unlabeled,
             "copies_left_out": split.copies,
+            "searched": self.neighbor_QM.shape[1],
             "recall": {f"R@{k}": figure.as_json() for k, figure in self.recall(videos, seed).items()},
             "chance": {f"R@{k}": value for k, value in self.chance.items()},
             "per_class": self.per_class(videos, seed),
+            "videos": self.first_hits(videos),
             "examples": self.examples(videos),
         }
+
+    def first_hits(self, videos: VideoTable) -> list[dict[str, Any]]:
+        """Return the rank of the first hit of each query; None if it is not among the M nearest videos."""
+        names = videos.names(self.split.target)
+        return [
+            {"video": videos.ids[row], "class": names[row], "group": videos.groups[row], "rank": rank or None}
+            for row, rank in zip(self.split.query.tolist(), self.first_hit_Q.tolist(), strict=True)
+        ]
 
     def per_class(self, videos: VideoTable, seed: int = 0) -> list[dict[str, Any]]:
         """Return R@1 and R@5 of the queries of each class."""
@@ -74,11 +90,12 @@ class RetrievalResult:
             np.array([column[row] for row in self.split.query], dtype=object)
             for column in (videos.names(self.split.target), videos.groups)
         )
+        hits = self.hits
         table = []
         for name in sorted(set(names)):
             own = names == name
             figures = {
-                f"R@{k}": mean_interval(self.hits[k][own].astype(float), list(groups[own]), seed=seed).as_json()
+                f"R@{k}": mean_interval(hits[k][own].astype(float), list(groups[own]), seed=seed).as_json()
                 for k in CLASS_RANKS
             }
             table.append({"class": name, "queries": int(own.sum()), "recall": figures})
@@ -167,7 +184,7 @@ def retrieve(features: Features, split: EvalSplit, ranks: Sequence[int] = RECALL
     place_QM, loo = places.numpy(), split.leave_one_out
     return RetrievalResult(
         split=split,
-        hits={k: recall_hits(place_QM, query_names, gallery_names, min(k, place_QM.shape[1])) for k in ranks},
+        first_hit_Q=first_hits(place_QM, query_names, gallery_names),
         chance={k: chance_recall_at(query_names, gallery_names, k, leave_one_out=loo) for k in ranks},
         neighbor_QM=split.gallery[place_QM],
         similarity_QM=similarity.numpy(),

@@ -72,6 +72,23 @@ class ProbeResult:
         """Return 1 for each test video whose true class is among the k most likely ones, else 0."""
         return top_k_hits(self.score_NK, self.truth_N, k).astype(np.float64)
 
+    def predictions(self, videos: VideoTable) -> list[dict[str, Any]]:
+        """Return the prediction for each test video."""
+        hits = (top_k_hits(self.score_NK, self.truth_N, k).tolist() for k in (1, TOP))
+        numbers = self.truth_N.tolist(), most_likely(self.score_NK).tolist()
+        rows = zip(self.split.query.tolist(), *numbers, *hits, strict=True)
+        return [
+            {
+                "video": videos.ids[row],
+                "class": self.classes[truth],
+                "group": videos.groups[row],
+                "predicted": self.classes[predicted],
+                "top1": first,
+                "top5": fifth,
+            }
+            for row, truth, predicted, first, fifth in rows
+        ]
+
     def as_json(self, videos: VideoTable, seed: int = 0) -> dict[str, Any]:
         """Return the split's entry in a result file."""
         return {
@@ -94,6 +111,7 @@ class ProbeResult:
                 [videos.groups[row] for row in self.split.query],
                 seed=seed,
             ),
+            "videos": self.predictions(videos),
             "chosen": {PARAMETERS[self.method]: self.validation.best},
             "validation": {
                 "folds": self.validation.folds,

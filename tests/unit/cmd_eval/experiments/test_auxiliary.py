@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from cmd_eval.experiments.auxiliary import Comparison, _known_result, check_comparison, leakage_notes
-from cmd_eval.results.schema import write_result
+from cmd_eval.results.files import write_result
 from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
 from cmd_train.cli.main import main as train_main
 from cmd_train.config import build_config

@@ -246,7 +246,7 @@ def test_problems_are_listed_and_the_rest_is_shown(tmp_path: Path, monkeypatch: 
     page = (run / "report.html").read_text("utf-8")
     assert "retrieval example of gone: r.json lists gone" in result.output
     assert f"motion vectors of {here}: {here}: cannot decode a stored image" in result.output
-    assert "time.json: incomplete result of kind recognition (ValueError: Invalid isoformat" in result.output
+    assert "time.json: incomplete or invalid recognition result (Invalid RFC3339 encoded datetime" in result.output
     assert page.count(">query</div>") == 1
     assert "a\\udcff" in page
 
@@ -262,8 +262,8 @@ def test_incomplete_results_are_listed_and_the_rest_is_shown(tmp_path: Path) -> 
     put(run, uneven, "uneven.json")
     written = write_report(run, tmp_path / "report.html")
     left_out = "\n".join(written.left_out)
-    assert "broken.json: incomplete result of kind probe (KeyError: 'top1')" in left_out
-    assert "uneven.json: incomplete result of kind recognition (ValueError: confusion" in left_out
+    assert "broken.json: incomplete or invalid probe result (Object missing required field `top1`" in left_out
+    assert "uneven.json: incomplete or invalid recognition result (confusion: 1 entries for 4 classes" in left_out
     assert "probe: no result; run `cmd-eval probe" in left_out
     page = (tmp_path / "report.html").read_text()
     assert "trained network, step 9" in page

@@ -15,7 +15,8 @@ from cmd_eval.data.table import VideoTable
 from cmd_eval.features.handcrafted import describe_motion
 from cmd_eval.features.store import Features
 from cmd_eval.results.comparison import comparison_table
-from cmd_eval.results.schema import Provenance, write_result
+from cmd_eval.results.files import write_result
+from cmd_eval.results.schema import Provenance
 from cmd_eval.results.tables import class_table, retrieval_table
 from cmd_eval.tasks.retrieval import retrieve, spread_over_classes
 from cmd_eval.tasks.run_retrieval import run_retrieval
