@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmd_eval.cli.options import (
-    FILE,
     FOLDER,
     ONLY_COLUMN,
     OUTPUT_FILE,
@@ -21,6 +20,7 @@ from cmd_eval.cli.options import (
     source_options,
     split_spec,
 )
+from cmd_eval.results.formats import FORMATS
 from cmd_extract.console.commands import command_line
 from cmd_extract.console.progress import ProgressDisplay
 
@@ -110,10 +110,20 @@ def _retrieve(features: Features, spec: EvalSplitSpec, output: Path | None, per_
         save_result(output, run.record)
 
 
-@click.command(short_help="Retrieval results side by side.")
-@click.argument("results", nargs=-1, required=True, type=FILE)
-def compare(results: tuple[Path, ...]) -> None:
-    """Show several result files of retrieval and baseline side by side, with chance."""
-    from cmd_eval.results.comparison import comparison_table
+@click.command(short_help="Results side by side, with paired differences.")
+@click.argument("results", metavar="[NAME=]RESULT.json...", nargs=-1, required=True)
+@click.option("--format", "style", type=click.Choice(FORMATS), default="table", help="Output format.")
+def compare(results: tuple[str, ...], style: str) -> None:
+    """Show results of retrieval, probe and recognition side by side, with chance and paired differences.
 
-    click.echo(comparison_table(results))
+    The first result is the reference: differences to it are computed video by video, with an interval over groups of
+    videos. Results with the same NAME are runs of one method with different seeds; the interval then covers other
+    seeds, too. The name of a file without NAME is its stem.
+    """
+    from cmd_eval.results.formats import format_tables
+    from cmd_eval.tasks.comparison import comparison_tables, pretext_lines, read_methods
+
+    methods = read_methods(results)
+    click.echo(format_tables(comparison_tables(methods), style))
+    if style == "table" and (lines := pretext_lines(methods)):
+        click.echo("\n" + "\n".join(lines))

@@ -272,6 +272,7 @@ def _pairs(results: Mapping[tuple[str, int, str], Mapping[str, Any]], arm: str) 
                 split_column=column,
                 seed=seed,
                 videos=tuple(row["video"] for row in plain),
+                groups=tuple(row["group"] for row in plain),
                 plain_N=np.array([row["top1"] for row in plain]),
                 changed_N=np.array([row["top1"] for row in changed]),
             )

@@ -125,21 +125,30 @@ def _bootstrap(
 
 def _count_units(value_N: NDArray[np.float64], groups: Sequence[str] | None) -> tuple[int, str]:
     """Return the number of independent units, and what they are."""
-    units = len(_units(value_N, groups)[0])
-    return units, "groups" if units < len(value_N) else "videos"
+    unit_N, unit = unit_numbers(groups, len(value_N))
+    return int(unit_N.max()) + 1, unit
 
 
 def _units(
     value_N: NDArray[np.float64], groups: Sequence[str] | None
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the sum of the values and the number of items of each independent unit."""
-    if groups is None:
-        return value_N, np.ones_like(value_N)
-    # A name that cannot be a group's keeps items without group apart.
-    names = [group or ("", number) for number, group in enumerate(groups)]
-    number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
-    unit_N = np.array([number_of[name] for name in names])
+    unit_N, _ = unit_numbers(groups, len(value_N))
     return np.bincount(unit_N, value_N).astype(np.float64), np.bincount(unit_N).astype(np.float64)
+
+
+def unit_numbers(groups: Sequence[str] | None, items: int) -> tuple[NDArray[np.int64], str]:
+    """Return the number of each item's independent unit, and what these are: ``groups`` or ``videos``.
+
+    Args:
+        groups: group of each item; items with an empty name are groups of their own. None if there are no groups.
+        items: number of items.
+    """
+    # A name that cannot be a group's keeps items without group apart.
+    names = [group or ("", number) for number, group in enumerate(groups or [""] * items)]
+    number_of = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    unit_N = np.array([number_of[name] for name in names], np.int64)
+    return unit_N, "groups" if len(number_of) < items else "videos"
 
 
 def _ratio(sum_U: NDArray[np.float64], count_U: NDArray[np.float64], axis: int) -> NDArray[np.float64]:

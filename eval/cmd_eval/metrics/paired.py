@@ -1,6 +1,6 @@
-"""Effect of a change of supervised training: difference in top-1 accuracy over pairs of runs, with its interval.
+"""Differences between runs that were tested on the same videos, with intervals over groups of videos and over seeds.
 
-Shape legend: N test videos of a pair.
+Shape legend: N test videos, R runs with different seeds, U units: groups of videos, or videos without a group.
 """
 
 # ruff: noqa: N815 (field names carry the shapes of their arrays)
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-LEVEL = 0.95
+from cmd_eval.metrics.intervals import LEVEL, Interval, mean_interval, unit_numbers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,19 +26,21 @@ class Pair:
     Attributes:
         split_column, seed: shared by both runs.
         videos: N video ids.
+        groups: N group names; videos with an empty name are independent.
         plain_N, changed_N: whether each video was classified correctly by the run without and with the change.
     """
 
     split_column: str
     seed: int
     videos: tuple[str, ...]
+    groups: tuple[str, ...]
     plain_N: NDArray[np.bool_]
     changed_N: NDArray[np.bool_]
 
     def __post_init__(self) -> None:
-        sizes = (len(self.videos), len(self.plain_N), len(self.changed_N))
+        sizes = (len(self.videos), len(self.groups), len(self.plain_N), len(self.changed_N))
         if not sizes[0] or len(set(sizes)) > 1:
-            raise ValueError(f"videos, plain_N, changed_N: lengths {sizes}, must be equal and at least 1")
+            raise ValueError(f"videos, groups, plain_N, changed_N: lengths {sizes}, must be equal and at least 1")
 
     @property
     def difference_per_video(self) -> NDArray[np.float64]:
@@ -56,7 +58,7 @@ class Difference:
         pairs: number of pairs.
         splits: number of splits.
         error_of_runs: standard error between splits, or between seeds if there is one split; None for a single pair.
-        error_of_videos: standard error from the choice of test videos.
+        error_of_videos: standard error from the choice of test videos, or of groups of them.
     """
 
     value: float
@@ -77,9 +79,10 @@ def mean_difference(pairs: Sequence[Pair]) -> Difference:
       splits, the standard error is the standard deviation of the splits' mean differences divided by the square root
       of the number of splits (one-way random effects, seeds nested in splits). With one split, the same is computed
       over its pairs; the interval then covers other seeds of this split only.
-    - Videos: a test video counts once, however many pairs tested it. Its contribution to the mean is the sum over its
-      pairs of (difference / number of videos in the pair) / number of pairs. The standard error is that of a sum of V
-      independent contributions, sqrt(V / (V - 1) * sum of squared deviations from their mean).
+    - Videos: a test video counts once, however many pairs tested it, and the videos of a group are not independent. The
+      contribution of a unit (a group, or a video without a group) is the sum over its videos and their pairs of
+      (difference - mean) / number of videos in the pair / number of pairs. The standard error is that of a sum of U
+      independent contributions, sqrt(U / (U - 1) * sum of their squares).
 
     The half-width of the interval is this error times the 97.5 % quantile of Student's t with (splits - 1) degrees of
     freedom, or (pairs - 1) with one split. A bootstrap over three runs would be far too narrow. This interval is
@@ -96,17 +99,18 @@ def mean_difference(pairs: Sequence[Pair]) -> Difference:
     if not pairs:
         raise ValueError("pairs: empty, need at least one")
     by_split: dict[str, list[float]] = defaultdict(list)
-    contributions: dict[str, float] = defaultdict(float)
     for pair in pairs:
         by_split[pair.split_column].append(float(pair.difference_per_video.mean()))
-        for video, difference in zip(pair.videos, pair.difference_per_video, strict=True):
-            contributions[video] += float(difference) / (len(pair.videos) * len(pairs))
+    value = float(np.mean([difference for differences in by_split.values() for difference in differences]))
+    contributions: dict[tuple[str, str], float] = defaultdict(float)
+    for pair in pairs:
+        for video, group, difference in zip(pair.videos, pair.groups, pair.difference_per_video, strict=True):
+            unit = ("group", group) if group else ("video", video)
+            contributions[unit] += (float(difference) - value) / (len(pair.videos) * len(pairs))
     if len({len(differences) for differences in by_split.values()}) > 1:
         counts = ", ".join(f"{len(differences)} of {name}" for name, differences in by_split.items())
         raise ValueError(f"pairs: {counts}; need the same number for each split")
-    videos = len(contributions)
-    spread = np.array(list(contributions.values())).var() * videos
-    error_of_videos = math.sqrt(spread * videos / (videos - 1)) if videos > 1 else math.inf
+    error_of_videos = math.sqrt(_variance_of_sum(np.array(list(contributions.values()))))
     split_means = [float(np.mean(differences)) for differences in by_split.values()]
     means = np.array(split_means if len(split_means) > 1 else next(iter(by_split.values())))
     units = len(means)
@@ -114,7 +118,6 @@ def mean_difference(pairs: Sequence[Pair]) -> Difference:
     quantile = (1 + LEVEL) / 2
     factor = float(norm.ppf(quantile) if units == 1 else t.ppf(quantile, units - 1))
     half = factor * math.hypot(error_of_runs or 0.0, error_of_videos)
-    value = float(means.mean())
     return Difference(
         value=value,
         low=max(value - half, -1.0),
@@ -124,3 +127,57 @@ def mean_difference(pairs: Sequence[Pair]) -> Difference:
         error_of_runs=error_of_runs,
         error_of_videos=error_of_videos,
     )
+
+
+def _variance_of_sum(contribution_U: NDArray[np.float64]) -> float:
+    """Return the variance of a sum of independent contributions with mean 0; infinite for a single one."""
+    units = len(contribution_U)
+    return float((contribution_U**2).sum() * units / (units - 1)) if units > 1 else math.inf
+
+
+def runs_difference(
+    first_RN: NDArray[np.float64], second_RN: NDArray[np.float64], groups: Sequence[str] | None = None
+) -> Interval:
+    """Compute the mean difference between two methods on the same videos, with a 95 % interval over groups and seeds.
+
+    A method may have several runs, which differ in the seed. The interval adds up to three independent variances:
+
+    - Videos: that of the mean over videos of the difference in hit rate (over runs), with whole groups as units, as in
+      ``mean_difference``; U - 1 degrees of freedom.
+    - Runs of each method, if there are several: the variance of their means over videos, divided by their number;
+      R - 1 degrees of freedom. Without several runs, the interval does not cover other seeds of this method.
+
+    The half-width is the square root of their sum times the 97.5 % quantile of Student's t, with degrees of freedom by
+    Welch and Satterthwaite. It is slightly conservative, since chance within a run contributes to both.
+
+    If no video differs, the limits are those of the share of differing videos: Wilson's interval for none of U units.
+
+    Args:
+        first_RN, second_RN: one row per run and one value per video, for example 1 for a hit; the numbers of runs may
+            differ.
+        groups: group of each video; videos with an empty name are independent.
+
+    Raises:
+        ValueError: there are no runs or videos, or the videos differ in number.
+    """
+    sides = [np.atleast_2d(np.asarray(side, dtype=np.float64)) for side in (first_RN, second_RN)]
+    videos = sides[0].shape[1]
+    if not sides[0].size or not sides[1].size or sides[1].shape[1] != videos:
+        raise ValueError(f"second_RN: shape {sides[1].shape}, but first_RN has {sides[0].shape}")
+    unit_N, unit = unit_numbers(groups, videos)
+    units = int(unit_N.max()) + 1
+    difference_N = sides[0].mean(axis=0) - sides[1].mean(axis=0)
+    value = float(difference_N.mean())
+    if all((side == side[0]).all() for side in sides) and not difference_N.any():
+        limit = mean_interval(np.zeros(units)).high
+        return Interval(value=0.0, low=-limit, high=limit, unit=unit, units=units)
+    parts = [(_variance_of_sum(np.bincount(unit_N, difference_N - value) / videos), units - 1)]
+    parts += [(float(side.mean(axis=1).var(ddof=1)) / len(side), len(side) - 1) for side in sides if len(side) > 1]
+    variance = sum(part for part, _ in parts)
+    if not 0 < variance < math.inf:  # all videos differ alike, or there is a single group
+        half = 0.0 if variance == 0 else 2.0
+    else:
+        freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
+        half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
+    low, high = max(value - half, -1.0), min(value + half, 1.0)
+    return Interval(value=value, low=low, high=high, unit=unit, units=units)

@@ -8,13 +8,18 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from cmd_eval.metrics.paired import Difference, Pair, mean_difference
+from cmd_eval.metrics.paired import Difference, Pair, mean_difference, runs_difference
 
 
-def pair(column: str, seed: int, plain: list[int], motion: list[int], first: int = 0) -> Pair:
-    videos = tuple(f"{column}-{first + n}" for n in range(len(plain)))
+def pair(column: str, seed: int, plain: list[int], motion: list[int], groups: list[str] | None = None) -> Pair:
+    videos = tuple(f"{column}-{n}" for n in range(len(plain)))
     return Pair(
-        split_column=column, seed=seed, videos=videos, plain_N=np.array(plain, bool), changed_N=np.array(motion, bool)
+        split_column=column,
+        seed=seed,
+        videos=videos,
+        groups=tuple(groups or [""] * len(plain)),
+        plain_N=np.array(plain, bool),
+        changed_N=np.array(motion, bool),
     )
 
 
@@ -87,4 +92,69 @@ def test_missing_pairs_are_rejected() -> None:
     with pytest.raises(ValueError, match="pairs: empty"):
         mean_difference([])
     with pytest.raises(ValueError, match="must be equal"):
-        Pair(split_column="s", seed=0, videos=("a",), plain_N=np.ones(2, bool), changed_N=np.ones(1, bool))
+        Pair(
+            split_column="s", seed=0, videos=("a",), groups=("",), plain_N=np.ones(2, bool), changed_N=np.ones(1, bool)
+        )
+
+
+def test_videos_of_a_group_are_one_unit() -> None:
+    # Each group has the same difference in all its videos: as many observations as groups.
+    groups = [name for name in "abcde" for _ in range(4)]
+    motion = [int(name in "ab") for name in groups]
+    found = mean_difference([pair("s", 0, [0] * 20, motion, groups)])
+    assert found.error_of_videos == pytest.approx(stats.sem([1, 1, 0, 0, 0]))
+    alone = mean_difference([pair("s", 0, [0] * 20, motion)])
+    assert alone.error_of_videos == pytest.approx(stats.sem(motion))
+
+
+def test_difference_of_single_runs_is_that_of_a_t_test_over_groups() -> None:
+    rng = np.random.default_rng(1)
+    first, second = rng.random((2, 30)) < 0.5
+    found = runs_difference(first, second)
+    low, high = stats.ttest_rel(first.astype(float), second.astype(float)).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((low, high))
+    assert found.value == pytest.approx(first.mean() - second.mean())
+    assert (found.unit, found.units) == ("videos", 30)
+    # Copies of every video within its group add nothing.
+    copied = runs_difference(first.repeat(3), second.repeat(3), [str(n // 3) for n in range(90)])
+    assert (copied.low, copied.high) == pytest.approx((low, high))
+    assert (copied.unit, copied.units) == ("groups", 30)
+
+
+def test_difference_of_runs_without_variation_between_videos_is_welchs_t_test() -> None:
+    # Each run hits all videos by the same amount, so that only the runs vary.
+    first, second = np.array([0.5, 0.7, 0.6]), np.array([0.2, 0.3])
+    found = runs_difference(first[:, None].repeat(40, 1), second[:, None].repeat(40, 1))
+    interval = stats.ttest_ind(first, second, equal_var=False).confidence_interval(0.95)
+    assert (found.low, found.high) == pytest.approx((interval.low, interval.high))
+
+
+def test_equal_predictions_are_not_a_certain_difference_of_zero() -> None:
+    hits = np.arange(20) % 2
+    found = runs_difference(hits, hits, [""] * 20)
+    assert found.value == 0
+    assert -found.low == found.high == pytest.approx(stats.binomtest(0, 20).proportion_ci(method="wilson").high)
+    assert runs_difference(hits, hits, ["one"] * 20).high > 0.7, "a single group says little"
+    assert runs_difference(hits, 1 - hits, ["one"] * 20).high == 1
+    with pytest.raises(ValueError, match="second_RN: shape"):
+        runs_difference(np.ones(3), np.ones(4))
+
+
+@pytest.mark.parametrize(("runs", "groups"), [((1, 1), 30), ((3, 3), 30), ((3, 1), 60)])
+def test_difference_covers_other_groups_and_seeds(runs: tuple[int, int], groups: int) -> None:
+    """Videos of a group share their difficulty for both methods and the advantage of the first; seeds shift all videos.
+
+    The method with a single run has no variation between seeds, like hand-crafted features.
+    """
+    rng, covered, trials = np.random.default_rng(7), 0, 600
+    names = [str(n // 5) for n in range(groups * 5)]
+    for _ in range(trials):
+        ease = rng.uniform(0.25, 0.55, groups).repeat(5)
+        gain = rng.normal(0.15, 0.1, groups).repeat(5)
+        sides = []
+        for count, extra in zip(runs, (gain, 0), strict=True):
+            luck = rng.normal(0, 0.04, (count, 1)) if count > 1 else np.zeros((1, 1))
+            sides.append(rng.random((count, len(names))) < ease + extra + luck)
+        found = runs_difference(*sides, names)
+        covered += found.low <= 0.15 <= found.high
+    assert 0.93 <= covered / trials <= 0.985

@@ -14,7 +14,6 @@ from cmd_eval.data.splits import EvalSplitSpec, leave_one_out_split, part_split,
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.handcrafted import describe_motion
 from cmd_eval.features.store import Features
-from cmd_eval.results.comparison import comparison_table
 from cmd_eval.results.files import write_result
 from cmd_eval.results.schema import Provenance
 from cmd_eval.results.tables import class_table, retrieval_table
@@ -22,7 +21,6 @@ from cmd_eval.tasks.retrieval import retrieve, spread_over_classes
 from cmd_eval.tasks.run_retrieval import run_retrieval
 from cmd_extract.schema import MotionGrid
 from cmd_train.monitoring.neighbors import leave_one_out_recall, nearest_others
-from tests.unit.cmd_eval.report import result_files as results
 
 
 def table(rows: list[tuple[str, str, str]], prints: list[str] | None = None) -> VideoTable:
@@ -186,35 +184,6 @@ def test_run_over_several_splits(tmp_path: Path) -> None:
     assert "chance" in text
     assert "\nx " in class_table(run.record)
     write_result(tmp_path / "r.json", run.record)
-    assert "chance" in comparison_table([tmp_path / "r.json"])
-    (tmp_path / "bad.json").write_text("{}")
-    with pytest.raises(ValueError, match="not a result"):
-        comparison_table([tmp_path / "bad.json"])
-
-
-def test_comparison_shows_the_accuracy_of_directions_beside_the_majority(tmp_path: Path) -> None:
-    pretext = {"context_top1": 0.5, "context_top5": 0.9, "context_candidates": 16}
-    pretext |= {"motion_top1": 0.6, "motion_majority": 0.25}
-    write_result(tmp_path / "r.json", results.retrieval(results.provenance(pretext=pretext)))
-    *_, context, motion = comparison_table([tmp_path / "r.json"]).splitlines()
-    assert "context task of r, last training batches: top-1 50.0%, top-5 90.0% of 16 candidates" in context
-    assert motion.endswith("top-1 60.0% at moving positions (most frequent direction: 25.0%)")
-
-
-def test_results_that_are_not_comparable_have_separate_tables(tmp_path: Path) -> None:
-    changes = {"a": {}, "b": {}, "val": {"test_part": "val"}, "other": {"split_column": "split2"}, "data": {}}
-    for number, (name, change) in enumerate(changes.items()):
-        record = results.retrieval(results.provenance(data_hash="ef"[name == "data"] * 64), value=number / 10)
-        record["splits"][0] |= change | {"chance": {"R@1": 0.01 * (number // 2 + 1), "R@5": 0.5}}
-        write_result(tmp_path / f"{name}.json", record)
-    lines = comparison_table([tmp_path / f"{name}.json" for name in changes]).splitlines()
-    assert [line.split("  ")[0] for line in lines if "───" not in line] == [
-        *("retrieval by label, split1, data eeeeeeee", "a", "b", "chance"),
-        *("retrieval by label, split1 (val / train), data eeeeeeee", "val", "chance"),
-        *("retrieval by label, split2, data eeeeeeee", "other", "chance"),
-        *("retrieval by label, split1, data ffffffff", "data", "chance"),
-    ]
-    assert [line.split()[1] for line in lines if "chance" in line] == ["1.0", "2.0", "2.0", "3.0"]
 
 
 @pytest.mark.parametrize(
