@@ -33,6 +33,7 @@ DATA = {
     "cmd_eval/report/template/macros.html.j2",
     "cmd_eval/report/template/page.html.j2",
     "cmd_eval/report/template/style.css",
+    "cmd_eval/results/published.csv",
 }
 # Untracked files of a checkout; a clone has none of them.
 NOT_CLONED = (".*", "build", "dist", "shared", "*.egg-info", "__pycache__")

@@ -1,4 +1,6 @@
-"""Hand-crafted features of whole videos: motion-grid descriptors and color histograms. Nothing is trained.
+"""Hand-crafted features of whole videos: motion-grid descriptors and color histograms.
+
+No network is trained, but the settings of the motion descriptor were chosen with labels, see ``describe_motion``.
 
 Shape legend: V videos, F values of a descriptor, T frames, N sampled frames, H x W pixels, gh x gw grid cells.
 """
@@ -65,9 +67,9 @@ def describe_motion(motion: MotionGrid) -> NDArray[np.float64]:
     Camera motion, estimated as the median vector of each frame, is subtracted. The video is divided into 8 equal time
     bins. Each bin holds the mean vector (dx, dy, in pixels) of its moving cells; bins without moving cells are zero.
 
-    Descriptor, threshold and bins were chosen among 90 variants (mean vectors or direction histograms, 1 to 8 bins,
-    three thresholds, with and without camera motion) by leave-one-group-out retrieval within the training parts of a
-    gesture dataset and of the synthetic dataset, never on their test parts.
+    Threshold, camera rule, centering and bins were chosen with labels among 90 variants (mean vectors or direction
+    histograms, 1 to 8 bins, three thresholds, with and without camera motion) by leave-one-group-out retrieval within
+    the training scenes of a gesture dataset and of the synthetic dataset, never on their test parts.
 
     Args:
         motion: grids of all frames, (T, 2, gh, gw).

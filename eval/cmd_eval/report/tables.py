@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from cmd_eval.features.store import display_name
-from cmd_eval.results.published import PUBLISHED
+from cmd_eval.results.published import published_figures
 from cmd_eval.results.schema import DEFAULT_CLIPS, LEAVE_ONE_OUT
 from cmd_eval.results.tables import part_name, split_name
 
@@ -329,10 +329,13 @@ def published_table(dataset: str | None, measures: Sequence[str]) -> Table:
         measures: measures to show.
     """
     datasets = [dataset] if dataset else ["UCF101", "HMDB51"]
-    chosen = [f for f in PUBLISHED if f.measure in measures and any(name in f.by_dataset for name in datasets)]
+    chosen = [
+        f for f in published_figures() if f.measure in measures and any(name in f.by_dataset for name in datasets)
+    ]
     rows = [
         [
-            *text_cells(row.measure, f"{row.method} {row.backbone}".strip(), row.pretrained_on),
+            *text_cells(row.measure, row.method, row.backbone, f"{row.input_px} px" if row.input_px else MISSING),
+            Cell(text=row.pretrained_on or MISSING),
             *text_cells(*(percent(row.by_dataset.get(name)) for name in datasets)),
         ]
         for row in chosen
@@ -340,6 +343,6 @@ def published_table(dataset: str | None, measures: Sequence[str]) -> Table:
     sources = "; ".join(dict.fromkeys(f"{row.method}: {row.source}" for row in chosen))
     same = f"Published results (%) on {dataset}, the dataset of this report, split 1."
     other = "Published results (%), for context only: they are on other data than this report and cannot be compared."
-    columns = ["measure", "method", "pre-trained on", *datasets]
+    columns = ["measure", "method", "backbone", "input", "pre-trained on", *datasets]
     caption = f"{same if dataset else other} Sources: {sources}."
-    return Table(caption=caption, columns=columns, rows=rows, text_columns=3)
+    return Table(caption=caption, columns=columns, rows=rows, text_columns=5)

@@ -1,24 +1,26 @@
-"""Published results for comparison in the report."""
+"""Published results for comparison in the report; the figures are in ``published.csv``."""
 
 from __future__ import annotations
 
+import csv
+import functools
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from importlib import resources
 
-_PAPER = "Huang et al., CVPR 2021, arXiv:2104.00862"
-_OWN_PAPER = "the method's own paper"
-_HERE = "CMD"
+_FILE = "published.csv"
 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedFigure:
-    """A published figure, for clips of 112 x 112 pixels.
+    """A published figure on split 1 of a dataset.
 
     Attributes:
         measure: ``fine-tuned top-1``, ``retrieval R@10`` or ``retrieval R@1``.
         method: name of the method.
-        backbone: network architecture; empty if the source compares several.
-        pretrained_on: dataset of the self-supervised pre-training.
+        backbone: network architecture.
+        input_px: side of the network's input in pixels; None if it was not checked against the source.
+        pretrained_on: dataset of the self-supervised pre-training; empty if it was not checked against the source.
         by_dataset: figure for each dataset, as a fraction.
         source: publication.
     """
@@ -26,53 +28,50 @@ class PublishedFigure:
     measure: str
     method: str
     backbone: str
+    input_px: int | None
     pretrained_on: str
     by_dataset: Mapping[str, float]
     source: str
 
     def __post_init__(self) -> None:
+        for name in ("measure", "method", "backbone", "source"):
+            if not getattr(self, name):
+                raise ValueError(f"{name}: empty for {self.method or 'a published result'}")
+        if self.input_px is not None and self.input_px < 1:
+            raise ValueError(f"input_px: {self.input_px} of {self.method} is not positive")
         for name, value in self.by_dataset.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"by_dataset: {name} {value} is not between 0 and 1")
 
 
-def _paper(measure: str, backbone: str, pretrained_on: str, ucf101: float, hmdb51: float) -> PublishedFigure:
-    return PublishedFigure(
-        measure=measure,
-        method=_HERE,
-        backbone=backbone,
-        pretrained_on=pretrained_on,
-        by_dataset={"UCF101": ucf101, "HMDB51": hmdb51},
-        source=_PAPER,
+@functools.cache
+def published_figures() -> tuple[PublishedFigure, ...]:
+    """Return the published results, in the order of the file.
+
+    Raises:
+        ValueError: a row of the file is invalid, or a figure is given twice.
+    """
+    text = resources.files("cmd_eval.results").joinpath(_FILE).read_text("utf-8")
+    found: dict[tuple[str, ...], dict[str, float]] = {}
+    for number, row in enumerate(csv.DictReader(text.splitlines()), start=2):
+        key = tuple(row[name] for name in ("measure", "method", "backbone", "input_px", "pretrained_on", "source"))
+        by_dataset = found.setdefault(key, {})
+        if row["dataset"] in by_dataset:
+            raise ValueError(f"{_FILE}, line {number}: repeats an earlier line")
+        by_dataset[row["dataset"]] = float(row["percent"]) / 100
+    return tuple(
+        PublishedFigure(
+            measure=measure,
+            method=method,
+            backbone=backbone,
+            input_px=int(size) if size else None,
+            pretrained_on=pretrained_on,
+            by_dataset=by_dataset,
+            source=source,
+        )
+        for (measure, method, backbone, size, pretrained_on, source), by_dataset in found.items()
     )
 
-
-def _later(method: str, ucf101: float) -> PublishedFigure:
-    return PublishedFigure(
-        measure="retrieval R@1",
-        method=method,
-        backbone="",
-        pretrained_on="UCF101",
-        by_dataset={"UCF101": ucf101},
-        source=_OWN_PAPER,
-    )
-
-
-PUBLISHED = (
-    _paper("retrieval R@10", "C3D", "UCF101", 0.669, 0.500),
-    _paper("retrieval R@10", "R(2+1)D-26", "UCF101", 0.652, 0.485),
-    _paper("retrieval R@10", "R3D-26", "UCF101", 0.658, 0.514),
-    _later("CoCLR", 0.518),
-    _later("TCLR", 0.562),
-    _later("MSCL", 0.656),
-    _paper("fine-tuned top-1", "C3D", "UCF101", 0.786, 0.469),
-    _paper("fine-tuned top-1", "R(2+1)D-26", "UCF101", 0.797, 0.486),
-    _paper("fine-tuned top-1", "R3D-26", "UCF101", 0.766, 0.472),
-    _paper("fine-tuned top-1", "C3D", "Kinetics-400", 0.834, 0.529),
-    _paper("fine-tuned top-1", "R(2+1)D-26", "Kinetics-400", 0.857, 0.540),
-    _paper("fine-tuned top-1", "R3D-26", "Kinetics-400", 0.837, 0.552),
-)
-"""Retrieval and fine-tuning results on split 1 of each dataset."""
 
 # Number of classes, and class names that no other dataset has.
 _SIGNATURES = {
