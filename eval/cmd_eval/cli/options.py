@@ -118,6 +118,11 @@ def retrieval_options(default_column: str) -> Callable[[Command], Command]:
             click.option("--per-class", is_flag=True, help="Also print R@1 and R@5 per class."),
             seed_option,
             skip_copies_option,
+            click.option(
+                "--exclude-same",
+                type=click.Choice(["group", "source"]),
+                help="Leave gallery videos of the query's group or source file out of its neighbors.",
+            ),
             click.option("--leave-one-out", is_flag=True, help="Leave-one-out over all videos; ignores splits."),
             target_option,
             part_options("Query split.", "Gallery split."),

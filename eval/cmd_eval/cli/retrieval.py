@@ -28,7 +28,9 @@ if TYPE_CHECKING:
     from cmd_eval.data.splits import EvalSplitSpec
     from cmd_eval.features.store import Features
 
-_SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "leave_one_out", "seed", "skip_copies")
+_SPLIT_OPTIONS = (
+    *("split_columns", "test_part", "train_part", "targets", "leave_one_out", "seed", "skip_copies", "exclude_same"),
+)
 
 
 @click.command(short_help="Retrieval by nearest neighbors: R@k.")

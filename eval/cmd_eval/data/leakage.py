@@ -68,7 +68,7 @@ def check_not_trained_on(videos: VideoTable, tested: Rows, trained: Rows) -> Non
 
 
 def check_no_copies(videos: VideoTable, rows: Rows) -> None:
-    """Check that no two videos come from the same file, for leave-one-out.
+    """Check that no two videos come from the same file, for leave-one-out; segments of one file are allowed.
 
     Raises:
         ValueError: two do; the message names them.
@@ -76,7 +76,7 @@ def check_no_copies(videos: VideoTable, rows: Rows) -> None:
     seen: dict[str, int] = {}
     for row in rows:
         first = seen.setdefault(videos.fingerprints[row], int(row))
-        if first != row:
+        if videos.files[first] != videos.files[row]:
             raise ValueError(
                 f"videos {videos.ids[first]} and {videos.ids[row]} are the same file, so each would find the other; "
                 "use --skip-copies (retrieval, baseline), or remove one of them from the manifest"
@@ -99,9 +99,10 @@ def without_copies(videos: VideoTable, rows: Rows, others: Rows) -> Rows:
 
 
 def first_of_copies(videos: VideoTable, rows: Rows) -> Rows:
-    """Return the rows without those whose file is that of an earlier row."""
-    first: dict[str, int] = {}
-    return np.array([row for row in rows if first.setdefault(videos.fingerprints[row], row) == row], np.int64)
+    """Return the rows without those whose file is that of an earlier row; segments of one file are kept."""
+    first: dict[str, str] = {}
+    kept = [row for row in rows if first.setdefault(videos.fingerprints[row], videos.files[row]) == videos.files[row]]
+    return np.array(kept, np.int64)
 
 
 def shared_videos(videos: VideoTable, rows: Rows, others: Rows) -> list[tuple[int, int]]:

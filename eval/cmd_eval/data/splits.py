@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmd_eval.data.leakage import check_leakage, check_no_copies, first_of_copies, group_notes, without_copies
-from cmd_eval.data.table import TARGETS, VideoTable
+from cmd_eval.data.table import EXCLUSIONS, TARGETS, VideoTable
 from cmd_eval.results.schema import LEAVE_ONE_OUT, part_suffixes
 from cmd_train.data.selection import resolve_split_columns
 
@@ -32,6 +32,8 @@ class EvalSplitSpec:
         leave_one_out: whether to compare each video with all others instead.
         seed: random seed of validation folds and confidence intervals.
         skip_copies: whether to leave out queries that are copies of gallery files, instead of rejecting the split.
+        exclude_same: ``group`` or ``source``: gallery videos that share it with a query are not its neighbors. None
+            excludes segments of the query's file only, for leave-one-out.
     """
 
     split_columns: Sequence[str] = ()
@@ -41,6 +43,7 @@ class EvalSplitSpec:
     leave_one_out: bool = False
     seed: int = 0
     skip_copies: bool = False
+    exclude_same: str | None = None
 
     def __post_init__(self) -> None:
         for name, values in (("split_columns", self.split_columns), ("targets", self.targets)):
@@ -48,13 +51,20 @@ class EvalSplitSpec:
                 raise ValueError(f"{name}: {', '.join(values)} contains duplicates")
         if not self.targets or set(self.targets) - set(TARGETS):
             raise ValueError(f"targets: {', '.join(self.targets) or 'empty'}; choose from {', '.join(TARGETS)}")
+        if self.exclude_same not in (None, *EXCLUSIONS):
+            raise ValueError(f"exclude_same: {self.exclude_same!r} is not one of {', '.join(EXCLUSIONS)}")
+        if self.exclude_same == "group" and "group" in self.targets:
+            raise ValueError(
+                "exclude_same: without the videos of the query's group, retrieval by group has no hits; "
+                "evaluate by label only"
+            )
 
     @property
     def name(self) -> str:
         """Words for the name of the result file; ``split_columns`` must not be empty, unless for leave-one-out."""
-        if self.leave_one_out:
-            return "-".join([LEAVE_ONE_OUT, *self.targets])
-        return "-".join([*self.split_columns, *part_suffixes(self.test_part, self.train_part), *self.targets])
+        splits = [*self.split_columns, *part_suffixes(self.test_part, self.train_part)]
+        without = [f"without-same-{self.exclude_same}"] if self.exclude_same else []
+        return "-".join([*([LEAVE_ONE_OUT] if self.leave_one_out else splits), *self.targets, *without])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +78,7 @@ class EvalSplit:
         query, gallery: rows of the queries (test videos) and the gallery (training videos); equal for leave-one-out.
         unlabeled: number of videos of both parts that were left out because they have no label (or group).
         copies: number of queries that were left out because they are copies of gallery files.
+        exclude_same: ``group`` or ``source``: gallery videos that share it with a query are not its neighbors.
     """
 
     split_column: str
@@ -78,6 +89,7 @@ class EvalSplit:
     gallery: NDArray[np.int64]
     unlabeled: int
     copies: int = 0
+    exclude_same: str | None = None
 
     @property
     def leave_one_out(self) -> bool:
@@ -111,11 +123,19 @@ def eval_splits(videos: VideoTable, spec: EvalSplitSpec) -> list[EvalSplit]:
     Raises:
         ValueError: A split, a part or a label does not exist, or a query is in the gallery.
     """
+    if spec.exclude_same == "group" and not any(videos.groups):
+        raise ValueError("exclude_same: no video has a group; add a group column to the manifest, or use source")
     if spec.leave_one_out:
-        return [leave_one_out_split(videos, target, skip_copies=spec.skip_copies) for target in spec.targets]
+        return [
+            leave_one_out_split(videos, target, skip_copies=spec.skip_copies, exclude_same=spec.exclude_same)
+            for target in spec.targets
+        ]
     columns = choose_split_columns(videos, spec.split_columns)
     return [
-        part_split(videos, column, spec.test_part, spec.train_part, target, skip_copies=spec.skip_copies)
+        replace(
+            part_split(videos, column, spec.test_part, spec.train_part, target, skip_copies=spec.skip_copies),
+            exclude_same=spec.exclude_same,
+        )
         for target in spec.targets
         for column in columns
     ]
@@ -147,11 +167,16 @@ def part_split(
 
 
 def leave_one_out_split(
-    videos: VideoTable, target: str, *, skip_copies: bool = False, rows: NDArray[np.int64] | None = None
+    videos: VideoTable,
+    target: str,
+    *,
+    skip_copies: bool = False,
+    exclude_same: str | None = None,
+    rows: NDArray[np.int64] | None = None,
 ) -> EvalSplit:
     """Return the split in which each labeled video is compared with all others, after checking for duplicate files.
 
-    ``rows`` restricts it to these videos.
+    ``rows`` restricts it to these videos. Segments of the query's file are never its neighbors.
 
     Raises:
         ValueError: no video has a label, or two videos come from the same file.
@@ -160,6 +185,7 @@ def leave_one_out_split(
     labeled = videos.labeled(candidates, target, "the shards")
     kept = first_of_copies(videos, labeled) if skip_copies else labeled
     check_no_copies(videos, kept)
+    segmented = len({videos.fingerprints[row] for row in kept}) < len(kept)
     return EvalSplit(
         split_column=LEAVE_ONE_OUT,
         test_part="all",
@@ -169,7 +195,28 @@ def leave_one_out_split(
         gallery=kept,
         unlabeled=len(candidates) - len(labeled),
         copies=len(labeled) - len(kept),
+        exclude_same=exclude_same or ("source" if segmented else None),
     )
+
+
+def gallery_counts(videos: VideoTable, split: EvalSplit) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return for each query how many gallery videos it is compared with, and how many of them have its class.
+
+    A query of leave-one-out is not compared with itself, and no query with videos that ``exclude_same`` excludes.
+    """
+    names = videos.names(split.target)
+    if split.exclude_same is None:
+        of_name = Counter(names[row] for row in split.gallery)
+        own = int(split.leave_one_out)
+        matches = [of_name[names[row]] - own for row in split.query]
+        return np.full(len(split.query), len(split.gallery) - own, np.int64), np.array(matches, np.int64)
+    number_V = videos.exclusion_numbers(split.exclude_same)
+    of_name = Counter(names[row] for row in split.gallery)
+    of_number = Counter(number_V[split.gallery].tolist())
+    of_both = Counter((names[row], int(number_V[row])) for row in split.gallery)
+    sizes = [len(split.gallery) - of_number[int(number_V[row])] for row in split.query]
+    matches = [of_name[names[row]] - of_both[names[row], int(number_V[row])] for row in split.query]
+    return np.array(sizes, np.int64), np.array(matches, np.int64)
 
 
 def split_notes(videos: VideoTable, split: EvalSplit, *, what: str = "queries") -> list[str]:
@@ -191,12 +238,22 @@ def split_notes(videos: VideoTable, split: EvalSplit, *, what: str = "queries") 
     if split.target == "label" and not split.leave_one_out:
         notes += group_notes(videos, split.query, split.gallery, split.split_column, what)
     names = videos.names(split.target)
-    if split.leave_one_out:
-        members = Counter(names[row] for row in split.query)
-        if alone := sum(count == 1 for count in members.values()):
-            notes.append(
-                f"{LEAVE_ONE_OUT}: {alone} videos share their {split.target} with no other and are not queries"
-            )
+    excluded = "" if split.exclude_same is None else f" outside of their {split.exclude_same}"
+    if split.exclude_same:
+        notes.append(
+            f"{split.split_column}: gallery videos of the query's {split.exclude_same} are excluded"
+            + (" (segments of one file)" if split.exclude_same == "source" else "")
+        )
+    alone = int((gallery_counts(videos, split)[1] == 0).sum()) if split.leave_one_out or split.exclude_same else 0
+    if alone and split.leave_one_out:
+        notes.append(
+            f"{LEAVE_ONE_OUT}: {alone} videos share their {split.target} with no other{excluded} and are not queries"
+        )
+    elif alone:
+        notes.append(
+            f"{split.split_column}: {alone} of {len(split.query)} {what} share their {split.target} with no gallery "
+            f"video{excluded} and count as wrong"
+        )
     available = {names[row] for row in split.gallery}
     hopeless = sum(names[row] not in available for row in split.query)
     if hopeless:

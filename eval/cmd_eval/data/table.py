@@ -5,6 +5,9 @@ Shape legend: V videos.
 
 from __future__ import annotations
 
+import functools
+import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +18,9 @@ from cmd_extract.schema import VideoEntry
 
 TARGETS = ("label", "group")
 """What retrieval and probes can be evaluated for."""
+EXCLUSIONS = ("group", "source")
+"""What a gallery video may share with the query and then be excluded."""
+_SEGMENT = re.compile(r"#\d{4,}$")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +63,32 @@ class VideoTable:
 
     def __len__(self) -> int:
         return len(self.ids)
+
+    @functools.cached_property
+    def files(self) -> tuple[str, ...]:
+        """Manifest id of each video: segments of one file (``ID#0000``, ``ID#0001``, ...) share it."""
+        return tuple(_SEGMENT.sub("", name) for name in self.ids)
+
+    @functools.cached_property
+    def units(self) -> tuple[str, ...]:
+        """Name of what each video shares with others that resemble it: its group, or else the source of its segments.
+
+        Empty for a video without a group whose source file has no other segments.
+        """
+        count = Counter(self.fingerprints)
+        rows = zip(self.groups, self.fingerprints, strict=True)
+        return tuple(group or (source if count[source] > 1 else "") for group, source in rows)
+
+    def exclusion_numbers(self, what: str) -> NDArray[np.int64]:
+        """Return a number (V,) for each video that is equal for videos of the same group or source file.
+
+        Args:
+            what: ``group`` or ``source``; segments without a group have the number of their source.
+        """
+        names = self.units if what == "group" else self.fingerprints
+        keys = [name or ("", row) for row, name in enumerate(names)]
+        number_of = {key: number for number, key in enumerate(dict.fromkeys(keys))}
+        return np.array([number_of[key] for key in keys], np.int64)
 
     def names(self, target: str) -> tuple[str, ...]:
         """Return the label or the group of each video; empty strings where it is missing.

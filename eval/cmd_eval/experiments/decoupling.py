@@ -17,12 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmd_eval.data.leakage import training_notes
-from cmd_eval.data.splits import EvalSplit, leave_one_out_split, part_split, split_notes
+from cmd_eval.data.splits import EvalSplit, gallery_counts, leave_one_out_split, part_split, split_notes
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.source import length_notes, result_provenance, unique
 from cmd_eval.features.store import Features
 from cmd_eval.metrics.intervals import Interval, mean_interval
-from cmd_eval.metrics.retrieval import chance_recall_at
+from cmd_eval.metrics.retrieval import chance_recall
 from cmd_eval.results.schema import part_suffixes, result_record
 from cmd_eval.results.tables import format_share
 from cmd_eval.tasks.retrieval import retrieve
@@ -181,7 +181,7 @@ def _measure(
         fitted = probe(features, split, "linear", seed=seed)
         _collect(probe_hits, split.query, fitted.hits(1))
         notes += fitted.notes
-    groups = features.videos.groups
+    groups = features.videos.units
     values = {"retrieval": over_videos(retrieval_hits, groups, seed), "probe": over_videos(probe_hits, groups, seed)}
     return {measure: value.as_json() for measure, value in values.items()}, notes
 
@@ -201,9 +201,7 @@ def _chance(videos: VideoTable, retrieved: Sequence[EvalSplit], probed: Sequence
     def mean(splits: Sequence[EvalSplit]) -> float:
         shares, sizes = [], []
         for split in splits:
-            names = videos.names(split.target)
-            query, gallery = [names[row] for row in split.query], [names[row] for row in split.gallery]
-            shares.append(chance_recall_at(query, gallery, 1, leave_one_out=split.leave_one_out))
+            shares.append(chance_recall(*gallery_counts(videos, split), 1))
             sizes.append(len(split.query))
         return float(np.average(shares, weights=sizes))
 

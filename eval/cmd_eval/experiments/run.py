@@ -152,7 +152,7 @@ def _rows(
 ) -> tuple[list[Row], list[str]]:
     """Return all rows of the table, and notes."""
     columns = list(zip(plan.split_columns, by_label, by_group, strict=True))
-    groups = [video.group for video in shards.videos]
+    groups = VideoTable.of(shards.videos).units
 
     def measurements(features: Features, seed: int, split_column: str | None = None) -> list[Measurement]:
         return [

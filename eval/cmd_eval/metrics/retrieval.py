@@ -56,10 +56,23 @@ def chance_recall_at(
         rank: k.
         leave_one_out: whether each query is itself in the gallery and excluded from its own neighbors.
     """
-    labels, queries = zip(*Counter(query_labels).items(), strict=True)
     gallery_counts = Counter(gallery_labels)
     size = len(gallery_labels) - leave_one_out
-    matches = np.array([gallery_counts[label] - leave_one_out for label in labels])
-    misses = hypergeom.pmf(0, size, matches, min(rank, size))
+    matches = [gallery_counts[label] - leave_one_out for label in query_labels]
+    return chance_recall(np.full(len(matches), size), np.array(matches), rank)
+
+
+def chance_recall(size_Q: NDArray[np.int64], matches_Q: NDArray[np.int64], rank: int) -> float:
+    """Return the expected R@k if neighbors are drawn at random without replacement.
+
+    Args:
+        size_Q: number of gallery videos that each query is compared with.
+        matches_Q: number of those with its label.
+        rank: k.
+    """
+    kinds, queries = np.unique(np.stack([size_Q, matches_Q]), axis=1, return_counts=True)
+    size, matches = kinds
+    # Without gallery videos, there is no hit.
+    misses = np.where(size > 0, hypergeom.pmf(0, np.maximum(size, 1), matches, np.minimum(rank, size)), 1.0)
     # The mean of ones may exceed 1 by its rounding error.
     return max(0.0, float(1.0 - np.average(misses, weights=queries)))

@@ -109,7 +109,8 @@ def retrieval_blocks(records: Sequence[Record]) -> list[Block]:
     by_split: dict[tuple[str, ...], dict[str, Record]] = {}
     for record in records:
         for split in record["splits"]:
-            key = tuple(split[name] for name in ("target", "split_column", "test_part", "train_part"))
+            names = ("target", "split_column", "test_part", "train_part", "exclude_same")
+            key = tuple(split.get(name) or "" for name in names)
             by_split.setdefault(key, {})[features_name(record["provenance"])] = split
     blocks = [_retrieval_block(by_name) for _, by_name in sorted(by_split.items(), key=_label_first)]
     blocks += _mean_blocks(records)
@@ -136,6 +137,8 @@ def _retrieval_block(by_name: Mapping[str, Record]) -> Block:
     else:
         sizes = f"{first['queries']} queries ({first['test_part']}), {first['gallery']} gallery videos"
         sizes = f"{first['split_column']}, {sizes} ({first['train_part']})"
+    if first.get("exclude_same"):
+        sizes += f", without videos of the query's {first['exclude_same']}"
     target = first["target"]
     caption = (
         f"Retrieval by {target}: {sizes}. Percent of the queries with a video of the same {target} among the k "

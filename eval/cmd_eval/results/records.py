@@ -114,6 +114,7 @@ class RetrievalSplit(Part, frozen=True, kw_only=True):
     gallery: AtLeastOne
     unlabeled_left_out: Count
     copies_left_out: Count
+    exclude_same: Literal["group", "source"] | None = None
     searched: AtLeastOne
     recall: dict[str, Figure]
     chance: dict[str, Share]

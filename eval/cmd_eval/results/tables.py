@@ -182,9 +182,11 @@ def format_difference(value: Mapping[str, float]) -> str:
 
 
 def split_name(split: Record) -> str:
-    """Return the name of a split, with its parts unless they are ``test`` and ``train``."""
+    """Return the name of a split, with what is excluded, and with its parts unless they are ``test`` and ``train``."""
     part = part_name(split)
     column = str(split["split_column"])
+    if split.get("exclude_same"):
+        column += f" without the same {split['exclude_same']}"
     return column if part in ("", "test / train") else f"{column} ({part})"
 
 

@@ -131,7 +131,7 @@ def evaluate_recognition(
     notes += _notes_on_result(result) + short_video_notes((entry.frame_count for entry in entries), config.sampling)
     return RecognitionRun(
         result=result,
-        split=_split_record(result, entries, spec, config, loaded)
+        split=_split_record(result, entries, [videos.units[row] for row in tested], spec, config, loaded)
         | {"unlabeled_left_out": unlabeled, "copies_left_out": labeled - len(tested)},
         provenance=provenance,
         notes=tuple(unique(notes)),
@@ -184,11 +184,12 @@ def recognition_record(runs: Sequence[RecognitionRun]) -> dict[str, Any]:
 def _split_record(
     result: RecognitionResult,
     entries: Sequence[VideoEntry],
+    groups: Sequence[str],
     spec: RecognitionSpec,
     config: TrainConfig,
     checkpoint: Checkpoint,
 ) -> dict[str, Any]:
-    rows = zip(entries, result.predicted_N, result.confidence_N, result.top1_N, result.top5_N, strict=True)
+    rows = zip(entries, groups, result.predicted_N, result.confidence_N, result.top1_N, result.top5_N, strict=True)
     return {
         "split_column": spec.split_column,
         "train_part": config.data.train_part,
@@ -199,18 +200,18 @@ def _split_record(
         "trained_on_split_column": config.data.split_column,
         "seed": config.run.seed,
         "checkpoint": str(checkpoint.path.resolve()),
-        **result.as_json([entry.group for entry in entries]),
+        **result.as_json(groups),
         "videos": [
             {
                 "video": entry.video_id,
                 "class": entry.label,
-                "group": entry.group,
+                "group": group,
                 "predicted": result.classes[predicted],
                 "confidence": float(confidence),
                 "top1": bool(first),
                 "top5": bool(fifth),
             }
-            for entry, predicted, confidence, first, fifth in rows
+            for entry, group, predicted, confidence, first, fifth in rows
         ],
     }
 

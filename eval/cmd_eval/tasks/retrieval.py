@@ -12,13 +12,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
-from cmd_eval.data.splits import EvalSplit
+from cmd_eval.data.splits import EvalSplit, gallery_counts
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.store import Features
 from cmd_eval.metrics.intervals import Interval, mean_interval
-from cmd_eval.metrics.retrieval import NO_HIT, RECALL_RANKS, chance_recall_at, first_hits
+from cmd_eval.metrics.retrieval import NO_HIT, RECALL_RANKS, chance_recall, first_hits
 from cmd_eval.results.schema import mean_and_spread
 from cmd_train.monitoring.neighbors import nearest, nearest_others
 
@@ -36,7 +37,7 @@ class RetrievalResult:
         first_hit_Q: rank of the nearest video with the query's label, starting at 1; ``NO_HIT`` if it is not among the
             M nearest.
         chance: for each k, the recall of random neighbors.
-        neighbor_QM: rows of the nearest videos, nearest first.
+        neighbor_QM: rows of the nearest videos, nearest first; -1 where all others are excluded.
         similarity_QM: their cosine similarities.
     """
 
@@ -53,7 +54,7 @@ class RetrievalResult:
 
     def recall(self, videos: VideoTable, seed: int = 0) -> dict[int, Interval]:
         """Return R@k for each k with its interval over the groups of the queries, or over queries without groups."""
-        groups = [videos.groups[row] for row in self.split.query]
+        groups = [videos.units[row] for row in self.split.query]
         return {k: mean_interval(hit_Q.astype(float), groups, seed=seed) for k, hit_Q in self.hits.items()}
 
     def as_json(self, videos: VideoTable, seed: int = 0) -> dict[str, Any]:
@@ -68,6 +69,7 @@ class RetrievalResult:
             "gallery": len(split.gallery) - split.leave_one_out,
             "unlabeled_left_out": split.unlabeled,
             "copies_left_out": split.copies,
+            "exclude_same": split.exclude_same,
             "searched": self.neighbor_QM.shape[1],
             "recall": {f"R@{k}": figure.as_json() for k, figure in self.recall(videos, seed).items()},
             "chance": {f"R@{k}": value for k, value in self.chance.items()},
@@ -80,7 +82,7 @@ class RetrievalResult:
         """Return the rank of the first hit of each query; None if it is not among the M nearest videos."""
         names = videos.names(self.split.target)
         return [
-            {"video": videos.ids[row], "class": names[row], "group": videos.groups[row], "rank": rank or None}
+            {"video": videos.ids[row], "class": names[row], "group": videos.units[row], "rank": rank or None}
             for row, rank in zip(self.split.query.tolist(), self.first_hit_Q.tolist(), strict=True)
         ]
 
@@ -88,7 +90,7 @@ class RetrievalResult:
         """Return R@1 and R@5 of the queries of each class."""
         names, groups = (
             np.array([column[row] for row in self.split.query], dtype=object)
-            for column in (videos.names(self.split.target), videos.groups)
+            for column in (videos.names(self.split.target), videos.units)
         )
         hits = self.hits
         table = []
@@ -125,7 +127,8 @@ class RetrievalResult:
     def nearest_to(self, place: int, count: int) -> list[tuple[int, float]]:
         """Return rows and similarities of the videos nearest to the query at index ``place``."""
         rows, similarities = self.neighbor_QM[place][:count], self.similarity_QM[place][:count]
-        return list(zip(rows.tolist(), similarities.tolist(), strict=True))
+        found = zip(rows.tolist(), similarities.tolist(), strict=True)
+        return [(row, similarity) for row, similarity in found if row >= 0]
 
 
 def spread_over_classes(labels: Sequence[str], count: int) -> list[int]:
@@ -158,7 +161,8 @@ def retrieve(features: Features, split: EvalSplit, ranks: Sequence[int] = RECALL
     """Compute R@k as in the paper's retrieval tables, or with leave-one-out over all videos.
 
     A k above the size of the gallery considers all of it. With leave-one-out, videos whose label no other video has are
-    in the gallery but are not queries, since they cannot have a hit.
+    in the gallery but are not queries, since they cannot have a hit. Gallery videos that ``split.exclude_same``
+    excludes for a query are not among its neighbors, and do not count for its chance.
 
     Args:
         features: features of all videos.
@@ -170,31 +174,33 @@ def retrieve(features: Features, split: EvalSplit, ranks: Sequence[int] = RECALL
     """
     names = features.videos.names(split.target)
     query, gallery = features.comparable(split.query, split.gallery)
-    if split.leave_one_out:
+    size_Q, matches_Q = gallery_counts(features.videos, split)
+    if split.exclude_same is not None:
+        number_V = torch.from_numpy(features.videos.exclusion_numbers(split.exclude_same))
+        excluded = number_V[split.query], number_V[split.gallery]
+        similarity, places = nearest(query, gallery, min(max(ranks), len(split.gallery)), excluded=excluded)
+    elif split.leave_one_out:
         similarity, places = nearest_others(gallery, min(max(ranks), len(split.gallery) - 1))
-        has_twin = _shares_label([names[row] for row in split.query])
-        if not has_twin.any():
-            raise ValueError(f"{split.target}: no two videos share one, so no query can have a hit")
-        similarity, places = similarity[has_twin], places[has_twin]
-        split = replace(split, query=split.query[has_twin])
     else:
         similarity, places = nearest(query, gallery, min(max(ranks), len(split.gallery)))
+    if split.leave_one_out:
+        has_twin = matches_Q > 0
+        if not has_twin.any():
+            without = f" outside of a {split.exclude_same}" if split.exclude_same else ""
+            raise ValueError(f"{split.target}: no two videos share one{without}, so no query can have a hit")
+        similarity, places = similarity[has_twin], places[has_twin]
+        size_Q, matches_Q = size_Q[has_twin], matches_Q[has_twin]
+        split = replace(split, query=split.query[has_twin])
     query_names = [names[row] for row in split.query]
     gallery_names = [names[row] for row in split.gallery]
-    place_QM, loo = places.numpy(), split.leave_one_out
+    place_QM = places.numpy()
     return RetrievalResult(
         split=split,
         first_hit_Q=first_hits(place_QM, query_names, gallery_names),
-        chance={k: chance_recall_at(query_names, gallery_names, k, leave_one_out=loo) for k in ranks},
-        neighbor_QM=split.gallery[place_QM],
+        chance={k: chance_recall(size_Q, matches_Q, k) for k in ranks},
+        neighbor_QM=np.where(place_QM >= 0, split.gallery[place_QM], -1),
         similarity_QM=similarity.numpy(),
     )
-
-
-def _shares_label(labels: Sequence[str]) -> NDArray[np.bool_]:
-    _, number, count = np.unique(np.asarray(labels, dtype=str), return_inverse=True, return_counts=True)
-    shared: NDArray[np.bool_] = count[number] > 1
-    return shared
 
 
 def mean_over_splits(results: Sequence[RetrievalResult]) -> list[dict[str, Any]]:

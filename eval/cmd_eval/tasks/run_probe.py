@@ -81,7 +81,7 @@ class ProbeResult:
             {
                 "video": videos.ids[row],
                 "class": self.classes[truth],
-                "group": videos.groups[row],
+                "group": videos.units[row],
                 "predicted": self.classes[predicted],
                 "top1": first,
                 "top5": fifth,
@@ -108,7 +108,7 @@ class ProbeResult:
                 most_likely(self.score_NK),
                 top_k_hits(self.score_NK, self.truth_N, 1),
                 top_k_hits(self.score_NK, self.truth_N, TOP),
-                [videos.groups[row] for row in self.split.query],
+                [videos.units[row] for row in self.split.query],
                 seed=seed,
             ),
             "videos": self.predictions(videos),
@@ -140,7 +140,7 @@ def probe(features: Features, split: EvalSplit, method: str, *, seed: int = 0) -
     train_T, truth_N = (np.array([number_of[name] for name in part], np.int64) for part in (train_names, test_names))
     feature_TF = features.rows(split.gallery).read()
     model = make_probe(method, scale=features.provenance.standardized)
-    groups = [videos.groups[row] for row in split.gallery] if split.target == "label" else None
+    groups = [videos.units[row] for row in split.gallery] if split.target == "label" else None
     validation = cross_validate(method, model, feature_TF, train_T, groups, seed=seed)
     model.set_params(**{PARAMETERS[method]: validation.best}).fit(feature_TF, train_T)
     score_NK = np.full((len(truth_N), len(classes)), -np.inf)

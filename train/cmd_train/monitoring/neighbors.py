@@ -31,7 +31,9 @@ class Rows(Protocol):
     def __getitem__(self, block: slice, /) -> Tensor: ...
 
 
-def nearest(query_QD: Rows, gallery_GD: Rows, count: int) -> tuple[Tensor, Tensor]:
+def nearest(
+    query_QD: Rows, gallery_GD: Rows, count: int, *, excluded: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Find the gallery rows most similar to each query, by exact search; ties are ordered by row.
 
     If the last neighbor is tied with others, which of them is returned is undefined.
@@ -44,9 +46,12 @@ def nearest(query_QD: Rows, gallery_GD: Rows, count: int) -> tuple[Tensor, Tenso
         query_QD: (Q, D) features.
         gallery_GD: (G, D) features.
         count: number of neighbors K, at most G.
+        excluded: numbers (Q,) of the queries and (G,) of the gallery rows, for example of their groups. A gallery row
+            is not a neighbor of queries with its number.
 
     Returns:
-        Cosine similarities (Q, K), in descending order, and gallery rows (Q, K).
+        Cosine similarities (Q, K), in descending order, and gallery rows (Q, K). Where too few rows are not excluded,
+        they are minus infinity and -1.
 
     Raises:
         ValueError: the numbers of features differ, ``count`` is not between 1 and G, or a feature is not finite.
@@ -64,12 +69,16 @@ def nearest(query_QD: Rows, gallery_GD: Rows, count: int) -> tuple[Tensor, Tenso
         merged = []
         for first in range(0, len(query_QD), _QUERY_BLOCK):
             block = slice(first, first + _QUERY_BLOCK)
-            found = (_unit_rows(query_QD, block, "query_QD") @ gallery.T).topk(min(count, len(gallery)), dim=1)
+            similarity = _unit_rows(query_QD, block, "query_QD") @ gallery.T
+            if excluded is not None:
+                own_Q, others_G = excluded[0][block].to(device), excluded[1][start : start + step].to(device)
+                similarity.masked_fill_(own_Q[:, None] == others_G, -torch.inf)
+            found = similarity.topk(min(count, len(gallery)), dim=1)
             best = torch.cat([best_QK[block], found.values], 1)
             rows = torch.cat([row_QK[block], found.indices + start], 1)
             merged.append(_first_by_similarity(best, rows, count))
         best_QK, row_QK = (torch.cat(parts) for parts in zip(*merged, strict=True))
-    return best_QK, row_QK
+    return best_QK, row_QK if excluded is None else row_QK.masked_fill(best_QK == -torch.inf, -1)
 
 
 def _unit_rows(rows: Rows, block: slice, name: str) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from cmd_eval.data.leakage import check_leakage
-from cmd_eval.data.splits import EvalSplitSpec, leave_one_out_split, part_split, split_notes
+from cmd_eval.data.splits import EvalSplitSpec, eval_splits, leave_one_out_split, part_split, split_notes
 from cmd_eval.data.table import VideoTable
 from cmd_eval.features.handcrafted import describe_motion
 from cmd_eval.features.store import Features
@@ -231,3 +231,32 @@ def test_motion_descriptor_is_invariant_to_camera_motion_and_place() -> None:
 
 def test_motion_descriptor_of_a_video_with_fewer_frames_than_bins() -> None:
     assert describe_motion(moving_square(2.0, 0.0, frames=3)).shape == (16,)
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+@pytest.mark.parametrize("exclude", ["group", "source"])
+def test_excluded_videos_are_no_neighbors(exclude: str, leave_one_out: bool) -> None:
+    rng = np.random.default_rng(5)
+    rows = [
+        (str(rng.choice(list("xy"))), str(rng.choice(["", *"ghij"])), ["train", "test"][n % 3 == 0]) for n in range(60)
+    ]
+    # Segments of one file are in one part.
+    files = [str(n // 6) + "ab"[n % 3 == 0] for n in range(60)]
+    ids = tuple(f"{name}#{files[:n].count(name):04d}" for n, name in enumerate(files))
+    videos = replace(table(rows), ids=ids, fingerprints=tuple(files))
+    mean = rng.standard_normal((60, 5))
+    (split,) = eval_splits(videos, EvalSplitSpec(leave_one_out=leave_one_out, exclude_same=exclude))
+    result = retrieve(features_of(videos, mean), split)
+    unit = mean / np.linalg.norm(mean, axis=1, keepdims=True)
+    keys = videos.units if exclude == "group" else videos.fingerprints
+    chances = []
+    for place, query in enumerate(result.split.query):
+        others = [row for row in split.gallery if row != query and keys[row] != keys[query]]
+        order = sorted(others, key=lambda row: -unit[row] @ unit[query])
+        found = result.neighbor_QM[place]
+        assert found[found >= 0].tolist() == order[: len(found)]
+        ranks = [n for n, row in enumerate(order, start=1) if videos.labels[row] == videos.labels[query]]
+        assert result.first_hit_Q[place] == (min(ranks) if ranks and min(ranks) <= len(found) else 0)
+        chances.append(len(ranks) / len(order))
+    assert result.chance[1] == pytest.approx(np.mean(chances))
+    assert result.as_json(videos)["exclude_same"] == exclude
