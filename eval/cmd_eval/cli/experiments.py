@@ -68,7 +68,7 @@ def decoupling(
     output: Path | None,
     **embedding: Any,
 ) -> None:
-    """Do the two pretext tasks separate? Retrieval and linear probe by motion label and by context, in one table.
+    """Do the two pretext tasks separate? Retrieval and a probe by motion label and by context, in one table.
 
     By label over splits that keep scenes apart; by context (the group) leave-one-out retrieval, and the probe on folds
     of all videos. The features of each network are kept in its run folder.

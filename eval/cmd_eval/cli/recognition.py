@@ -38,7 +38,20 @@ _SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "seed",
 
 @click.command(short_help="Train a simple classifier on frozen features.")
 @source_options
-@click.option("--method", type=click.Choice(["linear", "knn"]), default="linear", help="Classifier.")
+@click.option(
+    "--method",
+    type=click.Choice(["logistic", "sgd", "knn"]),
+    default="logistic",
+    help="Logistic regression or k nearest neighbors on averaged features, or a linear layer trained by SGD on clips.",
+)
+@click.option(
+    "--label-percent",
+    "percents",
+    type=click.FloatRange(0, 100, min_open=True, max_open=True),
+    multiple=True,
+    help="Also train with this percentage of the training labels, such as 1, 5 or 10; repeatable.",
+)
+@click.option("--draws", type=click.IntRange(1), default=5, help="Random draws of the labels for --label-percent.")
 @split_columns_option(TRAINED_COLUMN)
 @part_options("Part to test on.", "Part to train on.")
 @target_option
@@ -46,27 +59,31 @@ _SPLIT_OPTIONS = ("split_columns", "test_part", "train_part", "targets", "seed",
 @skip_copies_option
 @click.option("--confusion", is_flag=True, help="Also print accuracy and confusion per class.")
 @output_option(RUN_RESULTS)
-def probe(method: str, confusion: bool, output: Path | None, **options: Any) -> None:
-    """Train and test a simple classifier on frozen features: linear, or k nearest neighbors.
+def probe(
+    method: str, percents: tuple[float, ...], draws: int, confusion: bool, output: Path | None, **options: Any
+) -> None:
+    """Train and test a simple classifier on frozen features.
 
-    Give a features file, or a checkpoint and a folder of shards, as for cmd-eval retrieval. The hyperparameter
-    (regularization C, or k) is selected by cross-validation on the training videos, with groups kept together.
+    Give a features file, or a checkpoint and a folder of shards, as for cmd-eval retrieval. The hyperparameters
+    (regularization C, learning rate and weight decay, or k) are selected by cross-validation on the training videos,
+    with groups kept together.
     """
     from cmd_eval.features.source import name_suffixes, result_folder
     from cmd_eval.results.schema import result_name
     from cmd_eval.results.tables import confusion_table, probe_table
-    from cmd_eval.tasks.run_probe import run_probe
+    from cmd_eval.tasks.run_probe import LowLabelSpec, run_probe
 
     split_options = {name: options.pop(name) for name in _SPLIT_OPTIONS}
     features, spec = open_features_and_splits(split_options, **options)
-    record = run_probe(features, spec, method, command_line())
+    few = LowLabelSpec(percents=percents, draws=draws)
+    record = run_probe(features, spec, method, command_line(), few=few, device=options["device"])
     for note in record["notes"]:
         click.echo(note, err=True)
     click.echo(probe_table(record))
     if confusion:
         click.echo(confusion_table(record))
     folder = result_folder(features)
-    name = result_name("probe", method, spec.name, *name_suffixes(features.provenance))
+    name = result_name("probe", method, spec.name, "low-label" if percents else "", *name_suffixes(features.provenance))
     path = output or (folder and folder / name)
     if path is not None:
         save_result(path, record)

@@ -178,7 +178,7 @@ def _measure(
     probe_hits: Hits = {}
     notes = []
     for split in probed:
-        fitted = probe(features, split, "linear", seed=seed)
+        fitted = probe(features, split, "logistic", seed=seed)
         _collect(probe_hits, split.query, fitted.hits(1))
         notes += fitted.notes
     groups = features.videos.units

@@ -51,7 +51,7 @@ class Measurement:
 
 
 def measure(features: Features, split: EvalSplit, *, split_column: str, seed: int, probe_seed: int = 0) -> Measurement:
-    """Measure R@1, 5 and 10 on a split, and by label the accuracy of the linear probe.
+    """Measure R@1, 5 and 10 on a split, and by label the accuracy of logistic regression on the features.
 
     Args:
         features: features of all videos.
@@ -66,7 +66,7 @@ def measure(features: Features, split: EvalSplit, *, split_column: str, seed: in
     hits = {f"R@{k}": retrieval.hits[k].astype(np.float64) for k in RANKS}
     chance = {f"R@{k}": retrieval.chance[k] for k in RANKS}
     if PROBE in MEASURES[split.target]:
-        result = probe(features, split, "linear", seed=probe_seed)
+        result = probe(features, split, "logistic", seed=probe_seed)
         hits[PROBE], chance[PROBE] = result.hits(1), result.chance
     rows = retrieval.split.query
     return Measurement(target=split.target, split_column=split_column, seed=seed, rows=rows, hits=hits, chance=chance)

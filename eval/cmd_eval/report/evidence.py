@@ -12,9 +12,9 @@ from cmd_eval.report.inputs import METRICS_NAME, read_metrics
 from cmd_eval.report.tables import Block, Cell, Record, Table, percent, points_with_interval, text_cells, value_cell
 
 _CAPTIONS = {
-    "label": "By label: test videos of each split are queries, its training videos the gallery; the linear probe is "
-    "trained on the latter. Percent of the test videos over all splits and seeds, with 95 % interval over groups of "
-    "videos.",
+    "label": "By label: test videos of each split are queries, its training videos the gallery; the probe (logistic "
+    "regression) is trained on the latter. Percent of the test videos over all splits and seeds, with 95 % interval "
+    "over groups of videos.",
     "group": "By group, leave-one-out: each video is a query against all others. Percent, with 95 % interval over "
     "groups of videos.",
 }

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from cmd_eval.report.inputs import RunInputs
-from cmd_eval.report.tables import Record, features_name, percent
+from cmd_eval.report.tables import Record, features_name, method_name, percent
 from cmd_eval.results.tables import split_name
 from cmd_extract.shard.reader import ShardSet
 
@@ -186,8 +186,8 @@ def main_results(results: Mapping[str, Sequence[Record]]) -> list[MainResult]:
                     measure = f"Retrieval by {split['target']}, R@1"
                     found.append(_main_result(measure, details, split["recall"]["R@1"], split["chance"]["R@1"]))
                 else:
-                    method = {"knn": "k-NN", "linear": "Linear probe"}.get(record["method"], "Fine-tuned")
-                    measure = f"{method} by {split['target']}, top-1"
+                    method = method_name(record)
+                    measure = f"{method[0].upper()}{method[1:]} by {split['target']}, top-1"
                     found.append(_main_result(measure, details, split["top1"], split["chance"]))
     for record in results.get("evidence", ())[-1:]:
         for target in ("label", "group"):

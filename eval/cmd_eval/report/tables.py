@@ -210,7 +210,8 @@ def accuracy_block(records: Sequence[Record], caption: str) -> Block:
 
 def method_name(record: Record) -> str:
     """Return the display name of a probe or of fine-tuning."""
-    return {"knn": "k-NN", "finetuned": "fine-tuned"}.get(record["method"], str(record["method"]))
+    names = {"knn": "k-NN", "logistic": "logistic regression", "sgd": "linear probe (SGD)", "finetuned": "fine-tuned"}
+    return names.get(record["method"], str(record["method"]))
 
 
 def newest_splits(records: Sequence[Record]) -> list[tuple[Record, Record]]:

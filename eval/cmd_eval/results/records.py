@@ -222,11 +222,29 @@ class Validation(Part, frozen=True, kw_only=True):
     top1: dict[str, Share]
 
 
+class LowLabelDraw(Part, frozen=True, kw_only=True):
+    """A probe trained on some of the training videos; ``validated`` is false if its parameters are fixed."""
+
+    train: AtLeastOne
+    top1: Share
+    chosen: dict[str, float]
+    validated: bool
+
+
+class LowLabel(Part, frozen=True, kw_only=True):
+    """Top-1 with few labels: mean and standard deviation over draws (the field ``splits`` is their number)."""
+
+    percent: float
+    top1: Mean
+    draws: list[LowLabelDraw]
+
+
 class ProbeSplit(Accuracy, frozen=True, kw_only=True):
     """A probe on one split; ``chosen`` are its parameters, as selected by ``validation``."""
 
     chosen: dict[str, float]
     validation: Validation
+    low_label: list[LowLabel] = []
 
 
 class Probe(Result, frozen=True, kw_only=True, tag="probe"):

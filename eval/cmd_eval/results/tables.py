@@ -61,6 +61,9 @@ def probe_table(record: Record) -> str:
         chosen = ", ".join(f"{key} = {value:g}" for key, value in split["chosen"].items())
         figures = format_share(split["top1"]), format_share(split["top5"]), format_percent(split["chance"])
         rows.append([_row_name(split), *figures, chosen])
+        for few in split.get("low_label", ()):
+            name = f"  {few['percent']:g} % of the labels, {len(few['draws'])} draws"
+            rows.append([name, format_mean(few["top1"])])
     for mean in record["mean"]:
         if mean["top1"]["splits"] > 1:
             name = f"mean of {mean['top1']['splits']} splits by {mean['target']}"

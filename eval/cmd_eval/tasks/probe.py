@@ -1,4 +1,4 @@
-"""Classifiers on frozen features, as scikit-learn estimators: a linear probe and a k-nearest-neighbor probe.
+"""Classifiers on averaged features, as scikit-learn estimators: logistic regression and k nearest neighbors.
 
 Their parameter is chosen by cross-validation on the training videos, never on the test videos.
 
@@ -11,7 +11,7 @@ import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -24,11 +24,11 @@ from sklearn.preprocessing import StandardScaler
 
 from cmd_train.monitoring.neighbors import nearest
 
-METHODS = ("linear", "knn")
-PARAMETERS: Mapping[str, str] = {"linear": "C", "knn": "k"}
+METHODS = ("logistic", "knn")
+PARAMETERS: Mapping[str, str] = {"logistic": "C", "knn": "k"}
 """Name of the parameter to choose: scikit-learn's inverse regularization strength, or the number of neighbors."""
 GRIDS: Mapping[str, tuple[float, ...]] = {
-    "linear": (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
+    "logistic": (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0),
     "knn": (1, 3, 5, 10, 20, 50),
 }
 VALIDATION_FOLDS = 5
@@ -38,7 +38,7 @@ _RANKED_NEIGHBORS = 500
 Folds = list[tuple[NDArray[np.int64], NDArray[np.int64]]]
 
 
-class LinearProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no type hints
+class LogisticProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # scikit-learn has no type hints
     """Logistic regression on standardized features.
 
     Args:
@@ -142,7 +142,7 @@ class NeighborProbe(ClassifierMixin, BaseEstimator):  # type: ignore[misc] # sci
         return torch.from_numpy(feature_NF)
 
 
-Probe = LinearProbe | NeighborProbe
+Probe = LogisticProbe | NeighborProbe
 
 
 def make_probe(method: str, *, scale: bool = False) -> Probe:
@@ -150,14 +150,14 @@ def make_probe(method: str, *, scale: bool = False) -> Probe:
 
     Args:
         method: one of ``METHODS``.
-        scale: whether the k-nearest-neighbor probe standardizes features; the linear probe always does.
+        scale: whether the k-nearest-neighbor probe standardizes features; logistic regression always does.
 
     Raises:
         ValueError: there is no such method.
     """
     if method not in METHODS:
         raise ValueError(f"method: {method!r} is not one of {', '.join(METHODS)}")
-    return LinearProbe() if method == "linear" else NeighborProbe(scale=scale)
+    return LogisticProbe() if method == "logistic" else NeighborProbe(scale=scale)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,19 +167,32 @@ class Validation:
     Attributes:
         folds: number of folds.
         grouped: whether the videos of a group were kept in one fold.
-        accuracy: top-1 accuracy over all left-out videos for each value of the parameter.
+        accuracy: top-1 accuracy over all left-out videos for each value of the parameter; pairs of learning rate and
+            weight decay for ``cmd_eval.tasks.sgd_probe``.
         groups_divided: whether groups had to be divided because no label occurs in two groups.
     """
 
     folds: int
     grouped: bool
-    accuracy: Mapping[float, float]
+    accuracy: Mapping[Any, float]
     groups_divided: bool = False
 
     @property
-    def best(self) -> float:
+    def best(self) -> Any:
         """Value with the highest accuracy; among equals the first: the strongest regularization or the smallest k."""
         return max(self.accuracy, key=lambda value: self.accuracy[value])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the entry in a result file."""
+        names = (
+            f"learning rate {value[0]:g}, weight decay {value[1]:g}" if isinstance(value, tuple) else f"{value:g}"
+            for value in self.accuracy
+        )
+        return {
+            "folds": self.folds,
+            "grouped": self.grouped,
+            "top1": dict(zip(names, self.accuracy.values(), strict=True)),
+        }
 
 
 def cross_validate(
@@ -206,12 +219,12 @@ def cross_validate(
     Raises:
         ValueError: no class has two videos, so none can be left out.
     """
-    group_numbers = _group_numbers(groups)
-    folds = _validation_folds(number_T, group_numbers, seed)
+    group_numbers = unit_group_numbers(groups)
+    folds = validation_folds(number_T, group_numbers, seed)
     found = _grid_search(method, probe, feature_TF, number_T, folds, grouped=group_numbers is not None)
     if group_numbers is None or any(found.accuracy.values()):
         return found
-    folds = _validation_folds(number_T, None, seed)
+    folds = validation_folds(number_T, None, seed)
     divided = _grid_search(method, probe, feature_TF, number_T, folds, grouped=False)
     return replace(divided, groups_divided=True)
 
@@ -254,8 +267,12 @@ def _correct_neighbors(
     return correct
 
 
-def _validation_folds(number_T: NDArray[np.int64], groups: NDArray[np.int64] | None, seed: int) -> Folds:
-    """Return the (kept, left-out) indices of each fold; groups are kept whole if they are given."""
+def validation_folds(number_T: NDArray[np.int64], groups: NDArray[np.int64] | None, seed: int) -> Folds:
+    """Return the (kept, left-out) indices of each fold; groups are kept whole if they are given.
+
+    Raises:
+        ValueError: no class has two videos.
+    """
     largest = max(Counter(number_T.tolist()).values())
     if largest < 2:
         raise ValueError(
@@ -283,7 +300,7 @@ def stratified_folds(
         return list(splitter.split(np.zeros((len(numbers), 1)), numbers, groups))
 
 
-def _group_numbers(groups: Sequence[str] | None) -> NDArray[np.int64] | None:
+def unit_group_numbers(groups: Sequence[str] | None) -> NDArray[np.int64] | None:
     """Return the number of each video's group, videos without one being their own; None if fewer than two are named."""
     if groups is None or len(set(groups) - {""}) < 2:
         return None

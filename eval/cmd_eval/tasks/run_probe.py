@@ -8,7 +8,7 @@ Shape legend: N test videos, K classes.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,7 +24,8 @@ from cmd_eval.features.store import Features
 from cmd_eval.metrics.classification import TOP, accuracy_record, most_likely, top_k_hits
 from cmd_eval.metrics.retrieval import chance_recall_at
 from cmd_eval.results.schema import mean_and_spread, result_record
-from cmd_eval.tasks.probe import MAX_ITER, PARAMETERS, Validation, cross_validate, make_probe, stratified_folds
+from cmd_eval.tasks.fit_probe import ProbeSettings, fit_probe
+from cmd_eval.tasks.probe import MAX_ITER, Validation, stratified_folds
 
 TEST_FOLDS = 5
 
@@ -35,12 +36,13 @@ class ProbeResult:
 
     Attributes:
         split: test videos (``query``) and training videos (``gallery``).
-        method: ``linear`` or ``knn``.
+        method: ``logistic``, ``sgd`` or ``knn``.
         classes: names of the K classes of both parts.
         truth_N: class number of each test video.
         score_NK: score of each class; minus infinity for classes without training videos.
         chance: top-1 accuracy of predicting the class of a random training video.
-        validation: how the parameter was chosen.
+        chosen: selected parameters.
+        validation: how they were selected.
         converged: whether the final fit converged.
     """
 
@@ -50,6 +52,7 @@ class ProbeResult:
     truth_N: NDArray[np.int64]
     score_NK: NDArray[np.float64]
     chance: float
+    chosen: Mapping[str, float]
     validation: Validation
     converged: bool = True
 
@@ -59,12 +62,12 @@ class ProbeResult:
         where, notes = self.split.split_column, []
         if self.validation.groups_divided:
             notes.append(
-                f"{where}: {PARAMETERS[self.method]} was chosen on folds that share groups: with whole groups left out "
-                "no prediction was correct, as when each label occurs in a single group"
+                f"{where}: {' and '.join(self.chosen)} was chosen on folds that share groups: with whole groups left "
+                "out no prediction was correct, as when each label occurs in a single group"
             )
         if not self.converged:
             notes.append(
-                f"{where}: the linear probe did not converge (max_iter={MAX_ITER}); its figures may still change"
+                f"{where}: logistic regression did not converge (max_iter={MAX_ITER}); its figures may still change"
             )
         return notes
 
@@ -112,23 +115,20 @@ class ProbeResult:
                 seed=seed,
             ),
             "videos": self.predictions(videos),
-            "chosen": {PARAMETERS[self.method]: self.validation.best},
-            "validation": {
-                "folds": self.validation.folds,
-                "grouped": self.validation.grouped,
-                "top1": {f"{value:g}": accuracy for value, accuracy in self.validation.accuracy.items()},
-            },
+            "chosen": dict(self.chosen),
+            "validation": self.validation.as_json(),
         }
 
 
-def probe(features: Features, split: EvalSplit, method: str, *, seed: int = 0) -> ProbeResult:
+def probe(features: Features, split: EvalSplit, method: str, *, seed: int = 0, device: str = "auto") -> ProbeResult:
     """Fit a probe to the training videos of a split and test it.
 
     Args:
         features: features of all videos.
         split: test videos, training videos and target.
-        method: ``linear`` or ``knn``.
-        seed: random seed of the validation folds.
+        method: one of ``cmd_eval.tasks.fit_probe.METHODS``.
+        seed: random seed of the validation folds, and of the SGD probe.
+        device: device of the SGD probe: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
         ValueError: there are too few training videos to choose the parameter.
@@ -138,13 +138,12 @@ def probe(features: Features, split: EvalSplit, method: str, *, seed: int = 0) -
     classes = tuple(sorted({*train_names, *test_names}))
     number_of = {name: number for number, name in enumerate(classes)}
     train_T, truth_N = (np.array([number_of[name] for name in part], np.int64) for part in (train_names, test_names))
-    feature_TF = features.rows(split.gallery).read()
-    model = make_probe(method, scale=features.provenance.standardized)
     groups = [videos.units[row] for row in split.gallery] if split.target == "label" else None
-    validation = cross_validate(method, model, feature_TF, train_T, groups, seed=seed)
-    model.set_params(**{PARAMETERS[method]: validation.best}).fit(feature_TF, train_T)
+    settings = ProbeSettings(method=method, seed=seed, device=device)
+    fitted = fit_probe(features, split.gallery, split.query, train_T, groups, settings)
+    assert fitted.validation is not None
     score_NK = np.full((len(truth_N), len(classes)), -np.inf)
-    score_NK[:, model.classes_] = model.decision_function(features.rows(split.query).read())
+    score_NK[:, fitted.classes] = fitted.score_NK
     return ProbeResult(
         split=split,
         method=method,
@@ -152,34 +151,108 @@ def probe(features: Features, split: EvalSplit, method: str, *, seed: int = 0) -
         truth_N=truth_N,
         score_NK=score_NK,
         chance=chance_recall_at(test_names, train_names, 1),
-        validation=validation,
-        converged=model.converged_,
+        chosen=fitted.chosen,
+        validation=fitted.validation,
+        converged=fitted.converged,
     )
 
 
-def run_probe(features: Features, spec: EvalSplitSpec, method: str, command: str) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class LowLabelSpec:
+    """Training with few labels.
+
+    Attributes:
+        percents: percent of the training videos of each class to use, at least one video.
+        draws: random draws of these videos for each value.
+    """
+
+    percents: Sequence[float] = ()
+    draws: int = 5
+
+
+def low_label(
+    features: Features, split: EvalSplit, method: str, spec: LowLabelSpec, *, seed: int = 0, device: str = "auto"
+) -> list[dict[str, Any]]:
+    """Return top-1 of probes that are trained on a few percent of the training videos, for a result file.
+
+    Parameters are chosen on the drawn videos only. Where no class has two of them, they are fixed, see
+    ``cmd_eval.tasks.fit_probe.FIXED``.
+    """
+    names = np.array(features.videos.names(split.target), dtype=object)
+    _, number_T = np.unique(names[split.gallery].astype(str), return_inverse=True)
+    label_of = {int(number): name for number, name in zip(number_T, names[split.gallery], strict=True)}
+    found = []
+    for percent in spec.percents:
+        draws: list[dict[str, Any]] = []
+        for draw in range(spec.draws):
+            rng = np.random.default_rng((seed, draw))
+            kept = np.sort(np.concatenate([_draw(np.flatnonzero(number_T == n), percent, rng) for n in label_of]))
+            rows = split.gallery[kept]
+            groups = [features.videos.units[row] for row in rows] if split.target == "label" else None
+            settings = ProbeSettings(method=method, seed=seed, device=device, fixed_if_needed=True)
+            fitted = fit_probe(features, rows, split.query, number_T[kept], groups, settings)
+            predicted = [label_of[int(fitted.classes[best])] for best in fitted.score_NK.argmax(axis=1)]
+            draws.append(
+                {
+                    "train": len(rows),
+                    "top1": float(np.mean(np.array(predicted, dtype=object) == names[split.query])),
+                    "chosen": fitted.chosen,
+                    "validated": fitted.validation is not None,
+                }
+            )
+        top1 = mean_and_spread([draw["top1"] for draw in draws])
+        found.append({"percent": percent, "top1": top1, "draws": draws})
+    return found
+
+
+def _draw(places: NDArray[np.int64], percent: float, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.choice(places, max(1, round(len(places) * percent / 100)), replace=False)
+
+
+def run_probe(
+    features: Features,
+    spec: EvalSplitSpec,
+    method: str,
+    command: str,
+    *,
+    few: LowLabelSpec | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
     """Probe features over one or several splits and return the content of the result file.
 
     Args:
         features: features of all videos.
         spec: splits, parts and targets.
-        method: ``linear`` or ``knn``.
+        method: one of ``cmd_eval.tasks.fit_probe.METHODS``.
         command: command line, recorded as provenance.
+        few: also train on few labels.
+        device: device of the SGD probe.
 
     Raises:
         ValueError: a split, a part or a label does not exist, or a video is in both parts.
     """
-    results, notes = [], length_notes(features)
+    results, few_labels, notes = [], [], length_notes(features)
     for split in eval_splits(features.videos, spec):
         notes += split_notes(features.videos, split, what="test videos")
         notes += training_notes(features.provenance, features.videos, split.query, split.split_column, "test videos")
-        results.append(probe(features, split, method, seed=spec.seed))
+        results.append(probe(features, split, method, seed=spec.seed, device=device))
         notes += results[-1].notes
+        own = low_label(features, split, method, few or LowLabelSpec(), seed=spec.seed, device=device)
+        few_labels.append(own)
+        notes += [
+            f"{split.split_column}: with {one['percent']:g} % of the labels, no class has two videos, so that "
+            f"{' and '.join(one['draws'][0]['chosen'])} is fixed"
+            for one in own
+            if not all(draw["validated"] for draw in one["draws"])
+        ]
     return result_record(
         "probe",
         result_provenance(features, command, spec.seed),
         method=method,
-        splits=[result.as_json(features.videos, spec.seed) for result in results],
+        splits=[
+            result.as_json(features.videos, spec.seed) | {"low_label": own}
+            for result, own in zip(results, few_labels, strict=True)
+        ],
         mean=mean_over_splits(results),
         notes=unique(notes),
     )

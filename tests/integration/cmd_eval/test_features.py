@@ -191,7 +191,7 @@ def test_the_baseline_can_be_probed(few_shards: Path, tmp_path: Path) -> None:
     assert searched.exit_code == 1, searched.output
     assert "contains motion grids features, not those of a checkpoint" in searched.output
     assert (
-        json.loads((tmp_path / "probe-linear-split-label-motion-descriptor.json").read_text())["splits"][0]["top1"][
+        json.loads((tmp_path / "probe-logistic-split-label-motion-descriptor.json").read_text())["splits"][0]["top1"][
             "value"
         ]
         == 1.0

@@ -78,7 +78,7 @@ def predictions(confusion: list[list[int]]) -> list[dict[str, Any]]:
     ]
 
 
-def probe(given: dict[str, Any] | None = None, *, method: str = "linear", kind: str = "probe") -> dict[str, Any]:
+def probe(given: dict[str, Any] | None = None, *, method: str = "logistic", kind: str = "probe") -> dict[str, Any]:
     split = {
         "split_column": "split1",
         "train_part": "train",

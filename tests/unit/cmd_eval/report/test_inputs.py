@@ -193,7 +193,10 @@ def test_main_results_are_of_the_first_split_and_the_newest_file() -> None:
     assert (found.measure, found.details) == ("Retrieval by label, R@1", "trained network, step 9, split1")
     assert (found.value, found.low, found.chance) == (0.7, pytest.approx(0.6), 0.33)
     kinds = {"probe": [results.probe()], "recognition": [results.recognition()]}
-    assert [f.measure for f in main_results(kinds)] == ["Fine-tuned by label, top-1", "Linear probe by label, top-1"]
+    assert [f.measure for f in main_results(kinds)] == [
+        "Fine-tuned by label, top-1",
+        "Logistic regression by label, top-1",
+    ]
     assert pretext_sentences([]) == []
     lines = [{"context_top1": 0.5, "context_candidates": 8, "motion_top1": 0.6, "motion_majority": 0.25}] * 3
     context, motion = pretext_sentences(lines)

@@ -75,7 +75,16 @@ def test_accuracy_tables_have_a_row_per_split_and_a_mean() -> None:
     record["mean"] = [{"target": "label", "top1": {"value": 0.55, "spread": 0.1, "splits": 2}}]
     block = accuracy_block([record, results.probe(method="knn")], "caption")
     rows = texts(block.table)
-    assert rows[0] == ["linear, trained network, step 9", "label", "split1", "40", "20", "60.0", "100.0", "33.3"]
+    assert rows[0] == [
+        "logistic regression, trained network, step 9",
+        "label",
+        "split1",
+        "40",
+        "20",
+        "60.0",
+        "100.0",
+        "33.3",
+    ]
     assert block.table.rows[0][0].note == "C = 10"
     assert rows[1][2] == "2 splits"
     assert block.table.rows[1][5] == Cell(text="55.0", note="± 10.0")

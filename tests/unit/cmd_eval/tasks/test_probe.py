@@ -15,7 +15,7 @@ from cmd_eval.features.store import Features
 from cmd_eval.results.schema import Provenance
 from cmd_eval.results.tables import confusion_table, probe_table
 from cmd_eval.tasks import probe as probes
-from cmd_eval.tasks.probe import LinearProbe, NeighborProbe, cross_validate, make_probe
+from cmd_eval.tasks.probe import LogisticProbe, NeighborProbe, cross_validate, make_probe
 from cmd_eval.tasks.run_probe import fold_splits, probe, run_probe
 from cmd_train.monitoring.neighbors import nearest
 
@@ -52,16 +52,16 @@ def parts(features: Features) -> tuple[EvalSplit, NDArray[np.float32], NDArray[n
 
 
 @pytest.mark.parametrize("C", [0.01, 1.0])
-def test_linear_probe_matches_scikit_learn_on_standardized_features(C: float) -> None:
+def test_logistic_probe_matches_scikit_learn_on_standardized_features(C: float) -> None:
     _, train, numbers, test = parts(clusters())
-    probe = LinearProbe(C).fit(train, numbers)
+    probe = LogisticProbe(C).fit(train, numbers)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=C, max_iter=2000)).fit(train.astype(float), numbers)
     expected = model.predict_log_proba(test.astype(float))
     np.testing.assert_allclose(scipy.special.log_softmax(probe.decision_function(test), axis=1), expected, atol=1e-6)
     np.testing.assert_array_equal(probe.predict(test), model.predict(test.astype(float)))
 
 
-@pytest.mark.parametrize("method", ["linear", "knn"])
+@pytest.mark.parametrize("method", ["logistic", "knn"])
 def test_one_class_is_always_predicted(method: str) -> None:
     probe = make_probe(method).fit(np.eye(3, dtype=np.float32), np.full(3, 7))
     assert probe.predict(np.ones((2, 3), np.float32)).tolist() == [7, 7]
@@ -94,13 +94,13 @@ def test_scaled_neighbors_are_those_of_standardized_features() -> None:
 def test_parameter_is_chosen_without_the_test_videos(monkeypatch: pytest.MonkeyPatch) -> None:
     features = clusters(2)
     split, train, _, _ = parts(features)
-    result = probe(features, split, "linear")
+    result = probe(features, split, "logistic")
     # Other features of the test videos lead to the same choice.
     changed = features.mean_VF.copy()
     changed[split.query] = 1e3
     videos = features.videos
     again = probe(
-        make(list(videos.labels), list(videos.groups), list(videos.splits["split1"]), changed), split, "linear"
+        make(list(videos.labels), list(videos.groups), list(videos.splits["split1"]), changed), split, "logistic"
     )
     assert again.validation == result.validation
     row_of = {feature.tobytes(): int(row) for row, feature in zip(split.gallery, train, strict=True)}
@@ -156,7 +156,7 @@ def test_without_groups_the_folds_are_stratified() -> None:
     features = clusters(4)
     train, numbers = features.mean_VF[:100], np.array([int(name[1]) for name in features.videos.labels[:100]])
     for groups in (None, [""] * 100, ["one"] * 100):
-        found = cross_validate("linear", make_probe("linear"), train, numbers, groups)
+        found = cross_validate("logistic", make_probe("logistic"), train, numbers, groups)
         assert (found.folds, found.grouped) == (5, False)
     # Among videos with a group, those without one are independent.
     mixed = ["a"] * 50 + ["b"] * 40 + [""] * 10
@@ -165,7 +165,7 @@ def test_without_groups_the_folds_are_stratified() -> None:
         cross_validate("knn", make_probe("knn"), train[:4], np.arange(4))
 
 
-@pytest.mark.parametrize("method", ["linear", "knn"])
+@pytest.mark.parametrize("method", ["logistic", "knn"])
 def test_probe_learns_separable_classes_but_not_noise(method: str) -> None:
     separable = clusters(5, noise=0.3)
     record = run_probe(separable, EvalSplitSpec(targets=("label",)), method, "cmd-eval probe x")
@@ -174,7 +174,7 @@ def test_probe_learns_separable_classes_but_not_noise(method: str) -> None:
     assert split["classes"] == ["c0", "c1", "c2", "c3"]
     assert np.trace(split["confusion"]) == split["test"] == 24
     assert sum(item["test"] for item in split["per_class"]) == 24
-    assert set(split["chosen"]) == {"C" if method == "linear" else "k"}
+    assert set(split["chosen"]) == {"C" if method == "logistic" else "k"}
     assert 0.2 < split["chance"] < 0.3
     assert (split["train_part"], split["test_part"]) == ("train", "test")
     assert record["mean"][0]["top1"] == {"value": 1.0, "spread": None, "splits": 1}
@@ -188,7 +188,7 @@ def test_probe_learns_separable_classes_but_not_noise(method: str) -> None:
 
 def test_a_class_without_training_videos_is_never_predicted() -> None:
     features = make(["a", "a", "b", "b", "c"], [""] * 5, ["train"] * 4 + ["test"], np.eye(5))
-    result = probe(features, part_split(features.videos, "split1", "test", "train", "label"), "linear")
+    result = probe(features, part_split(features.videos, "split1", "test", "train", "label"), "logistic")
     assert result.classes == ("a", "b", "c")
     assert result.hits(1).tolist() == [0]
     assert result.hits(2).tolist() == [0]
@@ -204,7 +204,7 @@ def test_a_class_without_training_videos_is_never_predicted() -> None:
     }
 
 
-@pytest.mark.parametrize("method", ["linear", "knn"])
+@pytest.mark.parametrize("method", ["logistic", "knn"])
 def test_groups_are_divided_if_each_label_occurs_in_a_single_group(method: str) -> None:
     rng = np.random.default_rng(0)
     numbers = [n % 3 for n in range(60)]
@@ -222,10 +222,10 @@ def test_groups_are_divided_if_each_label_occurs_in_a_single_group(method: str) 
 
 def test_a_fit_that_does_not_converge_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     features = clusters(8, noise=3.0)
-    assert run_probe(features, EvalSplitSpec(), "linear", "x")["notes"] == []
+    assert run_probe(features, EvalSplitSpec(), "logistic", "x")["notes"] == []
     monkeypatch.setattr(probes, "MAX_ITER", 1)
-    (note,) = run_probe(features, EvalSplitSpec(), "linear", "x")["notes"]
-    assert note.startswith("split1: the linear probe did not converge")
+    (note,) = run_probe(features, EvalSplitSpec(), "logistic", "x")["notes"]
+    assert note.startswith("split1: logistic regression did not converge")
 
 
 def test_notes_speak_of_test_videos() -> None:
