@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from cmd_eval.cli.main import main as eval_main
 from cmd_eval.features.store import read_features
-from cmd_eval.results.schema import read_result
+from cmd_eval.results.files import read_result
 from cmd_extract.cli.main import main as extract_main
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
