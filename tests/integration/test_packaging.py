@@ -226,6 +226,7 @@ def test_extras_match_the_optional_imports() -> None:
         "cluster": ("distributed", "extract"),
         "gpu": ("pynvml", "train"),
         "onnx": ("onnx", "train"),
+        "parquet": ("pyarrow", "eval"),
         "tensorboard": ("torch.utils.tensorboard", "train"),
         "wandb": ("wandb", "train"),
         "mlflow": (r"mlflow\.tracking", "train"),

@@ -51,6 +51,8 @@ BAD_INPUT = [
     ("cmd-train", 1, "recipes imagenet", "'imagenet'"),
     ("cmd-eval", 1, "embed EMPTY EMPTY OUT", "EMPTY"),
     ("cmd-eval", 1, "probe NOTES", "notes.txt"),
+    ("cmd-eval", 1, "import-features NOTES LIST OUT", "notes.txt"),
+    ("cmd-eval", 1, "export-features NOTES OUT", "notes.txt"),
     ("cmd-eval", 1, "search LIST --embeddings NOTES", "notes.txt"),
     ("cmd-eval", 2, "decoupling EMPTY", "--both, --context and --motion"),
     ("cmd-eval", 1, "retrieval NOTES", "notes.txt"),

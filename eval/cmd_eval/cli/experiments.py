@@ -83,12 +83,12 @@ def decoupling(
         measure_decoupling,
     )
     from cmd_eval.features.handcrafted import motion_grid_features
-    from cmd_eval.features.source import name_suffixes, run_folder
+    from cmd_eval.features.source import name_suffixes, require_writable, run_folder
     from cmd_eval.features.store import MOTION_GRIDS
     from cmd_eval.results.schema import EVAL_FOLDER, result_name
     from cmd_extract.shard.folders import open_folders
 
-    given = {name: path for name, path in zip(HEADS, (both, context, motion), strict=True) if path is not None}
+    given = {name: path for name, path in zip(HEADS, (both, context, motion), strict=True) if path}
     if not given:
         raise click.UsageError("Give at least one of --both, --context and --motion.")
     first = next(iter(given.values()))
@@ -96,10 +96,11 @@ def decoupling(
     videos = VideoTable.of(shard_set.videos)
     columns = resolve_columns(videos, split_columns, None if split_columns else recorded_settings(first))
     spec = DecouplingSpec(split_columns=columns, test_part=test_part, train_part=train_part, seed=seed)
-    # Check the splits now, not after hours of embedding.
-    decoupling_splits(videos, spec)
+    decoupling_splits(videos, spec)  # not after hours of embedding
     for name, path in given.items():
         check_heads(name, path)
+    folder = run_folder(first) / EVAL_FOLDER
+    require_writable(output.absolute().parent if output else folder, "choose another file with --output")
     networks = {name: open_selected_features(source=path, shards=shards, **embedding) for name, path in given.items()}
     if with_untrained:
         networks["untrained"] = open_selected_features(source=first, shards=shards, untrained=True, **embedding)
@@ -110,9 +111,8 @@ def decoupling(
     for note in record["notes"]:
         click.echo(note, err=True)
     click.echo(decoupling_table(record))
-    suffixes = name_suffixes(networks[next(iter(given))].provenance)
-    path = output or run_folder(first) / EVAL_FOLDER / result_name("decoupling", spec.name, *suffixes)
-    save_result(path, record)
+    name = result_name("decoupling", spec.name, *name_suffixes(networks[next(iter(given))].provenance))
+    save_result(output or folder / name, record)
 
 
 @click.command(short_help="Measure the effect of motion prediction as an auxiliary loss.")

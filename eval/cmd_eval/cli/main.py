@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from cmd_eval.cli.experiments import auxiliary, decoupling, evidence
-from cmd_eval.cli.features import embed, search
+from cmd_eval.cli.features import embed, export_features, import_features, search
 from cmd_eval.cli.recognition import probe, recognition
 from cmd_eval.cli.report import report
 from cmd_eval.cli.retrieval import baseline, compare, retrieval
@@ -25,6 +25,8 @@ def main(debug: bool) -> None:
 
 for _command in (
     embed,
+    import_features,
+    export_features,
     search,
     retrieval,
     baseline,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,14 +29,28 @@ OUTPUT_FOLDER = click.Path(file_okay=False, path_type=Path)
 ONLY_COLUMN = "the only one in the shards"
 TRAINED_COLUMN = f"the one of the training run, or {ONLY_COLUMN}"
 """Default split columns without and with a network."""
-RUN_RESULTS = "eval/ in the run folder, or next to FEATURES.h5 if the run folder no longer exists"
+RUN_RESULTS = "eval/ in the run folder; next to FEATURES.h5 if that is absent or cannot be written"
 """Default location of results."""
 
 device_option = click.option(
     "--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", help="Compute device."
 )
 workers_option = click.option(
-    "--workers", type=click.IntRange(0), default=1, help="Decoding processes; 0 decodes in the main process."
+    "--workers",
+    type=click.IntRange(0),
+    help="Decoding processes; 0 decodes in the main process.  [default: one per core]",
+)
+precision_option = click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16"]),
+    default="float32",
+    help="Precision of the network; bf16 is faster on recent GPUs, and its features differ slightly.",
+)
+batch_size_option = click.option(
+    "--batch-size", type=click.IntRange(1), help="Clips per batch.  [default: 64 on a GPU, 16 on a CPU]"
+)
+eval_dir_option = click.option(
+    "--eval-dir", type=OUTPUT_FOLDER, help=f"Folder for cached features and results.  [default: {RUN_RESULTS}]"
 )
 clips_option = click.option("--clips", type=click.IntRange(1), default=10, help="Evenly spaced clips per video.")
 readout_option = click.option(
@@ -88,8 +103,11 @@ def source_options(command: Command) -> Command:
     """Add arguments and options that select features: a features file, or a checkpoint and shards."""
     for option in (
         fresh_option,
+        eval_dir_option,
         device_option,
         workers_option,
+        batch_size_option,
+        precision_option,
         untrained_option,
         standardize_option,
         readout_option,
@@ -142,10 +160,27 @@ def save_result(path: Path, record: Mapping[str, Any]) -> None:
     click.echo(f"Result written to {path}")
 
 
+def require_single_process() -> None:
+    """Check that the command runs once, not in each process of torchrun or srun.
+
+    Raises:
+        ValueError: it is one of several processes.
+    """
+    from cmd_train.distributed.process_group import read_launch_info
+
+    count = read_launch_info(os.environ).world_size
+    if count > 1:
+        raise ValueError(
+            f"this command was started in {count} processes by torchrun or srun; only `cmd-eval embed` uses several: "
+            "run it first, and this command on its features, in one process"
+        )
+
+
 def open_selected_features(**selected: Any) -> Features:
     """Open the features selected by ``source_options``; they are computed first if necessary."""
     from cmd_eval.features.source import FeatureSource, open_features
 
+    require_single_process()
     with ProgressDisplay("embed") as display:
         return open_features(FeatureSource(**selected), command_line(), display.update)
 
@@ -174,6 +209,29 @@ def open_features_and_splits(
     spec = split_spec(videos, None if split_options["split_columns"] else recorded_settings(source), **split_options)
     eval_splits(videos, spec)
     return open_selected_features(source=source, shards=shards, **selected), spec
+
+
+def result_path(features: Features, name: str, output: Path | None, eval_dir: Path | None) -> Path | None:
+    """Return where a result will be written, after checking that this is possible; report an unusual folder.
+
+    Args:
+        features: the features that are evaluated.
+        name: name of the file.
+        output: value of ``--output``.
+        eval_dir: value of ``--eval-dir``.
+
+    Raises:
+        ValueError: the folder cannot be written to.
+    """
+    from cmd_eval.features.source import require_writable, result_folder
+
+    if output is not None:
+        require_writable(output.absolute().parent, "choose another file with --output")
+        return output
+    folder = result_folder(features, eval_dir)
+    for note in folder.notes:
+        click.echo(note, err=True)
+    return folder.path and folder.path / name
 
 
 def recorded_settings(checkpoint: Path) -> Mapping[str, Any] | None:

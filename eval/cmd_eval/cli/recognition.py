@@ -17,7 +17,9 @@ from cmd_eval.cli.options import (
     output_option,
     part_options,
     recorded_settings,
+    require_single_process,
     resolve_columns,
+    result_path,
     save_result,
     seed_option,
     skip_copies_option,
@@ -68,13 +70,15 @@ def probe(
     (regularization C, learning rate and weight decay, or k) are selected by cross-validation on the training videos,
     with groups kept together.
     """
-    from cmd_eval.features.source import name_suffixes, result_folder
+    from cmd_eval.features.source import name_suffixes
     from cmd_eval.results.schema import result_name
     from cmd_eval.results.tables import confusion_table, probe_table
     from cmd_eval.tasks.run_probe import LowLabelSpec, run_probe
 
     split_options = {name: options.pop(name) for name in _SPLIT_OPTIONS}
     features, spec = open_features_and_splits(split_options, **options)
+    name = result_name("probe", method, spec.name, "low-label" if percents else "", *name_suffixes(features.provenance))
+    path = result_path(features, name, output, options["eval_dir"])
     few = LowLabelSpec(percents=percents, draws=draws)
     record = run_probe(features, spec, method, command_line(), few=few, device=options["device"])
     for note in record["notes"]:
@@ -82,9 +86,6 @@ def probe(
     click.echo(probe_table(record))
     if confusion:
         click.echo(confusion_table(record))
-    folder = result_folder(features)
-    name = result_name("probe", method, spec.name, "low-label" if percents else "", *name_suffixes(features.provenance))
-    path = output or (folder and folder / name)
     if path is not None:
         save_result(path, record)
 
@@ -117,13 +118,22 @@ def recognition(
     """
     from cmd_eval.data.splits import EACH_COLUMN
     from cmd_eval.data.table import VideoTable
+    from cmd_eval.features.embed import default_workers
+    from cmd_eval.features.source import require_writable, run_folder
+    from cmd_eval.results.schema import EVAL_FOLDER
     from cmd_eval.tasks.recognition import RecognitionSpec, evaluate_recognition, recognition_record
     from cmd_extract.shard.folders import open_folders
 
+    require_single_process()
+    options["workers"] = default_workers() if options["workers"] is None else options["workers"]
     folders = (shards, *more_shards)
     videos, given = VideoTable.of(open_folders(folders).videos), (split_column,) if split_column else ()
     runs: list[RecognitionRun] = []
     for checkpoint in checkpoints:
+        require_writable(
+            output.absolute().parent if output else run_folder(checkpoint) / EVAL_FOLDER,
+            "choose another file with --output",
+        )
         (column,) = resolve_columns(videos, given, recorded_settings(checkpoint), alternative=EACH_COLUMN)
         spec = RecognitionSpec(shards=folders, split_column=column, **options)
         with ProgressDisplay("classify") as display:

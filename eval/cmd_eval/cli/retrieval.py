@@ -15,6 +15,7 @@ from cmd_eval.cli.options import (
     TRAINED_COLUMN,
     open_features_and_splits,
     output_option,
+    result_path,
     retrieval_options,
     save_result,
     source_options,
@@ -43,14 +44,13 @@ def retrieval(output: Path | None, per_class: bool, **options: Any) -> None:
     Give a features file of cmd-eval embed, or a checkpoint (or a run folder, for its last checkpoint) and a folder of
     shards. In the latter case the features are kept in the run folder and reused.
     """
-    from cmd_eval.features.source import name_suffixes, result_folder
+    from cmd_eval.features.source import name_suffixes
     from cmd_eval.results.schema import result_name
 
     split_options = {name: options.pop(name) for name in _SPLIT_OPTIONS}
     features, spec = open_features_and_splits(split_options, **options)
     name = result_name("retrieval", spec.name, *name_suffixes(features.provenance))
-    folder = result_folder(features)
-    _retrieve(features, spec, output or (folder and folder / name), per_class)
+    _retrieve(features, spec, result_path(features, name, output, options["eval_dir"]), per_class)
 
 
 @click.command(short_help="Hand-crafted baseline: retrieval without a network.")
@@ -85,6 +85,7 @@ def baseline(
     from cmd_eval.data.splits import eval_splits
     from cmd_eval.data.table import VideoTable
     from cmd_eval.features.handcrafted import color_histogram_features, motion_grid_features
+    from cmd_eval.features.source import require_writable
     from cmd_eval.features.store import write_features
     from cmd_extract.shard.folders import open_folders
 
@@ -92,6 +93,9 @@ def baseline(
     videos = VideoTable.of(shard_set.videos)
     spec = split_spec(videos, None, **split_options)
     eval_splits(videos, spec)
+    for path, option in ((output, "--output"), (features_path, "--write-features")):
+        if path is not None:
+            require_writable(path.absolute().parent, f"choose another file with {option}")
     describe = {"motion": motion_grid_features, "color": color_histogram_features}[descriptor]
     with ProgressDisplay("describe") as display:
         features = describe(shard_set, command_line(), display.update)

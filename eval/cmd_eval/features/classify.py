@@ -37,6 +37,6 @@ def classify_videos(
     """
     probabilities = []
     for _, logits_NK in run_on_clips(model, lambda clips: model(clips).logits_BK, shards, entries, protocol):
-        probabilities.append(logits_NK.double().softmax(dim=1).mean(dim=0).cpu().numpy())
+        probabilities.append(logits_NK.double().softmax(dim=1).mean(dim=0).numpy())
         progress(len(probabilities), len(entries))
     return np.stack(probabilities)

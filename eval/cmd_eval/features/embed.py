@@ -5,7 +5,9 @@ Shape legend: N clips of a video, F features.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from cmd_eval.data.table import VideoTable
-from cmd_eval.features.clips import ClipProtocol, run_on_clips
+from cmd_eval.features.clips import PREPROCESSING_VERSION, ClipProtocol, Precision, run_on_clips
 from cmd_eval.features.readout import (
     DEFAULT_READOUT,
     DIRECTION_FEATURES,
@@ -24,17 +26,18 @@ from cmd_eval.features.readout import (
     READOUTS,
     ReadoutName,
 )
-from cmd_eval.features.spool import PartialFeatures, writing
+from cmd_eval.features.spool import PartialFeatures, create_partial, share_of, writing
 from cmd_eval.features.store import Features, check_identity, read_features
 from cmd_eval.results.schema import DEFAULT_CLIPS, Provenance
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.folders import join_paths
 from cmd_extract.shard.reader import ShardSet
+from cmd_extract.system.process import allotted_cores
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
 from cmd_train.checkpoints.initial import BACKBONE_PREFIX, MOTION_PREFIX
 from cmd_train.checkpoints.published import load_submodule
 from cmd_train.config import TrainConfig, config_from_dict
-from cmd_train.distributed.process_group import process_group
+from cmd_train.distributed.process_group import RankContext, any_rank, process_group
 from cmd_train.models.backbones import Backbone, BackboneOutput
 from cmd_train.models.build import build_model
 from cmd_train.models.config import ModelConfig
@@ -56,7 +59,9 @@ class EmbeddingConfig:
         clips: clips per video.
         readout: see ``cmd_eval.features.readout``.
         device: ``auto``, ``cpu`` or ``cuda``.
-        workers: number of decoding processes; 0 decodes in this process.
+        workers: number of decoding processes; 0 decodes in this process, None means one for each core.
+        precision: ``float32``, or ``bf16`` for mixed precision.
+        batch_size: clips per batch; None for the default of the device.
     """
 
     checkpoint: Path
@@ -64,13 +69,17 @@ class EmbeddingConfig:
     clips: int = DEFAULT_CLIPS
     readout: ReadoutName = DEFAULT_READOUT
     device: str = "auto"
-    workers: int = 0
+    workers: int | None = 0
+    precision: Precision = "float32"
+    batch_size: int | None = None
 
     def __post_init__(self) -> None:
         if self.clips < 1:
             raise ValueError(f"clips: {self.clips} is not at least 1")
-        if self.workers < 0:
+        if self.workers is not None and self.workers < 0:
             raise ValueError(f"workers: {self.workers} is negative")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size: {self.batch_size} is not at least 1")
 
 
 def load_backbone(checkpoint: Checkpoint, config: TrainConfig, *, untrained: bool = False) -> Backbone:
@@ -147,7 +156,11 @@ def load_clip_network(
 
 
 def embed_videos(
-    network: ClipNetwork, shards: ShardSet, entries: Sequence[VideoEntry], protocol: ClipProtocol
+    network: ClipNetwork,
+    shards: ShardSet,
+    entries: Sequence[VideoEntry],
+    protocol: ClipProtocol,
+    rows: range | None = None,
 ) -> Iterator[NDArray[np.float32]]:
     """Yield the features of the clips of each video, (N, F) float32.
 
@@ -155,13 +168,15 @@ def embed_videos(
         network: the network.
         shards: the shards that contain the videos.
         entries: the videos.
-        protocol: clips, crop and device.
+        protocol: clips, crop, device and batch size.
+        rows: range of the videos to embed; None for all.
 
     Raises:
         ValueError: the features of a video are not finite.
     """
-    for entry, output_NF in run_on_clips(network, network, shards, entries, protocol):
-        feature_NF = output_NF.float().cpu().numpy()
+    first, stop = (0, None) if rows is None else (rows.start, rows.stop)
+    for entry, output_NF in run_on_clips(network, network, shards, entries, protocol, first=first, stop=stop):
+        feature_NF = output_NF.numpy()
         if not np.isfinite(feature_NF).all():
             raise ValueError(
                 f"{entry.video_id}: the network's features are not finite; its training run has diverged or its "
@@ -186,6 +201,8 @@ def describe_model(checkpoint: Checkpoint, shards: ShardSet, config: EmbeddingCo
         untrained=config.untrained,
         settings=checkpoint.config["settings"],
         clips=config.clips,
+        precision=config.precision,
+        preprocessing=PREPROCESSING_VERSION,
         pretext=checkpoint.load_state().get("recent_metrics", {}),
     )
 
@@ -195,39 +212,81 @@ def embed_to_file(
 ) -> Features:
     """Return the features of all videos of a shard set from a file, which is computed or completed if necessary.
 
+    Each of several processes, started by torchrun or srun, embeds its share of the missing videos.
+
     Args:
         path: the features file. While it is incomplete, its content is in a file with the suffix ``.partial``.
         config: the network and how to embed with it.
         shards: the videos.
         command: command line, recorded as provenance.
-        progress: called with (videos done, total videos).
+        progress: called in the main process with (videos done, total videos) of its share.
         fresh: recompute features that exist. The existing file is replaced once the new one is complete.
 
     Raises:
         FeatureError: the file contains other features, or another process is writing it.
         ValueError: there is no such checkpoint, or it does not fit the network.
-        RuntimeError: a video is damaged; the features computed so far are kept.
+        RuntimeError: a video is damaged, or another process failed; the features computed so far are kept.
     """
     checkpoint = load_checkpoint(config.checkpoint)
     provenance = describe_model(checkpoint, shards, config, command)
-    if path.exists() and not fresh:
-        return _read_matching(path, provenance)
-    settings = config_from_dict(checkpoint.config["settings"])
-    network = load_clip_network(checkpoint, settings, provenance.features, untrained=config.untrained)
-    with process_group(config.device) as context, writing(path):
-        if path.exists() and not fresh:  # another process has completed it in the meantime
-            return _read_matching(path, provenance)
-        videos, width = VideoTable.of(shards.videos), network.width
-        with PartialFeatures(path, videos, provenance, config.clips, width, fresh=fresh) as partial:
-            protocol = ClipProtocol.of(settings, clips=config.clips, device=context.device, workers=config.workers)
-            for feature_NF in embed_videos(network, shards, shards.videos[partial.done :], protocol):
-                partial.append(feature_NF)
-                progress(partial.done, len(videos))
-            partial.finish()
-    return read_features(path)
+    with process_group(config.device) as context:
 
+        def is_complete() -> bool:
+            # The main process decides, since another run may complete the file between two looks at it.
+            return any_rank((context.is_main and path.exists() and not fresh,), context)[0]
 
-def _read_matching(path: Path, expected: Provenance) -> Features:
+        if not is_complete():
+            settings = config_from_dict(checkpoint.config["settings"])
+            network = load_clip_network(checkpoint, settings, provenance.features, untrained=config.untrained)
+            protocol = _protocol(config, settings, context)
+            with writing(path) if context.is_main else nullcontext():
+                if not is_complete():
+                    if context.is_main:
+                        videos = VideoTable.of(shards.videos)
+                        create_partial(path, videos, provenance, config.clips, network.width, fresh=fresh)
+                    _fill(path, network, shards, protocol, context, progress)
     features = read_features(path)
-    check_identity(features, expected)
+    check_identity(features, provenance)
     return features
+
+
+def _protocol(config: EmbeddingConfig, settings: TrainConfig, context: RankContext) -> ClipProtocol:
+    return ClipProtocol.of(
+        settings,
+        clips=config.clips,
+        device=context.device,
+        workers=default_workers() if config.workers is None else config.workers,
+        precision=config.precision,
+        batch_size=config.batch_size,
+    )
+
+
+def default_workers() -> int:
+    """Return the number of cores of this process: its share of those of the machine, container or Slurm job."""
+    import joblib
+
+    return max(1, allotted_cores(os.environ, joblib.cpu_count()) // int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def _wait_for_all(context: RankContext) -> None:
+    any_rank((False,), context)
+
+
+def _fill(
+    path: Path, network: ClipNetwork, shards: ShardSet, protocol: ClipProtocol, context: RankContext, progress: Progress
+) -> None:
+    """Compute this process's share of the missing videos, then finish the file."""
+    _wait_for_all(context)  # until the main process has created the partial file
+    with PartialFeatures(path) as partial:
+        _wait_for_all(context)  # until each process knows what is missing: their shares must not overlap
+        share = share_of(partial.missing, context.rank, context.world_size)
+        done, total = 0, sum(map(len, share))
+        for rows in share:
+            for row, feature_NF in zip(rows, embed_videos(network, shards, shards.videos, protocol, rows), strict=True):
+                partial.write(row, feature_NF)
+                done += 1
+                if context.is_main:
+                    progress(done, total)
+        _wait_for_all(context)
+        if context.is_main:
+            partial.finish()

@@ -22,6 +22,7 @@ from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import load_checkpoint
 from cmd_train.config import TrainConfig, config_from_dict
 from cmd_train.distributed.process_group import process_group
+from cmd_train.monitoring.neighbors import nearest
 
 # The command of this interpreter's environment; -P keeps modules in the working directory from being imported.
 _CMD_EXTRACT = (sys.executable, "-P", "-c", "from cmd_extract.cli.main import main; main(prog_name='cmd-extract')")
@@ -145,3 +146,20 @@ def embed_query(embedder: Embedder, query: ShardSet, device: str) -> NDArray[np.
         protocol = ClipProtocol.of(embedder.config, clips=embedder.clips, device=context.device)
         (clips_NF,) = embed_videos(embedder.network, query, query.videos, protocol)
     return clips_NF.reshape(1, -1) if embedder.readout.ordered else mean_over_clips(clips_NF)[None]
+
+
+def nearest_others_of(features: Features, row: int, count: int) -> list[tuple[int, float]]:
+    """Return the videos nearest to one video of the features, without itself, nearest first.
+
+    Args:
+        features: the features.
+        row: row of the query.
+        count: number of videos; all others if there are fewer.
+
+    Returns:
+        Row and cosine similarity of each.
+    """
+    all_rows = features.rows(np.arange(len(features.videos)))
+    similarity, rows = nearest(features.rows(np.array([row]))[:], all_rows, min(count + 1, len(all_rows)))
+    found = zip(rows[0].tolist(), similarity[0].tolist(), strict=True)
+    return [(other, value) for other, value in found if other != row][:count]

@@ -1,8 +1,8 @@
-"""Features files under construction: they grow video by video and survive SIGKILL at any point.
+"""Features files under construction: they are filled video by video and survive SIGKILL at any point.
 
 ``OUT.h5.partial`` has the layout of a features file from the start. The rows of a video are written in place, together
-with their checksum, so that the number of leading rows with a valid checksum is the number of finished videos. When
-all are done, the file is renamed.
+with their checksum, so that the rows with a valid checksum are the finished videos, whichever process wrote them.
+Several processes write different rows of one file. When all are done, the file is renamed.
 
 Shape legend: V videos, N clips of each, F features.
 """
@@ -13,7 +13,6 @@ import errno
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import takewhile
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -29,7 +28,6 @@ from cmd_eval.features.store import (
     CLIPS_DATASET,
     MEAN_DATASET,
     FeatureError,
-    Features,
     check_identity,
     create_features_file,
     mean_over_clips,
@@ -76,8 +74,10 @@ def writing(path: Path) -> Iterator[None]:
             lock.release()
 
 
-class PartialFeatures:
-    """A features file under construction, to be used as a context manager inside ``writing``.
+def create_partial(
+    path: Path, videos: VideoTable, provenance: Provenance, clips: int, width: int, *, fresh: bool = False
+) -> None:
+    """Create the partial file of a features file, or check that of an interrupted run. Call it inside ``writing``.
 
     Args:
         path: the features file. The finished videos of an interrupted run are kept.
@@ -86,34 +86,45 @@ class PartialFeatures:
         clips, width: N and F.
         fresh: discard the videos of an interrupted run.
 
-    Attributes:
-        done: number of finished videos.
-
     Raises:
         FeatureError: the interrupted run embedded something else.
         OSError: the file cannot be written.
     """
+    partial = path.with_name(path.name + PARTIAL_SUFFIX)
+    if fresh or not partial.exists():
+        remove_leftovers(path.parent)
+        with atomic_write(partial) as temporary:
+            create_features_file(temporary, videos, provenance, clips, width)
+    found = read_features(partial)
+    check_identity(found, provenance)
+    if found.mean_VF.shape[1] != width:
+        raise FeatureError(
+            f"{partial}: contains features of {found.mean_VF.shape[1]} values per clip, expected {width}; "
+            "recompute them with --fresh, delete the file, or choose another file"
+        )
 
-    def __init__(
-        self, path: Path, videos: VideoTable, provenance: Provenance, clips: int, width: int, *, fresh: bool = False
-    ) -> None:
+
+class PartialFeatures:
+    """The partial file of a features file, to be used as a context manager; several processes may open it.
+
+    Args:
+        path: the features file, whose partial file exists.
+
+    Attributes:
+        missing: ranges of the videos that were not finished when the file was opened, ascending.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: Path) -> None:
         self._path, self._partial = path, path.with_name(path.name + PARTIAL_SUFFIX)
-        self._videos, self._shape = len(videos), (clips, width)
-        if fresh or not self._partial.exists():
-            remove_leftovers(path.parent)
-            with atomic_write(self._partial) as temporary:
-                create_features_file(temporary, videos, provenance, clips, width)
         found = read_features(self._partial)
-        check_identity(found, provenance)
-        if found.mean_VF.shape[1] != width:
-            raise FeatureError(
-                f"{self._partial}: contains features of {found.mean_VF.shape[1]} values per clip, expected {width}; "
-                "recompute them with --fresh, delete the file, or choose another file"
-            )
+        assert found.clips_VNF is not None
+        self._shape = found.clips_VNF.shape[1:]
         with h5py.File(self._partial, "r", locking=False) as file:
             self._offsets = [file[name].id.get_offset() for name in (CLIPS_DATASET, MEAN_DATASET, CHECKSUM_DATASET)]
-            checksums = file[CHECKSUM_DATASET][:].tolist()
-        self.done = _count_finished(found, checksums)
+        self.missing = self._unfinished()
         self._file = self._partial.open("r+b")
 
     def __enter__(self) -> Self:
@@ -124,8 +135,8 @@ class PartialFeatures:
     ) -> None:
         self._file.close()
 
-    def append(self, feature_NF: NDArray[np.float32]) -> None:
-        """Write the features of the next video.
+    def write(self, row: int, feature_NF: NDArray[np.float32]) -> None:
+        """Write the features of a video.
 
         Raises:
             ValueError: the shape is wrong.
@@ -135,29 +146,58 @@ class PartialFeatures:
             raise ValueError(f"feature_NF: shape {feature_NF.shape}, expected {self._shape}")
         clips = np.ascontiguousarray(feature_NF, "<f4").tobytes()
         mean = mean_over_clips(feature_NF).tobytes()
-        checksum = zlib.crc32(clips + mean).to_bytes(4, "little")
+        checksum = _checksum(clips, mean).to_bytes(4, "little")
         for offset, data in zip(self._offsets, (clips, mean, checksum), strict=True):
-            self._file.seek(offset + self.done * len(data))
+            self._file.seek(offset + row * len(data))
             self._file.write(data)
         self._file.flush()
-        self.done += 1
 
     def finish(self) -> None:
-        """Turn the partial file into the features file.
+        """Check all rows and turn the partial file into the features file.
 
         Raises:
-            ValueError: videos are missing.
+            FeatureError: videos are missing.
         """
-        if self.done != self._videos:
-            raise ValueError(f"{self._partial}: features of {self.done} videos, expected {self._videos}")
+        missing = sum(map(len, self._unfinished()))
+        if missing:
+            raise FeatureError(
+                f"{self._partial}: the features of {missing} videos are missing or damaged; run the same command again "
+                "to compute them"
+            )
         sync(self._partial)
         self._partial.replace(self._path)
         sync(self._path.parent)
 
+    def _unfinished(self) -> list[range]:
+        """Return the ranges of rows that do not match their checksum."""
+        features = read_features(self._partial)
+        with h5py.File(self._partial, "r", locking=False) as file:
+            checksums = file[CHECKSUM_DATASET][:].tolist()
+        assert features.clips_VNF is not None
+        ranges: list[range] = []
+        for row, checksum in enumerate(checksums):
+            # The rest of an unwritten row need not be read.
+            if checksum and checksum == _checksum(features.clips_VNF[row].tobytes(), features.mean_VF[row].tobytes()):
+                continue
+            if ranges and ranges[-1].stop == row:
+                ranges[-1] = range(ranges[-1].start, row + 1)
+            else:
+                ranges.append(range(row, row + 1))
+        return ranges
 
-def _count_finished(features: Features, checksums: Sequence[int]) -> int:
-    """Return the number of leading videos whose rows match their checksum."""
-    assert features.clips_VNF is not None
-    rows = zip(features.clips_VNF, features.mean_VF, checksums, strict=True)
-    matching = (zlib.crc32(clips.tobytes() + mean.tobytes()) == checksum for clips, mean, checksum in rows)
-    return sum(1 for _ in takewhile(bool, matching))
+
+def _checksum(clips: bytes, mean: bytes) -> int:
+    """Return the checksum of a row; never 0, which is that of a row without features."""
+    return zlib.crc32(mean, zlib.crc32(clips)) or 1
+
+
+def share_of(ranges: Sequence[range], rank: int, world_size: int) -> list[range]:
+    """Return the part of some ranges that one of several processes computes; parts differ by one item at most."""
+    total = sum(map(len, ranges))
+    low, high = total * rank // world_size, total * (rank + 1) // world_size
+    share, before = [], 0
+    for each in ranges:
+        part = each[max(0, low - before) : max(0, high - before)]
+        share += [part] if part else []
+        before += len(each)
+    return share

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cmd_eval.data.table import VideoTable
-from cmd_eval.features.readout import READOUTS, ReadoutName
+from cmd_eval.features.readout import NETWORK_FEATURES, READOUTS, ReadoutName
 from cmd_eval.results.schema import Provenance
 from cmd_extract.system.files import atomic_write
 from cmd_extract.system.mapping import map_file
@@ -47,6 +47,11 @@ _ROWS_PER_BLOCK = 8192
 def display_name(features: str) -> str:
     """Return the name shown to users for a kind of features."""
     return MOTION_GRIDS if features == MOTION_DESCRIPTOR else features
+
+
+def is_imported(provenance: Provenance) -> bool:
+    """Return whether features were computed by another program (``cmd-eval import-features``)."""
+    return provenance.features not in (*NETWORK_FEATURES, MOTION_DESCRIPTOR, COLOR_HISTOGRAM)
 
 
 class FeatureError(ValueError):
@@ -179,17 +184,30 @@ def with_readout(features: Features, readout: str | None) -> Features:
         return features
     kind = features.provenance.features
     possible = [name for name, chosen in READOUTS.items() if chosen.features == kind]
+    remedy = f"embed the videos with --readout {readout}"
+    if is_imported(features.provenance):
+        possible = ["mean", "ordered"] if features.provenance.clips else ["mean"]
+        remedy = "import features of the kind to compare"
     if readout not in possible:
         raise FeatureError(
             f"{features.path}: contains {kind!r} features, which allow the read-outs {', '.join(possible) or 'none'}, "
-            f"not {readout!r}; embed the videos with --readout {readout}"
+            f"not {readout!r}; {remedy}"
         )
     return replace(features, provenance=replace(features.provenance, readout=readout))
 
 
 def identity(provenance: Provenance) -> dict[str, Any]:
-    """Return what determines features: their kind and read-out, the data, the weights and the number of clips."""
-    names = ("features", "readout", "data_hash", "checkpoint_sha256", "untrained", "clips")
+    """Return what determines features: kind, read-out, data, weights, clips, precision and preprocessing."""
+    names = (
+        "features",
+        "readout",
+        "data_hash",
+        "checkpoint_sha256",
+        "untrained",
+        "clips",
+        "precision",
+        "preprocessing",
+    )
     return {name: getattr(provenance, name) for name in names}
 
 

@@ -15,6 +15,7 @@ from cmd_eval.report.evidence import evidence_blocks, evidence_charts
 from cmd_eval.report.inputs import RunInputs, find_shards, read_run
 from cmd_eval.report.pictures import COLOR_KEY, Example, MotionView, choose_videos, draw_motion, read_examples
 from cmd_eval.report.render import render_page
+from cmd_eval.report.search import SearchDemo, search_demo
 from cmd_eval.report.summary import summarize
 from cmd_eval.report.tables import (
     Block,
@@ -28,6 +29,7 @@ from cmd_eval.report.tables import (
     newest_splits,
     published_table,
     retrieval_blocks,
+    trained_first,
 )
 from cmd_eval.results.published import identify_dataset
 from cmd_eval.results.tables import split_name
@@ -100,6 +102,7 @@ def gather(inputs: RunInputs, folders: Folders) -> dict[str, Any]:
     examples, confusions, maps = _examples(inputs, shards, left_out), _confusions(inputs), _maps(inputs, left_out)
     left_out += _missing_results(inputs)
     motion = _motion(shards, left_out) if shards else []
+    demo = _search_demo(inputs, shards, left_out)
     if shards is None:
         left_out.append(f"retrieval examples and motion vectors: {reason}; give the shards with `--shards`")
     return {
@@ -108,6 +111,7 @@ def gather(inputs: RunInputs, folders: Folders) -> dict[str, Any]:
         "sections": result_sections(inputs.results, identify_dataset(labels)),
         "charts": charts,
         "examples": examples,
+        "demo": demo,
         "motion": motion,
         "color_key": COLOR_KEY,
         "confusions": confusions,
@@ -186,6 +190,14 @@ def _example_rank(candidate: tuple[Record, Record]) -> tuple[bool, bool, bool]:
     return split["target"] != "label", provenance["checkpoint"] is None, provenance["untrained"]
 
 
+def _search_demo(inputs: RunInputs, shards: ShardSet | None, left_out: list[str]) -> SearchDemo | None:
+    if shards is None:
+        return None
+    demo, problems = search_demo(inputs.eval_dir, shards)
+    left_out += problems
+    return demo
+
+
 def _motion(shards: ShardSet, left_out: list[str]) -> list[MotionView]:
     views = []
     for entry in choose_videos(shards.videos, _MAX_MOTION_PICTURES):
@@ -213,7 +225,7 @@ def _confusion_views(kind: str, records: Sequence[Record]) -> list[ConfusionView
             split,
             first=split is record["splits"][0],
         )
-        for record, split in newest_splits(records)
+        for record, split in newest_splits(trained_first(records))
         if split.get("confusion")
     ]
 

@@ -76,7 +76,7 @@ def view_confusion(title: str, split: Record, *, first: bool = True) -> Confusio
         classes=classes,
         rows=rows if small else [],
         picture=None if small else _draw(share_KK, title),
-        confused=_most_confused(counts_KK, classes),
+        confused=_most_confused(counts_KK, classes, title),
     )
 
 
@@ -94,7 +94,7 @@ def _draw(share_KK: NDArray[np.float64], title: str) -> Picture:
     return png_picture(Image.fromarray(pixels), f"Confusion matrix of {title}")
 
 
-def _most_confused(counts_KK: NDArray[np.int64], classes: Sequence[str]) -> Table | None:
+def _most_confused(counts_KK: NDArray[np.int64], classes: Sequence[str], title: str) -> Table | None:
     wrong = counts_KK - np.diag(np.diag(counts_KK))
     order = np.argsort(-wrong, axis=None, kind="stable")[:_MAX_PAIRS]
     pairs = [(int(n) // len(classes), int(n) % len(classes)) for n in order if wrong.flat[n] > 0]
@@ -105,4 +105,4 @@ def _most_confused(counts_KK: NDArray[np.int64], classes: Sequence[str]) -> Tabl
         for truth, predicted in pairs
     ]
     columns = ["true class", "predicted as", "videos"]
-    return Table(caption="Most frequent confusions.", columns=columns, rows=rows, text_columns=2)
+    return Table(caption=f"Most frequent confusions of {title}.", columns=columns, rows=rows, text_columns=2)

@@ -27,9 +27,12 @@ _MIN_VIDEOS_FOR_TSNE = 20
 _COLORS = 6
 OTHER = "other"
 EMBEDDINGS_PATTERN = "embeddings-*.h5"
+_NAME_PX = 15.0  # height of a name, with some room
+_LETTER_PX = 7.5  # width of a letter, generously
+_MAX_NAME = 24
 _READING_HELP = (
     "Neighbors on the map are mostly neighbors in feature space; cluster sizes and distances between clusters mean "
-    "little. Hover over a point to see its name."
+    "little. Each name is at the median of its points; hover over a point to see which video it is."
 )
 
 # SVG paths around the origin, about 10 pixels across; no shape is a slightly rotated version of another.
@@ -65,6 +68,15 @@ class Point:
 
 
 @dataclass(frozen=True, kw_only=True)
+class MapName:
+    """Name of a class on the map: center of its base line, in pixels of the map."""
+
+    x: float
+    y: float
+    text: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddingMap:
     """A map colored by label or by group.
 
@@ -72,11 +84,13 @@ class EmbeddingMap:
         target: ``label`` or ``group``.
         marks: the legend, most frequent first, ``other`` last.
         points: the videos.
+        names: names of the classes with a mark of their own.
     """
 
     target: str
     marks: Sequence[Mark]
     points: Sequence[Point]
+    names: Sequence[MapName]
     width: int = WIDTH
     height: int = HEIGHT
 
@@ -175,7 +189,33 @@ def draw_map(projection: Projection, target: str, names: Sequence[str], titles: 
     # Points without a mark of their own are drawn first, below the others.
     points.sort(key=lambda point: point.mark.name != OTHER)
     legend = sorted({mark.name: mark for mark in marks.values()}.values(), key=lambda m: (m.name == OTHER, -m.count))
-    return EmbeddingMap(target=target, marks=legend, points=points)
+    return EmbeddingMap(target=target, marks=legend, points=points, names=place_names(points))
+
+
+def place_names(points: Sequence[Point]) -> list[MapName]:
+    """Place the name of each class at the median of its points, moved up or down where it would cover another one."""
+    by_mark: dict[str, list[Point]] = {}
+    for point in points:
+        if point.mark.name != OTHER:
+            by_mark.setdefault(point.mark.name, []).append(point)
+    medians = {name: np.median([(point.x, point.y) for point in own], axis=0).tolist() for name, own in by_mark.items()}
+    placed: list[MapName] = []
+    boxes: list[tuple[float, float, float]] = []  # left, right and base line
+    for name, (x, y) in sorted(medians.items(), key=lambda item: item[1][1]):
+        text = name if len(name) <= _MAX_NAME else name[: _MAX_NAME - 1] + "\N{HORIZONTAL ELLIPSIS}"
+        width = _LETTER_PX * len(text)
+        left = min(max(x - width / 2, 0), WIDTH - width)
+        free = [
+            base
+            for shift in range(len(medians) + 1)
+            for base in (y + shift * _NAME_PX, y - shift * _NAME_PX)
+            if _NAME_PX <= base <= HEIGHT - _NAME_PX / 2
+            and all(abs(base - b) >= _NAME_PX or left + width <= a or left >= c for a, c, b in boxes)
+        ]
+        base = free[0] if free else y
+        boxes.append((left, left + width, base))
+        placed.append(MapName(x=round(left + width / 2, 1), y=round(base, 1), text=text))
+    return placed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,7 +233,8 @@ def read_maps(folder: Path) -> tuple[list[MappedFeatures], list[str]]:
         The maps, and a line for each file that cannot be drawn.
     """
     maps, problems = [], []
-    paths = sorted(folder.glob(EMBEDDINGS_PATTERN), key=lambda path: (path.stem.endswith("untrained"), path.name))
+    # The name of untrained features contains this word after the hash and the version.
+    paths = sorted(folder.glob(EMBEDDINGS_PATTERN), key=lambda path: ("-untrained" in path.stem, path.name))
     for path in paths:
         try:
             maps.append(map_features(read_features(path)))

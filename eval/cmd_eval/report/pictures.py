@@ -77,7 +77,7 @@ class ExampleVideo:
         name: its label, or its group in retrieval by group.
         other_name: its group, or its label in retrieval by group.
         similarity: cosine similarity to the query; None for the query itself.
-        hit: whether a neighbor has the name of the query; None for the query itself.
+        hit: whether a neighbor has the name of the query; None for the query itself, and if it has no name.
         strip: frames of the video; None if they cannot be decoded.
     """
 
@@ -147,7 +147,7 @@ def read_examples(record: Record, split: Record, shards: ShardSet) -> tuple[list
             other_name=names[1],
             similarity=similarity,
             hit=hit,
-            strip=_try_strip(shards, entry),
+            strip=try_strip(shards, entry),
         )
 
     examples, problems = [], []
@@ -167,7 +167,8 @@ def read_examples(record: Record, split: Record, shards: ShardSet) -> tuple[list
     return examples, problems
 
 
-def _try_strip(shards: ShardSet, entry: VideoEntry) -> Picture | None:
+def try_strip(shards: ShardSet, entry: VideoEntry) -> Picture | None:
+    """Return three frames of a video; None if they cannot be decoded."""
     try:
         return draw_strip(shards, entry)
     except (ValueError, OSError):

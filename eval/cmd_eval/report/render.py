@@ -11,6 +11,16 @@ _TEMPLATES = Path(__file__).parent / "template"
 _PAGE = "page.html.j2"
 
 
+# A quoted path may contain spaces. Relative paths, URLs and data URIs are kept.
+_QUOTED_PATH = re.compile(r"'/(?:[^'/]+/)*([^'/]+)/?'")
+_PATH = re.compile(r"(?<![\w.:/~<'-])/(?:[^\s/'\",;()]+/)*([^\s/'\",;()]+)")
+
+
+def without_folders(text: str) -> str:
+    """Shorten absolute paths to their last part: where files were on one machine is nobody else's business."""
+    return _PATH.sub(r"\1", _QUOTED_PATH.sub(r"'\1'", text))
+
+
 def render_page(content: Mapping[str, Any]) -> str:
     """Return the page as HTML.
 
@@ -26,11 +36,16 @@ def render_page(content: Mapping[str, Any]) -> str:
 
     def with_code(text: str) -> Markup:
         """Turn text in backticks into code."""
-        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(text))))
+        return Markup(re.sub(r"`([^`]+)`", r"<code>\1</code>", str(escape(without_folders(text)))))
+
+    def shortened(value: object) -> object:
+        is_text = isinstance(value, str) and not isinstance(value, Markup) and not value.startswith("data:")
+        return without_folders(value) if is_text else value  # type: ignore[arg-type] # checked
 
     environment = Environment(
         loader=FileSystemLoader(_TEMPLATES),
         autoescape=True,
+        finalize=shortened,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

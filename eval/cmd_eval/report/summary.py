@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from cmd_eval.report.inputs import RunInputs
-from cmd_eval.report.tables import Record, features_name, method_name, percent
+from cmd_eval.report.tables import Record, features_name, method_name, percent, trained_first
 from cmd_eval.results.tables import split_name
 from cmd_extract.shard.reader import ShardSet
 
@@ -176,7 +176,7 @@ def main_results(results: Mapping[str, Sequence[Record]]) -> list[MainResult]:
     """
     found: list[MainResult | None] = []
     for kind in ("recognition", "probe", "retrieval"):
-        for record in results.get(kind, ()):
+        for record in trained_first(results.get(kind, ())):
             name = features_name(record["provenance"])
             # One split per target; papers report the first.
             firsts = {split["target"]: split for split in reversed(record["splits"])}
@@ -198,7 +198,10 @@ def main_results(results: Mapping[str, Sequence[Record]]) -> list[MainResult]:
                 if row["readout"] in (None, "mean") or row["model"] == record["rows"][0]["model"]
             ]
     # Of equal measures and details, the newest counts.
-    return list({(result.measure, result.details): result for result in found if result}.values())
+    newest = {(result.measure, result.details): result for result in found if result}
+    # All results of one measure together, in the order in which the measures occur first.
+    measures = list(dict.fromkeys(measure for measure, _ in newest))
+    return sorted(newest.values(), key=lambda result: measures.index(result.measure))
 
 
 def _evidence_details(row: Record) -> str:

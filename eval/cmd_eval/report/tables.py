@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from cmd_eval.features.readout import READOUTS
 from cmd_eval.features.store import display_name
 from cmd_eval.results.published import published_figures
 from cmd_eval.results.schema import DEFAULT_CLIPS, LEAVE_ONE_OUT
@@ -46,6 +47,11 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"rows: {len(row)} cells under {len(self.columns)} columns")
+
+    @property
+    def name(self) -> str:
+        """The first sentence of the caption, by which screen readers announce the table."""
+        return self.caption.partition(". ")[0].rstrip(".")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,18 +106,34 @@ def features_name(provenance: Record) -> str:
     return ("trained network" if step is None else f"trained network, step {step}") + ending
 
 
+def trained_first(records: Sequence[Record]) -> list[Record]:
+    """Return results of trained networks, of untrained ones and of other features, in this order.
+
+    Results of the same kind of network are ordered by read-out, and keep their order otherwise.
+    """
+
+    def rank(record: Record) -> tuple[int, int]:
+        provenance = record["provenance"]
+        readout = provenance.get("readout", "mean")
+        order = list(READOUTS).index(readout) if readout in READOUTS else len(READOUTS)
+        return (2 if provenance["checkpoint"] is None else int(provenance["untrained"])), order
+
+    return sorted(records, key=rank)
+
+
 def retrieval_blocks(records: Sequence[Record]) -> list[Block]:
     """Return one table per target and split, with R@k of all features and chance, and one with means over splits.
 
     Args:
         records: results of kind ``retrieval``, oldest first; the newest one of the same features is shown.
     """
-    by_split: dict[tuple[str, ...], dict[str, Record]] = {}
+    by_split: dict[tuple[str, ...], dict[str, tuple[Record, Record]]] = {}
+    records = trained_first(records)
     for record in records:
         for split in record["splits"]:
             names = ("target", "split_column", "test_part", "train_part", "exclude_same")
             key = tuple(split.get(name) or "" for name in names)
-            by_split.setdefault(key, {})[features_name(record["provenance"])] = split
+            by_split.setdefault(key, {})[features_name(record["provenance"])] = (record, split)
     blocks = [_retrieval_block(by_name) for _, by_name in sorted(by_split.items(), key=_label_first)]
     blocks += _mean_blocks(records)
     # The notes describe the data, which all tables share.
@@ -122,16 +144,22 @@ def _label_first(item: tuple[tuple[str, ...], Any]) -> tuple[bool, tuple[str, ..
     return item[0][0] != "label", item[0]
 
 
-def _trained_first(item: tuple[str, Any]) -> int:
-    return next((n for n, start in enumerate(("trained network", "untrained network")) if item[0].startswith(start)), 2)
+def _features_cells(provenance: Record) -> list[Cell]:
+    """Return cells with the name of features and their read-out; hand-crafted and imported features have none."""
+    if provenance["checkpoint"] is None:
+        return text_cells(features_name(provenance), "")
+    readout = str(provenance.get("readout", "mean"))
+    return text_cells(features_name({**provenance, "readout": "mean"}), readout)
 
 
-def _retrieval_block(by_name: Mapping[str, Record]) -> Block:
-    ordered = sorted(by_name.items(), key=_trained_first)
-    first = ordered[0][1]
+def _retrieval_block(by_name: Mapping[str, tuple[Record, Record]]) -> Block:
+    first = next(iter(by_name.values()))[1]
     ranks = list(first["recall"])
-    rows = [[Cell(text=name), *(value_cell(split["recall"].get(rank)) for rank in ranks)] for name, split in ordered]
-    rows.append(text_cells("chance", *(percent(first["chance"].get(rank)) for rank in ranks)))
+    rows = [
+        [*_features_cells(record["provenance"]), *(value_cell(split["recall"].get(rank)) for rank in ranks)]
+        for record, split in by_name.values()
+    ]
+    rows.append(text_cells("chance", "", *(percent(first["chance"].get(rank)) for rank in ranks)))
     if first["split_column"] == LEAVE_ONE_OUT:
         sizes = f"{first['queries']} queries, each against all other videos"
     else:
@@ -144,8 +172,8 @@ def _retrieval_block(by_name: Mapping[str, Record]) -> Block:
         f"Retrieval by {target}: {sizes}. Percent of the queries with a video of the same {target} among the k "
         "nearest, with 95 % interval over groups of videos, if there are any."
     )
-    table = Table(caption=caption, columns=["features", *ranks], rows=rows, quiet_rows=1)
-    details = [_class_recall_table(name, split) for name, split in ordered if split["per_class"]]
+    table = Table(caption=caption, columns=["features", "read-out", *ranks], rows=rows, quiet_rows=1, text_columns=2)
+    details = [_class_recall_table(name, split) for name, (_, split) in by_name.items() if split["per_class"]]
     return Block(table=table, details=details)
 
 
@@ -178,7 +206,7 @@ def _mean_blocks(records: Sequence[Record]) -> list[Block]:
                 rows[name, _result_key(record)] = cells
     if not rows:
         return []
-    caption = "Mean over splits (%), with the standard deviation between splits."
+    caption = "Mean over splits. Percent, with the standard deviation between splits."
     return [Block(table=Table(caption=caption, columns=["features", "splits", *ranks], rows=list(rows.values())))]
 
 
@@ -192,6 +220,7 @@ def accuracy_block(records: Sequence[Record], caption: str) -> Block:
     """
     rows: list[list[Cell]] = []
     details = []
+    records = trained_first(records)
     newest = newest_splits(records)
     last_with_key = {_result_key(record): record for record in records}
     for record in records:

@@ -43,6 +43,8 @@ class Provenance:
         seed: random seed of the evaluation; the seed of the training run is part of ``settings``.
         clips: clips per video.
         readout: how the clips of a video become its feature, see ``cmd_eval.features.readout``.
+        precision: precision of the network, ``float32`` or ``bf16``.
+        preprocessing: version of how clips are chosen and prepared; None without a network.
         standardized: whether features were standardized with the gallery's statistics.
         pretext: last training metrics of the pretext tasks.
         software: package names and versions.
@@ -62,6 +64,8 @@ class Provenance:
     seed: int = 0
     clips: int | None = None
     readout: str = "mean"
+    precision: str = "float32"
+    preprocessing: int | None = None
     standardized: bool = False
     pretext: Mapping[str, float] = field(default_factory=dict)
     software: Mapping[str, str] = field(default_factory=lambda: software_versions())

@@ -1,17 +1,19 @@
-"""Find the videos nearest to a video file."""
+"""Find the videos nearest to a video file, or to one of the videos of a features file."""
 
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from cmd_eval.features.query import embed_query, extract_query, load_embedder
+from cmd_eval.features.query import embed_query, extract_query, load_embedder, nearest_others_of
 from cmd_eval.features.store import FeatureError, Features
 from cmd_eval.tasks.search_picture import Strip, draw_search, frames_of
+from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.folders import Folders, join_paths, open_folders, split_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.monitoring.neighbors import nearest
@@ -49,14 +51,16 @@ class SearchRun:
     Attributes:
         hits: nearest first.
         notes: notes for the user.
+        picture: the picture; None if there are no shards to draw the videos from.
     """
 
     hits: tuple[SearchHit, ...]
     notes: tuple[str, ...]
+    picture: Path | None
 
 
 def search(
-    video: Path,
+    query: str,
     features: Features,
     *,
     count: int,
@@ -65,47 +69,96 @@ def search(
     checkpoint: Path | None = None,
     device: str = "auto",
 ) -> SearchRun:
-    """Find the videos nearest to a video file, and write a picture of them.
+    """Find the videos nearest to a video, and write a picture of them.
 
     Args:
-        video: any file that ``cmd-extract`` can read.
-        features: features of the videos to search, computed by a checkpoint.
+        query: any file that ``cmd-extract`` can read, or else the id of a video of the features.
+        features: features of the videos to search; for a file, they must have been computed by a checkpoint.
         count: number of videos to find; all if there are fewer.
         picture: image file to write.
         shards, checkpoint: current paths; None for the recorded ones.
         device: ``auto``, ``cpu`` or ``cuda``.
 
     Raises:
-        ValueError: the video cannot be extracted, or shards or checkpoint are not those of the features.
+        ValueError: the query is neither a file nor an id, it cannot be extracted, or shards or checkpoint are not those
+            of the features.
     """
+    if Path(query).is_file():
+        return _search_file(Path(query), features, count, picture, shards, checkpoint, device)
+    if query not in features.videos.ids:
+        raise FeatureError(
+            f"{query}: neither a video file nor the id of a video in {features.path}, such as {features.videos.ids[0]}"
+        )
+    row = features.videos.ids.index(query)
+    hits = _hits(features, nearest_others_of(features, row, count), features.videos.fingerprints[row])
+    if not shards and not features.provenance.shards:
+        note = f"no picture: {features.path} was imported without shards; give them with --shards"
+        return SearchRun(hits=hits, notes=(note,), picture=None)
     gallery = _open_shards(features, shards)
+    entries = _entries(gallery, features, [row, *(hit.row for hit in hits)])
+    strips = [Strip(title=f"query: {query}", frames=frames_of(gallery, entries[0]))]
+    draw_search([*strips, *_hit_strips(gallery, hits, entries[1:])], picture)
+    return SearchRun(hits=hits, notes=(), picture=picture)
+
+
+def _search_file(
+    video: Path,
+    features: Features,
+    count: int,
+    picture: Path,
+    shards: Folders,
+    checkpoint: Path | None,
+    device: str,
+) -> SearchRun:
     embedder = load_embedder(features, checkpoint)
+    gallery = _open_shards(features, shards)
     with tempfile.TemporaryDirectory(prefix="cmd-eval-search-") as folder:
         query = extract_query(video, gallery.header, Path(folder))
-        feature_1F = embed_query(embedder, query, device)
+        feature_1F = torch.from_numpy(embed_query(embedder, query, device))
         all_rows = features.rows(np.arange(len(features.videos)))
-        similarity, rows = nearest(torch.from_numpy(feature_1F), all_rows, min(count, len(all_rows)))
-        hits = [
-            _hit(features, row, value, query.videos[0].fingerprint)
-            for row, value in zip(rows[0].tolist(), similarity[0].tolist(), strict=True)
-        ]
+        similarity, rows = nearest(feature_1F, all_rows, min(count, len(all_rows)))
+        found = zip(rows[0].tolist(), similarity[0].tolist(), strict=True)
+        hits = _hits(features, found, query.videos[0].fingerprint)
+        entries = _entries(gallery, features, [hit.row for hit in hits])
         strips = [Strip(title=f"query: {video.name}", frames=frames_of(query, query.videos[0]))]
-        entries = {entry.video_id: entry for entry in gallery.videos}
-        for number, hit in enumerate(hits, start=1):
-            strips.append(Strip(title=f"{number}  {hit.text}", frames=frames_of(gallery, entries[hit.video_id])))
-        draw_search(strips, picture)
+        draw_search([*strips, *_hit_strips(gallery, hits, entries)], picture)
         notes = _notes(gallery, query)
-    return SearchRun(hits=tuple(hits), notes=notes)
+    return SearchRun(hits=hits, notes=notes, picture=picture)
+
+
+def _hit_strips(gallery: ShardSet, hits: Sequence[SearchHit], entries: Sequence[VideoEntry]) -> list[Strip]:
+    return [
+        Strip(title=f"{number}  {hit.text}", frames=frames_of(gallery, entry))
+        for number, (hit, entry) in enumerate(zip(hits, entries, strict=True), start=1)
+    ]
+
+
+def _entries(gallery: ShardSet, features: Features, rows: Sequence[int]) -> list[VideoEntry]:
+    """Return the entries of some videos of the features in the shards.
+
+    Raises:
+        FeatureError: one of them is not in the shards.
+    """
+    entries = {entry.video_id: entry for entry in gallery.videos}
+    ids = [features.videos.ids[row] for row in rows]
+    missing = [video_id for video_id in ids if video_id not in entries]
+    if missing:
+        raise FeatureError(
+            f"{join_paths(gallery.folders)}: video {missing[0]} of {features.path} is missing; "
+            "pass the right shards with --shards"
+        )
+    return [entries[video_id] for video_id in ids]
 
 
 def _open_shards(features: Features, given: Folders) -> ShardSet:
-    recorded = split_paths(features.provenance.shards)
+    recorded = split_paths(features.provenance.shards) if features.provenance.shards else ()
     folders = given or recorded
     paths = join_paths(folders)
     if not given and not all(folder.is_dir() for folder in recorded):
         raise FeatureError(f"{paths}: the shards of {features.path} no longer exist; pass the new path with --shards")
     opened = open_folders(folders)
-    if opened.data_hash != features.provenance.data_hash:
+    # Features that were imported without shards record no hash of shards.
+    if features.provenance.shards and opened.data_hash != features.provenance.data_hash:
         raise FeatureError(
             f"{paths}: not the shards of {features.path} (data hash {opened.data_hash[:8]}, "
             f"expected {features.provenance.data_hash[:8]}); pass the right ones with --shards"
@@ -113,15 +166,18 @@ def _open_shards(features: Features, given: Folders) -> ShardSet:
     return opened
 
 
-def _hit(features: Features, row: int, similarity: float, fingerprint: str) -> SearchHit:
+def _hits(features: Features, found: Iterable[tuple[int, float]], fingerprint: str) -> tuple[SearchHit, ...]:
     videos = features.videos
-    return SearchHit(
-        row=row,
-        video_id=videos.ids[row],
-        label=videos.labels[row],
-        group=videos.groups[row],
-        similarity=similarity,
-        same_file=videos.fingerprints[row] == fingerprint,
+    return tuple(
+        SearchHit(
+            row=row,
+            video_id=videos.ids[row],
+            label=videos.labels[row],
+            group=videos.groups[row],
+            similarity=similarity,
+            same_file=videos.fingerprints[row] == fingerprint,
+        )
+        for row, similarity in found
     )
 
 

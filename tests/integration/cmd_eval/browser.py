@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,15 @@ return Array.from(document.images).filter((i) => !(i.complete && i.naturalWidth 
 """
 
 
+# Best practices count as well as the rules of WCAG 2.2, levels A and AA.
+_AXE = """
+const done = arguments[arguments.length - 1];
+axe.run(document, {resultTypes: ['violations', 'incomplete']}).then(
+  (result) => done(result.violations.map((v) => [v.impact, v.id, v.nodes.slice(0, 3).map((n) => n.html).join(' | ')])),
+  (error) => done([['critical', 'axe', String(error)]]));
+"""
+
+
 class Browser:
     """A running Chromium."""
 
@@ -92,6 +102,11 @@ class Browser:
 
     def broken_images(self) -> list[str]:
         return list(self.run(_BROKEN_IMAGES))
+
+    def accessibility_problems(self) -> list[str]:
+        """Return the violations that axe-core finds, with their impact."""
+        self.run(resources.files("axe_playwright_python").joinpath("axe.min.js").read_text("utf-8"))
+        return [f"{impact} {rule}: {where}" for impact, rule, where in self._driver.execute_async_script(_AXE)]
 
     def contrasts(self) -> list[tuple[float, str]]:
         """Return the contrast of each visible text with its background, and the text."""

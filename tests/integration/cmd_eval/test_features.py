@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from io import BytesIO
 from pathlib import Path
 
 import h5py
@@ -17,11 +18,14 @@ from click.testing import Result
 from PIL import Image
 
 from cmd_eval.cli.main import main
+from cmd_eval.features.embed import load_backbone
 from cmd_eval.features.source import FeatureSource, open_features
 from cmd_eval.features.store import read_features
 from cmd_extract.shard.reader import ShardSet
+from cmd_train.augment.apply import center_crop
 from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
-from cmd_train.config import build_config
+from cmd_train.config import build_config, config_from_dict
+from cmd_train.data.sampling import evaluation_clips
 from cmd_train.models.build import build_model
 from tests.command_line import call as invoke
 from tests.integration.cmd_train.training import SIZES
@@ -85,12 +89,12 @@ def start_embedding(run_dir: Path, shards: Path, out: Path) -> subprocess.Popen[
 import sys, time, torch
 torch.set_num_threads(1)
 import cmd_eval.features.embed
-plain = cmd_eval.features.embed.PartialFeatures.append
-def slow(self, feature):
-    plain(self, feature)
-    print(self.done, flush=True)
+plain = cmd_eval.features.embed.PartialFeatures.write
+def slow(self, row, feature):
+    plain(self, row, feature)
+    print(row + 1, flush=True)
     time.sleep(0.05)
-cmd_eval.features.embed.PartialFeatures.append = slow
+cmd_eval.features.embed.PartialFeatures.write = slow
 from cmd_eval.cli.main import main
 main()
 """
@@ -123,10 +127,64 @@ def test_a_killed_embedding_is_continued_with_the_same_result(
     # The features of the next video are incomplete, as after a kill within a write.
     with h5py.File(out.with_name("killed.h5.partial"), "r+", locking=False) as file:
         file["feature/clips"][reached[-1], 0] = 1.0
-    result = call("embed", run_dir, few_shards, out, "--clips", 3, *QUICK)
-    assert result.exit_code == 0, result.output
+    # Two processes compute the rest, which starts in the middle of a batch.
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--local-addr", "127.0.0.1"]
+    command += ["--rdzv-backend", "c10d", "--rdzv-endpoint", "localhost:0", "--no-python", sys.executable, "-P", "-c"]
+    command += ["from cmd_eval.cli.main import main; main()", "embed", str(run_dir), str(few_shards), str(out)]
+    command += ["--clips", "3", *map(str, QUICK)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("features of 24 videos") == 1, "the main process reports"
     assert values(out) == values(embeddings)
     assert list(tmp_path.iterdir()) == [out]
+
+
+def test_other_commands_run_in_one_process(
+    run_dir: Path, few_shards: Path, embeddings: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("RANK", "0"), ("WORLD_SIZE", "2"), ("LOCAL_RANK", "0")):
+        monkeypatch.setenv(name, value)
+    for command in (
+        ("retrieval", run_dir, few_shards),
+        ("probe", embeddings),
+        ("recognition", run_dir, few_shards),
+        ("search", "x", "--embeddings", embeddings),
+    ):
+        result = call(*command)
+        assert result.exit_code == 1
+        assert "started in 2 processes by torchrun or srun; only `cmd-eval embed` uses several" in result.output
+
+
+def test_batches_of_clips_from_several_videos_give_the_same_features(
+    embeddings: Path, run_dir: Path, few_shards: Path, tmp_path: Path
+) -> None:
+    # The features of one clip at a time.
+    checkpoint, shards = load_checkpoint(run_dir), ShardSet(few_shards)
+    config = config_from_dict(checkpoint.config["settings"])
+    backbone = load_backbone(checkpoint, config).eval()
+    expected = []
+    for entry in shards.videos:
+        for frames in evaluation_clips(entry.frame_count, config.sampling, 3):
+            images = [Image.open(BytesIO(jpeg)).convert("RGB") for jpeg in shards.frame_jpegs(entry, frames)]
+            clip_u8 = torch.from_numpy(np.stack([np.asarray(image) for image in images]))[None]
+            with torch.no_grad():
+                expected.append(backbone(center_crop(clip_u8, config.model.crop_size)).pooled_BC[0].numpy())
+    expected_VNF = np.stack(expected).reshape(24, 3, 64)
+    np.testing.assert_allclose(read_features(embeddings).clips_VNF, expected_VNF, atol=1e-5)
+    for batch_size in (2, 7, 500):
+        out = tmp_path / f"{batch_size}.h5"
+        result = call("embed", run_dir, few_shards, out, "--clips", 3, "--batch-size", batch_size, *QUICK)
+        assert result.exit_code == 0, result.output
+        np.testing.assert_allclose(read_features(out).clips_VNF, expected_VNF, atol=1e-5)
+    half = tmp_path / "half.h5"
+    assert call("embed", run_dir, few_shards, half, "--clips", 3, "--precision", "bf16", *QUICK).exit_code == 0
+    found = read_features(half)
+    assert found.provenance.precision == "bf16"
+    error = np.abs(found.clips_VNF - expected_VNF).max() / np.abs(expected_VNF).max()
+    assert 1e-4 < error < 0.05
+    refused = call("embed", run_dir, few_shards, half, "--clips", 3, *QUICK)
+    assert "precision bf16, expected float32" in refused.output
 
 
 def test_other_embeddings_are_rejected_and_kept(embeddings: Path, run_dir: Path, few_shards: Path) -> None:
@@ -142,25 +200,80 @@ def test_other_embeddings_are_rejected_and_kept(embeddings: Path, run_dir: Path,
     assert embeddings.read_bytes() == before
 
 
-def test_cached_features_are_recomputed_only_on_request(few_shards: Path, tmp_path: Path) -> None:
+def test_settings_do_not_overwrite_each_others_features(few_shards: Path, tmp_path: Path) -> None:
     run = make_run(tmp_path / "run", few_shards)
     common = ("retrieval", run, few_shards, *SPLIT, *QUICK)
-    assert call(*common, "--clips", 1).exit_code == 0
-    refused = call(*common, "--clips", 2)
-    assert refused.exit_code == 1
-    assert "--fresh" in refused.output
-    assert call(*common, "--clips", 2, "--fresh").exit_code == 0
+    data = ShardSet(few_shards).data_hash[:8]
+    for options in (("--clips", 1), ("--clips", 2), ("--clips", 2, "--precision", "bf16"), ("--clips", 1)):
+        result = call(*common, *options)
+        assert result.exit_code == 0, result.output
     kept = sorted(path.name for path in (run / "eval").iterdir())
     # Results with other clips, other parts or an earlier checkpoint have their own files.
-    found = [f"retrieval-split-label-{clips}-clips.json" for clips in (1, 2)]
-    assert kept == [f"embeddings-{ShardSet(few_shards).data_hash[:8]}.h5", *found]
+    settings = ("1-clips", "2-clips", "2-clips-bf16")
+    embeddings = [f"embeddings-{data}-v1-{words}.h5" for words in settings]
+    assert kept == sorted([*embeddings, *(f"retrieval-split-label-{words}.json" for words in settings)])
+    assert [read_features(run / "eval" / name).provenance.clips for name in embeddings] == [1, 2, 2]
     assert call(*common, "--clips", 2, "--test-part", "train", "--train-part", "test").exit_code == 0
     assert (run / "eval" / "retrieval-split-train-in-test-label-2-clips.json").is_file()
     shutil.copytree(run / "checkpoints" / "step-00000003", run / "checkpoints" / "step-00000009")
     earlier = ("retrieval", run / "checkpoints" / "step-00000003", *common[2:], "--clips", 2)
     assert call(*earlier).exit_code == 0
     assert (run / "eval" / "retrieval-split-label-step-00000003-2-clips.json").is_file()
-    assert (run / "eval" / f"embeddings-{ShardSet(few_shards).data_hash[:8]}-step-00000003.h5").is_file()
+    assert (run / "eval" / f"embeddings-{data}-v1-step-00000003-2-clips.h5").is_file()
+
+
+def test_cached_features_of_other_weights_are_recomputed_only_on_request(few_shards: Path, tmp_path: Path) -> None:
+    command = ("retrieval", tmp_path / "run", few_shards, *SPLIT, *QUICK, "--clips", 1)
+    make_run(tmp_path / "run", few_shards)
+    assert call(*command).exit_code == 0
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    make_run(tmp_path / "run", few_shards, run__seed=5)
+    refused = call(*command)
+    assert refused.exit_code == 1
+    assert "--fresh" in refused.output
+    assert call(*command, "--fresh").exit_code == 0
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which not even root can create files")
+def test_a_run_folder_that_cannot_be_written_is_noticed_first(
+    embeddings: Path, few_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make_run(tmp_path / "run", few_shards)
+    features = tmp_path / "features" / "f.h5"
+    assert call("embed", run, few_shards, features, "--clips", 1, *QUICK).exit_code == 0
+    (run / "eval").symlink_to("/proc/self")
+    # The result goes beside the features file, with a note.
+    beside = call("retrieval", features, *SPLIT)
+    assert beside.exit_code == 0, beside.output
+    assert f"{run / 'eval'} cannot be written to: the result goes to {features.parent}" in beside.output.replace(
+        "\n", ""
+    )
+    assert (features.parent / "retrieval-split-label-1-clips.json").is_file()
+    # Nothing is computed before the error.
+    for name in ("embed.embed_to_file", "source.embed_to_file"):
+        monkeypatch.setattr(f"cmd_eval.features.{name}", computed_again)
+    monkeypatch.setattr("cmd_eval.tasks.run_retrieval.run_retrieval", computed_again)
+    for arguments, remedy in (
+        (("retrieval", run, few_shards, *SPLIT, "--clips", 1), "--eval-dir"),
+        (("retrieval", features, *SPLIT, "--output", "/proc/self/x.json"), "--output"),
+        (("decoupling", few_shards, "--both", run, *SPLIT), "--output"),
+        (("embed", run, few_shards, "/proc/self/x.h5"), "choose another file"),
+        (("baseline", few_shards, *SPLIT, "--output", "/proc/self/x.json"), "--output"),
+    ):
+        refused = call(*arguments, *(QUICK if arguments[0] in ("embed", "decoupling") else ()))
+        assert refused.exit_code == 1, arguments
+        assert "cannot be written to" in refused.output
+        assert remedy in refused.output
+    monkeypatch.undo()
+    # A folder of one's own.
+    own = tmp_path / "own"
+    result = call("retrieval", run, few_shards, *SPLIT, "--clips", 1, "--eval-dir", own, *QUICK)
+    assert result.exit_code == 0, result.output
+    data = ShardSet(few_shards).data_hash[:8]
+    assert sorted(path.name for path in own.iterdir()) == [
+        f"embeddings-{data}-v1-1-clips.h5",
+        "retrieval-split-label-1-clips.json",
+    ]
 
 
 def test_probe_and_leave_one_out_on_features(embeddings: Path, run_dir: Path) -> None:
@@ -325,12 +438,12 @@ def test_read_outs_change_what_is_compared(run_dir: Path, few_shards: Path) -> N
         found[readout] = features.table_VF
     assert [table.shape[1] for table in found.values()] == [64, 128, 256, 512, 36]
     files = sorted(path.name for path in (run_dir / "eval").glob("embeddings-*.h5"))
-    assert [name.split("-", 2)[2:] for name in files] == [["directions.h5"], ["grid.h5"], []]
+    assert [name.split("-", 3)[3] for name in files] == ["2-clips.h5", "directions-2-clips.h5", "grid-2-clips.h5"]
     command = ("retrieval", run_dir, few_shards, "--clips", 2, *SPLIT, "--standardize", *QUICK)
     assert call(*command).exit_code == 0
     record = json.loads((run_dir / "eval" / "retrieval-split-label-standardized-2-clips.json").read_text())
     assert record["provenance"]["standardized"] is True
-    refused = call("retrieval", run_dir / "eval" / files[-1], *SPLIT, "--readout", "grid")
+    refused = call("retrieval", run_dir / "eval" / files[0], *SPLIT, "--readout", "grid")
     assert refused.exit_code == 1
     assert "allow the read-outs mean, ordered, not 'grid'" in refused.output
 
@@ -354,3 +467,67 @@ def test_features_of_an_unknown_provenance_are_named(embeddings: Path, tmp_path:
     result = call("retrieval", path, *SPLIT)
     assert result.exit_code == 1
     assert "f.h5: not a readable features file" in result.output
+
+
+def test_features_of_another_model_are_evaluated_like_our_own(
+    embeddings: Path, few_shards: Path, tmp_path: Path
+) -> None:
+    exported = call("export-features", embeddings, tmp_path / "other.npy", "--clips")
+    assert exported.exit_code == 0, exported.output
+    out = tmp_path / "other.h5"
+    files = (tmp_path / "other.npy", tmp_path / "other.csv")
+    imported = call("import-features", *files, out, "--shards", few_shards)
+    assert imported.exit_code == 0, imported.output
+    assert f"{out}: features of 24 videos, 3 clips per video, 64 values each" in imported.output
+    for command in (("retrieval", *SPLIT), ("probe", "--method", "knn", *SPLIT)):
+        records = []
+        for source in (embeddings, out):
+            result = call(command[0], source, *command[1:], "--output", tmp_path / "result.json")
+            assert result.exit_code == 0, result.output
+            records.append(json.loads((tmp_path / "result.json").read_text()))
+        assert records[0]["splits"] == records[1]["splits"]
+        assert records[1]["provenance"]["features"] == "other"
+        assert "other: imported features; the training data of their model are unknown" in records[1]["notes"]
+    # Nothing can be embedded by an unknown model, but its videos can be queries.
+    query = read_features(out).videos.ids[5]
+    video = next((few_shards.parent / "videos").glob("**/up-*.mp4"))
+    refused = call("search", video, "--embeddings", out)
+    assert "contains other features, not those of a checkpoint" in refused.output
+    found = [call("search", query, "--embeddings", path, "--output", tmp_path / "s.png") for path in (embeddings, out)]
+    assert [result.exit_code for result in found] == [0, 0]
+    assert found[0].stdout == found[1].stdout
+    lines = found[0].stdout.splitlines()
+    assert len(lines) == 6
+    assert query not in "".join(line.split()[1] for line in lines[:5])
+    with Image.open(tmp_path / "s.png") as picture:
+        assert picture.height > 6 * ShardSet(few_shards).header.frame_height
+    unknown = call("search", "nobody", "--embeddings", out)
+    assert f"nobody: neither a video file nor the id of a video in {out}" in unknown.output
+
+
+def test_features_imported_without_shards(embeddings: Path, few_shards: Path, tmp_path: Path) -> None:
+    assert call("export-features", embeddings, tmp_path / "f.npy").exit_code == 0
+    out, table = tmp_path / "out.h5", tmp_path / "f.csv"
+    assert call("import-features", tmp_path / "f.npy", table, out).exit_code == 0
+    assert call("retrieval", out, *SPLIT).exit_code == 0
+    assert (tmp_path / "retrieval-split-label-f.json").is_file()
+    ids = read_features(out).videos.ids
+    picture = tmp_path / "search.png"
+    found = call("search", ids[0], "--embeddings", out, "--count", 2, "--output", picture)
+    assert found.exit_code == 0, found.output
+    assert "no picture:" in found.output
+    assert not picture.exists()
+    assert call("search", ids[0], "--embeddings", out, "--shards", few_shards, "--output", picture).exit_code == 0
+    assert picture.exists()
+    lines = table.read_text().splitlines(keepends=True)
+    for rows, message in (
+        (lines[:-1], "f.csv: 23 videos, but"),
+        ([*lines[:-1], lines[1]], f"line 25: id '{ids[0]}' is also in line 2"),
+        ([lines[0], "x" + lines[1], *lines[2:]], f"f.csv: 1 videos are not in {few_shards}: x{ids[0]}"),
+    ):
+        table.write_text("".join(rows))
+        refused = call("import-features", tmp_path / "f.npy", table, tmp_path / "bad.h5", "--shards", few_shards)
+        assert refused.exit_code == 1
+        assert message in refused.output
+        assert len(refused.output.strip().splitlines()) == 1
+    assert not (tmp_path / "bad.h5").exists()

@@ -19,7 +19,7 @@ from tests.unit.cmd_eval.report import result_files as results
 WCAG_AA = 4.5
 MAX_BYTES = 5e6
 SECTIONS = ("retrieval", "recognition", "probe", "auxiliary", "decoupling")
-PARTS = ("glance", "run", *SECTIONS, "confusion", "training", "examples", "map", "motion")
+PARTS = ("glance", "run", *SECTIONS, "confusion", "training", "examples", "search", "map", "motion")
 
 
 def evaluate(*arguments: object) -> Result:
@@ -68,14 +68,19 @@ def test_the_page_is_complete_and_small(page: Path, few_shards: Path) -> None:
     assert page.stat().st_size < MAX_BYTES
     assert re.findall(r'<section id="([\w-]+)">', text) == list(PARTS)
     labels = sorted({video.label for video in ShardSet(few_shards).videos})
+    # Retrieval examples, then the three of the search demo.
     queries = text.count(">query</div>")
-    assert queries == min(12, sum(v.splits["split"] == "test" for v in ShardSet(few_shards).videos))
+    assert queries == min(12, sum(v.splits["split"] == "test" for v in ShardSet(few_shards).videos)) + 3
     # Each neighbor is marked as right or wrong, by a word and by a symbol.
     assert text.count("✓ right</div>") + text.count("✗ wrong</div>") == 5 * queries
     assert text.count("data:image/jpeg") == 6 * queries + 2 * min(6, len(ShardSet(few_shards).videos))
     assert "if it has the query's label" in text, "examples are by label if there are any"
     for label in labels:
         assert label in text
+    names = few_shards.parent.parent.parts[1:3]
+    assert "/".join(names) not in text, "the page contains no absolute paths"
+    assert str(page.parent) not in text
+    assert text.count("<caption") == text.count("<table")
     assert "http://" not in text.replace("http://www.w3.org", "")
     assert "https://" not in text
 
@@ -114,7 +119,7 @@ def test_errors_are_one_line(tmp_path: Path, run_dir: Path) -> None:
 
 
 @pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1200, 360])
+@pytest.mark.parametrize("width", [1280, 360])
 def test_the_page_in_chromium(browser: Browser, page: Path, width: int, dark: bool) -> None:
     browser.show(page, width=width, dark=dark)
     # Collapsed parts count as well.
@@ -129,6 +134,7 @@ def test_the_page_in_chromium(browser: Browser, page: Path, width: int, dark: bo
     contrasts = browser.contrasts()
     assert len(contrasts) > 200
     assert [text for ratio, text in contrasts if ratio < WCAG_AA] == []
+    assert browser.accessibility_problems() == []
 
 
 def test_the_browser_checks_find_problems(browser: Browser, tmp_path: Path) -> None:
@@ -139,6 +145,8 @@ def test_the_browser_checks_find_problems(browser: Browser, tmp_path: Path) -> N
         "<p style='color: #aaa'>pale</p><p style='color: #000'>dark</p>"
     )
     browser.show(broken, width=360)
+    rules = {line.partition(":")[0] for line in browser.accessibility_problems()}
+    assert {"serious color-contrast", "serious html-has-lang", "moderate region"} <= rules
     errors: list[Any] = browser.errors()
     assert any("nosuch is not defined" in line for line in errors)
     assert browser.broken_images() == ["lost"]

@@ -231,24 +231,3 @@ class EvalSample:
 
     clips_u8: NDArray[np.uint8]
     video: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvalBatch(_TensorFields):
-    """Batch of videos with their evaluation clips.
-
-    Attributes:
-        clips_u8_BNTHWC: (B, N, T, H, W, 3) uint8.
-        video_B: (B,) int64, index of each video among the dataset's entries.
-    """
-
-    clips_u8_BNTHWC: Tensor
-    video_B: Tensor
-
-
-def collate_eval(samples: Sequence[EvalSample]) -> EvalBatch:
-    """Stack the clips of videos; all frames of a shard set have the same size."""
-    return EvalBatch(
-        clips_u8_BNTHWC=torch.from_numpy(np.stack([sample.clips_u8 for sample in samples])),
-        video_B=torch.tensor([sample.video for sample in samples]),
-    )

@@ -15,9 +15,9 @@ import pytest
 import torch
 
 from cmd_eval.data.table import VideoTable
-from cmd_eval.features.clips import ClipProtocol
+from cmd_eval.features.clips import ClipProtocol, rebatch
 from cmd_eval.features.embed import EmbeddingConfig, embed_to_file, embed_videos
-from cmd_eval.features.spool import PartialFeatures, writing
+from cmd_eval.features.spool import PartialFeatures, create_partial, share_of, writing
 from cmd_eval.features.store import (
     FeatureError,
     FeatureRows,
@@ -55,7 +55,8 @@ def written(path: Path) -> tuple[Features, np.ndarray]:
 
 
 def partial_features(path: Path, **options: bool) -> PartialFeatures:
-    return PartialFeatures(path, VIDEOS, SOURCE, 2, 4, **options)
+    create_partial(path, VIDEOS, SOURCE, 2, 4, **options)
+    return PartialFeatures(path)
 
 
 def test_features_survive_a_round_trip(tmp_path: Path) -> None:
@@ -116,7 +117,15 @@ def test_other_files_are_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("clips", 10), ("data_hash", "e"), ("checkpoint_sha256", "1" * 64), ("untrained", True), ("features", "other")],
+    [
+        ("clips", 10),
+        ("data_hash", "e"),
+        ("checkpoint_sha256", "1" * 64),
+        ("untrained", True),
+        ("features", "other"),
+        ("precision", "bf16"),
+        ("preprocessing", 0),
+    ],
 )
 def test_other_features_are_rejected(tmp_path: Path, field: str, value: object) -> None:
     found, _ = written(tmp_path / "f.h5")
@@ -137,21 +146,22 @@ def test_rows_are_read_in_blocks_and_standardized() -> None:
     np.testing.assert_array_equal(scaled[5:7].numpy(), scaled.read()[5:7])
 
 
-def test_an_interrupted_file_is_continued_after_its_last_complete_video(tmp_path: Path) -> None:
+def test_an_interrupted_file_is_completed(tmp_path: Path) -> None:
     path, partial = tmp_path / "x.h5", tmp_path / "x.h5.partial"
     clips = np.random.default_rng(2).standard_normal((3, 2, 4)).astype(np.float32)
     with partial_features(path) as writer:
-        empty = partial.read_bytes()
-        snapshots = [empty]
-        for feature in clips:
-            writer.append(feature)
+        snapshots = [partial.read_bytes()]
+        # In any order: several processes write their shares at the same time.
+        for row in (1, 0, 2):
+            writer.write(row, clips[row])
             snapshots.append(partial.read_bytes())
         writer.finish()
     assert list(tmp_path.iterdir()) == [path]
     complete = path.read_bytes()
     assert snapshots[3] == complete
+    missing = [[range(3)], [range(1), range(2, 3)], [range(2, 3)], []]
     # A kill while a video is being written leaves any prefix of its changed bytes.
-    for videos, (before, after) in enumerate(pairwise(snapshots)):
+    for number, (before, after) in enumerate(pairwise(snapshots)):
         changed = [place for place in range(len(after)) if before[place] != after[place]]
         for count in (0, 1, len(changed) // 2, len(changed) - 1, len(changed)):
             data = bytearray(before)
@@ -159,9 +169,10 @@ def test_an_interrupted_file_is_continued_after_its_last_complete_video(tmp_path
                 data[place] = after[place]
             partial.write_bytes(data)
             with partial_features(path) as writer:
-                assert writer.done == videos + (count == len(changed))
-                for feature in clips[writer.done :]:
-                    writer.append(feature)
+                assert writer.missing == missing[number + (count == len(changed))]
+                for rows in writer.missing:
+                    for row in rows:
+                        writer.write(row, clips[row])
                 writer.finish()
             assert path.read_bytes() == complete
     # A power cut may leave zeros.
@@ -170,23 +181,35 @@ def test_an_interrupted_file_is_continued_after_its_last_complete_video(tmp_path
     zeroed[first : first + clips[1].nbytes] = bytes(clips[1].nbytes)
     partial.write_bytes(zeroed)
     with partial_features(path) as writer:
-        assert writer.done == 1
-        with pytest.raises(ValueError, match="features of 1 videos, expected 3"):
+        assert writer.missing == [range(1, 2)]
+        with pytest.raises(FeatureError, match="features of 1 videos are missing or damaged; run the same command"):
             writer.finish()
 
 
 def test_a_partial_file_of_other_features_is_rejected(tmp_path: Path) -> None:
     path, partial = tmp_path / "x.h5", tmp_path / "x.h5.partial"
     with partial_features(path) as writer:
-        writer.append(np.zeros((2, 4), np.float32))
+        writer.write(0, np.zeros((2, 4), np.float32))
         with pytest.raises(ValueError, match="shape"):
-            writer.append(np.zeros((3, 4), np.float32))
+            writer.write(1, np.zeros((3, 4), np.float32))
     before = partial.read_bytes()
     with pytest.raises(FeatureError, match=r"x\.h5\.partial: .*other features \(data_hash d, expected e\).*--fresh"):
-        PartialFeatures(path, VIDEOS, replace(SOURCE, data_hash="e"), 2, 4)
+        create_partial(path, VIDEOS, replace(SOURCE, data_hash="e"), 2, 4)
+    with pytest.raises(FeatureError, match=r"x\.h5\.partial: contains features of 4 values per clip, expected 5"):
+        create_partial(path, VIDEOS, SOURCE, 2, 5)
     assert partial.read_bytes() == before
     with partial_features(path, fresh=True) as writer:
-        assert writer.done == 0
+        assert writer.missing == [range(3)]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 7, 40])
+def test_the_shares_of_processes_cover_the_missing_videos_once(world_size: int) -> None:
+    ranges = [range(2), range(5, 17), range(20, 21), range(30, 45)]
+    shares = [share_of(ranges, rank, world_size) for rank in range(world_size)]
+    sizes = [sum(map(len, share)) for share in shares]
+    assert [row for share in shares for rows in share for row in rows] == [row for rows in ranges for row in rows]
+    assert max(sizes) - min(sizes) <= 1
+    assert all(len(rows) for share in shares for rows in share)
 
 
 def test_only_one_process_writes_a_file(tmp_path: Path) -> None:
@@ -216,9 +239,9 @@ def test_features_are_written_on_file_systems_without_locks(
     with writing(tmp_path / "x.h5"), partial_features(tmp_path / "x.h5") as writer:
         # SIGKILL at this point leaves nothing behind that would stop the next run, on this host or another.
         assert [path.name for path in tmp_path.iterdir()] == ["x.h5.partial"]
-        writer.append(np.zeros((2, 4), np.float32))
+        writer.write(0, np.zeros((2, 4), np.float32))
     with writing(tmp_path / "x.h5"), partial_features(tmp_path / "x.h5") as writer:
-        assert writer.done == 1
+        assert writer.missing == [range(1, 3)]
 
 
 def test_other_errors_of_locks_are_not_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,17 +276,34 @@ class Net(torch.nn.Module):
         return torch.where(bright > 0, torch.nan, 1.0).expand(-1, 3)
 
 
-def test_features_that_are_not_finite_name_the_video(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("batch_size", [1, 3, 64])
+def test_features_that_are_not_finite_name_the_video(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
     videos = [SimpleNamespace(video_id="dark"), SimpleNamespace(video_id="bright")]
-    batches = [SimpleNamespace(clips_u8_BNTHWC=torch.full((1, 2, 2, 8, 8, 3), n, dtype=torch.uint8)) for n in (0, 200)]
+    samples = [torch.full((2, 2, 8, 8, 3), value, dtype=torch.uint8) for value in (0, 200)]
     monkeypatch.setattr("cmd_eval.features.clips.EvalDataset", lambda *_: None)
-    monkeypatch.setattr("cmd_eval.features.clips.iterate_samples", lambda *_, **__: batches)
+    monkeypatch.setattr("cmd_eval.features.clips.iterate_samples", lambda *_, **__: samples)
     monkeypatch.setattr("cmd_eval.features.clips.center_crop", lambda clips, _: clips)
-    protocol = ClipProtocol(sampling=None, crop_size=8, clips=2, device=torch.device("cpu"))  # type: ignore[arg-type] # stand-ins
+    protocol = ClipProtocol(
+        sampling=None,  # type: ignore[arg-type] # stand-in
+        crop_size=8,
+        clips=2,
+        device=torch.device("cpu"),
+        batch_size=batch_size,
+    )
     features = embed_videos(Net(), None, videos, protocol)  # type: ignore[arg-type] # stand-ins
     assert next(features).tolist() == [[1.0] * 3] * 2
     with pytest.raises(ValueError, match="bright: the network's features are not finite"):
         next(features)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 7, 30])
+def test_tensors_are_divided_into_batches_of_one_size(rows: int) -> None:
+    values = torch.arange(24).reshape(12, 2)
+    parts = [values[:1], values[1:8], values[8:8], values[8:]]
+    batches = list(rebatch(iter(parts), rows))
+    assert [len(batch) for batch in batches[:-1]] == [rows] * (len(batches) - 1)
+    assert 0 < len(batches[-1]) <= rows
+    assert torch.cat(batches).equal(values)
 
 
 def embedding(monkeypatch: pytest.MonkeyPatch, value: float) -> Callable[..., Features]:
@@ -278,7 +318,7 @@ def embedding(monkeypatch: pytest.MonkeyPatch, value: float) -> Callable[..., Fe
     monkeypatch.setattr("cmd_eval.features.embed.load_clip_network", lambda *_, **__: net)
     monkeypatch.setattr(
         "cmd_eval.features.embed.embed_videos",
-        lambda *given: iter([np.full((1, 3), value, np.float32)] * len(given[2])),
+        lambda *given: iter([np.full((1, 3), value, np.float32)] * len(given[4])),
     )
 
     def run(path: Path, **options: bool) -> Features:

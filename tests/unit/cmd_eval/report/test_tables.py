@@ -5,6 +5,7 @@ import pytest
 
 from cmd_eval.report.build import result_sections
 from cmd_eval.report.confusion import MAX_CLASSES_IN_TABLE, row_shares, view_confusion
+from cmd_eval.report.summary import main_results
 from cmd_eval.report.tables import (
     Cell,
     Table,
@@ -43,17 +44,24 @@ def test_retrieval_tables_compare_features_with_chance() -> None:
     untrained = results.retrieval(results.provenance(untrained=True), value=0.4)
     grids = results.retrieval(results.provenance(checkpoint=None, step=None, features="motion descriptor"), value=0.6)
     by_group = results.retrieval(target="group")
-    first, second, mean = retrieval_blocks([grids, by_group, untrained, results.retrieval()])
-    assert texts(first.table) == [
-        ["trained network, step 9", "50.0", "70.0"],
-        ["untrained network", "40.0", "60.0"],
-        ["motion grids", "60.0", "80.0"],
-        ["chance", "33.0", "80.0"],
+    better = [
+        results.retrieval(results.provenance(readout=name), value=value)
+        for name, value in (("grid-ordered", 0.8), ("ordered", 0.7))
     ]
+    first, second, mean = retrieval_blocks([grids, by_group, untrained, *better, results.retrieval()])
+    assert texts(first.table) == [
+        ["trained network, step 9", "mean", "50.0", "70.0"],
+        ["trained network, step 9", "ordered", "70.0", "90.0"],
+        ["trained network, step 9", "grid-ordered", "80.0", "100.0"],
+        ["untrained network", "mean", "40.0", "60.0"],
+        ["motion grids", "", "60.0", "80.0"],
+        ["chance", "", "33.0", "80.0"],
+    ]
+    assert first.table.name == "Retrieval by label: split1, 20 queries (test), 40 gallery videos (train)"
     assert first.table.quiet_rows == 1
     assert "20 queries (test), 40 gallery videos (train)" in first.table.caption
     assert second.table.caption.startswith("Retrieval by group")
-    assert len(first.details) == 3
+    assert len(first.details) == 5
     assert texts(first.details[0])[0] == ["left", "7", "50.0", "70.0"]
     assert texts(mean.table)[0][1:] == ["3", "40.0", "40.0"]
     assert mean.notes == ["3 videos were left out"]
@@ -61,7 +69,7 @@ def test_retrieval_tables_compare_features_with_chance() -> None:
 
 def test_of_two_results_with_the_same_splits_the_newer_is_shown() -> None:
     block, _ = retrieval_blocks([results.retrieval(value=0.1), results.retrieval(value=0.7)])
-    assert texts(block.table)[0][1] == "70.0"
+    assert texts(block.table)[0][2] == "70.0"
 
 
 def test_leave_one_out_is_described() -> None:
@@ -111,6 +119,19 @@ def test_accuracy_tables_show_the_newest_result_and_the_parts() -> None:
     both["splits"] = [first | {"provenance": results.provenance(step=n, checkpoint_sha256=str(n))} for n in (3, 4)]
     names = [row[0].text for row in accuracy_block([both], "").table.rows]
     assert names == ["fine-tuned, trained network, step 3", "fine-tuned, trained network, step 4"]
+
+
+def test_trained_networks_come_first() -> None:
+    untrained = results.probe(results.provenance(untrained=True))
+    grids = results.probe(results.provenance(checkpoint=None, checkpoint_sha256=None, features="motion descriptor"))
+    records = [untrained, grids, results.probe()]
+    starts = ["trained network", "untrained network", "motion grids"]
+    rows = texts(accuracy_block(records, "").table)
+    assert [row[0].removeprefix("linear, ").partition(", step")[0] for row in rows] == starts
+    kinds = {"probe": records, "retrieval": [results.retrieval(record["provenance"]) for record in records]}
+    shown = main_results(kinds)
+    assert [result.details.partition(",")[0] for result in shown] == starts * 2
+    assert len({result.measure for result in shown[:3]}) == 1, "results of one measure are together"
 
 
 def test_captions_explain_chance() -> None:

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from cmd_extract.schema import ShardHeader, VideoEntry
 from cmd_train.config import build_config
-from cmd_train.data.batch import collate_eval, unpack_batches
+from cmd_train.data.batch import unpack_batches
 from cmd_train.data.batch_memory import BatchPool, release
 from cmd_train.data.dataset import DamagedSampleError, EvalDataset, PretrainDataset
 from cmd_train.data.epoch_sampler import EpochSampler
@@ -285,9 +285,8 @@ def test_evaluation_reads_each_frame_only_once() -> None:
     expected = np.array([[0, 4, 8, 12], [8, 12, 16, 20], [17, 21, 25, 29]])
     np.testing.assert_allclose(sample.clips_u8[:, :, 9, 9, 0], 2 * expected + 2, atol=2)
     assert shards.read == sorted(set(expected.ravel().tolist()))
-    batch = collate_eval([data[0], data[1]])
-    assert batch.clips_u8_BNTHWC.shape == (2, 3, 4, 26, 34, 3)
-    assert batch.video_B.tolist() == [0, 1]
+    assert data[1].clips_u8.shape == (3, 4, 26, 34, 3)
+    assert data[1].video == 1
     assert (data.report().samples, data.report().stride_shrunk) == (3, 1)
 
 
