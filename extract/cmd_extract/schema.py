@@ -1,4 +1,4 @@
-"""Shard format, version 1: names, dtypes and record types shared by the writer and the reader.
+"""Shard format, version 2: names, dtypes and record types shared by the writer and the reader.
 
 One HDF5 file holds the videos of consecutive manifest rows. Columns are flat across videos and addressed by offsets.
 Importing this module loads neither torch nor a decoder. ``extract/README.md`` documents the format for other readers.
@@ -21,8 +21,11 @@ from numpy.typing import NDArray
 from cmd_extract.system.validation import require
 
 FORMAT_NAME = "context-motion-shard"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Layout of a shard: raised whenever a reader would have to change."""
+READABLE_VERSIONS = (1, 2)
+"""Versions that can be read; version 1 has no tables of motion chunks. Only ``FORMAT_VERSION`` is written."""
+READS = "this release reads versions 1 and 2"
 EXTRACTOR_VERSION = 1
 """Content of a shard: raised whenever the same settings would give other bytes."""
 
@@ -74,6 +77,8 @@ KEYFRAME_OFFSET = "keyframe/offset"  # (K + 1,) uint64
 KEYFRAME_INDEX = "keyframe/frame_index"  # (K,) int64, frame number within its video
 MOTION_GRID = "motion/grid"  # (F, 2, gh, gw) int16, quarter pixels; channel 0 = dx, 1 = dy
 MOTION_VALID = "motion/valid"  # (F, gh, gw) uint8, 1 where the stream has a vector
+MOTION_GRID_CHUNK = "motion/grid_chunk"  # (C, 3) uint64: position in the file, bytes, filter mask of each chunk
+MOTION_VALID_CHUNK = "motion/valid_chunk"
 FAILURE_ROW = "failure/row"  # (N,) int64
 FAILURE_ID = "failure/id"
 FAILURE_PATH = "failure/path"
@@ -227,12 +232,25 @@ def hash_json(value: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def hash_records(records: tuple[VideoRecord, ...]) -> str:
+def hash_records(records: Sequence[VideoRecord]) -> str:
     """Return the hash of what decides the content of shards: row, id and path of manifest rows, in order.
 
     Labels, groups and splits are not part of it; they are stored in the index (``columns_of``) and may change.
     """
-    return hash_json([[r.row, r.video_id, r.path] for r in records])
+    return hash_prefixes(records, [len(records)])[0]
+
+
+def hash_prefixes(records: Sequence[VideoRecord], ends: Sequence[int]) -> list[str]:
+    """Return ``hash_records`` of the first rows of a manifest, for each of some ascending numbers of rows."""
+    digest, hashes, start = hashlib.sha256(b"["), [], 0
+    for end in ends:
+        for number, record in enumerate(records[start:end], start):
+            row = json.dumps([record.row, record.video_id, record.path], separators=(",", ":"))
+            digest.update(f",{row}".encode() if number else row.encode())
+        complete, start = digest.copy(), end
+        complete.update(b"]")
+        hashes.append(complete.hexdigest())
+    return hashes
 
 
 def columns_of(records: Sequence[VideoRecord]) -> dict[str, list[str]]:

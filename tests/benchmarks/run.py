@@ -28,6 +28,7 @@ SCRIPTS = {
     "loader": ("loader_clips_core", "loader_vs_online", "loader_vs_jpeg"),
     "peers": ("loader_vs_torchcodec", "loader_vs_decord", "loader_vs_webdataset", "loader_vs_jpeg_folder"),
     "extraction_workers": ("extract_workers_1_fps_core",),
+    "shards": ("shard_open_ms", "shard_open_kb", "loader_many_shards", "cold_clip_vs_mapped"),
     "sample_cost": ("sample_gflop",),
     "step_native_vs_paper": ("step_native_vs_paper",),
     "retrieval": ("retrieval_queries_per_s",),

@@ -81,5 +81,5 @@ def attempts(out: Path, task: int) -> list[list[dict[str, Any]]]:
 
 def built(out: Path) -> list[str]:
     """Return the names of all shards that were built, once per build."""
-    lines = [line for path in (out / "tasks").iterdir() for line in path.read_text().splitlines()]
+    lines = [line for path in (out / "tasks").glob("[0-9]*") for line in path.read_text().splitlines()]
     return sorted(event["name"] for event in map(json.loads, lines) if event["event"] == "shard")

@@ -102,7 +102,7 @@ def test_shard_of_a_killed_worker_is_rebuilt(small_extraction: SmallExtraction, 
             run.kill()
             run.wait(20)
     assert results(out) == results(small_extraction.reference)
-    assert {p.name for p in out.iterdir()} == {*results(out), "run.json"} | {
+    assert {p.name for p in out.iterdir()} == {*results(out), "run.json", "tasks"} | {
         p.name
         for p in out.glob(".extract-*")  # left by the killed worker; the next run removes them
     }

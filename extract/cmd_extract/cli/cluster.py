@@ -28,8 +28,8 @@ def status(out: Path, list_shards: bool, stale_after: float) -> None:
     """
     from cmd_extract.cluster.slurm import JOBS_FOLDER
     from cmd_extract.cluster.status import STATES, read_status
-    from cmd_extract.cluster.task_log import DONE
     from cmd_extract.console.tables import format_table
+    from cmd_extract.run.task_log import DONE
     from cmd_extract.schema import RUN_NAME
     from cmd_extract.system.claims import Claims
 

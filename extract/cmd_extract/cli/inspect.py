@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,14 @@ import click
 from cmd_extract.cli import options
 
 if TYPE_CHECKING:
-    from cmd_extract.run.job import Limits
+    from collections.abc import Iterator, Mapping, Sequence
+
     from cmd_extract.run.record import RecordedRun
-    from cmd_extract.shard.verify import Problem
+    from cmd_extract.shard.verify import CheckedShard, Problem, ShardCheck, ShardToCheck
     from cmd_extract.sources.location import Root
+
+# Checked in less time than a process takes to start.
+_BYTES_PER_WORKER = 64 << 20
 
 
 @click.command(short_help="Verify an extraction; repair it.")
@@ -24,6 +29,8 @@ if TYPE_CHECKING:
 @options.moved_manifest
 @options.moved_root
 @options.workers
+@click.option("--task", type=click.IntRange(0), help="Check only this task's part of the shards, with --num-tasks.")
+@click.option("--num-tasks", type=click.IntRange(1), help="Total number of tasks.")
 @options.timeout
 @options.max_memory
 @options.source_limits
@@ -37,14 +44,15 @@ def verify(
     manifest: Path | None,
     root: Root | None,
     workers: int | None,
-    scratch: Path | None,
-    ffmpeg_path: str | None,
-    **limits: Any,
+    task: int | None,
+    num_tasks: int | None,
+    **given: Any,
 ) -> None:
     """Verify the extraction OUT: checksums, counts, offsets, JPEGs, motion grids and source files.
 
-    Every problem is printed on one line. Remote sources are read completely. The options --workers, --scratch,
-    --ffmpeg and the limits apply to --repair only, which requires the FFmpeg version of the original run.
+    Every problem is printed on one line. Remote sources are read completely. With --task and --num-tasks, only this
+    task's part of the shards is checked; task 0 also checks the index and the tables. The options --scratch, --ffmpeg
+    and the limits apply to --repair only, which requires the FFmpeg version of the original run.
 
     Exit codes: 0 no problems, or all repaired; 1 problems found.
     """
@@ -53,19 +61,22 @@ def verify(
     from cmd_extract.run.record import read_recorded_run
     from cmd_extract.schema import INDEX_NAME, PREVIOUS_INDEX_NAME
     from cmd_extract.shard.verify import verify_folder
+    from cmd_extract.system.signals import interruptible
 
+    part = _parse_part(task, num_tasks, repair=repair)
     recorded = read_recorded_run(out, manifest, root) if sources or repair else None
-
     interrupted = repair and not (out / INDEX_NAME).exists() and (out / PREVIOUS_INDEX_NAME).exists()
 
     def check(index_name: str = INDEX_NAME) -> list[Problem]:
-        with ProgressDisplay("verify", "shards") as display:
+        with interruptible(), ProgressDisplay("verify", "shards") as display:
             return verify_folder(
                 out,
                 index_name=index_name,
                 decode=not quick,
                 sources=recorded.records if recorded and sources else None,
                 resolve=lambda record: resolve_path(record, recorded.root) if recorded else Path(),
+                part=part,
+                spread=partial(_check_shards, workers),
                 progress=display.update,
             )
 
@@ -74,18 +85,40 @@ def verify(
         click.echo(problem.text)
     if (problems or interrupted) and repair and recorded is not None:
         shards = {problem.shard for problem in problems if problem.shard is not None}
-        _repair(out, recorded, shards, workers, options.limits_of(limits), scratch, ffmpeg_path)
+        _repair(out, recorded, shards, workers, given)
         problems = check()
         for problem in problems:
             click.echo(f"not repaired: {problem.text}")
     if problems:
         count = f"{len(problems)} problem{'' if len(problems) == 1 else 's'}"
         repairable = not repair and any(problem.shard is not None for problem in problems)
-        click.echo(
-            f"{out}: {count}" + ("; --repair extracts the affected shards again" if repairable else ""), err=True
-        )
+        hint = "; --repair extracts the affected shards again" if repairable else ""
+        click.echo(f"{out}: {count}{hint}", err=True)
         raise SystemExit(options.EXIT_DAMAGED)
-    click.echo(f"{out}: no problems found")
+    click.echo(f"{out}: no problems found" + (f" by task {task} of {num_tasks}" if task is not None else ""))
+
+
+def _check_shards(workers: int | None, check: ShardCheck, shards: Sequence[ShardToCheck]) -> Iterator[CheckedShard]:
+    """Check shards in worker processes; by default, as many as the cores and the size of the shards are worth."""
+    from cmd_extract.run.workers import build_locally, default_workers
+
+    size = sum(shard.entry["size_bytes"] for shard in shards)
+    return build_locally(workers or min(default_workers(), 1 + size // _BYTES_PER_WORKER), check, shards)
+
+
+def _parse_part(task: int | None, num_tasks: int | None, *, repair: bool) -> tuple[int, int]:
+    """Return task and number of tasks, 0 and 1 by default."""
+    from cmd_extract.cluster.shares import find_share
+
+    try:
+        share = find_share({}, task, num_tasks, array=False)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
+    if share is None:
+        return 0, 1
+    if repair:
+        raise click.UsageError("--repair cannot be combined with --task; run it in a single process afterwards")
+    return share.task, share.num_tasks
 
 
 def _repair(
@@ -93,10 +126,9 @@ def _repair(
     recorded: RecordedRun,
     shards: set[int],
     workers: int | None,
-    limits: Limits,
-    scratch: Path | None,
-    ffmpeg_path: str | None,
+    given: Mapping[str, Any],
 ) -> None:
+    """Extract shards again, with the options of the command."""
     from cmd_extract.decode.ffmpeg import find_ffmpeg
     from cmd_extract.run.pipeline import run_extraction
     from cmd_extract.run.relabel import check_labels
@@ -105,14 +137,13 @@ def _repair(
     from cmd_extract.system.signals import interruptible
 
     check_labels(out, recorded.manifest, recorded.records)
-    job = recorded.job(out, find_ffmpeg(ffmpeg_path), scratch, limits)
+    job = recorded.job(out, find_ffmpeg(given["ffmpeg_path"]), given["scratch"], options.limits_of(given))
     click.echo(f"extracting {len(shards)} shard{'' if len(shards) == 1 else 's'} again", err=True)
     with interruptible():
         run_extraction(
             recorded.records,
             job,
             workers=workers or default_workers(),
-            videos_per_shard=recorded.videos_per_shard,
             redo=frozenset(SHARD_PATTERN.format(number) for number in shards),
         )
 

@@ -62,6 +62,12 @@ ffmpeg = click.option(
     metavar="FILE",
     help="FFmpeg binary, version 5.1 or newer.  [default: the system's, else imageio-ffmpeg's]",
 )
+accept_ffmpeg = click.option(
+    "--accept-ffmpeg",
+    metavar="VERSION",
+    help="Continue with this FFmpeg although OUT was started with another release of the same major version. Shards "
+    "record their own.",
+)
 scratch = click.option("--scratch", type=click.Path(path_type=Path), help="Folder for temporary files.  [default: OUT]")
 timeout = click.option(
     "--timeout", type=Seconds(), default=3600.0, help="Time limit per video in seconds; inf for no limit."

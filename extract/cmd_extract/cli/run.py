@@ -16,10 +16,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from cmd_extract.cli.run_options import ClusterOptions, RunOptions
-    from cmd_extract.cluster.shares import Share
     from cmd_extract.cluster.task import TaskSummary
     from cmd_extract.run.job import RunJob
-    from cmd_extract.run.plan import ShardPlan
+    from cmd_extract.run.plan import ShardPlan, Share
     from cmd_extract.run.record import RunSummary
 
 
@@ -91,6 +90,7 @@ if TYPE_CHECKING:
 @options.scratch
 @options.ffmpeg
 @options.publish
+@options.accept_ffmpeg
 @click.option("--dry-run", is_flag=True, help="Show the plan and the estimated size; write nothing.")
 @click.option("--task", type=click.IntRange(0), help="Build only this task's share of the shards, with --num-tasks.")
 @click.option("--num-tasks", type=click.IntRange(1), help="Total number of tasks.  [default with --array: its size]")
@@ -112,7 +112,8 @@ def run(
 ) -> None:
     """Extract the videos of MANIFEST into shards in the folder OUT.
 
-    Run the same command again to continue an interrupted extraction. Every video is extracted in a separate process; a
+    Run the same command again to continue an interrupted extraction, or to add the videos of new rows at the end of
+    MANIFEST. Every video is extracted in a separate process; a
     crash, hang or out-of-memory error there does not affect other videos.
 
     With --array in a Slurm job array, or with --task and --num-tasks, only this task's share of the shards is built.
@@ -132,17 +133,21 @@ def run(
     from cmd_extract.cluster.shares import is_array_task
     from cmd_extract.decode.ffmpeg import find_ffmpeg
     from cmd_extract.run.plan import count_rows
+    from cmd_extract.run.record import accept_ffmpeg
     from cmd_extract.run.workers import default_workers
 
     workers = workers or default_workers()
     cluster = parse_cluster_options(given, os.environ, workers)
-    requested = parse_run_options(manifest, given)
-    plans = cluster.share.of(requested.plans) if cluster.share else requested.plans
+    requested = parse_run_options(manifest, out, given)
+    plans = cluster.share.of(requested.planned.plans) if cluster.share else requested.planned.plans
     rows = count_rows(plans)
     limit = given["max_failures"]
     max_failures = None if limit is None else parse_failure_limit(limit, rows)
     binary = find_ffmpeg(ffmpeg_path)
-    job = requested.job(out, scratch, binary)
+    try:
+        job = accept_ffmpeg(requested.job(out, scratch, binary), given["accept_ffmpeg"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from error
     click.echo(f"{cluster.share or 'all shards'}: {rows} videos; {binary.version} ({binary.path})", err=True)
     if cluster.share is None and is_array_task(os.environ):
         click.echo("note: this task of a Slurm job array builds all shards; --array builds only its share", err=True)
@@ -184,7 +189,7 @@ def _extract(
 def _show_plan(requested: RunOptions, plans: Sequence[ShardPlan], job: RunJob) -> None:
     from cmd_extract.run.dry_run import dry_run
 
-    plan = dry_run(requested.records, requested.plans, plans, job, requested.retry_stages)
+    plan = dry_run(requested.planned, plans, job, requested.retry_stages)
     # File names need not be UTF-8.
     click.echo(plan.text(job.config).encode("utf-8", "backslashreplace"))
 

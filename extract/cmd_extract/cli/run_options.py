@@ -11,7 +11,7 @@ from typing import Any
 import click
 
 from cmd_extract.cli import options
-from cmd_extract.cluster.shares import Share, find_share
+from cmd_extract.cluster.shares import find_share
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.vectors import choose_reader
@@ -19,8 +19,8 @@ from cmd_extract.errors import STAGES
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.run.job import Limits, RunJob
 from cmd_extract.run.pipeline import Backend
-from cmd_extract.run.plan import ShardPlan, plan_shards
-from cmd_extract.run.record import RunIdentity, check_folder, read_record
+from cmd_extract.run.plan import Share
+from cmd_extract.run.record import Planned, RunIdentity, check_folder, plan_run, read_record
 from cmd_extract.schema import VideoRecord
 from cmd_extract.sources.location import Root
 from cmd_extract.system.validation import parse_number
@@ -44,7 +44,7 @@ class RunOptions:
 
     Attributes:
         manifest, root: manifest file, and folder, or URL prefix, to which its paths are relative.
-        records, plans: manifest rows, and the shards planned for them.
+        records, planned: manifest rows, and the shards planned for them.
         config: settings that determine the content of shards.
         reader: reader of motion vectors.
         limits: limits per video.
@@ -54,7 +54,7 @@ class RunOptions:
     manifest: Path
     root: Root
     records: tuple[VideoRecord, ...]
-    plans: tuple[ShardPlan, ...]
+    planned: Planned
     config: ExtractConfig
     reader: str
     limits: Limits
@@ -83,19 +83,21 @@ class RunOptions:
         record = read_record(out)
         ffmpeg_version = str(record.identity.config.get("ffmpeg", "")) if record else ""
         job = self.job(out, None, FfmpegBinary(path="", version=ffmpeg_version))
-        check_folder(job, RunIdentity.of(job, self.records, self.plans))
+        check_folder(job, RunIdentity.of(job, self.planned))
 
 
-def parse_run_options(manifest: Path, given: Mapping[str, Any]) -> RunOptions:
+def parse_run_options(manifest: Path, out: Path, given: Mapping[str, Any]) -> RunOptions:
     """Validate options and read the manifest. Missing video files are not an error here.
 
     Args:
         manifest: manifest file.
+        out: output folder.
         given: options of ``run`` by parameter name.
 
     Raises:
         click.UsageError: an option is invalid.
         ManifestError: the manifest is invalid.
+        ShardError: the output folder has an invalid ``run.json``.
     """
     try:
         config = _parse_config(given)
@@ -116,7 +118,7 @@ def parse_run_options(manifest: Path, given: Mapping[str, Any]) -> RunOptions:
         manifest=manifest,
         root=root,
         records=records,
-        plans=plan_shards(records, given["videos_per_shard"]),
+        planned=plan_run(out, records, given["videos_per_shard"]),
         config=config,
         reader=reader,
         limits=limits,

@@ -71,9 +71,9 @@ def submit(
     # Wrong options must fail here rather than in a hundred logs.
     given = run.make_context("run", [str(manifest), str(out), *run_arguments]).params
     _reject_incompatible(given)
-    requested = parse_run_options(manifest, given)
+    requested = parse_run_options(manifest, out, given)
     requested.check_folder(out)
-    shards = len(requested.plans)
+    shards = len(requested.planned.plans)
     if merge_mem is None:
         merge_mem = estimate_merge_memory(manifest, len(requested.records))
     submission = Submission(

@@ -24,12 +24,11 @@ from cmd_extract.decode.video import ExtractedVideo
 from cmd_extract.errors import FailureLimitError, FfmpegError, VideoError
 from cmd_extract.manifest.table import summarize
 from cmd_extract.run.containment import Extract
+from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.journal import ShardJournal, count_failures
+from cmd_extract.run.journal import WorkerJournal, count_progress
 from cmd_extract.run.pipeline import ShardWork
 from cmd_extract.run.plan import ShardPlan
-from cmd_extract.shard.reader import ShardReader
-from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.system.files import remove, scratch_folder
 
 _POLL_SECONDS = 1.0
@@ -92,7 +91,7 @@ class DaskCluster:
 
 def build_with_dask(
     cluster: DaskCluster, work: ShardWork, plans: Sequence[ShardPlan]
-) -> Generator[WrittenShard, None, None]:
+) -> Generator[FinishedShard, None, None]:
     """Build shards on Dask workers; a ``Backend`` once ``cluster`` is bound.
 
     If a worker dies, its current shard is built again. If workers keep dying while building the same shard, it is
@@ -113,22 +112,19 @@ def build_with_dask(
         FailureLimitError: too many videos failed.
     """
     with cluster.connect() as client, contextlib.closing(_results(client, work, plans)) as results:
-        for plan, written in results:
-            failures = []
-            if written.failures:
-                with contextlib.closing(ShardReader(work.job.out / plan.name)) as shard:
-                    failures = shard.failures()
-            # Workers keep their own journals, possibly on other disks; this one counts for the main process.
-            ShardJournal(work.scratch, plan.name).add_shard(written.frames, len(plan.records), failures)
-            yield written
-            failed = count_failures(work.scratch)
+        # Workers keep their own journals, possibly on other disks; this one counts for the main process.
+        journal = WorkerJournal(work.scratch)
+        for plan, shard in results:
+            journal.add_shard(shard.written.frames, len(plan.records), shard.failures)
+            yield shard
+            failed = count_progress(work.scratch).failures
             if work.max_failures is not None and failed > work.max_failures:
                 raise FailureLimitError(failed)
 
 
 def _results(
     client: Any, work: ShardWork, plans: Sequence[ShardPlan]
-) -> Generator[tuple[ShardPlan, WrittenShard], None, None]:
+) -> Generator[tuple[ShardPlan, FinishedShard], None, None]:
     from distributed import KilledWorker, wait
 
     waiting, lost = deque((work, plan) for plan in plans), []
@@ -155,7 +151,7 @@ def _results(
             for future in [f for f in running if f.done()]:
                 item_work, plan = running.pop(future)
                 try:
-                    written = future.result()
+                    shard = future.result()
                 except KilledWorker:
                     if retry := _retry_tracked(item_work, plan):
                         waiting.append((retry, plan))
@@ -166,7 +162,7 @@ def _results(
                         "lost the connection to the Dask scheduler; run the same command again to continue"
                     ) from None
                 else:
-                    yield plan, written
+                    yield plan, shard
     finally:
         client.cancel(list(running))
         for log in work.job.out.glob(f"{work.scratch.name}-*"):
@@ -195,7 +191,7 @@ def _retry_tracked(work: ShardWork, plan: ShardPlan) -> ShardWork | None:
     return replace(work, extract=replace(tracked, excluded=tracked.excluded | {culprit})) if culprit else None
 
 
-def build_on_worker(work: ShardWork, plan: ShardPlan, described: Mapping[str, Any]) -> WrittenShard:
+def build_on_worker(work: ShardWork, plan: ShardPlan, described: Mapping[str, Any]) -> FinishedShard:
     """Build a shard in a Dask worker, which may run on another machine.
 
     Args:

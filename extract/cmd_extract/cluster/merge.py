@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
-from cmd_extract.cluster.task_log import Attempt, read_attempts
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.table import summarize
 from cmd_extract.run.index import write_index
-from cmd_extract.run.plan import ShardPlan, plan_shards
 from cmd_extract.run.record import RecordedRun, RunIdentity, RunSummary, write_record
 from cmd_extract.run.state import OutputState, read_state
-from cmd_extract.shard.writer import WrittenShard
+from cmd_extract.run.task_log import ShardLog, read_attempts
 from cmd_extract.system.claims import Claims
 from cmd_extract.system.files import remove_leftovers
 from cmd_extract.system.liveness import STALE_SECONDS, file_system_time
@@ -41,22 +39,24 @@ def merge_tasks(
         ShardError: shards are missing, or do not contain exactly their manifest rows.
     """
     start = time.monotonic()
-    plans = plan_shards(recorded.records, recorded.videos_per_shard)
+    plans = recorded.planned.plans
     attempts = read_attempts(out, file_system_time(out), claims.stale_seconds)
     job = recorded.job(out, FfmpegBinary(path="", version=recorded.ffmpeg_version))
-    state = read_state(plans, job, progress=progress)
-    _check_complete(state)
-    # Leftovers of tasks killed on machines that are no longer in use. Running processes renew their timestamps more
-    # often than this.
-    remove_leftovers(out, max(claims.stale_seconds, STALE_SECONDS))
+    with contextlib.closing(ShardLog(out)) as log:
+        state = read_state(plans, job, log=log, progress=progress)
+        _check_complete(state)
+        # Leftovers of tasks killed on machines that are no longer in use. Running processes renew their timestamps more
+        # often than this.
+        remove_leftovers(out, max(claims.stale_seconds, STALE_SECONDS))
+        totals = write_index(state, {}, log)
     summary = RunSummary(
-        **write_index(state, _logged_shards(plans, attempts, out)),
+        **totals,
         shards=len(plans),
         new_videos=sum(w.videos for a in attempts for w in a.written),
         new_frames=sum(w.frames for a in attempts for w in a.written),
         seconds=sum((a.seconds for a in attempts), time.monotonic() - start),
     )
-    write_record(job, RunIdentity.of(job, recorded.records, plans), summary)
+    write_record(job, RunIdentity.of(job, recorded.planned), summary)
     claims.remove_ended()
     with contextlib.suppress(OSError):  # not empty while a restarted task is running
         claims.folder.rmdir()
@@ -65,7 +65,7 @@ def merge_tasks(
 
 def _check_complete(state: OutputState) -> None:
     out, missing = state.job.out, [plan.name for plan in state.todo]
-    wrong = [name for name, shard in state.finished.items() if not shard.has_all_rows()]
+    wrong = [plan.name for plan in state.done if not state.finished[plan.name].has_all_rows(plan)]
     if missing:
         raise ShardError(
             f"{out}: incomplete; missing {summarize(missing, 'shard')} of {len(state.plans)}. Run "
@@ -76,19 +76,3 @@ def _check_complete(state: OutputState) -> None:
             f"{out}: rows do not match the manifest in {summarize(wrong, 'shard')}. Delete these files, restart "
             "the tasks that build them, then merge again"
         )
-
-
-def _logged_shards(plans: Sequence[ShardPlan], attempts: Sequence[Attempt], out: Path) -> dict[str, WrittenShard]:
-    """Return the log entries that describe the current shard files; all other shards are read again.
-
-    An entry counts if size and modification time match the file and all matching entries agree. The modification time
-    matters because a retry or repair, which writes no log, may leave a shard of the same size.
-    """
-    files = {plan.name: (out / plan.name).stat() for plan in plans}
-    entries: dict[str, set[WrittenShard]] = {}
-    for attempt in attempts:
-        for written in attempt.written:
-            file = files.get(written.name)
-            if file and (file.st_size, file.st_mtime_ns) == (written.size_bytes, attempt.mtimes_ns[written.name]):
-                entries.setdefault(written.name, set()).add(written)
-    return {name: next(iter(found)) for name, found in entries.items() if len(found) == 1}

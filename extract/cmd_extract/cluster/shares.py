@@ -7,44 +7,13 @@ array, with any other scheduler from ``--task`` and ``--num-tasks``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 
-from cmd_extract.run.plan import ShardPlan
+from cmd_extract.run.plan import Share
 
 _ID, _COUNT = "SLURM_ARRAY_TASK_ID", "SLURM_ARRAY_TASK_COUNT"
 _MIN, _MAX, _STEP = "SLURM_ARRAY_TASK_MIN", "SLURM_ARRAY_TASK_MAX", "SLURM_ARRAY_TASK_STEP"
 _REMEDY = "Pass --num-tasks with the total number of tasks (their IDs count from 0)"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Share:
-    """The share of one task.
-
-    Attributes:
-        task: task index, 0-based.
-        num_tasks: total number of tasks.
-    """
-
-    task: int
-    num_tasks: int
-
-    def __post_init__(self) -> None:
-        if self.num_tasks < 1:
-            raise ValueError(f"num_tasks: must be at least 1, got {self.num_tasks}")
-        if not 0 <= self.task < self.num_tasks:
-            raise ValueError(f"task: must be between 0 and {self.num_tasks - 1} (num_tasks - 1), got {self.task}")
-
-    def __str__(self) -> str:
-        return f"task {self.task} of {self.num_tasks}"
-
-    def of(self, plans: Sequence[ShardPlan]) -> tuple[ShardPlan, ...]:
-        """Return the task's shards. Every shard belongs to exactly one task."""
-        return tuple(plans[self.task :: self.num_tasks])
-
-    def shard_numbers(self, total: int) -> range:
-        """Return the numbers of the task's shards, out of ``total`` shards."""
-        return range(self.task, total, self.num_tasks)
 
 
 def find_share(environ: Mapping[str, str], task: int | None, num_tasks: int | None, *, array: bool) -> Share | None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmd_extract import schema
-from cmd_extract.cluster.shares import Share
-from cmd_extract.cluster.task_log import DONE, FAILED, RUNNING, STALE, STOPPED, Attempt, read_attempts
 from cmd_extract.errors import ShardError
+from cmd_extract.run.plan import Share
 from cmd_extract.run.record import read_record
+from cmd_extract.run.task_log import DONE, FAILED, RUNNING, STALE, STOPPED, Attempt, read_attempts
 from cmd_extract.system.claims import Claims
 from cmd_extract.system.liveness import file_system_time
 

@@ -8,19 +8,19 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from cmd_extract.cluster.shares import Share
-from cmd_extract.cluster.task_log import TaskLog
 from cmd_extract.decode.video import extract_video
 from cmd_extract.errors import FailureLimitError
 from cmd_extract.run.containment import Extract
+from cmd_extract.run.finished import FinishedShard, is_finished
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.pipeline import ShardWork, prepare_folders
-from cmd_extract.run.plan import ShardPlan, count_rows, plan_shards
+from cmd_extract.run.plan import ShardPlan, Share, count_rows
 from cmd_extract.run.progress import watch_journals
-from cmd_extract.run.state import OutputState, is_finished, read_state
+from cmd_extract.run.record import plan_run
+from cmd_extract.run.state import OutputState, read_state
+from cmd_extract.run.task_log import TaskLog
 from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import VideoRecord
-from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.system.claims import Claims
 from cmd_extract.system.files import remove_leftovers, scratch_folder
 
@@ -75,11 +75,11 @@ def run_task(
         FailureLimitError: too many videos failed; finished shards are kept.
     """
     start = time.monotonic()
-    plans = plan_shards(records, videos_per_shard)
-    prepare_folders(job, records, plans)
-    built: list[WrittenShard] = []
+    planned = plan_run(job.out, records, videos_per_shard)
+    prepare_folders(job, planned)
+    built: list[FinishedShard] = []
     with TaskLog(job.out, share, claims.stale_seconds) as log:
-        state = read_state(share.of(plans), job)
+        state = read_state(share.of(planned.plans), job, log=log)
         state.check_sources()
         remaining = _remaining_failures(max_failures, state)
         try:
@@ -88,9 +88,7 @@ def run_task(
                 results = _build_all(work, state.todo, claims, workers)
                 todo, done = count_rows(state.todo), count_rows(state.done)
                 with watch_journals(scratch, todo, done), contextlib.closing(results):
-                    for written in results:
-                        log.add(written)
-                        built.append(written)
+                    built.extend(map(log.add, results))
         finally:
             # An error in one worker kills the others, perhaps in the middle of a shard.
             for folder in {job.out, job.scratch}:
@@ -98,10 +96,10 @@ def run_task(
             claims.remove_ended()
     return TaskSummary(
         shards=len(built),
-        videos=sum(w.videos for w in built),
-        frames=sum(w.frames for w in built),
-        failures=sum(w.failures for w in built),
-        damaged=sum(w.damaged for w in built),
+        videos=sum(shard.written.videos for shard in built),
+        frames=sum(shard.written.frames for shard in built),
+        failures=sum(shard.written.failures for shard in built),
+        damaged=sum(shard.written.damaged for shard in built),
         existing=len(state.plans) - len(built),
         seconds=time.monotonic() - start,
     )
@@ -118,7 +116,7 @@ def _remaining_failures(max_failures: int | None, state: OutputState) -> int | N
 
 def _build_all(
     work: ShardWork, todo: Sequence[ShardPlan], claims: Claims, workers: int
-) -> Generator[WrittenShard, None, None]:
+) -> Generator[FinishedShard, None, None]:
     """Build all unclaimed shards, then wait until the others are finished or their claims expire."""
     remaining = list(todo)
     while remaining:
@@ -133,7 +131,7 @@ def _build_all(
             time.sleep(min(claims.stale_seconds / _POLLS_PER_STALE_TIME, _MAX_POLL_SECONDS))
 
 
-def _build_claimed(work: ShardWork, claims: Claims, plan: ShardPlan) -> WrittenShard | None:
+def _build_claimed(work: ShardWork, claims: Claims, plan: ShardPlan) -> FinishedShard | None:
     """Build a shard in a worker process, unless another process is building or has built it."""
     with claims.hold(plan.name) as acquired:
         return work(plan) if acquired and not is_finished(plan, work.job) else None

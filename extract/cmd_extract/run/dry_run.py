@@ -20,9 +20,9 @@ from cmd_extract.manifest.records import resolve_path
 from cmd_extract.manifest.table import summarize
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.plan import ShardPlan, count_rows
-from cmd_extract.run.record import RunIdentity, check_folder
+from cmd_extract.run.record import Planned, RunIdentity, check_folder
 from cmd_extract.run.state import read_state
-from cmd_extract.schema import VideoRecord, grid_shape
+from cmd_extract.schema import grid_shape
 from cmd_extract.sources.access import is_remote, problem_of
 
 _MEASURED_JPEG_QUALITY = 3
@@ -89,8 +89,7 @@ class DryRun:
 
 
 def dry_run(
-    records: Sequence[VideoRecord],
-    plans: Sequence[ShardPlan],
+    planned: Planned,
     share: Sequence[ShardPlan],
     job: RunJob,
     retry_stages: frozenset[str] = frozenset(),
@@ -98,7 +97,7 @@ def dry_run(
     """Make the checks and the plan of a run.
 
     Args:
-        records, plans: all manifest rows and shards.
+        planned: all shards.
         share: shards that the run would build: all, or a task's share.
         job: settings of the run.
         retry_stages: finished shards with failures of these stages would be built again.
@@ -109,7 +108,7 @@ def dry_run(
     """
     if job.out.exists() and not job.out.is_dir():
         raise NotADirectoryError(f"{job.out}: not a folder; choose another output folder")
-    check_folder(job, RunIdentity.of(job, records, plans))
+    check_folder(job, RunIdentity.of(job, planned))
     state = read_state(share, job, retry_stages=retry_stages)
     state.check_sources()
     sources = [resolve_path(record, job.root) for plan in state.todo for record in plan.records]

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.table import csv_bytes
+from cmd_extract.run.finished import FinishedShard, file_stamp, read_finished
 from cmd_extract.run.plan import ShardPlan
-from cmd_extract.run.state import FinishedShard, OutputState, read_finished
-from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, columns_of, hash_json
-from cmd_extract.shard.writer import WrittenShard
+from cmd_extract.run.state import OutputState
+from cmd_extract.run.task_log import ShardLog
+from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, columns_of
 from cmd_extract.system.files import sync, write_whole
 
 _DAMAGED_COLUMNS = ("row", "id", "damage")
@@ -22,12 +22,13 @@ _NOTES_COLUMNS = ("row", "id", "note")
 _TOTALS = ("videos", "frames", "failures", "damaged", "size_bytes")
 
 
-def write_index(state: OutputState, written: Mapping[str, WrittenShard]) -> dict[str, int]:
+def write_index(state: OutputState, written: Mapping[str, FinishedShard], log: ShardLog) -> dict[str, int]:
     """Write ``index.json`` and all tables, in manifest order and without times.
 
     Args:
         state: the output folder before the run.
-        written: shards written since, or known from logs, by name. Other shards are read for their checksums.
+        written: shards written since, by name.
+        log: receives shards that had to be read because another process has replaced them since.
 
     Returns:
         Totals: videos, frames, failures, damaged, size_bytes.
@@ -37,20 +38,19 @@ def write_index(state: OutputState, written: Mapping[str, WrittenShard]) -> dict
     """
     shards, failures, damaged, notes = [], list[FailedRow](), list[DamagedRow](), list[NoteRow]()
     for plan in state.plans:
-        shard = _read_current(plan, state)
-        entry = written.get(plan.name) or shard.describe()
+        shard = _current(plan, state, written, log)
         failures += shard.failures
         damaged += shard.damaged
         notes += shard.notes
         rows = [plan.records[0].row, plan.records[-1].row + 1]
-        shards.append(asdict(entry) | {"rows": rows, "rows_hash": plan.rows_hash})
+        shards.append(vars(shard.written) | {"rows": rows, "rows_hash": plan.rows_hash})
     totals = {key: sum(s[key] for s in shards) for key in _TOTALS}
     described = state.job.described
     index = {
         "format": schema.FORMAT_NAME,
         "version": schema.FORMAT_VERSION,
         "config": described,
-        "config_hash": hash_json(described),
+        "config_hash": state.job.config_hash,
         "totals": totals,
         "shards": shards,
         "columns": columns_of([record for plan in state.plans for record in plan.records]),
@@ -82,18 +82,22 @@ def remove_index(out: Path) -> None:
 
 
 def save_index(out: Path, index: Mapping[str, Any]) -> None:
-    """Write ``index.json`` of an output folder atomically, each of its manifest columns on one line."""
-    head = json.dumps({key: value for key, value in index.items() if key != "columns"}, indent=1)
+    """Write ``index.json`` of an output folder atomically, each shard and each manifest column on one line."""
+    head = json.dumps({key: value for key, value in index.items() if key not in ("shards", "columns")}, indent=1)
+    shards = ",\n".join(f"  {json.dumps(shard)}" for shard in index["shards"])
     columns = ",\n".join(f"  {json.dumps(name)}: {json.dumps(cells)}" for name, cells in index["columns"].items())
-    text = head.removesuffix("\n}") + f',\n "columns": {{\n{columns}\n }}\n}}\n'
+    lists = f' "shards": [\n{shards}\n ],\n "columns": {{\n{columns}\n }}\n}}\n'
+    text = head.removesuffix("\n}") + f",\n{lists}"
     write_whole(out / schema.INDEX_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
-def _read_current(plan: ShardPlan, state: OutputState) -> FinishedShard:
-    """Return a shard as it is now: as read before, or read again if it is new or has changed since."""
-    shard = state.finished.get(plan.name)
-    if shard is None or shard.has_changed():
+def _current(plan: ShardPlan, state: OutputState, written: Mapping[str, FinishedShard], log: ShardLog) -> FinishedShard:
+    """Return a shard as it is now: as known before, or read again if it has changed since."""
+    shard = written.get(plan.name) or state.finished.get(plan.name)
+    if shard is None or shard.stamp != file_stamp(str(state.job.out), plan.name):
         shard = read_finished(plan, state.job)
+        if shard is not None:
+            log.add(shard)
     if shard is None:
         raise ShardError(
             f"{state.job.out / plan.name}: removed during the run, or replaced by a run with other settings; run the "

@@ -12,6 +12,7 @@ import h5py
 
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
+from cmd_extract.schema import hash_json
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import Root
 from cmd_extract.system.validation import require_range
@@ -51,6 +52,7 @@ class RunJob:
         binary: the run's FFmpeg.
         limits: limits per video.
         manifest: manifest file, recorded in ``run.json``.
+        recorded_ffmpeg: version of the FFmpeg that the configuration names, if that of the run is accepted instead.
     """
 
     root: Root
@@ -60,6 +62,7 @@ class RunJob:
     binary: FfmpegBinary
     limits: Limits = field(default_factory=Limits)
     manifest: Path | None = None
+    recorded_ffmpeg: str | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         # Without cached properties: a worker, perhaps on another machine, determines its own software versions.
@@ -68,7 +71,12 @@ class RunJob:
     @cached_property
     def described(self) -> dict[str, Any]:
         """The configuration as stored, see ``ExtractConfig.describe``."""
-        return self.config.describe(self.binary.version)
+        return self.config.describe(self.recorded_ffmpeg or self.binary.version)
+
+    @cached_property
+    def config_hash(self) -> str:
+        """Hash of ``described``."""
+        return hash_json(self.described)
 
     @cached_property
     def software(self) -> dict[str, str]:

@@ -6,6 +6,7 @@ run can recognize finished shards and continue.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,18 @@ from cmd_extract.decode.video import ExtractedVideo, extract_video
 from cmd_extract.errors import FailureLimitError, VideoError, run_error
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.run.containment import ContainedExtractor, Extract
+from cmd_extract.run.finished import FinishedShard, describe_shard
 from cmd_extract.run.index import remove_index, write_failures, write_index
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.journal import ShardJournal, count_failures, read_failures
-from cmd_extract.run.plan import ShardPlan, count_rows, plan_shards
+from cmd_extract.run.journal import WorkerJournal, count_progress, read_failures
+from cmd_extract.run.plan import ShardPlan, Share, count_rows
 from cmd_extract.run.progress import watch_journals
-from cmd_extract.run.record import RunIdentity, RunSummary, claim_folder, write_record
+from cmd_extract.run.record import Planned, RunIdentity, RunSummary, check_folder, claim_folder, plan_run, write_record
 from cmd_extract.run.state import OutputState, read_state
+from cmd_extract.run.task_log import ShardLog, TaskLog
 from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import VideoRecord
-from cmd_extract.shard.writer import ShardWriter, WrittenShard
+from cmd_extract.shard.writer import ShardWriter
 from cmd_extract.sources.access import require_packages
 from cmd_extract.system.files import remove, remove_leftovers, scratch_folder
 
@@ -46,7 +49,7 @@ class ShardWork:
     max_failures: int | None
     extract: Extract
 
-    def __call__(self, plan: ShardPlan) -> WrittenShard:
+    def __call__(self, plan: ShardPlan) -> FinishedShard:
         """Extract the videos of one shard and write it.
 
         Raises:
@@ -54,7 +57,7 @@ class ShardWork:
             RunError: the output or scratch folder cannot be written, or a process cannot be started.
         """
         job, folder = self.job, self.scratch / f"{plan.name}.videos"
-        journal = ShardJournal(self.scratch, plan.name)
+        journal = WorkerJournal(self.scratch)
         try:
             folder.mkdir()
             writer = ShardWriter(
@@ -71,7 +74,7 @@ class ShardWork:
                     self._add_record(record, folder, extractor, writer, journal)
             # An existing index may describe the shard that is replaced now.
             remove_index(job.out)
-            return writer.finish()
+            return describe_shard(job.out / plan.name, writer.finish())
         except OSError as error:
             raise run_error(error, " or ".join(dict.fromkeys((str(job.out), str(job.scratch))))) from None
         finally:
@@ -83,7 +86,7 @@ class ShardWork:
         folder: Path,
         extractor: ContainedExtractor[ExtractedVideo],
         writer: ShardWriter,
-        journal: ShardJournal,
+        journal: WorkerJournal,
     ) -> None:
         """Add one video or one failure to the shard."""
         # Each video has its own folder, because a killed process may keep writing for a moment.
@@ -96,13 +99,13 @@ class ShardWork:
         except VideoError as error:
             writer.add_failure(record, error)
             journal.add_failure(record, error)
-            if self.max_failures is not None and (failed := count_failures(self.scratch)) > self.max_failures:
+            if self.max_failures is not None and (failed := count_progress(self.scratch).failures) > self.max_failures:
                 raise FailureLimitError(failed) from None
         finally:
             remove(workdir)
 
 
-Backend = Callable[[ShardWork, Sequence[ShardPlan]], Iterator[WrittenShard]]
+Backend = Callable[[ShardWork, Sequence[ShardPlan]], Iterator[FinishedShard]]
 """Builds shards and yields them as they are finished, in any order."""
 
 
@@ -124,7 +127,7 @@ def run_extraction(
         records: all manifest rows.
         job: settings of the run.
         workers: number of processes.
-        videos_per_shard: see ``plan_shards``.
+        videos_per_shard: see ``plan_parts``.
         max_failures: maximum number of rows that may fail, over all runs; None for no limit.
         extract: extracts one video, in a separate process.
         redo: names of shards to build again even if they look finished. The old file stays until the new one is
@@ -138,26 +141,29 @@ def run_extraction(
         FailureLimitError: too many videos failed; finished shards and ``failures.csv`` are kept.
     """
     start = time.monotonic()
-    plans = plan_shards(records, videos_per_shard)
-    identity = prepare_folders(job, records, plans)
-    state = read_state(plans, job, redo=redo, retry_stages=retry_stages)
-    state.check_sources()
-    written = _build_shards(state, backend or partial(build_locally, workers), extract, max_failures, len(records))
-    summary = RunSummary(
-        **write_index(state, written),
-        shards=len(plans),
-        new_videos=sum(shard.videos for shard in written.values()),
-        new_frames=sum(shard.frames for shard in written.values()),
-        seconds=time.monotonic() - start,
-    )
+    planned = plan_run(job.out, records, videos_per_shard)
+    plans, identity = planned.plans, prepare_folders(job, planned)
+    with contextlib.closing(ShardLog(job.out)) as log:
+        state = read_state(plans, job, redo=redo, retry_stages=retry_stages, log=log)
+        state.check_sources()
+        backend = backend or partial(build_locally, workers)
+        built = _build_shards(state, backend, extract, max_failures, len(records))
+        check_folder(job, identity)  # another run may have added rows
+        summary = RunSummary(
+            **write_index(state, built, log),
+            shards=len(plans),
+            new_videos=sum(shard.written.videos for shard in built.values()),
+            new_frames=sum(shard.written.frames for shard in built.values()),
+            seconds=time.monotonic() - start,
+        )
     write_record(job, identity, summary)
     return summary
 
 
 def _build_shards(
     state: OutputState, backend: Backend, extract: Extract, max_failures: int | None, total: int
-) -> dict[str, WrittenShard]:
-    """Build the missing shards; ``total`` is the number of manifest rows."""
+) -> dict[str, FinishedShard]:
+    """Build the missing shards and log each of them; ``total`` is the number of manifest rows."""
     job, failed_before = state.job, state.failures
     remaining = None if max_failures is None else max_failures - len(failed_before)
     try:
@@ -166,8 +172,13 @@ def _build_shards(
                 if remaining is not None and remaining < 0:
                     raise FailureLimitError(len(failed_before))
                 work = ShardWork(job=job, scratch=scratch, max_failures=remaining, extract=extract)
-                with watch_journals(scratch, count_rows(state.todo), count_rows(state.done)):
-                    return {shard.name: shard for shard in backend(work, state.todo)}
+                if not state.todo:
+                    return {}
+                with (
+                    TaskLog(job.out, Share(task=0, num_tasks=1)) as log,
+                    watch_journals(scratch, count_rows(state.todo), count_rows(state.done)),
+                ):
+                    return {shard.name: log.add(shard) for shard in backend(work, state.todo)}
             except FailureLimitError:
                 failures = sorted(failed_before + read_failures(scratch))
                 if state.todo:
@@ -180,7 +191,7 @@ def _build_shards(
             remove_leftovers(folder)
 
 
-def prepare_folders(job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> RunIdentity:
+def prepare_folders(job: RunJob, planned: Planned) -> RunIdentity:
     """Create the output and scratch folders, record the run, and remove leftovers of killed processes.
 
     Returns:
@@ -191,7 +202,7 @@ def prepare_folders(job: RunJob, records: Sequence[VideoRecord], plans: Sequence
     """
     job.out.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
-    identity = RunIdentity.of(job, records, plans)
+    identity = RunIdentity.of(job, planned)
     claim_folder(job, identity)
     for folder in {job.out, job.scratch}:
         remove_leftovers(folder)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from cmd_extract import schema
 from cmd_extract.config import ExtractConfig
@@ -18,13 +19,15 @@ from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.run.job import Limits, RunJob
-from cmd_extract.run.plan import ShardPlan
-from cmd_extract.schema import VideoRecord, hash_json, hash_records
+from cmd_extract.run.plan import ManifestPart, ShardPlan, divide, plan_parts
+from cmd_extract.schema import VideoRecord, hash_json
 from cmd_extract.sources.location import Root, parse_root, root_text
 from cmd_extract.system.files import create_exclusively, write_whole
 
 _CREATION_SECONDS = 10.0
 _POLL_SECONDS = 0.05
+_ONLY_ADDED = "rows can only be added at the end (to leave videos out, empty their split cells and relabel)"
+VERSION_PREFIX = "ffmpeg version "
 _READER_PACKAGE = "motion-vector-extractor"
 
 
@@ -34,35 +37,108 @@ class RunIdentity:
 
     Attributes:
         config: the configuration as stored, see ``ExtractConfig.describe``.
-        manifest_hash, manifest_rows: hash (see ``schema.hash_records``) and number of the manifest rows.
+        manifest_rows: number of manifest rows.
         shards: number of shards.
-        videos_per_shard: manifest rows per shard.
+        parts: the manifest rows, in the parts in which they were added.
     """
 
     config: Mapping[str, Any]
-    manifest_hash: str
     manifest_rows: int
     shards: int
-    videos_per_shard: int
+    parts: tuple[ManifestPart, ...]
 
     @classmethod
-    def of(cls, job: RunJob, records: Sequence[VideoRecord], plans: Sequence[ShardPlan]) -> RunIdentity:
+    def of(cls, job: RunJob, planned: Planned) -> RunIdentity:
         """Return the identity of a run."""
-        return cls(
-            config=job.described,
-            manifest_hash=hash_records(tuple(records)),
-            manifest_rows=len(records),
-            shards=len(plans),
-            videos_per_shard=len(plans[0].records),
-        )
+        rows = sum(part.rows for part in planned.parts)
+        return cls(config=job.described, manifest_rows=rows, shards=len(planned.plans), parts=planned.parts)
+
+    def is_extended_by(self, new: RunIdentity) -> bool:
+        """Return whether another run has the same manifest rows, in the same shards, perhaps followed by more."""
+        return new.parts[: len(self.parts)] == self.parts
 
     def differences(self, new: RunIdentity) -> list[str]:
-        """Describe what differs in another run, setting by setting."""
-        found = ["manifest: its rows, ids or paths have changed"] if self.manifest_hash != new.manifest_hash else []
-        before, after = ({**asdict(i), **i.config} for i in (self, new))
-        hidden = {"config", "manifest_hash"}
-        changed = [key for key in {**before, **after} if key not in hidden and before.get(key) != after.get(key)]
-        return found + [f"{key}: {before.get(key)!r} is now {after.get(key)!r}" for key in changed]
+        """Describe what differs in another run, setting by setting; added manifest rows are no difference."""
+        found = []
+        if not self.is_extended_by(new):
+            sizes = [[part.videos_per_shard for part in identity.parts] for identity in (self, new)]
+            hashes = [[part.manifest_hash for part in identity.parts] for identity in (self, new)]
+            if hashes[0] == hashes[1]:
+                found.append(f"videos_per_shard: {sizes[0][-1]!r} is now {sizes[1][-1]!r}")
+            elif new.manifest_rows < self.manifest_rows:
+                found.append(f"manifest: {self.manifest_rows} rows, now {new.manifest_rows}; {_ONLY_ADDED}")
+            else:
+                found.append(f"manifest: the first {self.manifest_rows} rows, ids or paths have changed; {_ONLY_ADDED}")
+        before, after = self.config, new.config
+        changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+        found += [f"{key}: {before.get(key)!r} is now {after.get(key)!r}" for key in changed]
+        if changed == ["ffmpeg"] and major_version(before["ffmpeg"]) == major_version(after["ffmpeg"]):
+            name = after["ffmpeg"].removeprefix(VERSION_PREFIX)
+            found[-1] += f"; --accept-ffmpeg {name} continues with it"
+        return found
+
+
+class Planned(NamedTuple):
+    """Shards of a run.
+
+    Attributes:
+        plans: the shards.
+        parts: the manifest rows, in the parts in which they were added to the output folder.
+    """
+
+    plans: tuple[ShardPlan, ...]
+    parts: tuple[ManifestPart, ...]
+
+
+def plan_run(out: Path, records: Sequence[VideoRecord], videos_per_shard: int | None = None) -> Planned:
+    """Plan the shards of a run; rows that the output folder has already keep their shards.
+
+    Args:
+        out: output folder, perhaps of an earlier run.
+        records: all manifest rows.
+        videos_per_shard: see ``plan_parts``.
+
+    Raises:
+        ShardError: the folder has an invalid ``run.json``.
+        ValueError: ``videos_per_shard`` is not positive.
+    """
+    record = read_record(out)
+    parts = plan_parts(records, record.identity.parts if record else (), videos_per_shard)
+    return Planned(divide(records, parts), parts)
+
+
+def major_version(ffmpeg_version: str) -> str | None:
+    """Return the major version of an FFmpeg; None for builds without a release number."""
+    match = re.match(rf"{VERSION_PREFIX}n?(\d+)\.", ffmpeg_version)
+    return match[1] if match else None
+
+
+def accept_ffmpeg(job: RunJob, accepted: str | None) -> RunJob:
+    """Return the settings with which a run continues an extraction that was started with another FFmpeg.
+
+    The configuration then keeps the recorded version; each shard names the FFmpeg that it was made with in its
+    attribute ``software``.
+
+    Args:
+        job: settings of the run.
+        accepted: version of the run's FFmpeg, if the user accepts it; otherwise None.
+
+    Raises:
+        ValueError: the run's FFmpeg is not the accepted one, or the recorded one has another major version.
+    """
+    if accepted is None:
+        return job
+    version = job.binary.version
+    if accepted.removeprefix(VERSION_PREFIX) != version.removeprefix(VERSION_PREFIX):
+        raise ValueError(f"accept_ffmpeg: {accepted!r} is not the FFmpeg of this run, {job.binary.path}: {version!r}")
+    record = read_record(job.out)
+    recorded = str(record.identity.config.get("ffmpeg")) if record else version
+    if recorded != version and (major_version(version) is None or major_version(version) != major_version(recorded)):
+        raise ValueError(
+            f"accept_ffmpeg: {job.out} was extracted with {recorded!r}; only another release of the same major version "
+            f"can be accepted, got {version!r}"
+        )
+    return replace(job, recorded_ffmpeg=recorded)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,6 +203,10 @@ def claim_folder(job: RunJob, identity: RunIdentity) -> None:
         create_exclusively(path, _record_text(job, identity))
     # Another run may have created it between the check and here.
     _check_when_written(job, identity)
+    record = read_record(job.out)
+    if record and record.identity.parts != identity.parts:  # the manifest has new rows
+        text = _record_text(job, identity)
+        write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def _check_when_written(job: RunJob, identity: RunIdentity) -> None:
@@ -197,9 +277,9 @@ def read_record(out: Path) -> RunRecord | None:
             "choose another output folder"
         ) from None
     raise ShardError(
-        f"{out} contains an extraction of shard format version {record['version']}, this release reads and writes "
-        f"version {schema.FORMAT_VERSION}. Nothing was changed; choose another output folder, or use the release that "
-        "started the extraction"
+        f"{out} contains an extraction of shard format version {record['version']}. {schema.READS.capitalize()}, but "
+        f"continues, verifies sources and relabels only version {schema.FORMAT_VERSION}. Nothing was changed; choose "
+        "another output folder, or use the release that started the extraction"
     )
 
 
@@ -207,11 +287,15 @@ def _read_identity(record: dict[str, Any]) -> RunIdentity:
     identity = RunIdentity(**{f.name: record[f.name] for f in fields(RunIdentity)})
     if not isinstance(identity.config, dict):
         raise TypeError(f"config: expected an object, got {identity.config!r}")
-    for name in ("manifest_rows", "shards", "videos_per_shard"):
-        value = getattr(identity, name)
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
-    return identity
+    parts = tuple(ManifestPart(*part) for part in identity.parts)
+    numbers = {"manifest_rows": identity.manifest_rows, "shards": identity.shards}
+    for part in parts:
+        for name, value in (numbers | part._asdict()).items():
+            if name != "manifest_hash" and (type(value) is not int or value < 1):
+                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+    if not parts or sum(part.rows for part in parts) != identity.manifest_rows:
+        raise ValueError(f"parts: do not have the {identity.manifest_rows} manifest rows")
+    return replace(identity, parts=parts)
 
 
 def check_folder(job: RunJob, identity: RunIdentity) -> None:
@@ -242,7 +326,7 @@ class RecordedRun:
         root: folder, or URL prefix, to which their paths are relative.
         manifest: manifest file.
         config: the extraction configuration.
-        videos_per_shard: manifest rows per shard.
+        planned: the shards.
         ffmpeg_version: version of the FFmpeg that was used.
     """
 
@@ -250,7 +334,7 @@ class RecordedRun:
     root: Root
     manifest: Path
     config: ExtractConfig
-    videos_per_shard: int
+    planned: Planned
     ffmpeg_version: str
 
     def job(self, out: Path, binary: FfmpegBinary, scratch: Path | None = None, limits: Limits | None = None) -> RunJob:
@@ -290,7 +374,8 @@ def read_recorded_run(out: Path, manifest: Path | None = None, root: Root | None
     if not manifest.exists():
         raise ShardError(f"{manifest}: the manifest of this extraction does not exist; pass its path with --manifest")
     records = read_manifest(manifest, root=root, check_paths=False)
-    if hash_records(records) != identity.manifest_hash:
+    planned = plan_run(out, records)
+    if planned.parts != identity.parts:
         raise ShardError(
             f"{manifest}: has changed since {out} was extracted (rows, ids or paths); pass the original manifest with "
             "--manifest"
@@ -300,6 +385,6 @@ def read_recorded_run(out: Path, manifest: Path | None = None, root: Root | None
         root=root,
         manifest=manifest,
         config=config,
-        videos_per_shard=identity.videos_per_shard,
+        planned=planned,
         ffmpeg_version=ffmpeg_version,
     )

@@ -16,7 +16,7 @@ from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.run.index import save_index
-from cmd_extract.run.plan import ShardPlan, plan_shards
+from cmd_extract.run.plan import ShardPlan, divide
 from cmd_extract.run.record import read_record
 from cmd_extract.schema import VideoRecord, columns_of
 from cmd_extract.shard.reader import ShardReader, read_columns, read_index
@@ -73,7 +73,7 @@ def relabel(out: Path, manifest: Path) -> Relabeling:
             f"{manifest}: has {len(records)} rows, but {out} was extracted from {record.identity.manifest_rows}; "
             f"{_ROWS_MUST_MATCH}. To leave a video out, empty its split cells"
         )
-    _check_shards(out, index, plan_shards(records, record.identity.videos_per_shard), manifest)
+    _check_shards(out, index, divide(records, record.identity.parts), manifest)
     after = columns_of(records)
     # A retry or repair removes the index before it replaces shards; its index must not be overwritten by an older one.
     if read_index(out) != index:

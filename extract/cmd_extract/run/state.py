@@ -2,90 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cmd_extract.errors import ShardError, VideoError
-from cmd_extract.manifest.records import resolve_path
 from cmd_extract.manifest.table import summarize
+from cmd_extract.run.finished import FinishedShard, read_finished
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.plan import ShardPlan
-from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, hash_json
-from cmd_extract.shard.reader import ShardReader
-from cmd_extract.shard.writer import WrittenShard
-from cmd_extract.sources.access import fingerprint, sizes
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinishedShard:
-    """Content of a finished shard, without its data.
-
-    Attributes:
-        plan: its manifest rows.
-        path: its file.
-        stamp: size and modification time (ns) of the file.
-        video_rows: (V,) int64, manifest row of each video; segments of one video share it.
-        source_bytes: (V,) int64, size of each source file when it was extracted.
-        frames: number of frames.
-        failures, damaged, notes: its rows of ``failures.csv``, ``damaged.csv`` and ``notes.csv``.
-    """
-
-    plan: ShardPlan
-    path: Path
-    stamp: tuple[int, int]
-    video_rows: NDArray[np.int64]
-    source_bytes: NDArray[np.int64]
-    frames: int
-    failures: tuple[FailedRow, ...]
-    damaged: tuple[DamagedRow, ...]
-    notes: tuple[NoteRow, ...] = ()
-
-    def has_changed(self) -> bool:
-        """Return whether the file was removed or replaced since it was read."""
-        try:
-            return _stamp(self.path) != self.stamp
-        except FileNotFoundError:
-            return True
-
-    def has_all_rows(self) -> bool:
-        """Return whether the shard has exactly its manifest rows, each as one or more videos or as one failure."""
-        videos, failures = set(self.video_rows.tolist()), [failure.row for failure in self.failures]
-        rows = sorted([*videos, *failures])
-        return rows == [record.row for record in self.plan.records]
-
-    def changed_sources(self, job: RunJob) -> list[str]:
-        """Describe the sources whose size has changed since they were extracted.
-
-        Missing sources are not needed any more. ``cmd-extract verify`` also finds changes that keep the size.
-
-        Raises:
-            VideoError: a remote source cannot be reached.
-        """
-        records = {record.row: record for record in self.plan.records}
-        before = dict(zip(self.video_rows.tolist(), self.source_bytes.tolist(), strict=True))
-        sources = [resolve_path(records[row], job.root) for row in before]
-        return [
-            f"{source}: {size} bytes when extracted, {now} now"
-            for source, size, now in zip(sources, before.values(), sizes(sources, job.limits.sources), strict=True)
-            if now is not None and now != size
-        ]
-
-    def describe(self) -> WrittenShard:
-        """Return the shard's entry in the index; reads the whole file for its checksum."""
-        return WrittenShard(
-            name=self.path.name,
-            sha256=fingerprint(self.path),
-            size_bytes=self.path.stat().st_size,
-            videos=len(self.video_rows),
-            frames=self.frames,
-            failures=len(self.failures),
-            damaged=len(self.damaged),
-        )
+from cmd_extract.run.task_log import ShardLog, read_logged_shards
+from cmd_extract.schema import FailedRow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,7 +50,7 @@ class OutputState:
             ShardError: some have, or a remote one cannot be reached.
         """
         try:
-            changed = [text for shard in self.finished.values() for text in shard.changed_sources(self.job)]
+            changed = [text for plan in self.done for text in self.finished[plan.name].changed_sources(plan, self.job)]
         except VideoError as error:
             raise ShardError(
                 f"{self.job.out}: cannot check whether remote source files have changed: {error.reason}. Nothing was "
@@ -143,79 +69,32 @@ def read_state(
     *,
     redo: frozenset[str] = frozenset(),
     retry_stages: frozenset[str] = frozenset(),
+    log: ShardLog | None = None,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> OutputState:
-    """Read the state of an output folder, opening each shard once.
+    """Read the state of an output folder from its logs; shards that were not logged, or changed since, are read.
 
     Args:
         plans: shards to look for.
         job: settings of the run.
         redo: names of shards to build again even if they look finished.
         retry_stages: shards with failures of these stages are to be built again.
+        log: receives the shards that had to be read; None to write nothing.
         progress: called with the number of shards looked for and their total.
 
     Raises:
         PermissionError: a shard may not be read.
     """
+    logged, config_hash = read_logged_shards(job.out, {plan.name for plan in plans}), job.config_hash
     finished = {}
     for number, plan in enumerate(plans):
-        shard = None if plan.name in redo else read_finished(plan, job)
+        shard = None if plan.name in redo else logged.get(plan.name)
+        known = shard and (shard.rows_hash, shard.config_hash) == (plan.rows_hash, config_hash)
+        if plan.name not in redo and not known:
+            shard = read_finished(plan, job)
+            if shard and log:
+                log.add(shard)
         if shard and retry_stages.isdisjoint(failure.stage for failure in shard.failures):
             finished[plan.name] = shard
         progress(number + 1, len(plans))
     return OutputState(job=job, plans=tuple(plans), finished=finished)
-
-
-def read_finished(plan: ShardPlan, job: RunJob) -> FinishedShard | None:
-    """Read a shard; None if it is missing, unreadable, or of other rows or another configuration.
-
-    Raises:
-        PermissionError: it may not be read.
-    """
-    path = job.out / plan.name
-    try:
-        stamp = _stamp(path)
-    except FileNotFoundError:
-        return None
-    reader = _open(plan, job)
-    if reader is None:
-        return None
-    with contextlib.closing(reader):
-        return FinishedShard(
-            plan=plan,
-            path=path,
-            stamp=stamp,
-            video_rows=reader.video_rows(),
-            source_bytes=reader.source_bytes(),
-            frames=reader.frame_count,
-            failures=tuple(reader.failures()),
-            damaged=tuple(reader.damaged()),
-            notes=tuple(reader.notes()),
-        )
-
-
-def is_finished(plan: ShardPlan, job: RunJob) -> bool:
-    """Return whether ``read_finished`` finds the shard."""
-    reader = _open(plan, job)
-    if reader is not None:
-        reader.close()
-    return reader is not None
-
-
-def _stamp(path: Path) -> tuple[int, int]:
-    file = path.stat()
-    return file.st_size, file.st_mtime_ns
-
-
-def _open(plan: ShardPlan, job: RunJob) -> ShardReader | None:
-    path = job.out / plan.name
-    if not path.exists():
-        return None
-    reader = ShardReader(path)
-    try:
-        if (reader.rows_hash, reader.header.config_hash) == (plan.rows_hash, hash_json(job.described)):
-            return reader
-    except ShardError:
-        return None
-    reader.close()
-    return None

@@ -9,9 +9,9 @@ from multiprocessing import resource_tracker
 from typing import TypeVar
 
 from cmd_extract.run.containment import interrupts_blocked
-from cmd_extract.run.plan import ShardPlan
 from cmd_extract.system.process import allotted_cores, watch_parent
 
+S = TypeVar("S")
 T = TypeVar("T")
 
 
@@ -22,10 +22,15 @@ def default_workers() -> int:
     return allotted_cores(os.environ, joblib.cpu_count())
 
 
-def build_locally(workers: int, build: Callable[[ShardPlan], T], plans: Sequence[ShardPlan]) -> Iterator[T]:
-    """Build shards in ``workers`` processes on this machine.
+def build_locally(workers: int, build: Callable[[S], T], plans: Sequence[S]) -> Iterator[T]:
+    """Build, or check, shards in ``workers`` processes on this machine.
 
     One worker runs in this process.
+
+    Args:
+        workers: maximum number of processes.
+        build: processes one item; can be pickled.
+        plans: the items, such as shard plans.
 
     Yields:
         Results of ``build`` as shards are finished, in any order.

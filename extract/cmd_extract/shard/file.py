@@ -1,10 +1,10 @@
-"""A shard file opened by one process: format checked, byte columns memory-mapped, datasets looked up once."""
+"""A shard file opened by one process: its format is checked and its columns are located once."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from functools import cached_property
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,160 +15,175 @@ from numpy.typing import NDArray
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.schema import ShardHeader, VideoEntry
-from cmd_extract.system.mapping import map_file
+from cmd_extract.shard.locations import Column, chunk_table, find_column
+from cmd_extract.system.reading import OpenFiles
 
 if TYPE_CHECKING:
-    from cmd_extract.shard.chunks import MappedChunks
+    from cmd_extract.shard.chunks import ChunkedRows
+
+_COLUMNS = (
+    schema.VIDEO_FRAME_COUNT,
+    schema.VIDEO_FIRST_FRAME,
+    schema.VIDEO_FIRST_KEYFRAME,
+    schema.FRAME_JPEG,
+    schema.FRAME_OFFSET,
+    schema.KEYFRAME_JPEG,
+    schema.KEYFRAME_OFFSET,
+)
+
+
+def open_hdf5(path: Path) -> h5py.File:
+    """Open a shard with HDF5 and check its format.
+
+    Raises:
+        ShardError: the file is not a shard, or of a format version that this release does not read.
+        PermissionError: it may not be read.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except PermissionError:
+        raise
+    except OSError as error:
+        raise ShardError(
+            f"{path}: not a readable HDF5 file ({error}); run `cmd-extract run` again to replace it"
+        ) from None
+    name, version = file.attrs.get(schema.ATTR_FORMAT), file.attrs.get(schema.ATTR_VERSION)
+    if name != schema.FORMAT_NAME:
+        problem = f"not a shard written by cmd-extract (format {name!r})"
+    elif version not in schema.READABLE_VERSIONS:
+        problem = f"shard format version {version}, {schema.READS}; extract again, or use the release that wrote it"
+    else:
+        return file
+    file.close()
+    raise ShardError(f"{path}: {problem}")
 
 
 class OpenShard:
-    """A shard opened by this process.
+    """Location of the data in a shard. The data are read from the file directly, HDF5 is not needed any more.
 
     Args:
         path: the HDF5 file.
+        file: the same file, opened with ``open_hdf5``.
+        files: open descriptors.
 
     Attributes:
-        h5: the open file.
-        frame_counts: number of frames of each video.
-        first_frame: first row of each video in the frame columns.
-        first_keyframe: first row of each video in the keyframe columns, and the number of keyframes.
-
-    Raises:
-        ShardError: the file is not a shard, or of another format version.
-        PermissionError: it may not be read.
+        frame_counts: (V,) int64, number of frames of each video.
+        first_frame: (V,) int64, first row of each video in the frame columns.
+        first_keyframe: (V + 1,) int64, first row of each video in the keyframe columns, and the number of keyframes.
+        motion_grid, motion_valid: motion grids and validity masks of all frames.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, file: h5py.File, files: OpenFiles) -> None:
         self.path = path
-        try:
-            self.h5 = h5py.File(path, "r", locking=False)
-        except PermissionError:
-            raise
-        except OSError as error:
-            raise ShardError(
-                f"{path}: not a readable HDF5 file ({error}); run `cmd-extract run` again to replace it"
-            ) from None
-        self._check_format()
-        file = self.h5
-        self.frame_counts = [int(n) for n in file[schema.VIDEO_FRAME_COUNT][:]]
-        self.first_frame = [int(n) for n in file[schema.VIDEO_FIRST_FRAME][:]]
-        keyframe_count = len(file[schema.KEYFRAME_INDEX])
-        self.first_keyframe = [*(int(n) for n in file[schema.VIDEO_FIRST_KEYFRAME][:]), keyframe_count]
+        self._files = files
+        self._stamp = files.stamp(path)
+        self._columns = {name: find_column(file, name) for name in _COLUMNS}
+        self.frame_counts = self.rows(schema.VIDEO_FRAME_COUNT).astype(np.int64)
+        self.first_frame = self.rows(schema.VIDEO_FIRST_FRAME).astype(np.int64)
+        keyframes = self._columns[schema.KEYFRAME_OFFSET].shape[0] - 1
+        self.first_keyframe = np.append(self.rows(schema.VIDEO_FIRST_KEYFRAME).astype(np.int64), keyframes)
+        self.motion_grid = self._chunked_rows(file, schema.MOTION_GRID, schema.MOTION_GRID_CHUNK)
+        self.motion_valid = self._chunked_rows(file, schema.MOTION_VALID, schema.MOTION_VALID_CHUNK)
 
-    def _check_format(self) -> None:
-        name, version = self.h5.attrs.get(schema.ATTR_FORMAT), self.h5.attrs.get(schema.ATTR_VERSION)
-        if name != schema.FORMAT_NAME:
-            raise ShardError(f"{self.path}: not a shard written by cmd-extract (format {name!r})")
-        if version != schema.FORMAT_VERSION:
-            raise ShardError(
-                f"{self.path}: shard format version {version}, this release reads {schema.FORMAT_VERSION}; "
-                "extract again, or use the release that wrote it"
-            )
-
-    @cached_property
-    def header(self) -> ShardHeader:
-        """Configuration and sizes, common to all videos."""
-        attrs = self.h5.attrs
-        width, height = (int(n) for n in attrs[schema.ATTR_CANONICAL_SIZE])
-        frame_width, frame_height = (int(n) for n in attrs[schema.ATTR_FRAME_SIZE])
-        return ShardHeader(
-            config=json.loads(attrs[schema.ATTR_CONFIG]),
-            config_hash=str(attrs[schema.ATTR_CONFIG_HASH]),
-            canonical_width=width,
-            canonical_height=height,
-            frame_width=frame_width,
-            frame_height=frame_height,
-            cell_px=int(attrs[schema.ATTR_CELL]),
-        )
-
-    @cached_property
-    def frame_bytes(self) -> memoryview:
-        """All frame JPEGs, concatenated; memory-mapped."""
-        return self._map(schema.FRAME_JPEG).data
-
-    @cached_property
-    def frame_offset(self) -> NDArray[np.uint64]:
-        """(F + 1,) offset of each frame's JPEG; memory-mapped."""
-        return self._map(schema.FRAME_OFFSET)
-
-    @cached_property
-    def keyframe_bytes(self) -> memoryview:
-        """All keyframe JPEGs, concatenated; memory-mapped."""
-        return self._map(schema.KEYFRAME_JPEG).data
-
-    @cached_property
-    def keyframe_offset(self) -> NDArray[np.uint64]:
-        """(K + 1,) offset of each keyframe's JPEG; memory-mapped."""
-        return self._map(schema.KEYFRAME_OFFSET)
-
-    @cached_property
-    def motion_grid(self) -> MappedChunks:
-        """Motion grids of all frames."""
-        return self._map_chunks(schema.MOTION_GRID)
-
-    @cached_property
-    def motion_valid(self) -> MappedChunks:
-        """Validity masks of all frames."""
-        return self._map_chunks(schema.MOTION_VALID)
-
-    def _map_chunks(self, name: str) -> MappedChunks:
+    def _chunked_rows(self, file: h5py.File, name: str, table_name: str) -> ChunkedRows:
         # Blosc imports its own tests, which takes time that extraction does not need to spend.
-        from cmd_extract.shard.chunks import MappedChunks
+        from cmd_extract.shard.chunks import ChunkedRows
 
-        return MappedChunks(self.h5[name], self._file_bytes)
+        dataset = file[name]
+        locations: Callable[[int, int], NDArray[np.uint64]]
+        if file.attrs[schema.ATTR_VERSION] > 1:
+            self._columns[table_name] = find_column(file, table_name)
+            locations = partial(self.rows, table_name)
+        else:
+            table = chunk_table(dataset)
 
-    @cached_property
-    def _file_bytes(self) -> memoryview:
-        return map_file(self.path, np.uint8).data
+            def locations(first: int, stop: int) -> NDArray[np.uint64]:
+                return table[first:stop]
 
-    def _map(self, name: str) -> NDArray[Any]:
-        dataset = self.h5[name]
-        offset = dataset.id.get_offset()
-        if offset is None:  # an empty dataset has no storage
-            return np.empty(0, dataset.dtype)
-        return map_file(self.path, dataset.dtype, offset, dataset.shape)
+        return ChunkedRows(dataset.name, dataset.chunks, dataset.dtype, locations, self.read)
 
-    def column(self, name: str, position: int) -> NDArray[Any]:
+    def read(self, start: int, count: int) -> bytes:
+        """Read ``count`` bytes of the file from position ``start`` on."""
+        return self._files.read(self.path, self._stamp, start, count)
+
+    def position(self, name: str) -> int:
+        """Return the position of a column in the file."""
+        return self._columns[name].position
+
+    def rows(self, name: str, first: int = 0, stop: int | None = None) -> NDArray[Any]:
+        """Read rows ``first`` to ``stop`` - 1 of a column, at most as many as it has."""
+        if name not in self._columns:
+            with open_hdf5(self.path) as file:
+                self._columns[name] = find_column(file, name)
+        column: Column = self._columns[name]
+        stop = column.shape[0] if stop is None else min(stop, column.shape[0])
+        row_bytes = int(np.prod(column.shape[1:], dtype=np.int64)) * column.dtype.itemsize
+        count = max(0, stop - first)
+        data = self.read(column.position + first * row_bytes, count * row_bytes) if count else b""
+        return np.frombuffer(data, column.dtype).reshape(count, *column.shape[1:])
+
+    def video_rows(self, name: str, position: int) -> NDArray[Any]:
         """Return the rows of a frame column for the video at ``position``: (F, ...), F its frame count."""
-        first = self.first_frame[position]
-        values: NDArray[Any] = self.h5[name][first : first + self.frame_counts[position]]
-        return values
+        first = int(self.first_frame[position])
+        return self.rows(name, first, first + int(self.frame_counts[position]))
 
-    def entries(self, shard: int, columns: Mapping[str, Sequence[str]]) -> tuple[VideoEntry, ...]:
-        """Return the videos in manifest order.
+    def close(self) -> None:
+        """Close the descriptor of the file; the next access opens it again."""
+        self._files.close(self.path)
 
-        Args:
-            shard: index of this shard.
-            columns: label, group and split columns, one value per manifest row; see ``schema.columns_of``.
-        """
-        file = self.h5
-        ids, codecs, prints = (
-            read_texts(file, name) for name in (schema.VIDEO_ID, schema.VIDEO_CODEC, schema.VIDEO_FINGERPRINT)
+
+def read_header(file: h5py.File) -> ShardHeader:
+    """Return the configuration and sizes, common to all videos of a shard."""
+    attrs = file.attrs
+    width, height = (int(n) for n in attrs[schema.ATTR_CANONICAL_SIZE])
+    frame_width, frame_height = (int(n) for n in attrs[schema.ATTR_FRAME_SIZE])
+    return ShardHeader(
+        config=json.loads(attrs[schema.ATTR_CONFIG]),
+        config_hash=str(attrs[schema.ATTR_CONFIG_HASH]),
+        canonical_width=width,
+        canonical_height=height,
+        frame_width=frame_width,
+        frame_height=frame_height,
+        cell_px=int(attrs[schema.ATTR_CELL]),
+    )
+
+
+def read_entries(file: h5py.File, shard: int, columns: Mapping[str, Sequence[str]]) -> tuple[VideoEntry, ...]:
+    """Return the videos of a shard in manifest order.
+
+    Args:
+        file: the shard.
+        shard: its index in the output folder.
+        columns: label, group and split columns, one value per manifest row; see ``schema.columns_of``.
+    """
+    ids, codecs, prints = (
+        read_texts(file, name) for name in (schema.VIDEO_ID, schema.VIDEO_CODEC, schema.VIDEO_FINGERPRINT)
+    )
+    labels, groups = columns["label"], columns["group"]
+    splits = {name: values for name, values in columns.items() if name not in ("label", "group")}
+    rows, fps = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FPS][:].tolist()
+    sizes, counts = file[schema.VIDEO_SOURCE_SIZE][:].tolist(), file[schema.VIDEO_FRAME_COUNT][:].tolist()
+    keyframes = file[schema.KEYFRAME_INDEX][:].tolist()
+    starts = [*(int(n) for n in file[schema.VIDEO_FIRST_KEYFRAME][:]), len(keyframes)]
+    return tuple(
+        VideoEntry(
+            row=rows[i],
+            video_id=ids[i],
+            label=labels[rows[i]],
+            group=groups[rows[i]],
+            splits={name: values[rows[i]] for name, values in splits.items()},
+            frame_count=counts[i],
+            fps=fps[i],
+            source_width=sizes[i][0],
+            source_height=sizes[i][1],
+            codec=codecs[i],
+            fingerprint=prints[i],
+            keyframe_indices=tuple(keyframes[starts[i] : starts[i + 1]]),
+            shard=shard,
+            position=i,
         )
-        labels, groups = columns["label"], columns["group"]
-        splits = {name: values for name, values in columns.items() if name not in ("label", "group")}
-        rows, fps = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FPS][:].tolist()
-        sizes = file[schema.VIDEO_SOURCE_SIZE][:].tolist()
-        keyframes = file[schema.KEYFRAME_INDEX][:].tolist()
-        return tuple(
-            VideoEntry(
-                row=rows[i],
-                video_id=ids[i],
-                label=labels[rows[i]],
-                group=groups[rows[i]],
-                splits={name: values[rows[i]] for name, values in splits.items()},
-                frame_count=self.frame_counts[i],
-                fps=fps[i],
-                source_width=sizes[i][0],
-                source_height=sizes[i][1],
-                codec=codecs[i],
-                fingerprint=prints[i],
-                keyframe_indices=tuple(keyframes[self.first_keyframe[i] : self.first_keyframe[i + 1]]),
-                shard=shard,
-                position=i,
-            )
-            for i in range(len(rows))
-        )
+        for i in range(len(rows))
+    )
 
 
 def read_texts(file: h5py.File, name: str) -> list[str]:

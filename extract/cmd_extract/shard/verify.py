@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import csv
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import hdf5plugin  # noqa: F401 -- registers the filter with which motion is compressed
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError, VideoError
-from cmd_extract.schema import VideoRecord
+from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, VideoRecord
+from cmd_extract.shard.locations import chunk_table
 from cmd_extract.shard.reader import ShardReader, read_columns, read_index
 from cmd_extract.sources.access import fingerprint, problem_of
 from cmd_extract.sources.location import Source
@@ -40,6 +41,77 @@ class Problem:
     text: str
 
 
+class ShardTables(NamedTuple):
+    """Rows of a shard in the tables of its folder."""
+
+    failures: list[FailedRow]
+    damaged: list[DamagedRow]
+    notes: list[NoteRow]
+
+
+class CheckedShard(NamedTuple):
+    """Result of checking one shard.
+
+    Attributes:
+        number: number of the shard.
+        problems: problems found.
+        tables: its rows of the tables; None if they cannot be read.
+    """
+
+    number: int
+    problems: list[str]
+    tables: ShardTables | None
+
+
+class ShardToCheck(NamedTuple):
+    """One shard to check.
+
+    Attributes:
+        number, entry: its number and its entry in the index.
+        sources: path of the source of each of its manifest rows that is to be compared.
+        tables_only: only read its tables.
+    """
+
+    number: int
+    entry: Mapping[str, Any]
+    sources: Mapping[int, Source]
+    tables_only: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardCheck:
+    """Checks shards of a folder; can be pickled.
+
+    Attributes:
+        folder: the output folder.
+        config_hash: hash of its configuration.
+        decode: whether to decode every JPEG.
+    """
+
+    folder: Path
+    config_hash: str
+    decode: bool
+
+    def __call__(self, shard: ShardToCheck) -> CheckedShard:
+        """Check one shard."""
+        path = self.folder / shard.entry["name"]
+        problems: list[str] = []
+        tables = None
+        try:
+            if not shard.tables_only:
+                found = _check_shard(path, shard.entry, self.config_hash, self.decode, shard.sources)
+                problems += itertools.islice(found, _MAX_PROBLEMS)
+            with contextlib.closing(ShardReader(path)) as reader:
+                tables = ShardTables(reader.failures(), reader.damaged(), reader.notes())
+        except (OSError, KeyError, ValueError, RuntimeError) as error:
+            problems.append(f"cannot be read: {error}" if path.exists() else "missing")
+        return CheckedShard(shard.number, [] if shard.tables_only else problems, tables)
+
+
+Spread = Callable[[ShardCheck, Sequence[ShardToCheck]], Iterable[CheckedShard]]
+"""Applies a check to shards, perhaps in several processes, and yields the results in any order."""
+
+
 def verify_folder(
     folder: Path,
     *,
@@ -47,6 +119,8 @@ def verify_folder(
     decode: bool = True,
     sources: Sequence[VideoRecord] | None = None,
     resolve: Callable[[VideoRecord], Source] | None = None,
+    part: tuple[int, int] = (0, 1),
+    spread: Spread = map,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Problem]:
     """Check everything that ``cmd-extract run`` has written to a folder.
@@ -58,6 +132,8 @@ def verify_folder(
         sources: manifest rows whose labels, groups and splits are compared with the index, and whose files are compared
             with the stored fingerprints; missing files are skipped.
         resolve: returns the location of a row's video.
+        part: task and number of tasks. Each task checks its part of the shards, task 0 also the index and the tables.
+        spread: applies the check to the shards.
         progress: called with the number of checked shards and their total.
 
     Returns:
@@ -66,33 +142,33 @@ def verify_folder(
     Raises:
         ShardError: there is no valid index.
     """
-    index = read_index(folder, index_name)
-    paths = {r.row: resolve(r) for r in sources} if sources is not None and resolve is not None else {}
-    found: list[Problem] = []
-    tables: dict[str, list[tuple[object, ...]]] = {
-        name: [] for name in (schema.FAILURES_NAME, schema.DAMAGED_NAME, schema.NOTES_NAME)
-    }
+    index, (task, num_tasks) = read_index(folder, index_name), part
+    chosen = []
     for number, entry in enumerate(index["shards"]):
-        path = folder / entry["name"]
-        problems: list[str] = []
-        try:
-            problems += itertools.islice(_check_shard(path, entry, index["config_hash"], decode, paths), _MAX_PROBLEMS)
-            with contextlib.closing(ShardReader(path)) as reader:
-                tables[schema.FAILURES_NAME] += reader.failures()
-                tables[schema.DAMAGED_NAME] += reader.damaged()
-                tables[schema.NOTES_NAME] += reader.notes()
-        except (OSError, KeyError, ValueError, RuntimeError) as error:
-            problems.append(f"cannot be read: {error}" if path.exists() else "missing")
-        found += [Problem(shard=number, text=f"{path.name}: {problem}") for problem in problems]
-        progress(number + 1, len(index["shards"]))
-    if not found:
-        texts = [*_check_labels(folder, index, sources), *_check_folder(folder, index, tables)]
+        mine = number % num_tasks == task
+        if mine or task == 0:
+            paths = {r.row: resolve(r) for r in (sources or ())[slice(*entry["rows"])]} if mine and resolve else {}
+            chosen.append(ShardToCheck(number, entry, paths, tables_only=not mine))
+    check = ShardCheck(folder=folder, config_hash=index["config_hash"], decode=decode)
+    checked = []
+    for result in spread(check, chosen):
+        checked.append(result)
+        progress(len(checked), len(chosen))
+    checked.sort()
+    names = [entry["name"] for entry in index["shards"]]
+    found = [Problem(shard=c.number, text=f"{names[c.number]}: {text}") for c in checked for text in c.problems]
+    # A shard of another task that cannot be read is reported there.
+    if not found and task == 0:
+        tables = [c.tables for c in checked if c.tables is not None]
+        texts = [*_check_labels(folder, index, sources), *_check_folder(folder, index)]
+        if len(tables) == len(names):
+            texts += _check_tables(folder, tables)
         found += [Problem(shard=None, text=text) for text in texts]
     return found
 
 
 def _check_shard(
-    path: Path, entry: dict[str, Any], config_hash: str, decode: bool, sources: dict[int, Source]
+    path: Path, entry: Mapping[str, Any], config_hash: str, decode: bool, sources: Mapping[int, Source]
 ) -> Iterator[str]:
     if path.stat().st_size != entry["size_bytes"]:
         yield f"has {path.stat().st_size} bytes, expected {entry['size_bytes']}"
@@ -116,10 +192,11 @@ def _check_shard(
         keyframes = (schema.KEYFRAME_JPEG, schema.KEYFRAME_OFFSET, decode, schema.ATTR_CANONICAL_SIZE)
         yield from _check_jpegs(file, "keyframe", *keyframes)
         yield from _check_motion(file)
+        yield from _check_chunks(file)
         yield from _check_sources(file, sources)
 
 
-def _check_rows(file: h5py.File, entry: dict[str, Any]) -> Iterator[str]:
+def _check_rows(file: h5py.File, entry: Mapping[str, Any]) -> Iterator[str]:
     rows = {*file[schema.VIDEO_ROW][:].tolist(), *file[schema.FAILURE_ROW][:].tolist()}
     if rows != set(range(*entry["rows"])):
         first, last = entry["rows"][0], entry["rows"][1] - 1
@@ -190,7 +267,16 @@ def _check_motion(file: h5py.File) -> Iterator[str]:
             yield f"{schema.MOTION_VALID}: I-frames with vectors in frames {frames}"
 
 
-def _check_sources(file: h5py.File, sources: dict[int, Source]) -> Iterator[str]:
+def _check_chunks(file: h5py.File) -> Iterator[str]:
+    if file.attrs[schema.ATTR_VERSION] == 1:
+        return
+    tables = {schema.MOTION_GRID: schema.MOTION_GRID_CHUNK, schema.MOTION_VALID: schema.MOTION_VALID_CHUNK}
+    for name, table in tables.items():
+        if not np.array_equal(file[table][:], chunk_table(file[name])):
+            yield f"{table} does not match {name}"
+
+
+def _check_sources(file: h5py.File, sources: Mapping[int, Source]) -> Iterator[str]:
     rows, fingerprints = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FINGERPRINT][:]
     for row, expected in dict(zip(rows, fingerprints, strict=True)).items():
         source = sources.get(row)
@@ -216,21 +302,23 @@ def _check_labels(folder: Path, index: dict[str, Any], records: Sequence[VideoRe
         )
 
 
-def _check_folder(
-    folder: Path, index: dict[str, Any], tables: Mapping[str, Sequence[tuple[object, ...]]]
-) -> Iterator[str]:
+def _check_folder(folder: Path, index: dict[str, Any]) -> Iterator[str]:
     for key, value in index["totals"].items():
         if sum(s[key] for s in index["shards"]) != value:
             yield f"{schema.INDEX_NAME}: the total of {key} is not the sum over the shards"
     rows = [row for s in index["shards"] for row in range(*s["rows"])]
     if rows != list(range(len(rows))):
         yield f"{schema.INDEX_NAME}: the shards do not cover the manifest"
-    for name, rows_of_table in tables.items():
-        yield from _check_table(folder / name, rows_of_table)
     known = {s["name"] for s in index["shards"]}
     foreign = sorted(p.name for p in folder.glob(schema.SHARD_GLOB) if p.name not in known)
     if foreign:
         yield f"shards that are not in the index: {', '.join(foreign[:5])}"
+
+
+def _check_tables(folder: Path, tables: Sequence[ShardTables]) -> Iterator[str]:
+    yield from _check_table(folder / schema.FAILURES_NAME, [row for table in tables for row in table.failures])
+    yield from _check_table(folder / schema.DAMAGED_NAME, [row for table in tables for row in table.damaged])
+    yield from _check_table(folder / schema.NOTES_NAME, [row for table in tables for row in table.notes])
 
 
 def _check_table(path: Path, expected: Sequence[tuple[object, ...]]) -> Iterator[str]:

@@ -24,6 +24,7 @@ from cmd_extract.decode.video import ExtractedVideo, cut_into_segments
 from cmd_extract.errors import VideoError
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.hdf5_file import new_hdf5
+from cmd_extract.shard.locations import chunk_table
 from cmd_extract.shard.spool import Failure, Sample, Spool
 from cmd_extract.system.files import write_whole
 
@@ -193,6 +194,8 @@ class ShardWriter:
         self._copy_grid(
             file, schema.MOTION_VALID, "valid", (frames, rows, columns), np.uint8, schema.VALID_CHUNK_FRAMES
         )
+        _put(file, schema.MOTION_GRID_CHUNK, chunk_table(file[schema.MOTION_GRID]))
+        _put(file, schema.MOTION_VALID_CHUNK, chunk_table(file[schema.MOTION_VALID]))
 
     def _copy_grid(
         self, file: h5py.File, name: str, kind: str, shape: tuple[int, ...], dtype: type, chunk_frames: int

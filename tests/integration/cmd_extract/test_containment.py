@@ -254,7 +254,7 @@ def twelve_videos(
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "run.json"}
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and p.name != "run.json"}
 
 
 @pytest.mark.parametrize(

@@ -21,13 +21,12 @@ from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.run import containment
 from cmd_extract.run import record as run_record
+from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.pipeline import run_extraction
-from cmd_extract.run.plan import plan_shards
 from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import hash_json
 from cmd_extract.shard.reader import ShardSet
-from cmd_extract.shard.writer import WrittenShard
 from tests.integration.cmd_extract.test_resume import SIZE, X264, call, write_manifest
 
 MakeVideo = Callable[..., Path]
@@ -140,7 +139,7 @@ def test_any_backend_removes_the_index_before_it_replaces_a_shard(folder: Path, 
     job = RunJob(root=folder, out=out, scratch=out, config=config, binary=ffmpeg)
     found = []
 
-    def backend(work: Any, plans: Any) -> Iterator[WrittenShard]:
+    def backend(work: Any, plans: Any) -> Iterator[FinishedShard]:
         found.append((out / "index.json").exists())
         for written in build_locally(1, work, plans):
             found.append((out / "index.json").exists())
@@ -197,7 +196,7 @@ def test_a_run_that_starts_while_another_records_itself_compares_itself_with_it(
     for gop in (2, 3):
         config = ExtractConfig(width=160, height=120, frame_short_side=48, gop=gop)
         jobs[gop] = RunJob(root=folder, out=out, scratch=out, config=config, binary=ffmpeg)
-    plans = plan_shards(records, 1)
+    planned = run_record.plan_run(out, records, 1)
     check = run_record.check_folder
 
     def overtaken(job: RunJob, identity: run_record.RunIdentity) -> None:
@@ -205,11 +204,11 @@ def test_a_run_that_starts_while_another_records_itself_compares_itself_with_it(
         if not (out / "run.json").exists():
             with monkeypatch.context() as original:
                 original.setattr(run_record, "check_folder", check)
-                run_record.claim_folder(jobs[2], run_record.RunIdentity.of(jobs[2], records, plans))
+                run_record.claim_folder(jobs[2], run_record.RunIdentity.of(jobs[2], planned))
 
     monkeypatch.setattr(run_record, "check_folder", overtaken)
     with pytest.raises(ShardError, match=r"other settings \(gop: 2 is now 3\)"):
-        run_record.claim_folder(jobs[3], run_record.RunIdentity.of(jobs[3], records, plans))
+        run_record.claim_folder(jobs[3], run_record.RunIdentity.of(jobs[3], planned))
 
 
 def test_a_shard_of_another_configuration_never_gets_into_the_index(folder: Path, ffmpeg: FfmpegBinary) -> None:
@@ -222,7 +221,7 @@ def test_a_shard_of_another_configuration_never_gets_into_the_index(folder: Path
         jobs[gop] = RunJob(root=folder, out=place, scratch=place, config=config, binary=ffmpeg)
     run_extraction(records, jobs[3], workers=1, videos_per_shard=1)
 
-    def backend(work: Any, plans: Any) -> Iterator[WrittenShard]:
+    def backend(work: Any, plans: Any) -> Iterator[FinishedShard]:
         yield from build_locally(1, work, plans)
         shutil.copy(other / "shard-00002.h5", out / "shard-00002.h5")
 

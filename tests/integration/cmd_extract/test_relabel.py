@@ -31,7 +31,7 @@ def out(make_video: MakeVideo, tmp_path: Path) -> Path:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "run.json"}
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and p.name != "run.json"}
 
 
 def stamps(out: Path) -> dict[str, tuple[int, int]]:

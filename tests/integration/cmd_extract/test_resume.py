@@ -15,6 +15,8 @@ import pytest
 from click.testing import CliRunner
 
 from cmd_extract.cli.main import main
+from cmd_extract.run import finished
+from cmd_extract.sources.access import fingerprint
 
 MakeVideo = Callable[..., Path]
 X264 = ("-c:v", "libx264")
@@ -33,7 +35,7 @@ def write_manifest(folder: Path, names: list[str]) -> Path:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "run.json"}
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and p.name != "run.json"}
 
 
 def table(path: Path) -> list[dict[str, str]]:
@@ -68,29 +70,49 @@ def test_failures_are_retried_by_stage(make_video: MakeVideo, tmp_path: Path) ->
     assert call("verify", out)[0] == 0
 
 
-def test_a_continued_run_opens_each_finished_shard_once(
-    make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("first", [(), ("--task", 0, "--num-tasks", 1), ("--backend", "dask")])
+def test_a_finished_shard_is_read_again_only_if_its_file_has_changed(
+    make_video: MakeVideo, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: tuple[object, ...]
 ) -> None:
+    if "dask" in first:
+        pytest.importorskip("distributed")
     make_video(tmp_path / "a.mp4", *X264, frames=5)
     manifest, out = write_manifest(tmp_path, ["a.mp4", "lost.mp4"]), tmp_path / "out"
     run = ("run", manifest, out, "--workers", 1, "--videos-per-shard", 1, *SIZE)
-    assert call(*run)[0] == 3
-    before = contents(out)
+    assert call(*run, *first)[0] in (0, 3)
     opened: Counter[str] = Counter()
+    hashed: Counter[str] = Counter()
 
     class CountingFile(h5py.File):
         def __init__(self, name: Any, *args: Any, **kwargs: Any) -> None:
             opened[Path(name).name] += 1
             super().__init__(name, *args, **kwargs)
 
+    def counting_fingerprint(path: Path) -> str:
+        hashed[path.name] += 1
+        return fingerprint(path)
+
     monkeypatch.setattr(h5py, "File", CountingFile)
+    monkeypatch.setattr(finished, "fingerprint", counting_fingerprint)
     assert call(*run)[0] == 3
-    assert opened == {"shard-00000.h5": 1, "shard-00001.h5": 1}
+    before = contents(out)
+    assert call("merge", out)[0] == 3
+    assert call(*run, "--task", 0, "--num-tasks", 1)[0] == 0
+    assert not opened
+    assert not hashed
+    (out / "shard-00001.h5").touch()
+    for _ in range(2):  # logged after the first time
+        assert call(*run)[0] == 3
+        assert opened == hashed == {"shard-00001.h5": 1}
+    shutil.rmtree(out / "tasks")
+    for _ in range(2):
+        assert call("merge", out)[0] == 3
+    assert hashed == {"shard-00000.h5": 1, "shard-00001.h5": 2}
     assert contents(out) == before
 
 
-RECORD = {"format": "context-motion-shard", "version": 1, "root": "/v", "manifest": "/v/m.csv", "config": {}}
-RECORD |= {"manifest_hash": "0", "manifest_rows": 1, "shards": 1, "videos_per_shard": 1}
+RECORD = {"format": "context-motion-shard", "version": 2, "root": "/v", "manifest": "/v/m.csv", "config": {}}
+RECORD |= {"manifest_rows": 1, "shards": 1, "parts": [[1, 1, "0"]]}
 
 
 @pytest.mark.parametrize(
@@ -99,7 +121,8 @@ RECORD |= {"manifest_hash": "0", "manifest_rows": 1, "shards": 1, "videos_per_sh
         "{", "[]", "{}", "null", "7", '"text"', "[" * 100_000, "\ud800", *(
             json.dumps(RECORD | part)
             for part in (
-                {"config": "x"}, {"config": None}, {"config": []}, {"videos_per_shard": "x"}, {"videos_per_shard": 0},
+                {"config": "x"}, {"config": None}, {"config": []}, {"parts": [[1, "x", "0"]]}, {"parts": [[1, 0, "0"]]},
+                {"parts": []}, {"parts": [[1, 1]]}, {"parts": [[2, 1, "0"]]},
                 {"manifest_rows": None}, {"shards": 1.5}, {"root": 5}, {"format": "package.json"},
             )
         ),

@@ -20,8 +20,8 @@ import h5py
 import pytest
 
 from cmd_extract.cli.main import main
-from cmd_extract.cluster.task_log import read_attempts
 from cmd_extract.decode.ffmpeg import FfmpegBinary
+from cmd_extract.run.task_log import read_attempts
 from cmd_extract.schema import FRAME_JPEG, MOTION_GRID
 from cmd_extract.system.claims import Owner
 from tests.cluster.extraction import write_gated_ffmpeg
@@ -127,7 +127,8 @@ def test_merge_reads_a_shard_whose_logs_disagree(manifest: Path, reference: dict
     (log,) = (out / "tasks").iterdir()
     lines = log.read_text().splitlines()
     # With two attempts that disagree, the merge must compute the checksum itself.
-    event = json.loads(lines[1]) | {"sha256": "0" * 64}
+    event = json.loads(lines[1])
+    event["entry"]["sha256"] = "0" * 64
     (out / "tasks" / "00000-of-00001--n1-1-1.jsonl").write_text(f"{lines[0]}\n{json.dumps(event)}\n")
     assert run("merge", out)[0] == SOME_FAILED
     assert results(out) == reference

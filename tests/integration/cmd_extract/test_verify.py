@@ -57,7 +57,7 @@ def update_index(out: Path, number: int) -> None:
 
 
 def contents(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.name != "run.json"}
+    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and p.name != "run.json"}
 
 
 def test_an_intact_extraction_has_no_problems(folder: Path) -> None:
@@ -115,6 +115,39 @@ def test_damage_with_a_matching_checksum_is_reported(
     assert code == 1
     assert message in output, output
     assert "shard-00000" not in output
+
+
+def test_workers_and_tasks_find_the_same_problems(folder: Path) -> None:
+    out = folder / "out"
+    for number in (0, 1):
+        with h5py.File(out / f"shard-0000{number}.h5", "r+") as file:
+            break_jpeg(file)
+    lists = []
+    for workers in (1, 2):
+        code, output = call("verify", out, "--workers", workers)
+        assert code == 1
+        lists.append([line for line in output.splitlines() if line.startswith("shard-")])
+    problems, found = lists[0], []
+    assert len(problems) == 4
+    assert lists[1] == problems
+    for task in (1, 0):
+        code, output = call("verify", out, "--task", task, "--num-tasks", 2)
+        assert code == 1
+        found += [line for line in output.splitlines() if line.startswith("shard-")]
+        assert f"shard-0000{1 - task}" not in output
+    assert sorted(found) == sorted(problems)
+    code, output = call("verify", out, "--task", 2, "--num-tasks", 3)
+    assert code == 0, "there are fewer shards"
+    assert "no problems found by task 2 of 3" in output
+
+
+def test_the_tables_are_checked_by_the_first_task(folder: Path) -> None:
+    (folder / "out" / "failures.csv").write_text("row,path,stage,reason\n")
+    codes = [call("verify", folder / "out", "--task", task, "--num-tasks", 2)[0] for task in (0, 1)]
+    assert codes == [1, 0]
+    for options in (("--task", 0), ("--num-tasks", 2), ("--task", 2, "--num-tasks", 2)):
+        assert call("verify", folder / "out", *options)[0] == 2
+    assert call("verify", folder / "out", "--repair", "--task", 0, "--num-tasks", 2)[0] == 2
 
 
 @pytest.mark.parametrize("damage", ["flipped", "truncated", "missing", "source", "failures"])

@@ -12,11 +12,11 @@ from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo, extract_video
 from cmd_extract.errors import FfmpegError, VideoError
+from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.pipeline import ShardWork
 from cmd_extract.run.plan import plan_shards
 from cmd_extract.schema import ATTR_SOFTWARE, VideoRecord
-from cmd_extract.shard.writer import WrittenShard
 
 BINARY = FfmpegBinary(path="", version="")
 
@@ -62,14 +62,14 @@ def write_ffmpeg(path: Path, version: str, real: str) -> Path:
 @pytest.fixture
 def build(
     make_video: Callable[..., Path], ffmpeg: FfmpegBinary, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[..., WrittenShard]:
+) -> Callable[..., FinishedShard]:
     """Build a shard as a Dask worker whose default FFmpeg has version 6.1-worker."""
     make_video(tmp_path / "v.mp4", "-c:v", "libx264", frames=3, size="64x48")
     monkeypatch.setenv("PATH", str(write_ffmpeg(tmp_path / "bin" / "ffmpeg", "6.1-worker", ffmpeg.path).parent))
     (plan,) = plan_shards([VideoRecord(row=0, video_id="v", path="v.mp4")], 1)
     config = ExtractConfig(width=64, height=48, frame_short_side=24)
 
-    def run(path: Path | str, version: str, **changes: object) -> WrittenShard:
+    def run(path: Path | str, version: str, **changes: object) -> FinishedShard:
         binary = FfmpegBinary(path=str(path), version=f"ffmpeg version {version}")
         job = RunJob(root=tmp_path, out=tmp_path, scratch=tmp_path, config=config, binary=binary)
         work = ShardWork(job=job, scratch=tmp_path, max_failures=None, extract=extract_video)
@@ -83,22 +83,22 @@ def recorded_ffmpeg(shard: Path) -> str:
         return str(json.loads(file.attrs[ATTR_SOFTWARE])["ffmpeg"])
 
 
-def test_worker_uses_and_records_its_own_ffmpeg(build: Callable[..., WrittenShard], tmp_path: Path) -> None:
-    written = build("/only/on/the/submitting/host/ffmpeg", "6.1-worker")
+def test_worker_uses_and_records_its_own_ffmpeg(build: Callable[..., FinishedShard], tmp_path: Path) -> None:
+    written = build("/only/on/the/submitting/host/ffmpeg", "6.1-worker").written
     assert (written.videos, written.failures) == (1, 0)
     assert recorded_ffmpeg(tmp_path / written.name) == "ffmpeg version 6.1-worker"
 
 
 def test_worker_prefers_the_path_of_the_run(
-    build: Callable[..., WrittenShard], ffmpeg: FfmpegBinary, tmp_path: Path
+    build: Callable[..., FinishedShard], ffmpeg: FfmpegBinary, tmp_path: Path
 ) -> None:
     chosen = write_ffmpeg(tmp_path / "shared" / "ffmpeg", "7.0-shared", ffmpeg.path)
-    assert build(chosen, "7.0-shared").failures == 0
+    assert build(chosen, "7.0-shared").failures == ()
     assert recorded_ffmpeg(tmp_path / "shard-00000.h5") == "ffmpeg version 7.0-shared"
 
 
 def test_worker_with_another_ffmpeg_is_refused(
-    build: Callable[..., WrittenShard], ffmpeg: FfmpegBinary, tmp_path: Path
+    build: Callable[..., FinishedShard], ffmpeg: FfmpegBinary, tmp_path: Path
 ) -> None:
     upgraded = write_ffmpeg(tmp_path / "shared" / "ffmpeg", "7.1", ffmpeg.path)
     with pytest.raises(FfmpegError) as refused:
@@ -110,7 +110,7 @@ def test_worker_with_another_ffmpeg_is_refused(
     assert not list(tmp_path.glob("shard-*"))
 
 
-def test_worker_with_another_release_is_refused(build: Callable[..., WrittenShard], tmp_path: Path) -> None:
+def test_worker_with_another_release_is_refused(build: Callable[..., FinishedShard], tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match=r"would give other shards \(extractor_version: \d+, expected 99\)"):
         build("ffmpeg", "6.1-worker", extractor_version=99)
     assert not list(tmp_path.glob("shard-*"))

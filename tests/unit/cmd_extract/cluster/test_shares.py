@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cmd_extract.cli.run import run
-from cmd_extract.cluster.shares import Share, find_share
-from cmd_extract.run.plan import plan_shards
+from cmd_extract.cluster.shares import find_share
+from cmd_extract.run.plan import Share, plan_shards
 from cmd_extract.schema import VideoRecord
 from cmd_extract.system.process import allotted_cores
 from tests.paths import ROOT

@@ -6,22 +6,24 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 from cmd_extract.errors import VideoError
-from cmd_extract.run.journal import Counts, ShardJournal, count_failures, count_progress, read_failures
-from cmd_extract.schema import FailedRow, VideoRecord
+from cmd_extract.run.journal import Counts, WorkerJournal, count_progress, read_failures
+from cmd_extract.schema import VideoRecord
 from tests.paths import ROOT
 
 PROGRAM = """
 import sys
+import threading
 from pathlib import Path
-from cmd_extract.run.journal import ShardJournal
+from cmd_extract.run.journal import WorkerJournal
 from cmd_extract.run.progress import watch_journals
 folder = Path(sys.argv[1])
 with watch_journals(folder, todo=3, done=2):
-    ShardJournal(folder, "a").add_shard(frames=40, rows=1, failures=[])
-    ShardJournal(folder, "b").add_shard(frames=80, rows=2, failures=[(7, "b.mp4", "open", "missing")])
+    WorkerJournal(folder).add_shard(frames=40, rows=1, failures=[])
+    WorkerJournal(folder).add_shard(frames=80, rows=2, failures=[(7, "b.mp4", "open", "missing")])
 with watch_journals(folder, todo=0, done=5):
     pass
 sys.exit(3 if "rich" in sys.modules else 0)
@@ -65,14 +67,36 @@ def test_a_terminal_shows_a_live_bar(tmp_path: Path) -> None:
     assert "1 failed" in text
 
 
-def test_journals_of_all_shards_are_added_up(tmp_path: Path) -> None:
+def test_the_journals_of_all_workers_are_added_up_however_many_shards_they_built(tmp_path: Path) -> None:
     assert count_progress(tmp_path) == Counts(0, 0, 0)
-    first, second = ShardJournal(tmp_path, "a"), ShardJournal(tmp_path, "b")
-    first.add_video(30)
-    first.add_failure(VideoRecord(row=4, video_id="x", path="x.mp4"), VideoError("probe", "no video"))
-    second.add_shard(50, 3, [FailedRow(9, "y.mp4", "open", "missing")])
-    assert count_progress(tmp_path) == Counts(videos=5, frames=80, failures=2)
-    with (tmp_path / "b.failures").open("a") as stream:
+    for _ in range(3):  # as for three shards
+        journal = WorkerJournal(tmp_path)
+        journal.add_video(30)
+    journal.add_failure(VideoRecord(row=4, video_id="x", path="x.mp4"), VideoError("probe", "no video"))
+    other = "from pathlib import Path\nfrom cmd_extract.run.journal import WorkerJournal\n"
+    other += f"WorkerJournal(Path({str(tmp_path)!r})).add_shard(50, 3, [(9, 'y.mp4', 'open', 'missing')])"
+    subprocess.run([sys.executable, "-c", other], check=True, cwd=ROOT, timeout=60)
+    assert count_progress(tmp_path) == Counts(videos=7, frames=140, failures=2)
+    assert len(list(tmp_path.iterdir())) == 4, "two files per worker"
+    with next(tmp_path.glob("*.failures")).open("a") as stream:
         stream.write('[10, "incompl')
     assert sorted(read_failures(tmp_path)) == [(4, "x.mp4", "probe", "no video"), (9, "y.mp4", "open", "missing")]
-    assert count_failures(tmp_path) == 2
+
+
+def test_a_reader_never_finds_part_of_a_record(tmp_path: Path) -> None:
+    done = threading.Event()
+
+    def write() -> None:
+        journal = WorkerJournal(tmp_path)
+        for _ in range(2000):
+            journal.add_video(999_999)
+        done.set()
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    seen = [Counts()]
+    while not done.is_set():
+        seen.append(count_progress(tmp_path))
+    writer.join()
+    assert seen == sorted(seen), "counts only grow"
+    assert all(counts.frames == counts.videos * 999_999 for counts in seen)
