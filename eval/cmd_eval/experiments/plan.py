@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +13,6 @@ from cmd_eval.data.table import VideoTable
 from cmd_eval.experiments.auxiliary import Comparison
 from cmd_eval.experiments.jobs import check_run_dir
 from cmd_eval.features.readout import ReadoutName
-from cmd_eval.features.source import cached_features_path
-from cmd_eval.features.store import read_features
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.system.validation import require_range
 from cmd_train.checkpoints.files import FINISHED_NAME, load_checkpoint
@@ -369,18 +366,11 @@ def is_finished(plan: EvidencePlan, run: PretrainingRun, data_hash: str) -> bool
     """Return whether a pre-training run is finished.
 
     Raises:
-        ValueError: its folder contains a run with other shards or settings, or features with another number of clips.
+        ValueError: its folder contains a run with other shards or settings.
     """
     folder = plan.run_dir(run)
     if not check_run_dir(folder, plan.config(run), data_hash):
         return False
-    for untrained, readout in product((False, True), READOUTS):
-        path = cached_features_path(folder, data_hash, untrained=untrained, readout=readout)
-        clips = read_features(path).provenance.clips if path.is_file() else plan.size.clips
-        if clips != plan.size.clips:
-            raise ValueError(
-                f"{path}: computed with {clips} clips per video, not {plan.size.clips}; use another OUT or --clips"
-            )
     return (folder / FINISHED_NAME).is_file()
 
 

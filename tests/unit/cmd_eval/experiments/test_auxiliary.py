@@ -70,7 +70,7 @@ def shards_with(monkeypatch: pytest.MonkeyPatch, *rows: tuple[str, str, str, str
         for n, (entry, (mark, group, first, second)) in enumerate(zip(entries() * 3, rows, strict=False))
     ]  # fmt: skip
     monkeypatch.setattr(
-        "cmd_eval.experiments.auxiliary.open_shards", lambda _: SimpleNamespace(videos=videos, data_hash="h")
+        "cmd_eval.experiments.auxiliary.open_folders", lambda _: SimpleNamespace(videos=videos, data_hash="h")
     )
 
 
