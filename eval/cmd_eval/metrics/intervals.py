@@ -60,6 +60,7 @@ def mean_interval(
     If items share groups, the interval is a percentile bootstrap over groups. Otherwise it is Wilson's interval for
     proportions (values of 0 and 1), and a percentile bootstrap over items for other values. Proportions of 0 and 1 over
     groups use Wilson's interval with one observation per group, since resampling would give an interval of zero width.
+    A single group has the interval from 0 to 1: nothing is known about other groups.
 
     The interval covers the choice of the test videos only, not other training runs or other galleries.
 
@@ -80,7 +81,7 @@ def mean_interval(
     if np.isin(value_N, (0, 1)).all() and (unit == "videos" or mean in (0, 1)):
         low, high = _wilson(round(mean * units), units, level)
         return Interval(value=mean, low=min(low, mean), high=max(high, mean), unit=unit, units=units)
-    return _bootstrap(value_N, groups, seed, resamples, level)
+    return _bootstrap(value_N, groups, (0.0, 1.0), seed, resamples, level)
 
 
 def _check_arguments(value_N: NDArray[np.float64], groups: Sequence[str] | None, resamples: int, level: float) -> None:
@@ -100,13 +101,23 @@ def _wilson(hits: int, units: int, level: float) -> tuple[float, float]:
 
 
 def _bootstrap(
-    value_N: NDArray[np.float64], groups: Sequence[str] | None, seed: int, resamples: int, level: float
+    value_N: NDArray[np.float64],
+    groups: Sequence[str] | None,
+    bounds: tuple[float, float],
+    seed: int,
+    resamples: int,
+    level: float,
 ) -> Interval:
-    """Return the mean with its percentile bootstrap over groups, or over items without groups."""
+    """Return the mean with its percentile bootstrap over groups, or over items without groups.
+
+    A single unit says nothing about others: its interval is ``bounds``, the range of possible values.
+    """
     sum_U, count_U = _units(value_N, groups)
     units, unit = _count_units(value_N, groups)
     mean = float(value_N.mean())
-    if units == 1 or (value_N == value_N[0]).all():  # scipy needs two different observations
+    if units == 1:
+        return Interval(value=mean, low=min(bounds[0], mean), high=max(bounds[1], mean), unit=unit, units=units)
+    if (value_N == value_N[0]).all():  # scipy needs two different observations
         return Interval(value=mean, low=mean, high=mean, unit=unit, units=units)
     found = stats.bootstrap(
         (sum_U, count_U),
@@ -184,4 +195,4 @@ def paired_interval(
         units, unit = _count_units(a, groups)
         _, high = _wilson(0, units, level)
         return Interval(value=0.0, low=-high, high=high, unit=unit, units=units)
-    return _bootstrap(a - b, groups, seed, resamples, level)
+    return _bootstrap(a - b, groups, (-1.0, 1.0), seed, resamples, level)

@@ -119,9 +119,9 @@ def _by_split_table(record: Record, format: Format) -> str:
     rows = []
     for row in record["rows"]:
         seeds = [format_percent(seed["by_label"]["R@1"]) for seed in row["by_seed"]]
-        shares = [split["by_label"]["R@1"] for split in row["by_split"]]
-        mean = format_percent(sum(share["value"] for share in shares) / len(shares))
-        rows.append([_features_name(row), *map(format_share, shares), mean, " ".join(seeds) if len(seeds) > 1 else ""])
+        shares = [split["by_label"]["R@1"]["value"] for split in row["by_split"]]
+        cells = map(format_percent, [*shares, sum(shares) / len(shares)])
+        rows.append([_features_name(row), *cells, " ".join(seeds) if len(seeds) > 1 else ""])
     return format(["R@1 by label, per split", *columns, "mean of splits", "per seed"], rows)
 
 

@@ -80,6 +80,14 @@ def test_extremes_are_not_certain() -> None:
     assert mean_interval(np.full(4, 0.25)) == Interval(value=0.25, low=0.25, high=0.25, units=4)
 
 
+def test_a_single_group_says_nothing_about_others() -> None:
+    hits = np.array([1, 0, 0, 1.0])
+    found = mean_interval(hits, ["a"] * 4)
+    assert (found.value, found.low, found.high, found.units) == (0.5, 0, 1, 1)
+    found = paired_interval(hits, 1 - hits, ["a"] * 4)
+    assert (found.value, found.low, found.high) == (0, -1, 1)
+
+
 def test_paired_interval_of_equal_results_is_symmetric_and_not_of_zero_width() -> None:
     hits = np.ones(12)
     found = paired_interval(hits, hits, ["a", "b", "c"] * 4)
