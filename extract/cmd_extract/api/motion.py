@@ -71,8 +71,8 @@ class MotionReader:
         limits: Limits,
     ) -> None:
         self.path = path
-        session = MotionSession(stream, vectors=vectors)
-        self._session = partial(_open_session, path, config, session, limits, contained=contained)
+        new_session = partial(MotionSession, stream, vectors=vectors)
+        self._session = partial(_open_session, path, config, new_session, limits, contained=contained)
         self._opened: ExitStack | None = ExitStack()  # for the first iteration
         self.info, self._next_batch = self._opened.enter_context(self._session())
         weakref.finalize(self, self._opened.close)
@@ -147,10 +147,10 @@ def read_motion(
 
 @contextmanager
 def _open_session(
-    path: Path, config: ExtractConfig, session: MotionSession, limits: Limits, *, contained: bool
+    path: Path, config: ExtractConfig, new_session: Callable[[], MotionSession], limits: Limits, *, contained: bool
 ) -> Iterator[tuple[MotionInfo, Callable[[], list[MotionFrame]]]]:
     """Start reading; yield the sizes and a function that returns the next frames, none at the end."""
-    binary = find_ffmpeg()
+    binary, session = find_ffmpeg(), new_session()
     with (
         tempfile.TemporaryDirectory(prefix="cmd-extract-") as folder,
         ContainedExtractor(config, binary, limits, session, new_interpreter=True) as child,

@@ -255,32 +255,33 @@ class TrackedExtract:
     Attributes:
         extract: extracts one video.
         log: file visible to all workers, one line per started video.
-        excluded: sources known to kill workers.
+        excluded: manifest rows, as text, of videos known to kill workers.
     """
 
     extract: Extract
     log: Path
-    excluded: frozenset[Path] = frozenset()
+    excluded: frozenset[str] = frozenset()
 
     def __call__(self, source: Path, config: ExtractConfig, workdir: Path, binary: FfmpegBinary) -> ExtractedVideo:
         """Extract one video.
 
         Raises:
-            VideoError: as raised by ``extract``, or with stage ``crash`` for an excluded source.
+            VideoError: as raised by ``extract``, or with stage ``crash`` for an excluded one.
         """
-        if source in self.excluded:
+        row = workdir.name  # remote sources and members of tar files are copied to a path that differs in each attempt
+        if row in self.excluded:
             raise VideoError("crash", "every worker that extracted it died")
         attempt = workdir.parents[1].name  # the scratch folder, unique to each attempt
         with self.log.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps([attempt, str(source)]) + "\n")
+            stream.write(json.dumps([attempt, row]) + "\n")
         return self.extract(source, config, workdir, binary)
 
-    def culprit(self) -> Path | None:
-        """Return the source that was being extracted when each of several workers died, or None if they differ."""
+    def culprit(self) -> str | None:
+        """Return the row that was being extracted when each of several workers died, or None if they differ."""
         if not self.log.exists():
             return None
         lines = self.log.read_text("utf-8").splitlines(keepends=True)
-        last = dict(json.loads(line) for line in lines if line.endswith("\n"))
+        last: dict[str, str] = dict(json.loads(line) for line in lines if line.endswith("\n"))
         if len(last) < _MIN_DEATHS or len(set(last.values())) > 1:
             return None
-        return Path(next(iter(last.values())))
+        return next(iter(last.values()))

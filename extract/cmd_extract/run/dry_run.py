@@ -106,8 +106,6 @@ def dry_run(
         ShardError: the output folder contains another extraction, or sources have changed.
         NotADirectoryError: the output folder is a file.
     """
-    if job.out.exists() and not job.out.is_dir():
-        raise NotADirectoryError(f"{job.out}: not a folder; choose another output folder")
     check_folder(job, RunIdentity.of(job, planned))
     state = read_state(share, job, retry_stages=retry_stages)
     state.check_sources()

@@ -165,6 +165,21 @@ def is_finished(plan: ShardPlan, job: RunJob) -> bool:
     return reader is not None
 
 
+def extracted_rows(plan: ShardPlan, job: RunJob) -> frozenset[int]:
+    """Return the manifest rows of which an existing shard of the same rows and configuration has videos.
+
+    Empty if there is no such shard, or it cannot be read.
+    """
+    try:
+        reader = _open(plan, job)
+        if reader is None:
+            return frozenset()
+        with contextlib.closing(reader):
+            return frozenset(reader.video_rows().tolist())
+    except (OSError, KeyError, ValueError, RuntimeError):  # damaged
+        return frozenset()
+
+
 def _describe(reader: ShardReader, written: WrittenShard, stamp: tuple[int, int]) -> FinishedShard:
     sources = dict(zip(reader.video_rows().tolist(), reader.source_bytes().tolist(), strict=True))
     return FinishedShard(

@@ -14,10 +14,10 @@ from functools import partial
 from pathlib import Path
 
 from cmd_extract.decode.video import ExtractedVideo, extract_video
-from cmd_extract.errors import FailureLimitError, VideoError, run_error
+from cmd_extract.errors import FailureLimitError, RunError, VideoError, run_error
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.run.containment import ContainedExtractor, Extract
-from cmd_extract.run.finished import FinishedShard, describe_shard
+from cmd_extract.run.finished import FinishedShard, describe_shard, extracted_rows
 from cmd_extract.run.index import remove_index, write_failures, write_index
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.journal import WorkerJournal, count_progress, read_failures
@@ -54,10 +54,11 @@ class ShardWork:
 
         Raises:
             FailureLimitError: too many videos failed.
-            RunError: the output or scratch folder cannot be written, or a process cannot be started.
+            RunError: the output or scratch folder cannot be written, a process cannot be started, or a video fails that
+                the existing shard has, which then is kept.
         """
         job, folder = self.job, self.scratch / f"{plan.name}.videos"
-        journal = WorkerJournal(self.scratch)
+        journal, before = WorkerJournal(self.scratch), extracted_rows(plan, self.job)
         try:
             folder.mkdir()
             writer = ShardWriter(
@@ -71,7 +72,13 @@ class ShardWork:
             require_packages([resolve_path(record, job.root) for record in plan.records])
             with ContainedExtractor(job.config, job.binary, job.limits, self.extract) as extractor:
                 for record in plan.records:
-                    self._add_record(record, folder, extractor, writer, journal)
+                    failed = self._add_record(record, folder, extractor, writer, journal)
+                    if failed and record.row in before:
+                        raise RunError(
+                            f"{job.out / plan.name}: kept, because it has the video {record.video_id!r}, which cannot "
+                            f"be extracted again ({failed}); make its source readable and run the same command again, "
+                            "or remove the shard to extract without it"
+                        )
             # An existing index may describe the shard that is replaced now.
             remove_index(job.out)
             return describe_shard(job.out / plan.name, writer.finish())
@@ -87,8 +94,8 @@ class ShardWork:
         extractor: ContainedExtractor[ExtractedVideo],
         writer: ShardWriter,
         journal: WorkerJournal,
-    ) -> None:
-        """Add one video or one failure to the shard."""
+    ) -> VideoError | None:
+        """Add one video or one failure to the shard; return the failure."""
         # Each video has its own folder, because a killed process may keep writing for a moment.
         workdir = folder / str(record.row)
         workdir.mkdir()
@@ -96,11 +103,13 @@ class ShardWork:
             video = extractor.extract(resolve_path(record, self.job.root), workdir)
             writer.add_video(record, video)
             journal.add_video(video.frame_count)
+            return None
         except VideoError as error:
             writer.add_failure(record, error)
             journal.add_failure(record, error)
             if self.max_failures is not None and (failed := count_progress(self.scratch).failures) > self.max_failures:
                 raise FailureLimitError(failed) from None
+            return error
         finally:
             remove(workdir)
 

@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from cmd_extract.errors import RunError, ShardError, VideoError
 from cmd_extract.schema import INDEX_NAME, PREVIOUS_INDEX_NAME, RUN_NAME
@@ -29,7 +28,7 @@ WRITABLE = ("s3://", "gs://")
 
 _LOCAL_ONLY = (LOG_NAME, PREVIOUS_INDEX_NAME)
 _MAX_RECORD_BYTES = 64 << 20
-_IDENTITY = ("format", "version", "config_hash", "manifest_hash")
+_IDENTITY = ("format", "version", "config_hash")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +151,7 @@ def fetch(
             raise ShardError(f"{url}: no {INDEX_NAME} found; give the URL of a completely published extraction")
         record = _download(source, RUN_NAME, limits)
         here = out / RUN_NAME
-        if here.exists() and _identity(here.read_bytes()) != _identity(record):
+        if here.exists() and not _is_continued_by(here.read_bytes(), record):
             raise ShardError(f"{out} contains another extraction; nothing was changed; choose another folder")
         index = _download(source, INDEX_NAME, limits)
         checksums = {entry["name"]: entry["sha256"] for entry in json.loads(index)["shards"]}
@@ -200,9 +199,11 @@ def _fetch_file(source: str, path: Path, sha256: str | None, limits: SourceLimit
         return temporary.stat().st_size
 
 
-def _identity(record: bytes) -> dict[str, Any]:
-    values = json.loads(record)
-    return {key: values[key] for key in _IDENTITY}
+def _is_continued_by(copy: bytes, original: bytes) -> bool:
+    """Return whether one ``run.json`` is of the same extraction as another, perhaps before manifest rows were added."""
+    old, new = json.loads(copy), json.loads(original)
+    same = [old[key] for key in _IDENTITY] == [new[key] for key in _IDENTITY]
+    return same and old["parts"] == new["parts"][: len(old["parts"])]
 
 
 def _ordered_names(out: Path) -> list[str]:
@@ -226,14 +227,16 @@ class _Publisher:
     def check_destination(self) -> None:
         """Check that the destination is empty or contains a copy of the same extraction."""
         try:
-            there = _identity(self._object(RUN_NAME).fetch(0, _MAX_RECORD_BYTES))
+            there = self._object(RUN_NAME).fetch(0, _MAX_RECORD_BYTES)
         except VideoError as error:
             if isinstance(error.__cause__, FileNotFoundError):
                 return
             raise
+        try:
+            same = _is_continued_by(there, (self._out / RUN_NAME).read_bytes())
         except (ValueError, KeyError, TypeError):
-            there = {}
-        if there != _identity((self._out / RUN_NAME).read_bytes()):
+            same = False
+        if not same:
             raise ShardError(f"{self._url} contains another extraction; nothing was changed; choose another URL")
 
     def is_current(self, name: str, sha256: str) -> bool:

@@ -257,6 +257,7 @@ def read_record(out: Path) -> RunRecord | None:
 
     Raises:
         ShardError: it is invalid, or of another format version.
+        NotADirectoryError: the output folder is a file.
     """
     path = out / schema.RUN_NAME
     try:
@@ -271,6 +272,8 @@ def read_record(out: Path) -> RunRecord | None:
             )
     except FileNotFoundError:
         return None
+    except NotADirectoryError:
+        raise NotADirectoryError(f"{out}: not a folder; choose another output folder") from None
     except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise ShardError(
             f"{path}: not a valid record of an extraction ({type(error).__name__}: {error}); restore the file or "

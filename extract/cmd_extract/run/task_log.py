@@ -11,7 +11,7 @@ import contextlib
 import json
 import os
 import time
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import TracebackType
@@ -149,7 +149,10 @@ def read_logged_shards(out: Path, names: Set[str]) -> dict[str, FinishedShard]:
     for name, line in _shard_lines(out, names):
         if name not in stamps:
             stamps[name] = file_stamp(folder, name)
-        shard = FinishedShard.from_json(json.loads(line))
+        try:
+            shard = FinishedShard.from_json(json.loads(line))
+        except (ValueError, KeyError, TypeError):  # a damaged line
+            continue
         if shard.stamp != stamps[name]:
             continue
         if name in found and found[name].written != shard.written:
@@ -161,7 +164,7 @@ def read_logged_shards(out: Path, names: Set[str]) -> dict[str, FinishedShard]:
 def _shard_lines(out: Path, names: Set[str]) -> Iterator[tuple[str, str]]:
     """Yield file name and line of each logged shard; lines of other shards, the most in a large run, are not parsed."""
     for path in sorted((out / TASKS_FOLDER).glob("*.jsonl")):
-        with path.open(encoding="utf-8") as stream:
+        with path.open(encoding="utf-8", errors="replace") as stream:
             for line in stream:
                 # The last line of a killed process may be incomplete.
                 if line.startswith(_SHARD_LINE) and line.endswith("\n"):
@@ -182,13 +185,27 @@ def read_attempts(out: Path, now: float, stale_seconds: float) -> list[Attempt]:
     return sorted((a for a in attempts if a), key=lambda a: a.started_seconds)
 
 
+def _parse_events(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the events of a log; damaged lines do not count, nor does the incomplete last one of a killed process."""
+    for line in path.read_text("utf-8", errors="replace").splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            event = json.loads(line) if line.endswith("\n") else None
+            if isinstance(event, dict) and "event" in event:
+                yield event
+
+
 def _read(path: Path, now: float, stale_seconds: float) -> Attempt | None:
-    lines = path.read_text("utf-8").splitlines(keepends=True)
-    # The last line of a killed process may be incomplete.
-    events = [json.loads(line) for line in lines if line.endswith("\n")]
+    events = list(_parse_events(path))
     if not events or events[0]["event"] != "start":
         return None
-    start, last, alive = events[0], events[-1], path.stat().st_mtime
+    try:
+        return _attempt_of(events, path.stat().st_mtime, now, stale_seconds)
+    except (ValueError, KeyError, TypeError):  # a damaged line
+        return None
+
+
+def _attempt_of(events: Sequence[dict[str, Any]], alive: float, now: float, stale_seconds: float) -> Attempt:
+    start, last = events[0], events[-1]
     ended = last["event"] == "end"
     silent = now - alive > stale_seconds
     return Attempt(

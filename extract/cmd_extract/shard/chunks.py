@@ -49,6 +49,11 @@ class ChunkedRows:
         self._shape, self._dtype = chunk_shape, np.dtype(dtype)
         self._row_bytes = int(np.prod(chunk_shape[1:])) * self._dtype.itemsize
 
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of one row."""
+        return self._shape[1:]
+
     def read_into(self, start: int, out: NDArray[Any]) -> None:
         """Fill ``out`` with the rows from ``start`` on.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -66,6 +67,9 @@ class OpenShard:
         file: the same file, opened with ``open_hdf5``.
         files: open descriptors.
 
+    Raises:
+        OSError: the file has been replaced since it was opened.
+
     Attributes:
         frame_counts: (V,) int64, number of frames of each video.
         first_frame: (V,) int64, first row of each video in the frame columns.
@@ -77,6 +81,7 @@ class OpenShard:
         self.path = path
         self._files = files
         self._stamp = files.stamp(path)
+        self._check_same(file)
         self._columns = {name: find_column(file, name) for name in _COLUMNS}
         self.frame_counts = self.rows(schema.VIDEO_FRAME_COUNT).astype(np.int64)
         self.first_frame = self.rows(schema.VIDEO_FIRST_FRAME).astype(np.int64)
@@ -102,6 +107,12 @@ class OpenShard:
 
         return ChunkedRows(dataset.name, dataset.chunks, dataset.dtype, locations, self.read)
 
+    def _check_same(self, file: h5py.File) -> None:
+        """Check that the locations in ``file`` are those of the file that the data are read from."""
+        found = os.fstat(file.id.get_vfd_handle())
+        if (found.st_size, found.st_mtime_ns) != self._stamp:
+            raise OSError(f"{self.path}: replaced while it was in use; start again")
+
     def read(self, start: int, count: int) -> bytes:
         """Read ``count`` bytes of the file from position ``start`` on."""
         return self._files.read(self.path, self._stamp, start, count)
@@ -114,6 +125,7 @@ class OpenShard:
         """Read rows ``first`` to ``stop`` - 1 of a column, at most as many as it has."""
         if name not in self._columns:
             with open_hdf5(self.path) as file:
+                self._check_same(file)
                 self._columns[name] = find_column(file, name)
         column: Column = self._columns[name]
         stop = column.shape[0] if stop is None else min(stop, column.shape[0])

@@ -176,9 +176,9 @@ class ShardReader:
             IndexError: a frame number is out of range.
             OSError: the data cannot be decompressed.
         """
-        shape = self.header.grid_shape
-        grid = np.empty((max(stop - start, 0), 2, *shape), np.int16)
-        valid = np.empty((len(grid), *shape), np.bool_)
+        data, count = self._data, max(stop - start, 0)  # an open HDF5 file per shard would be too many
+        grid = np.empty((count, *data.motion_grid.row_shape), np.int16)
+        valid = np.empty((count, *data.motion_valid.row_shape), np.bool_)
         self.read_motion(position, start, grid, valid)
         return MotionGrid(grid_quarter_px=grid, valid=valid)
 

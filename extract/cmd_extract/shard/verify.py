@@ -33,7 +33,7 @@ class Problem:
     """An error found in an output folder.
 
     Attributes:
-        shard: number of the shard; None for the index and the tables.
+        shard: number of the shard that must be extracted again; None for problems of other files.
         text: one line for the user.
     """
 
@@ -54,12 +54,14 @@ class CheckedShard(NamedTuple):
 
     Attributes:
         number: number of the shard.
-        problems: problems found.
+        problems: problems found; extracting the shard again may solve them.
+        unread: problems of sources that could not be read, which nothing but the sources can solve.
         tables: its rows of the tables; None if they cannot be read.
     """
 
     number: int
     problems: list[str]
+    unread: list[str]
     tables: ShardTables | None
 
 
@@ -96,16 +98,17 @@ class ShardCheck:
         """Check one shard."""
         path = self.folder / shard.entry["name"]
         problems: list[str] = []
+        unread: list[str] = []
         tables = None
         try:
             if not shard.tables_only:
-                found = _check_shard(path, shard.entry, self.config_hash, self.decode, shard.sources)
+                found = _check_shard(path, shard.entry, self.config_hash, self.decode, shard.sources, unread)
                 problems += itertools.islice(found, _MAX_PROBLEMS)
             with contextlib.closing(ShardReader(path)) as reader:
                 tables = ShardTables(reader.failures(), reader.damaged(), reader.notes())
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             problems.append(f"cannot be read: {error}" if path.exists() else "missing")
-        return CheckedShard(shard.number, [] if shard.tables_only else problems, tables)
+        return CheckedShard(shard.number, [] if shard.tables_only else problems, unread[:_MAX_PROBLEMS], tables)
 
 
 Spread = Callable[[ShardCheck, Sequence[ShardToCheck]], Iterable[CheckedShard]]
@@ -130,7 +133,7 @@ def verify_folder(
         index_name: the index to compare with.
         decode: whether to decode every JPEG, which takes most of the time.
         sources: manifest rows whose labels, groups and splits are compared with the index, and whose files are compared
-            with the stored fingerprints; missing files are skipped.
+            with the stored fingerprints; missing files are skipped, also remote ones.
         resolve: returns the location of a row's video.
         part: task and number of tasks. Each task checks its part of the shards, task 0 also the index and the tables.
         spread: applies the check to the shards.
@@ -157,6 +160,7 @@ def verify_folder(
     checked.sort()
     names = [entry["name"] for entry in index["shards"]]
     found = [Problem(shard=c.number, text=f"{names[c.number]}: {text}") for c in checked for text in c.problems]
+    unread = [Problem(shard=None, text=f"{names[c.number]}: {text}") for c in checked for text in c.unread]
     # A shard of another task that cannot be read is reported there.
     if not found and task == 0:
         tables = [c.tables for c in checked if c.tables is not None]
@@ -164,11 +168,16 @@ def verify_folder(
         if len(tables) == len(names):
             texts += _check_tables(folder, tables)
         found += [Problem(shard=None, text=text) for text in texts]
-    return found
+    return found + unread
 
 
 def _check_shard(
-    path: Path, entry: Mapping[str, Any], config_hash: str, decode: bool, sources: Mapping[int, Source]
+    path: Path,
+    entry: Mapping[str, Any],
+    config_hash: str,
+    decode: bool,
+    sources: Mapping[int, Source],
+    unread: list[str],
 ) -> Iterator[str]:
     if path.stat().st_size != entry["size_bytes"]:
         yield f"has {path.stat().st_size} bytes, expected {entry['size_bytes']}"
@@ -193,7 +202,7 @@ def _check_shard(
         yield from _check_jpegs(file, "keyframe", *keyframes)
         yield from _check_motion(file)
         yield from _check_chunks(file)
-        yield from _check_sources(file, sources)
+        yield from _check_sources(file, sources, unread)
 
 
 def _check_rows(file: h5py.File, entry: Mapping[str, Any]) -> Iterator[str]:
@@ -276,7 +285,8 @@ def _check_chunks(file: h5py.File) -> Iterator[str]:
             yield f"{table} does not match {name}"
 
 
-def _check_sources(file: h5py.File, sources: Mapping[int, Source]) -> Iterator[str]:
+def _check_sources(file: h5py.File, sources: Mapping[int, Source], unread: list[str]) -> Iterator[str]:
+    """Yield the sources that have changed; add those to ``unread`` that exist, but cannot be read."""
     rows, fingerprints = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FINGERPRINT][:]
     for row, expected in dict(zip(rows, fingerprints, strict=True)).items():
         source = sources.get(row)
@@ -286,7 +296,8 @@ def _check_sources(file: h5py.File, sources: Mapping[int, Source]) -> Iterator[s
             if fingerprint(source) != bytes(expected).decode():
                 yield f"source {source} has changed since it was extracted"
         except (VideoError, OSError) as error:
-            yield f"source {source} cannot be read ({error})"
+            if not isinstance(error.__cause__, FileNotFoundError):  # of a remote source
+                unread.append(f"source {source} cannot be read ({error}); the shard is not affected")
 
 
 def _check_labels(folder: Path, index: dict[str, Any], records: Sequence[VideoRecord] | None) -> Iterator[str]:

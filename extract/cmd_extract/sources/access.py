@@ -59,7 +59,10 @@ def _open(file: Path | RemoteFile, limits: SourceLimits) -> Iterator[_Bytes]:
         status = os.fstat(descriptor)
 
         def read(start: int, stop: int) -> bytes:
-            data = os.pread(descriptor, stop - start, start)
+            try:
+                data = os.pread(descriptor, stop - start, start)
+            except OSError as error:
+                raise VideoError("open", f"cannot read {file}: {error.strerror}") from error
             if len(data) != stop - start:
                 raise VideoError("open", f"{file} has become shorter while it was read")
             return data

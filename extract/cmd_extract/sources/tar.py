@@ -123,7 +123,11 @@ def read_index(read: Callable[[int, int], bytes], length: int) -> TarIndex:
 
 def _add_members(archive: tarfile.TarFile, index: TarIndex, length: int) -> str:
     """Add all members to ``index``; return why the last one is incomplete, or ''."""
+    last = -1
     while (info := archive.next()) is not None:
+        if info.size < 0 or info.offset <= last:  # it would lead back to an earlier header
+            raise tarfile.ReadError(f"header of {info.size} bytes of data at byte {info.offset}")
+        last = info.offset
         archive.members.clear()  # type: ignore[attr-defined] # it keeps all headers in memory
         name = member_name(info.name)
         if info.offset_data + info.size > length:

@@ -43,6 +43,6 @@ def test_picture_with_mixed_slice_types_is_not_a_keyframe(
     shards, entry = only(extract(tmp_path / "v", "--transcode", "never")[0])
     assert entry.frame_count == 20
     assert entry.keyframe_indices == (0,)
-    assert b"".join(shards._reader(entry).frame_types(0)) == b"I" + b"P" * 19
+    assert b"".join(shards.frame_types(entry)) == b"I" + b"P" * 19
     lower = shards.motion(entry, CUT, CUT + 1).valid[0, 8:]
     assert lower.any(), "the vectors of the other slice are kept"

@@ -159,6 +159,19 @@ def test_the_old_index_is_removed_before_files_are_replaced(proxy: FaultyProxy, 
     assert writes == [("DELETE", "index.json"), ("PUT", "index.json")]
 
 
+def test_copies_follow_an_extraction_with_added_rows(proxy: FaultyProxy, out: Path, url: str, tmp_path: Path) -> None:
+    record = json.loads((out / "run.json").read_text())
+    more = record | {"parts": [*record["parts"], [1, 1, "0" * 64]]}
+    assert cli("publish", out, url).exit_code == 0
+    assert cli("fetch", url, tmp_path / "copy").exit_code == 0
+    (out / "run.json").write_text(json.dumps(more))
+    assert cli("publish", out, url).exit_code == 0
+    assert cli("fetch", url, tmp_path / "copy").exit_code == 0
+    assert json.loads((tmp_path / "copy" / "run.json").read_text()) == more
+    (out / "run.json").write_text(json.dumps(record))
+    assert "contains another extraction" in cli("publish", out, url).output, "it has fewer rows"
+
+
 def test_damaged_shards_and_other_extractions_are_refused(proxy: FaultyProxy, out: Path, url: str) -> None:
     data = bytearray((out / "shard-00001.h5").read_bytes())
     data[len(data) // 2] ^= 1
@@ -167,7 +180,7 @@ def test_damaged_shards_and_other_extractions_are_refused(proxy: FaultyProxy, ou
     assert result.exit_code == 1
     assert "checksum does not match the index, so it was not published" in result.output
     record = json.loads((out / "run.json").read_text())
-    (out / "run.json").write_text(json.dumps(record | {"manifest_hash": "0" * 64}))
+    (out / "run.json").write_text(json.dumps(record | {"parts": [[24, 7, "0" * 64]]}))
     result = cli("publish", out, url)
     assert result.exit_code == 1
     assert "contains another extraction" in result.output

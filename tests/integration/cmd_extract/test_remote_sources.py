@@ -204,8 +204,16 @@ def test_changed_and_unreachable_sources_stop_a_restart(server: FaultyServer, fo
     assert (result.exit_code, "edited.mp4: " in result.output) == (1, True)
     (folder / "edited.mp4").unlink()
     assert cli(*command).exit_code == 0, "deleted sources are not an error"
+    assert cli("verify", tmp_path / "out").exit_code == 0
     (folder / "edited.mp4").write_bytes((folder / "good.mp4").read_bytes())
     server.faults["edited.mp4"] = "503"
+    before = {path: path.read_bytes() for path in (tmp_path / "out").glob("shard-*.h5")}
+    result = cli("verify", tmp_path / "out")
+    assert result.exit_code == 1, result.output
+    assert "edited.mp4 cannot be read" in result.output
+    assert "--repair" not in result.output
+    assert cli("verify", tmp_path / "out", "--repair").exit_code == 1
+    assert {path: path.read_bytes() for path in (tmp_path / "out").glob("shard-*.h5")} == before
     result = cli(*command)
     assert result.exit_code == 1
     assert "cannot check whether remote source files have changed" in result.output

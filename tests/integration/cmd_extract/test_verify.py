@@ -186,6 +186,19 @@ def test_repair_rebuilds_exactly_the_damaged_shards(
         assert contents(out) == contents(original / "out")
 
 
+def test_repair_keeps_shards_whose_sources_cannot_be_extracted_again(folder: Path, make_video: MakeVideo) -> None:
+    out, before = folder / "out", contents(folder / "out")
+    make_video(folder / "c.mp4", "-c:v", "libx264", source="testsrc2", frames=26)  # changed
+    (folder / "b.mp4").unlink()
+    code, output = call("verify", out, "--repair", "--workers", 1)
+    assert code == 1, output
+    assert "shard-00001.h5: kept, because it has the video 'b'" in output
+    assert contents(out) == before
+    (out / "shard-00001.h5").unlink()
+    assert call("verify", out, "--repair", "--workers", 1)[0] == 0
+    assert "b.mp4,open" in (out / "failures.csv").read_text("utf-8")
+
+
 def test_repair_obeys_the_timeout(folder: Path) -> None:
     (folder / "out" / "shard-00001.h5").unlink()
     code, output = call("verify", folder / "out", "--repair", "--workers", 1, "--timeout", 0.001)

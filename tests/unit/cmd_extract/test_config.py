@@ -46,7 +46,7 @@ def test_default_quality_is_resolved_before_hashing() -> None:
 
 def test_extractor_version_is_part_of_the_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     described = ExtractConfig().describe("x")
-    assert (described["format_version"], described["extractor_version"]) == (1, 1)
+    assert (described["format_version"], described["extractor_version"]) == (2, 1)
     monkeypatch.setattr("cmd_extract.config.EXTRACTOR_VERSION", 2)
     assert hash_json(ExtractConfig().describe("x")) != hash_json(described)
 

@@ -27,27 +27,28 @@ def die(source: Path, *_: object) -> ExtractedVideo:
 
 def extract_until_death(tracked: TrackedExtract, attempt: str, *names: str) -> None:
     for name in names:
+        workdir = Path("scratch") / attempt / "videos" / name  # named after the manifest row
         with pytest.raises(SystemExit):
-            tracked(Path(name), ExtractConfig(), Path("scratch") / attempt / "videos" / "7", BINARY)
+            tracked(workdir / "source.mp4", ExtractConfig(), workdir, BINARY)
 
 
 def test_video_at_which_every_worker_died_is_the_culprit(tmp_path: Path) -> None:
     tracked = TrackedExtract(extract=die, log=tmp_path / "begun")
     assert tracked.culprit() is None
-    extract_until_death(tracked, "one", "a", "b")
+    extract_until_death(tracked, "one", "6", "7")
     assert tracked.culprit() is None, "a single death may be a coincidence"
-    extract_until_death(tracked, "two", "a", "b")
-    assert tracked.culprit() == Path("b")
-    extract_until_death(tracked, "three", "a")
+    extract_until_death(tracked, "two", "6", "7")
+    assert tracked.culprit() == "7"
+    extract_until_death(tracked, "three", "6")
     assert tracked.culprit() is None
 
 
 def test_excluded_video_fails_without_being_opened(tmp_path: Path) -> None:
-    tracked = TrackedExtract(extract=die, log=tmp_path / "begun", excluded=frozenset({Path("b")}))
+    tracked = TrackedExtract(extract=die, log=tmp_path / "begun", excluded=frozenset({"7"}))
     with pytest.raises(VideoError) as failed:
-        tracked(Path("b"), ExtractConfig(), tmp_path / "x" / "y" / "z", BINARY)
+        tracked(Path("b"), ExtractConfig(), tmp_path / "x" / "y" / "7", BINARY)
     assert failed.value.stage == "crash"
-    extract_until_death(tracked, "one", "a")
+    extract_until_death(tracked, "one", "6")
 
 
 def write_ffmpeg(path: Path, version: str, real: str) -> Path:

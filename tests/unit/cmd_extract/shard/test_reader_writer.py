@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from cmd_extract.decode.stamps import FrameTimes
 from cmd_extract.decode.video import ExtractedVideo
 from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.schema import VideoRecord
+from cmd_extract.shard.file import OpenShard, open_hdf5
 from cmd_extract.shard.reader import ShardReader, ShardSet
 from cmd_extract.shard.writer import ShardWriter
+from cmd_extract.system.reading import OpenFiles
 
 CONFIG = ExtractConfig(width=64, height=48, frame_short_side=24)
 GRID = (6, 8)
@@ -114,6 +117,27 @@ def test_round_trip(tmp_path: Path) -> None:
     assert reader.failures() == [(1, "b\udcffad.mp4", "probe", "no video")]
     header = reader.header
     assert (header.canonical_width, header.frame_width, header.grid_shape) == (64, 32, GRID)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")
+def test_open_descriptors_do_not_grow_with_the_shards(tmp_path: Path) -> None:
+    path, contents = write_shard(tmp_path)
+    files = OpenFiles(limit=2)
+    readers = [ShardReader(shutil.copy(path, tmp_path / f"{i}.h5"), i, files) for i in range(6)]
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for reader in readers:
+        np.testing.assert_array_equal(reader.motion(0, 0, 5).grid_quarter_px, contents[0]["grid"])
+        assert reader.motion(0, 5, 5).valid.shape == (0, *GRID)
+    assert len(list(Path("/proc/self/fd").iterdir())) <= before + 2
+
+
+def test_a_file_replaced_while_it_is_opened_is_an_error(tmp_path: Path) -> None:
+    path, _ = write_shard(tmp_path)
+    other, _ = write_shard(tmp_path / "other", videos=2)
+    with open_hdf5(path) as file:
+        other.replace(path)
+        with pytest.raises(OSError, match="replaced while it was in use"):
+            OpenShard(path, file, OpenFiles())
 
 
 def test_frames_of_other_videos_are_out_of_range(tmp_path: Path) -> None:

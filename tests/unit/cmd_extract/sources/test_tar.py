@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import io
 import os
@@ -146,6 +147,27 @@ def test_huge_and_endless_headers_are_damage(tmp_path: Path) -> None:
     archive.write_bytes(good + extended_header(0) * 5000)
     assert tar_index(archive).problem.startswith("damaged (maximum recursion depth")
     assert read_member(TarMember(archive, "a.mp4"), 3) == b"111"
+
+
+def test_negative_sizes_are_damage(tmp_path: Path) -> None:
+    archive = write_tar(tmp_path / "v.tar", {"a.mp4": b"1" * 512})
+    good = archive.read_bytes()[:1024]
+    back = tarfile.TarInfo("b.mp4")
+    back.size = -1024
+    archive.write_bytes(good + back.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
+    assert tar_index(archive).problem == "damaged (header of -1024 bytes of data at byte 1024)"
+    assert read_member(TarMember(archive, "a.mp4"), 3) == b"111"
+
+
+def test_an_input_or_output_error_is_an_error_of_the_source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    archive = write_tar(tmp_path / "v.tar", FILES)
+
+    def fail(*_: object) -> bytes:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(VideoError, match=r"open: cannot read .*v\.tar: Input/output error"):
+        spooled(archive, "three.mp4", tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"", b"not a tar file" * 100])
