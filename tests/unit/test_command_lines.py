@@ -48,6 +48,7 @@ BAD_INPUT = [
     ("cmd-train", 2, "finetune EMPTY OUT", "Missing option '--from'"),
     ("cmd-train", 2, "sbatch now", "unexpected extra argument (now)"),
     ("cmd-train", 1, "import-weights NOTES OUT", "notes.txt"),
+    ("cmd-train", 1, "export EMPTY OUT", "EMPTY"),
     ("cmd-train", 1, "recipes imagenet", "'imagenet'"),
     ("cmd-eval", 1, "embed EMPTY EMPTY OUT", "EMPTY"),
     ("cmd-eval", 1, "probe NOTES", "notes.txt"),

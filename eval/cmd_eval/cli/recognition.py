@@ -77,9 +77,9 @@ def probe(
 
     split_options = {name: options.pop(name) for name in _SPLIT_OPTIONS}
     features, spec = open_features_and_splits(split_options, **options)
-    name = result_name("probe", method, spec.name, "low-label" if percents else "", *name_suffixes(features.provenance))
-    path = result_path(features, name, output, options["eval_dir"])
     few = LowLabelSpec(percents=percents, draws=draws)
+    name = result_name("probe", method, spec.name, few.name, *name_suffixes(features.provenance))
+    path = result_path(features, name, output, options["eval_dir"])
     record = run_probe(features, spec, method, command_line(), few=few, device=options["device"])
     for note in record["notes"]:
         click.echo(note, err=True)

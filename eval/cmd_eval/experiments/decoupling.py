@@ -7,7 +7,6 @@ retrieval, and a probe on folds stratified by group.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -111,7 +110,8 @@ def measure_decoupling(networks: Mapping[str, Features], spec: DecouplingSpec, c
     notes = [note for split in (*by_label, whole) for note in split_notes(first.videos, split)]
     alone = sum(map(bool, first.videos.groups)) - len(whole.query)
     if alone:
-        notes.append(f"by context: left out {alone} videos that are alone in their group")
+        others = " but their file's segments" if whole.exclude_same == "source" else ""
+        notes.append(f"by context: left out {alone} videos that are alone in their group{others}")
     rows = []
     for name, features in networks.items():
         row, row_notes = _row(features, by_label, whole, folds, spec.seed)
@@ -139,9 +139,8 @@ def decoupling_splits(videos: VideoTable, spec: DecouplingSpec) -> tuple[list[Ev
     """
     by_label = [part_split(videos, column, spec.test_part, spec.train_part, "label") for column in spec.split_columns]
     whole = leave_one_out_split(videos, "group")
-    # Retrieval, probe, chance and counts use the same videos: those that are not alone in their group.
-    members = Counter(videos.groups)
-    shared = np.array([row for row in whole.query if members[videos.groups[row]] > 1], np.int64)
+    # Retrieval, probe, chance and counts use the same videos: those that can have a hit.
+    shared = whole.query[gallery_counts(videos, whole)[1] > 0]
     folds = fold_splits(videos, "group", seed=spec.seed, rows=shared)
     return by_label, replace(whole, query=shared, gallery=shared), folds
 

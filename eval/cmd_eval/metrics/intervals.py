@@ -19,6 +19,7 @@ from scipy import stats
 RESAMPLES = 2000
 LEVEL = 0.95
 _VALUES_PER_BATCH = 2**22
+_EQUAL = 1e-12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,14 +59,14 @@ def mean_interval(
     """Compute a mean over items with its confidence interval.
 
     If items share groups, the interval is a percentile bootstrap over groups. Otherwise it is Wilson's interval for
-    proportions (values of 0 and 1), and a percentile bootstrap over items for other values. Proportions of 0 and 1 over
-    groups use Wilson's interval with one observation per group, since resampling would give an interval of zero width.
-    A single group has the interval from 0 to 1: nothing is known about other groups.
+    proportions (values of 0 and 1), and a percentile bootstrap over items for other values. If all groups (or items)
+    have the same mean, resampling would give an interval of zero width: see ``equal_units_limits``. A single group has
+    the interval from 0 to 1: nothing is known about other groups.
 
     The interval covers the choice of the test videos only, not other training runs or other galleries.
 
     Args:
-        value_per_item_N: one value per item, for example 1 for a hit and 0 for a miss.
+        value_per_item_N: one value per item, usually between 0 and 1, for example 1 for a hit and 0 for a miss.
         groups: group of each item; items with an empty name are groups of their own. None if there are no groups.
         seed: random seed of the bootstrap.
         resamples: number of bootstrap samples.
@@ -77,8 +78,8 @@ def mean_interval(
     value_N = np.asarray(value_per_item_N, dtype=np.float64)
     _check_arguments(value_N, groups, resamples, level)
     units, unit = _count_units(value_N, groups)
-    mean = float(value_N.mean())
-    if np.isin(value_N, (0, 1)).all() and (unit == "videos" or mean in (0, 1)):
+    if unit == "videos" and np.isin(value_N, (0, 1)).all():
+        mean = float(value_N.mean())
         low, high = _wilson(round(mean * units), units, level)
         return Interval(value=mean, low=min(low, mean), high=max(high, mean), unit=unit, units=units)
     return _bootstrap(value_N, groups, (0.0, 1.0), seed, resamples, level)
@@ -100,6 +101,18 @@ def _wilson(hits: int, units: int, level: float) -> tuple[float, float]:
     return float(found.low), float(found.high)
 
 
+def equal_units_limits(
+    mean: float, units: int, bounds: tuple[float, float], level: float = LEVEL
+) -> tuple[float, float]:
+    """Return the limits of a mean that is the same in all units, for which resampling gives no interval.
+
+    Wilson's interval for none of ``units`` gives the largest share of units that may have other values. If these are
+    the lowest or the highest of ``bounds``, the mean moves to the limits.
+    """
+    share = _wilson(0, units, level)[1]
+    return mean - share * max(mean - bounds[0], 0.0), mean + share * max(bounds[1] - mean, 0.0)
+
+
 def _bootstrap(
     value_N: NDArray[np.float64],
     groups: Sequence[str] | None,
@@ -117,8 +130,9 @@ def _bootstrap(
     mean = float(value_N.mean())
     if units == 1:
         return Interval(value=mean, low=min(bounds[0], mean), high=max(bounds[1], mean), unit=unit, units=units)
-    if (value_N == value_N[0]).all():  # scipy needs two different observations
-        return Interval(value=mean, low=mean, high=mean, unit=unit, units=units)
+    if np.allclose(sum_U / count_U, mean, rtol=0, atol=_EQUAL):
+        low, high = equal_units_limits(mean, units, bounds, level)
+        return Interval(value=mean, low=low, high=high, unit=unit, units=units)
     found = stats.bootstrap(
         (sum_U, count_U),
         _ratio,
@@ -177,11 +191,12 @@ def paired_interval(
 ) -> Interval:
     """Compute the mean of ``a - b`` over paired items with its bootstrap interval over groups or items.
 
-    If hits and misses agree on all items, resampling would give an interval of zero width. It is then symmetric, and as
-    wide as Wilson's interval for the share of units on which the two disagree.
+    If the mean difference is the same in all units, resampling would give an interval of zero width. It is then that of
+    ``equal_units_limits``; without any difference, it is symmetric.
 
     Args:
-        a_N, b_N: one value per item, for example 1 for a hit; both at the same index belong to the same item.
+        a_N, b_N: one value per item, usually between 0 and 1, for example 1 for a hit; both at the same index belong to
+            the same item.
         groups, seed, resamples, level: see ``mean_interval``.
 
     Raises:
@@ -191,8 +206,4 @@ def paired_interval(
     if a.shape != b.shape:
         raise ValueError(f"b_N: shape {b.shape}, but a_N has {a.shape}; pairs need one value on each side")
     _check_arguments(a, groups, resamples, level)
-    if np.array_equal(a, b) and np.isin(a, (0, 1)).all():
-        units, unit = _count_units(a, groups)
-        _, high = _wilson(0, units, level)
-        return Interval(value=0.0, low=-high, high=high, unit=unit, units=units)
     return _bootstrap(a - b, groups, (-1.0, 1.0), seed, resamples, level)

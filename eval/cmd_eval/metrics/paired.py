@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import norm, t
 
-from cmd_eval.metrics.intervals import LEVEL, Interval, mean_interval, unit_numbers
+from cmd_eval.metrics.intervals import LEVEL, Interval, equal_units_limits, unit_numbers
+
+_NO_VARIANCE = 1e-20  # of differences that are equal up to rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +152,8 @@ def runs_difference(
     The half-width is the square root of their sum times the 97.5 % quantile of Student's t, with degrees of freedom by
     Welch and Satterthwaite. It is slightly conservative, since chance within a run contributes to both.
 
-    If no video differs, the limits are those of the share of differing videos: Wilson's interval for none of U units.
+    If all units have the same mean difference, other units may still differ: the interval then contains at least the
+    limits of ``cmd_eval.metrics.intervals.equal_units_limits``. With a single group, it is from -1 to 1.
 
     Args:
         first_RN, second_RN: one row per run and one value per video, for example 1 for a hit; the numbers of runs may
@@ -168,16 +171,16 @@ def runs_difference(
     units = int(unit_N.max()) + 1
     difference_N = sides[0].mean(axis=0) - sides[1].mean(axis=0)
     value = float(difference_N.mean())
-    if all((side == side[0]).all() for side in sides) and not difference_N.any():
-        limit = mean_interval(np.zeros(units)).high
-        return Interval(value=0.0, low=-limit, high=limit, unit=unit, units=units)
     parts = [(_variance_of_sum(np.bincount(unit_N, difference_N - value) / videos), units - 1)]
     parts += [(float(side.mean(axis=1).var(ddof=1)) / len(side), len(side) - 1) for side in sides if len(side) > 1]
     variance = sum(part for part, _ in parts)
-    if not 0 < variance < math.inf:  # all videos differ alike, or there is a single group
+    if not 0 < variance < math.inf:  # all units differ alike, or there is a single group
         half = 0.0 if variance == 0 else 2.0
     else:
         freedom = variance**2 / sum(part**2 / degrees for part, degrees in parts)
         half = float(t.ppf((1 + LEVEL) / 2, freedom)) * math.sqrt(variance)
     low, high = max(value - half, -1.0), min(value + half, 1.0)
+    if parts[0][0] < _NO_VARIANCE:
+        limits = equal_units_limits(value, units, (-1.0, 1.0))
+        low, high = min(low, limits[0]), max(high, limits[1])
     return Interval(value=value, low=low, high=high, unit=unit, units=units)

@@ -99,7 +99,8 @@ def features_name(provenance: Record) -> str:
     ending = "" if clips in (None, DEFAULT_CLIPS) else f", {clips} clip{'s' if clips > 1 else ''} per video"
     if provenance.get("readout", "mean") != "mean":
         ending = f", read-out {provenance['readout']}{ending}"
-    ending += standardized
+    precision = provenance.get("precision", "float32")
+    ending += ("" if precision == "float32" else f", {precision}") + standardized
     if provenance["untrained"]:
         return f"untrained network{ending}"
     step = provenance["step"]
@@ -165,8 +166,7 @@ def _retrieval_block(by_name: Mapping[str, tuple[Record, Record]]) -> Block:
     else:
         sizes = f"{first['queries']} queries ({first['test_part']}), {first['gallery']} gallery videos"
         sizes = f"{first['split_column']}, {sizes} ({first['train_part']})"
-    if first.get("exclude_same"):
-        sizes += f", without videos of the query's {first['exclude_same']}"
+    sizes += _exclusion(first)
     target = first["target"]
     caption = (
         f"Retrieval by {target}: {sizes}. Percent of the queries with a video of the same {target} among the k "
@@ -175,6 +175,10 @@ def _retrieval_block(by_name: Mapping[str, tuple[Record, Record]]) -> Block:
     table = Table(caption=caption, columns=["features", "read-out", *ranks], rows=rows, quiet_rows=1, text_columns=2)
     details = [_class_recall_table(name, split) for name, (_, split) in by_name.items() if split["per_class"]]
     return Block(table=table, details=details)
+
+
+def _exclusion(split: Record) -> str:
+    return f", without videos of the query's {split['exclude_same']}" if split.get("exclude_same") else ""
 
 
 def _class_recall_table(name: str, split: Record) -> Table:
@@ -201,7 +205,7 @@ def _mean_blocks(records: Sequence[Record]) -> list[Block]:
             splits = max(value["splits"] for value in mean["recall"].values())
             if splits > 1:
                 ranks = list(mean["recall"])
-                name = f"{features_name(record['provenance'])}, by {mean['target']}"
+                name = f"{features_name(record['provenance'])}, by {mean['target']}{_exclusion(record['splits'][0])}"
                 cells = [Cell(text=name), Cell(text=str(splits)), *map(mean_cell, mean["recall"].values())]
                 rows[name, _result_key(record)] = cells
     if not rows:
@@ -259,7 +263,7 @@ def newest_splits(records: Sequence[Record]) -> list[tuple[Record, Record]]:
 
 
 def _split_key(split: Record) -> tuple[str, ...]:
-    return split["target"], split["split_column"], part_name(split)
+    return split["target"], split["split_column"], part_name(split), split.get("exclude_same") or ""
 
 
 def _result_key(record: Record) -> tuple[Any, ...]:

@@ -30,6 +30,7 @@ FIXED: Mapping[str, tuple[float, ...]] = {"logistic": (1.0,), "sgd": (0.03, 1e-4
 """Parameters where there are too few labels to choose them."""
 ONE_FOLD_ABOVE = 20_000
 """Number of training videos above which the SGD probe is validated on one fold only."""
+_SGD_MINIMUM = 2  # training videos, for the statistics of BatchNorm
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,8 @@ class ProbeSettings:
         method: one of ``METHODS``.
         seed: random seed.
         device: device of the SGD probe: ``auto``, ``cpu`` or ``cuda``.
-        fixed_if_needed: use the parameters of ``FIXED`` if no class has two training videos, instead of an error.
+        fixed_if_needed: use the parameters of ``FIXED`` instead of an error if no class has two training videos, or
+            the SGD probe has two training videos, of which none can be left out.
     """
 
     method: str
@@ -90,9 +92,11 @@ def fit_probe(
         settings: method, seed and device.
 
     Raises:
-        ValueError: no class has two training videos, unless ``fixed_if_needed``.
+        ValueError: no class has two training videos, or the SGD probe has only two, unless ``fixed_if_needed``; or the
+            SGD probe has a single one.
     """
-    fixed = settings.fixed_if_needed and max(Counter(number_T.tolist()).values()) < 2
+    few = max(Counter(number_T.tolist()).values()) < 2 or (settings.method == "sgd" and len(number_T) <= _SGD_MINIMUM)
+    fixed = settings.fixed_if_needed and few
     if settings.method == "sgd":
         return _fit_sgd(features, train_rows, test_rows, number_T, groups, settings, fixed=fixed)
     name = PARAMETERS[settings.method]
@@ -158,6 +162,12 @@ def _accuracy_sgd(
     training: SgdSettings,
 ) -> Validation:
     folds = validation_folds(number_T, group_numbers, training.seed)
+    folds = [(kept, left_out) for kept, left_out in folds if len(kept) >= _SGD_MINIMUM]
+    if not folds:
+        raise ValueError(
+            f"train: {len(rows)} videos are too few to choose the parameters of the SGD probe; "
+            "use a larger training part"
+        )
     if len(rows) > ONE_FOLD_ABOVE:
         folds = folds[:1]
     pairs = grid()

@@ -211,7 +211,7 @@ def cross_validate(
         probe: an unfitted probe of this method.
         feature_TF: features of the training videos.
         number_T: their class numbers.
-        groups: T names of groups that are kept in one fold if there are at least two; videos with an empty name are
+        groups: T names of groups that are kept in one fold if there are other videos; videos with an empty name are
             independent. If no left-out video is classified correctly, as must happen when each label occurs in a single
             group, the groups are divided.
         seed: random seed of the folds.
@@ -301,8 +301,11 @@ def stratified_folds(
 
 
 def unit_group_numbers(groups: Sequence[str] | None) -> NDArray[np.int64] | None:
-    """Return the number of each video's group, videos without one being their own; None if fewer than two are named."""
-    if groups is None or len(set(groups) - {""}) < 2:
+    """Return the number of each video's group, videos without one being their own.
+
+    None if there is nothing to keep together, or only one group.
+    """
+    names = [name or f"\0{place}" for place, name in enumerate(groups or ())]
+    if not 2 <= len(set(names)) < len(names):
         return None
-    names = [name or f"\0{place}" for place, name in enumerate(groups)]
     return np.unique(names, return_inverse=True)[1].astype(np.int64)

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from sklearn.model_selection import StratifiedKFold
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold
 
 from cmd_eval.data.leakage import training_notes
 from cmd_eval.data.splits import EvalSplit, EvalSplitSpec, eval_splits, split_notes
@@ -25,9 +25,10 @@ from cmd_eval.metrics.classification import TOP, accuracy_record, most_likely, t
 from cmd_eval.metrics.retrieval import chance_recall_at
 from cmd_eval.results.schema import mean_and_spread, result_record
 from cmd_eval.tasks.fit_probe import ProbeSettings, fit_probe
-from cmd_eval.tasks.probe import MAX_ITER, Validation, stratified_folds
+from cmd_eval.tasks.probe import MAX_ITER, Validation, stratified_folds, unit_group_numbers
 
 TEST_FOLDS = 5
+DRAWS = 5
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,7 +139,7 @@ def probe(features: Features, split: EvalSplit, method: str, *, seed: int = 0, d
     classes = tuple(sorted({*train_names, *test_names}))
     number_of = {name: number for number, name in enumerate(classes)}
     train_T, truth_N = (np.array([number_of[name] for name in part], np.int64) for part in (train_names, test_names))
-    groups = [videos.units[row] for row in split.gallery] if split.target == "label" else None
+    groups = _validation_groups(videos, split.gallery, split.target)
     settings = ProbeSettings(method=method, seed=seed, device=device)
     fitted = fit_probe(features, split.gallery, split.query, train_T, groups, settings)
     assert fitted.validation is not None
@@ -157,6 +158,12 @@ def probe(features: Features, split: EvalSplit, method: str, *, seed: int = 0, d
     )
 
 
+def _validation_groups(videos: VideoTable, rows: NDArray[np.int64], target: str) -> list[str]:
+    """Return what is kept in one validation fold: a group, or the segments of a file if the group is predicted."""
+    names = videos.units if target == "label" else videos.fingerprints
+    return [names[row] for row in rows]
+
+
 @dataclass(frozen=True, kw_only=True)
 class LowLabelSpec:
     """Training with few labels.
@@ -167,7 +174,15 @@ class LowLabelSpec:
     """
 
     percents: Sequence[float] = ()
-    draws: int = 5
+    draws: int = DRAWS
+
+    @property
+    def name(self) -> str:
+        """Part of the name of the result file; empty without percents."""
+        if not self.percents:
+            return ""
+        draws = [] if self.draws == DRAWS else [f"{self.draws}-draws"]
+        return "-".join(["low-label", *(f"{percent:g}" for percent in self.percents), *draws])
 
 
 def low_label(
@@ -188,7 +203,7 @@ def low_label(
             rng = np.random.default_rng((seed, draw))
             kept = np.sort(np.concatenate([_draw(np.flatnonzero(number_T == n), percent, rng) for n in label_of]))
             rows = split.gallery[kept]
-            groups = [features.videos.units[row] for row in rows] if split.target == "label" else None
+            groups = _validation_groups(features.videos, rows, split.target)
             settings = ProbeSettings(method=method, seed=seed, device=device, fixed_if_needed=True)
             fitted = fit_probe(features, rows, split.query, number_T[kept], groups, settings)
             predicted = [label_of[int(fitted.classes[best])] for best in fitted.score_NK.argmax(axis=1)]
@@ -240,8 +255,8 @@ def run_probe(
         own = low_label(features, split, method, few or LowLabelSpec(), seed=spec.seed, device=device)
         few_labels.append(own)
         notes += [
-            f"{split.split_column}: with {one['percent']:g} % of the labels, no class has two videos, so that "
-            f"{' and '.join(one['draws'][0]['chosen'])} is fixed"
+            f"{split.split_column}: with {one['percent']:g} % of the labels, there are too few videos to leave some "
+            f"out, so that {' and '.join(one['draws'][0]['chosen'])} is fixed"
             for one in own
             if not all(draw["validated"] for draw in one["draws"])
         ]
@@ -273,26 +288,32 @@ def fold_splits(
 ) -> list[EvalSplit]:
     """Return stratified folds of labeled videos as splits, so that each video is tested once.
 
+    Segments of one file are in the same fold.
+
     Args:
         videos: the videos.
         target: ``label`` or ``group``.
         seed: random seed of the folds.
-        folds: number of folds; reduced if no label has as many videos.
+        folds: number of folds; reduced if no label has as many videos (files, if these are divided into segments).
         rows: rows of labeled videos to use; None for all labeled videos.
 
     Raises:
-        ValueError: no video has a label, or no two videos share one.
+        ValueError: no video has a label, or no two videos (files) share one.
     """
     if rows is None:
         rows = videos.labeled(np.arange(len(videos)), target, "the shards")
     names = [videos.names(target)[row] for row in rows]
-    count = min(folds, max(Counter(names).values(), default=0))
+    files = [videos.fingerprints[row] for row in rows]
+    count = min(folds, max(Counter(name for name, _ in set(zip(names, files, strict=True))).values(), default=0))
     if count < 2:
-        raise ValueError(f"{target}: no two videos share one, so nothing can be learned")
-    splitter = StratifiedKFold(count, shuffle=True, random_state=seed)
+        raise ValueError(f"{target}: no two videos of different files share one, so nothing can be learned")
+    file_numbers = unit_group_numbers(files)
+    kind = StratifiedKFold if file_numbers is None else StratifiedGroupKFold
+    found = stratified_folds(kind(count, shuffle=True, random_state=seed), names, file_numbers)
+    found = [(kept, left_out) for kept, left_out in found if len(kept) and len(left_out)]
     return [
         EvalSplit(
-            split_column=f"fold {number} of {count}",
+            split_column=f"fold {number} of {len(found)}",
             test_part="left out",
             train_part="kept",
             target=target,
@@ -300,5 +321,5 @@ def fold_splits(
             gallery=rows[kept],
             unlabeled=0,
         )
-        for number, (kept, left_out) in enumerate(stratified_folds(splitter, names), start=1)
+        for number, (kept, left_out) in enumerate(found, start=1)
     ]

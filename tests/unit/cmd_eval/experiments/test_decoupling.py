@@ -79,8 +79,23 @@ def test_videos_that_are_alone_in_their_group_are_left_out_by_context() -> None:
     assert "by context: left out 30 videos that are alone in their group" in record["notes"]
     assert any("30 videos without a group were left out" in note for note in expected["notes"])
     alone = replace(plain, videos=replace(plain.videos, groups=tuple(map(str, range(VIDEOS)))))
-    with pytest.raises(ValueError, match="group: no two videos share one"):
+    with pytest.raises(ValueError, match="group: no two videos of different files share one"):
         measure_decoupling({"both heads": alone}, spec, "x")
+
+
+def test_segments_of_one_file_are_neither_neighbors_nor_on_both_sides_of_the_probe() -> None:
+    files = tuple(str(n // 5) for n in range(VIDEOS))  # three files of each scene
+    files = tuple("one" if scene == "s5" else file for scene, file in zip(SCENES, files, strict=True))
+    number = np.unique(files, return_inverse=True)[1]
+    segmented = features(np.eye(16)[number] + 0.05 * np.random.default_rng(1).standard_normal((VIDEOS, 16)))
+    ids = tuple(f"{file}#{n:04}" for n, file in enumerate(files))
+    segmented = replace(segmented, videos=replace(segmented.videos, ids=ids, fingerprints=files))
+    record = measure_decoupling({"both heads": segmented}, DecouplingSpec(split_columns=("split1",)), "x")
+    notes = record["notes"]
+    assert record["videos"]["by_context"] == 75, "the scene with a single file is left out"
+    assert any("left out 15 videos that are alone in their group but their file's segments" in n for n in notes)
+    values = record["rows"][0]["by_context"]
+    assert values["probe"]["value"] < 0.5, "features of files do not reveal the scene of another file"
 
 
 def test_notes_cover_label_and_context() -> None:

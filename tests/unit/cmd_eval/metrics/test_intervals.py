@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cmd_eval.metrics.intervals import Interval, mean_interval, paired_interval
+from cmd_eval.metrics.intervals import mean_interval, paired_interval
 
 
 @pytest.mark.parametrize("hits", [0, 3, 12])
@@ -77,13 +77,23 @@ def test_extremes_are_not_certain() -> None:
     # Three groups of which all videos are hits say no more than three videos.
     found = mean_interval(np.ones(9), list("aaabbbccc"))
     assert found == replace(mean_interval(np.ones(3)), unit="groups")
-    assert mean_interval(np.full(4, 0.25)) == Interval(value=0.25, low=0.25, high=0.25, units=4)
+    # Of values in between, the share of other units that Wilson's interval allows may be all hits or all misses.
+    other = mean_interval(np.zeros(4)).high
+    found = mean_interval(np.tile([1.0, 0, 0, 0], 4), np.repeat(list("abcd"), 4).tolist())
+    assert found.low == pytest.approx(0.25 * (1 - other))
+    assert found.high == pytest.approx(0.25 + 0.75 * other)
 
 
-def test_a_single_group_says_nothing_about_others() -> None:
-    hits = np.array([1, 0, 0, 1.0])
+@pytest.mark.parametrize("hits", [np.array([1, 0, 0, 1.0]), np.ones(4), np.zeros(4)])
+def test_a_single_group_says_nothing_about_others(hits: np.ndarray) -> None:
     found = mean_interval(hits, ["a"] * 4)
-    assert (found.value, found.low, found.high, found.units) == (0.5, 0, 1, 1)
+    assert (found.value, found.low, found.high, found.units) == (hits.mean(), 0, 1, 1)
+    found = paired_interval(hits, hits, ["a"] * 4)
+    assert (found.value, found.low, found.high) == (0, -1, 1)
+
+
+def test_paired_interval_of_a_single_group() -> None:
+    hits = np.array([1, 0, 0, 1.0])
     found = paired_interval(hits, 1 - hits, ["a"] * 4)
     assert (found.value, found.low, found.high) == (0, -1, 1)
 
@@ -103,9 +113,12 @@ def test_paired_interval_of_gains_without_losses_is_not_that_of_a_proportion() -
 
 def test_paired_interval_resamples_pairs() -> None:
     base = np.random.default_rng(4).random(40) * 10
-    found = paired_interval(base + 1, base)
-    assert found.low == pytest.approx(1)
-    assert found.high == pytest.approx(1)
+    gain = np.tile([0.1, 0.3], 20)
+    found, alone = paired_interval(base + gain, base), mean_interval(gain)
+    assert (found.low, found.high) == (pytest.approx(alone.low), pytest.approx(alone.high))
+    assert 0.1 < found.low < 0.2 < found.high < 0.3
+    constant = paired_interval(np.full(40, 0.5), np.full(40, 0.25))
+    assert constant.low < 0.25 < constant.high
     with pytest.raises(ValueError, match="pairs"):
         paired_interval(base, base[:-1])
 

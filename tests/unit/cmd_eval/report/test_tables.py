@@ -72,6 +72,14 @@ def test_of_two_results_with_the_same_splits_the_newer_is_shown() -> None:
     assert texts(block.table)[0][2] == "70.0"
 
 
+def test_results_that_differ_in_what_is_excluded_have_their_own_mean() -> None:
+    plain, without = results.retrieval(), results.retrieval()
+    without["splits"][0]["exclude_same"] = "group"
+    *_, mean = retrieval_blocks([plain, without])
+    name = "trained network, step 9, by label"
+    assert [row[0] for row in texts(mean.table)] == [name, f"{name}, without videos of the query's group"]
+
+
 def test_leave_one_out_is_described() -> None:
     record = results.retrieval()
     record["splits"][0]["split_column"] = "leave-one-out"
@@ -127,7 +135,7 @@ def test_trained_networks_come_first() -> None:
     records = [untrained, grids, results.probe()]
     starts = ["trained network", "untrained network", "motion grids"]
     rows = texts(accuracy_block(records, "").table)
-    assert [row[0].removeprefix("linear, ").partition(", step")[0] for row in rows] == starts
+    assert [row[0].removeprefix("logistic regression, ").partition(", step")[0] for row in rows] == starts
     kinds = {"probe": records, "retrieval": [results.retrieval(record["provenance"]) for record in records]}
     shown = main_results(kinds)
     assert [result.details.partition(",")[0] for result in shown] == starts * 2
@@ -228,14 +236,23 @@ def test_confusion_is_a_table_or_a_picture() -> None:
         view_confusion("t", {"classes": ["a", "b", "c"], "confusion": [[1, 0], [0, 1]]})
 
 
-def test_names_of_features_tell_read_outs_and_standardization_apart() -> None:
-    changes = ({}, {"readout": "ordered"}, {"standardized": True}, {"readout": "ordered", "standardized": True})
+def test_names_of_features_tell_read_outs_standardization_and_precision_apart() -> None:
+    changes = (
+        {},
+        {"readout": "ordered"},
+        {"standardized": True},
+        {"readout": "ordered", "standardized": True},
+        {"precision": "bf16"},
+        {"precision": "bf16", "clips": 1, "standardized": True},
+    )
     names = [features_name(results.provenance(**change)) for change in changes]
     assert names == [
         "trained network, step 9",
         "trained network, step 9, read-out ordered",
         "trained network, step 9, standardized",
         "trained network, step 9, read-out ordered, standardized",
+        "trained network, step 9, bf16",
+        "trained network, step 9, 1 clip per video, bf16, standardized",
     ]
     hand_crafted = results.provenance(checkpoint=None, features="motion descriptor", standardized=True)
     assert features_name(hand_crafted) == "motion grids, standardized"

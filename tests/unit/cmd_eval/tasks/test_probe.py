@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import scipy.special
@@ -248,5 +250,28 @@ def test_folds_are_stratified_by_group() -> None:
         assert not set(split.query) & set(split.gallery)
         names = [features.videos.groups[row] for row in split.query]
         assert {names.count(name) for name in set(names)} <= {4, 5}, "24 of each group in 5 folds"
-    with pytest.raises(ValueError, match="no two videos share"):
+    with pytest.raises(ValueError, match="no two videos of different files share"):
         fold_splits(make(["a", "b"], ["g", "h"], ["", ""], np.eye(2)).videos, "group")
+
+
+def test_segments_of_a_file_are_in_one_fold_of_tests_and_of_validation() -> None:
+    plain = clusters(7)
+    files = tuple(f"{group}-{n // 5 % 6}" for n, group in enumerate(plain.videos.groups))  # 6 files of each group
+    features = replace(plain, videos=replace(plain.videos, fingerprints=files))
+    splits = fold_splits(features.videos, "group")
+    assert sorted(np.concatenate([split.query for split in splits]).tolist()) == list(range(120))
+    for split in splits:
+        assert not {files[row] for row in split.query} & {files[row] for row in split.gallery}
+    found = probe(features, splits[0], "logistic").validation
+    assert (found.folds, found.grouped) == (5, True)
+    with pytest.raises(ValueError, match="no two videos of different files share"):
+        fold_splits(replace(features.videos, fingerprints=features.videos.groups), "group")
+
+
+def test_a_single_named_group_is_kept_together() -> None:
+    numbers = probes.unit_group_numbers(["g", "", "g", ""])
+    assert numbers is not None
+    assert numbers[0] == numbers[2]
+    assert len(set(numbers.tolist())) == 3
+    for nothing in (["g", "g"], ["a", "b", ""], ["", ""], None):
+        assert probes.unit_group_numbers(nothing) is None

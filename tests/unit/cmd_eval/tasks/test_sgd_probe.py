@@ -136,10 +136,30 @@ def test_low_label_draws_a_share_of_each_class(method: str, tmp_path) -> None:
     assert quarter["top1"]["value"] == np.mean([draw["top1"] for draw in quarter["draws"]]) > 0.9
     assert quarter["top1"]["splits"] == 2
     (note,) = record["notes"]
-    assert note.startswith("split1: with 1 % of the labels, no class has two videos, so that")
+    assert note.startswith("split1: with 1 % of the labels, there are too few videos to leave some out, so that")
     assert "25 % of the labels, 2 draws" in probe_table(record)
     write_result(tmp_path / "r.json", record)
     assert read_result(tmp_path / "r.json")["splits"][0]["low_label"][1]["percent"] == 25
+
+
+def test_folds_with_too_few_videos_to_train_on_are_left_out() -> None:
+    # One group has all videos but one; leaving it out keeps a single video.
+    features = make(["a"] * 7 + ["b"], ["g"] * 5 + [""] * 3, ["train"] * 6 + ["test"] * 2, np.eye(8))
+    split = part_split(features.videos, "split1", "test", "train", "label")
+    found = probe(features, split, "sgd", device="cpu").validation
+    assert (found.folds, found.grouped) == (1, True)
+    settings = fit_probe.ProbeSettings(method="sgd", device="cpu")
+    arguments = features, np.arange(2), np.arange(2, 4), np.zeros(2, np.int64), None
+    with pytest.raises(ValueError, match="2 videos are too few to choose the parameters of the SGD probe"):
+        fit_probe.fit_probe(*arguments, settings)
+    fixed = fit_probe.fit_probe(*arguments, replace(settings, fixed_if_needed=True))
+    assert (fixed.validation, fixed.chosen["learning rate"]) == (None, 0.03)
+
+
+def test_names_of_low_label_results_differ() -> None:
+    assert LowLabelSpec().name == ""
+    assert LowLabelSpec(percents=(1, 5, 12.5)).name == "low-label-1-5-12.5"
+    assert LowLabelSpec(percents=(1,), draws=3).name == "low-label-1-3-draws"
 
 
 def test_draws_of_labels_differ_and_test_videos_are_never_drawn() -> None:
