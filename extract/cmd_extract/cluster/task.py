@@ -16,7 +16,7 @@ from cmd_extract.run.job import RunJob
 from cmd_extract.run.pipeline import ShardWork, prepare_folders
 from cmd_extract.run.plan import ShardPlan, Share, count_rows
 from cmd_extract.run.progress import watch_journals
-from cmd_extract.run.record import plan_run
+from cmd_extract.run.record import add_rows, plan_run
 from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.run.task_log import TaskLog
 from cmd_extract.run.workers import build_locally
@@ -76,11 +76,12 @@ def run_task(
     """
     start = time.monotonic()
     planned = plan_run(job.out, records, videos_per_shard)
-    prepare_folders(job, planned)
+    identity = prepare_folders(job, planned)
     built: list[FinishedShard] = []
     with TaskLog(job.out, share, claims.stale_seconds) as log:
         state = read_state(share.of(planned.plans), job, log=log)
         state.check_sources()
+        add_rows(job, identity)
         remaining = _remaining_failures(max_failures, state)
         try:
             with scratch_folder(job.scratch) as scratch:

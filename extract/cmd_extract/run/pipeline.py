@@ -23,7 +23,16 @@ from cmd_extract.run.job import RunJob
 from cmd_extract.run.journal import WorkerJournal, count_progress, read_failures
 from cmd_extract.run.plan import ShardPlan, Share, count_rows
 from cmd_extract.run.progress import watch_journals
-from cmd_extract.run.record import Planned, RunIdentity, RunSummary, check_folder, claim_folder, plan_run, write_record
+from cmd_extract.run.record import (
+    Planned,
+    RunIdentity,
+    RunSummary,
+    add_rows,
+    check_folder,
+    claim_folder,
+    plan_run,
+    write_record,
+)
 from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.run.task_log import ShardLog, TaskLog
 from cmd_extract.run.workers import build_locally
@@ -155,6 +164,7 @@ def run_extraction(
     with contextlib.closing(ShardLog(job.out)) as log:
         state = read_state(plans, job, redo=redo, retry_stages=retry_stages, log=log)
         state.check_sources()
+        add_rows(job, identity)
         backend = backend or partial(build_locally, workers)
         built = _build_shards(state, backend, extract, max_failures, len(records))
         check_folder(job, identity)  # another run may have added rows

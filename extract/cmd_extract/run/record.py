@@ -72,9 +72,10 @@ class RunIdentity:
         before, after = self.config, new.config
         changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         found += [f"{key}: {before.get(key)!r} is now {after.get(key)!r}" for key in changed]
-        if changed == ["ffmpeg"] and major_version(before["ffmpeg"]) == major_version(after["ffmpeg"]):
+        majors = {major_version(str(config.get("ffmpeg"))) for config in (before, after)}
+        if changed == ["ffmpeg"] and len(majors) == 1 and None not in majors:
             name = after["ffmpeg"].removeprefix(VERSION_PREFIX)
-            found[-1] += f"; --accept-ffmpeg {name} continues with it"
+            found[-1] += f"; `cmd-extract run` continues with it if called with --accept-ffmpeg {name}"
         return found
 
 
@@ -203,10 +204,15 @@ def claim_folder(job: RunJob, identity: RunIdentity) -> None:
         create_exclusively(path, _record_text(job, identity))
     # Another run may have created it between the check and here.
     _check_when_written(job, identity)
+
+
+def add_rows(job: RunJob, identity: RunIdentity) -> None:
+    """Record the new rows of a manifest, if any; a run that is refused before that leaves ``run.json`` as it was."""
+    check_folder(job, identity)  # another run may have added other rows
     record = read_record(job.out)
-    if record and record.identity.parts != identity.parts:  # the manifest has new rows
+    if record and record.identity.parts != identity.parts:
         text = _record_text(job, identity)
-        write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
+        write_whole(job.out / schema.RUN_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def _check_when_written(job: RunJob, identity: RunIdentity) -> None:

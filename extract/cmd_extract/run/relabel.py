@@ -109,6 +109,11 @@ def check_labels(out: Path, manifest: Path, records: Sequence[VideoRecord]) -> N
 
 def _check_shards(out: Path, index: Mapping[str, Any], plans: Sequence[ShardPlan], manifest: Path) -> None:
     """Check that the index describes the files of the folder, and that they were made from the rows of the manifest."""
+    if len(plans) != len(index["shards"]):
+        raise ShardError(
+            f"{out}: rows were added to the extraction, but {schema.INDEX_NAME} has only {len(index['shards'])} of "
+            f"{len(plans)} shards; run `cmd-extract run` with the same manifest to complete it first"
+        )
     for plan, entry in zip(plans, index["shards"], strict=True):
         path = out / entry["name"]
         if not path.is_file() or path.stat().st_size != entry["size_bytes"]:

@@ -97,6 +97,27 @@ def test_other_changes_are_refused(folder: Path, names: list[str], options: tupl
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
+@pytest.mark.parametrize("tasks", [(), ("--task", 0, "--num-tasks", 1)])
+def test_a_refused_run_adds_no_rows(folder: Path, tasks: tuple[object, ...]) -> None:
+    out = folder / "out"
+    record = (out / "run.json").read_bytes()
+    with (folder / "a.mp4").open("ab") as stream:
+        stream.write(b"more")
+    code, output = call("run", write_manifest(folder, NAMES), out, *OPTIONS, *tasks)
+    assert code == 1
+    assert "source files have changed" in output
+    assert (out / "run.json").read_bytes() == record
+    assert call("run", write_manifest(folder, [*NAMES[:3], "d.mp4"]), out, *OPTIONS, "--dry-run")[0] == 1
+
+
+def test_labels_of_an_index_without_the_added_rows_cannot_be_replaced(folder: Path) -> None:
+    out, manifest = folder / "out", write_manifest(folder, NAMES)
+    assert call("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 4)[0] == 0
+    code, output = call("relabel", out, manifest)
+    assert code == 1
+    assert "has only 2 of 4 shards" in output
+
+
 def other_release(folder: Path, ffmpeg: FfmpegBinary, version: str) -> Path:
     path = folder / f"ffmpeg-{version}"
     path.write_text(
@@ -114,7 +135,8 @@ def test_another_release_of_the_same_ffmpeg_is_accepted_by_name(folder: Path, ff
     (out / "shard-00001.h5").unlink()
     code, output = call(*run, "--ffmpeg", releases["7.1.3"])
     assert code == 1
-    assert "ffmpeg: 'ffmpeg version 7.1.2' is now 'ffmpeg version 7.1.3'; --accept-ffmpeg 7.1.3 continues" in output
+    assert "ffmpeg: 'ffmpeg version 7.1.2' is now 'ffmpeg version 7.1.3'; `cmd-extract run` continues" in output
+    assert "if called with --accept-ffmpeg 7.1.3)" in output
     for name, accepted in (("7.1.3", "7.1.2"), ("8.0", "8.0")):
         code, output = call(*run, "--ffmpeg", releases[name], "--accept-ffmpeg", accepted)
         assert code == 2, output
