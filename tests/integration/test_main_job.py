@@ -15,6 +15,7 @@ import torch
 
 from cmd_eval.cli.main import main as eval_main
 from cmd_eval.features.embed import load_backbone
+from cmd_eval.features.source import cached_features_path
 from cmd_train.checkpoints.files import list_checkpoints, load_checkpoint
 from cmd_train.cli.main import main as train_main
 from cmd_train.config import config_from_dict
@@ -117,7 +118,8 @@ def test_retrieval_prints_and_writes_a_table(trained: Path, few_shards: Path, tm
     assert source["settings"] == load_checkpoint(trained).config["settings"]
     assert (source["seed"], source["clips"]) == (0, 2)
     assert source["command"].startswith("cmd-eval retrieval ")
-    kept = trained / "eval" / f"embeddings-{source['data_hash'][:8]}.h5"
+    kept = cached_features_path(trained, source["data_hash"], untrained=False, clips=2)
+    assert kept.parent == trained / "eval"
     before = kept.stat().st_mtime_ns
     again = call(eval_main, "retrieval", trained, *common, "--output", tmp_path / "again.json")
     assert "embed" not in again.output

@@ -40,11 +40,9 @@ workers_option = click.option(
     type=click.IntRange(0),
     help="Decoding processes; 0 decodes in the main process.  [default: one per core]",
 )
+_PRECISION_HELP = "Precision of the network; bf16 is faster on recent GPUs, and its features differ slightly."
 precision_option = click.option(
-    "--precision",
-    type=click.Choice(["float32", "bf16"]),
-    default="float32",
-    help="Precision of the network; bf16 is faster on recent GPUs, and its features differ slightly.",
+    "--precision", type=click.Choice(["float32", "bf16"]), default="float32", help=_PRECISION_HELP
 )
 batch_size_option = click.option(
     "--batch-size", type=click.IntRange(1), help="Clips per batch.  [default: 64 on a GPU, 16 on a CPU]"
@@ -107,7 +105,11 @@ def source_options(command: Command) -> Command:
         device_option,
         workers_option,
         batch_size_option,
-        precision_option,
+        click.option(
+            "--precision",
+            type=click.Choice(["float32", "bf16"]),
+            help=f"{_PRECISION_HELP}  [default: float32, or as in FEATURES.h5]",
+        ),
         untrained_option,
         standardize_option,
         readout_option,

@@ -252,9 +252,9 @@ def _shard_videos(path: Path, rows: Sequence[Mapping[str, str]], shards: ShardSe
 
 
 def _data_hash(videos: VideoTable) -> str:
-    """Return a hash that stands for the hash of the shards: equal for the same files under the same ids."""
+    """Return a hash in place of that of the shards: equal for the same files under the same ids, in any order."""
     digest = hashlib.sha256()
-    for pair in zip(videos.ids, videos.fingerprints, strict=True):
+    for pair in sorted(zip(videos.ids, videos.fingerprints, strict=True)):
         digest.update("\0".join((*pair, "")).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 

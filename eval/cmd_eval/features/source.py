@@ -37,8 +37,8 @@ class FeatureSource:
         source: a features file, a checkpoint or a run's folder.
         shards: folders of shards, for a checkpoint.
         untrained, clips, readout, device, workers, precision, batch_size: as in ``EmbeddingConfig``, for a checkpoint.
-            ``clips`` of None means 10, or the number in the features file; ``readout`` of None means ``mean``, or that
-            of the features file.
+            ``clips``, ``readout`` and ``precision`` of None mean 10, ``mean`` and ``float32``, or those of the features
+            file.
         standardize: standardize each feature with the gallery's mean and standard deviation.
         fresh: recompute cached features of a checkpoint.
         eval_dir: folder for the features of a checkpoint; None for ``eval`` in the run's folder.
@@ -52,7 +52,7 @@ class FeatureSource:
     standardize: bool = False
     device: str = "auto"
     workers: int | None = 0
-    precision: Precision = "float32"
+    precision: Precision | None = None
     batch_size: int | None = None
     fresh: bool = False
     eval_dir: Path | None = None
@@ -67,7 +67,7 @@ class FeatureSource:
             readout=self.readout or DEFAULT_READOUT,
             device=self.device,
             workers=self.workers,
-            precision=self.precision,
+            precision=self.precision or "float32",
             batch_size=self.batch_size,
         )
 
@@ -110,7 +110,7 @@ def _open(source: FeatureSource, command: str, progress: Callable[[int, int], No
         untrained=source.untrained,
         readout=readout,
         clips=embedding.clips,
-        precision=source.precision,
+        precision=embedding.precision,
         folder=source.eval_dir,
     )
     if not path.is_file():
@@ -129,7 +129,13 @@ def _read_chosen(source: FeatureSource) -> Features:
         raise FeatureError(f"{path}: a features file already includes its videos; remove SHARDS")
     if source.untrained or source.fresh:
         raise FeatureError(f"{path}: --untrained and --fresh need a checkpoint, but this is a features file")
+    if source.batch_size is not None:
+        raise FeatureError(f"{path}: --batch-size needs a checkpoint, but this is a features file; remove it")
     features = read_features(path)
+    if source.precision not in (None, features.provenance.precision):
+        raise FeatureError(
+            f"{path}: was computed in {features.provenance.precision}, not {source.precision}; remove --precision"
+        )
     if source.clips not in (None, features.provenance.clips):
         raise FeatureError(
             f"{path}: contains {features.provenance.clips} clips per video, not {source.clips}; remove --clips"

@@ -196,7 +196,7 @@ def _differences_table(title: str, group: Sequence[tuple[str, Sequence[_Run]]]) 
         rows.append([Cell(label), *(number_cell(one.as_json(), signed=True) for one in found)])
     over = f" over {', '.join(units)}" if units else ""
     seeds = " and seeds" if any(len(runs) > 1 for _, runs in group) else ""
-    heading = f"paired difference, percentage points (95 % interval{over}{seeds})"
+    heading = f"paired difference, mean over videos, percentage points (95 % interval{over}{seeds})"
     columns = [heading, *(_ACCURACIES.get(m, m) for m in measures)]
     return Table(title=f"{title}, paired differences", columns=columns, rows=rows)
 

@@ -179,7 +179,11 @@ class Validation:
 
     @property
     def best(self) -> Any:
-        """Value with the highest accuracy; among equals the first: the strongest regularization or the smallest k."""
+        """Value with the highest accuracy; among equals the first in the order of the grid.
+
+        That is the strongest regularization of logistic regression, the smallest k, and for the SGD probe the smallest
+        learning rate with the weakest weight decay.
+        """
         return max(self.accuracy, key=lambda value: self.accuracy[value])
 
     def as_json(self) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import cmd_extract
 import cmd_train
 from cmd_eval.cli.main import main as eval_main
 from cmd_train.cli.main import main
+from cmd_train.export.card import _rows
 from cmd_train.export.torchvision_names import check_torchvision, torchvision_name
 from cmd_train.models.config import ModelConfig
 from tests.command_line import call
@@ -72,7 +73,9 @@ def test_exported_weights_are_read_back(exported: Path, pretrained: Path, few_sh
     assert features[0].provenance.pretext == features[1].provenance.pretext != {}
 
 
-def test_the_model_card_states_recipe_data_figures_and_license(exported: Path, pretrained: Path) -> None:
+def test_the_model_card_states_recipe_data_figures_and_license(
+    exported: Path, pretrained: Path, tmp_path: Path
+) -> None:
     assert sorted(path.name for path in exported.iterdir()) == ["README.md", "config.json", "model.safetensors"]
     _, header, text = (exported / "README.md").read_text().split("---\n", 2)
     assert yaml.safe_load(header)["license"] == "mit"
@@ -81,7 +84,15 @@ def test_the_model_card_states_recipe_data_figures_and_license(exported: Path, p
         assert words in text
     result = json.loads((pretrained / "eval" / "retrieval.json").read_text())
     top = next(split for split in result["splits"] if split["target"] == "label")["recall"]["R@1"]["value"]
-    assert f"| retrieval | split, label | R@1 | {100 * top:.1f} (" in text
+    assert f"| retrieval | read-out mean, 1 clip, float32 | split, label | R@1 | {100 * top:.1f} (" in text
+    # A fine-tuned network that does not know its training videos has no chance.
+    provenance = {"checkpoint_sha256": "a", "untrained": False, "clips": 10, "precision": "bf16", "standardized": True}
+    split = {"split_column": "split1", "top1": {"value": 0.5, "low": 0.4, "high": 0.6}, "chance": None}
+    record = {"kind": "probe", "method": "knn", "provenance": provenance, "splits": [split | {"exclude_same": "group"}]}
+    (tmp_path / "r.json").write_text(json.dumps(record))
+    features = "read-out mean, 10 clips, bf16, standardized"
+    expected = f"| probe, knn | {features} | split1, label, without the same group | top-1 | 50.0 (40.0 to 60.0) | – |"  # noqa: RUF001 (dash)
+    assert list(_rows(tmp_path / "r.json", "a")) == [expected]
     config = json.loads((exported / "config.json").read_text())
     assert config["settings"]["model"]["backbone"] == "r2plus1d_10"
     assert str(pretrained.parent) not in json.dumps(config) + text

@@ -121,7 +121,11 @@ class Batch(_TensorFields):
         return len(self.keys)
 
     def split(self, parts: int) -> list[Self]:
-        """Split into consecutive micro-batches of nearly equal size; the first keeps the report."""
+        """Split into consecutive micro-batches of nearly equal size; the first keeps the report.
+
+        The training step gives each micro-batch the same weight, however many of its samples count (``valid_B``, moving
+        positions). Where these differ, the loss is not exactly that of the whole batch.
+        """
         if parts == 1:
             return [self]
         pieces: list[Self] = []

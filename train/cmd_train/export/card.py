@@ -105,7 +105,7 @@ def _figures(opened: OpenedBackbone, source: Path) -> list[str]:
             rows += _rows(path, checkpoint.weights_hash)
     if not rows:
         return [f"No results of `cmd-eval` for these weights were found beside {source.name}."]
-    return ["| task | split | measure | % | chance |", "|---|---|---|---|---|", *rows]
+    return ["| task | features | split | measure | % | chance |", "|---|---|---|---|---|---|", *rows]
 
 
 def _rows(path: Path, weights_hash: str) -> Iterator[str]:
@@ -114,20 +114,36 @@ def _rows(path: Path, weights_hash: str) -> Iterator[str]:
         provenance = record["provenance"]
         if provenance["checkpoint_sha256"] != weights_hash or provenance["untrained"]:
             return
+        task = ", ".join(filter(None, (record["kind"], record.get("method"))))
         for split in record["splits"]:
             name = f"{split.get('split_column') or 'leave-one-out'}, {split.get('target', 'label')}"
+            if split.get("exclude_same"):
+                name += f", without the same {split['exclude_same']}"
             for measure, value, chance in _measures(split):
-                yield f"| {record['kind']} | {name} | {measure} | {_percent(value)} | {chance} |"
+                yield f"| {task} | {_features(provenance)} | {name} | {measure} | {_percent(value)} | {chance} |"
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return  # not a result with splits
+
+
+def _features(provenance: Mapping[str, Any]) -> str:
+    """Return how the features of a result were computed."""
+    clips = provenance.get("clips")
+    parts = [f"read-out {provenance.get('readout', 'mean')}"]
+    parts += [] if clips is None else [f"{clips} clip{'s' if clips > 1 else ''}"]
+    parts += [provenance.get("precision", "float32"), *(["standardized"] if provenance.get("standardized") else [])]
+    return ", ".join(parts)
 
 
 def _measures(split: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, float], str]]:
     if "recall" in split:
         for rank, value in split["recall"].items():
-            yield rank, value, f"{100 * split['chance'][rank]:.1f}"
+            yield rank, value, _chance(split["chance"][rank])
     else:
-        yield "top-1", split["top1"], f"{100 * split['chance']:.1f}"
+        yield "top-1", split["top1"], _chance(split["chance"])
+
+
+def _chance(share: float | None) -> str:
+    return "\N{EN DASH}" if share is None else f"{100 * share:.1f}"
 
 
 def _percent(value: Mapping[str, float]) -> str:

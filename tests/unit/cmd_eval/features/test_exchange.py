@@ -5,13 +5,14 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from cmd_eval.data.splits import leave_one_out_split, part_split
 from cmd_eval.features.exchange import export_features, import_features
-from cmd_eval.features.source import length_notes
+from cmd_eval.features.source import FeatureSource, length_notes, open_features
 from cmd_eval.features.store import FeatureError, Features, is_imported, read_features, with_readout
 from tests.unit.cmd_eval.features.test_features import features_of
 
@@ -56,6 +57,28 @@ def test_imported_features_have_the_values_and_the_videos_of_their_files(tmp_pat
     # Videos without the hash of their file are not copies of one another.
     assert len(part_split(videos, "split1", "test", "train", "label").query) == 1
     assert len(leave_one_out_split(videos, "label").query) == 3
+
+
+def test_the_data_hash_does_not_depend_on_the_order_of_the_videos(tmp_path: Path) -> None:
+    hashes = []
+    for number, rows in enumerate((ROWS, ROWS[::-1], [["other", *ROWS[0][1:]], *ROWS[1:]])):
+        (tmp_path / str(number)).mkdir()
+        hashes.append(imported(tmp_path / str(number), rows=rows).provenance.data_hash)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
+def test_options_that_do_not_fit_a_features_file_are_rejected(tmp_path: Path) -> None:
+    imported(tmp_path)
+    path = tmp_path / "out.h5"
+
+    def opened(**options: Any) -> Features:
+        return open_features(FeatureSource(source=path, **options), "x", lambda done, total: None)
+
+    assert opened(precision="float32").provenance.precision == opened().provenance.precision == "float32"
+    with pytest.raises(FeatureError, match="computed in float32, not bf16; remove --precision"):
+        opened(precision="bf16")
+    with pytest.raises(FeatureError, match="--batch-size needs a checkpoint"):
+        opened(batch_size=4)
 
 
 def test_features_without_clips_and_read_outs(tmp_path: Path) -> None:

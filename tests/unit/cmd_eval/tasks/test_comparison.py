@@ -59,7 +59,7 @@ def test_results_that_are_not_comparable_have_separate_tables(tmp_path: Path) ->
     unit = "% (95 % interval over 8 groups)"
     assert [line.split("  ")[0] for line in lines] == [
         *(f"retrieval by label, split1, data eeeeeeee, {unit}", "a", "b", "chance"),
-        *("paired difference, percentage points (95 % interval over 8 groups)", "b minus a"),
+        *("paired difference, mean over videos, percentage points (95 % interval over 8 groups)", "b minus a"),
         *(f"retrieval by label, split1 (val / train), data eeeeeeee, {unit}", "val", "chance"),
         *(f"retrieval by label, split2, data eeeeeeee, {unit}", "other", "chance"),
         *(f"retrieval by label, split1, data ffffffff, {unit}", "data", "chance"),
@@ -89,7 +89,9 @@ def test_results_with_the_same_name_are_seeds_of_one_method(tmp_path: Path) -> N
     arguments = [f"{name}={path}" for name, path in zip(("both", "both", "one", "one"), paths, strict=True)]
     lines = lines_of(*arguments)
     assert [line.split("  ")[0] for line in lines[1:3]] == ["both (2 runs)", "one (2 runs)"]
-    assert lines[4].startswith("paired difference, percentage points (95 % interval over 8 groups and seeds)")
+    assert lines[4].startswith(
+        "paired difference, mean over videos, percentage points (95 % interval over 8 groups and seeds)"
+    )
     hits = np.array([[float(rank == 1) for rank in own] for own in ranks])
     expected = runs_difference(hits[2:], hits[:2], [f"g{n % 8}" for n in range(20)])
     assert f"{100 * expected.value:+.1f} ({100 * expected.low:+.1f}..{100 * expected.high:+.1f})" in lines[5]

@@ -162,11 +162,21 @@ def test_names_of_low_label_results_differ() -> None:
     assert LowLabelSpec(percents=(1,), draws=3).name == "low-label-1-3-draws"
 
 
-def test_draws_of_labels_differ_and_test_videos_are_never_drawn() -> None:
+def test_draws_of_labels_differ_and_test_videos_are_never_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     features = clusters(6, noise=1.0)
+    drawn: list[tuple[int, ...]] = []
+
+    def recording(features, train_rows, *arguments):  # type: ignore[no-untyped-def] # as fit_probe
+        drawn.append(tuple(train_rows.tolist()))
+        return fit_probe.fit_probe(features, train_rows, *arguments)
+
+    monkeypatch.setattr("cmd_eval.tasks.run_probe.fit_probe", recording)
     record = run_probe(features, EvalSplitSpec(), "knn", "x", few=LowLabelSpec(percents=(10,), draws=5))
     accuracies = {draw["top1"] for draw in record["splits"][0]["low_label"][0]["draws"]}
     assert len(accuracies) > 1
+    parts = features.videos.splits["split1"]
+    assert len(set(drawn)) == 6, "all training videos, and five different draws"
+    assert {parts[row] for rows in drawn for row in rows} == {"train"}
     changed = features.mean_VF.copy()
     test = [row for row, part in enumerate(features.videos.splits["split1"]) if part == "test"]
     changed[test] = changed[test][::-1]
