@@ -237,20 +237,18 @@ def hash_records(records: Sequence[VideoRecord]) -> str:
 
     Labels, groups and splits are not part of it; they are stored in the index (``columns_of``) and may change.
     """
-    return hash_prefixes(records, [len(records)])[0]
+    rows, ids, paths = [r.row for r in records], [r.video_id for r in records], [r.path for r in records]
+    return hashlib.sha256(f"[{','.join(row_texts(rows, ids, paths))}]".encode()).hexdigest()
 
 
-def hash_prefixes(records: Sequence[VideoRecord], ends: Sequence[int]) -> list[str]:
-    """Return ``hash_records`` of the first rows of a manifest, for each of some ascending numbers of rows."""
-    digest, hashes, start = hashlib.sha256(b"["), [], 0
-    for end in ends:
-        for number, record in enumerate(records[start:end], start):
-            row = json.dumps([record.row, record.video_id, record.path], separators=(",", ":"))
-            digest.update(f",{row}".encode() if number else row.encode())
-        complete, start = digest.copy(), end
-        complete.update(b"]")
-        hashes.append(complete.hexdigest())
-    return hashes
+def row_texts(rows: Sequence[int], ids: Sequence[str], paths: Sequence[str]) -> list[str]:
+    """Return the JSON text of each row as hashed by ``hash_records``: ASCII, without spaces between the values."""
+    joined = "".join(ids) + "".join(paths)
+    if joined.isascii() and joined.isprintable() and '"' not in joined and "\\" not in joined:
+        # JSON escapes no character of these texts, and this takes a tenth of the time.
+        return [f'[{row},"{video_id}","{path}"]' for row, video_id, path in zip(rows, ids, paths, strict=True)]
+    values = zip(rows, ids, paths, strict=True)
+    return [json.dumps(row, separators=(",", ":"), ensure_ascii=True) for row in values]
 
 
 def columns_of(records: Sequence[VideoRecord]) -> dict[str, list[str]]:

@@ -1,71 +1,99 @@
 """Growth of the bookkeeping of a run with the number of videos: real manifests, logs and index, tiny shards.
 
     python -m tests.benchmarks.bookkeeping [--sizes 1000 10000 100000] [--videos-per-shard 1]
+    python -m tests.benchmarks.bookkeeping --plan-only
 
-Prints the processor time and memory of each step for each size, as a Markdown table, and the slopes of lines fitted to
-their logarithms; 1 means proportional to the number of videos. Every size runs in a process of its own. The shards are
-links to a few real ones (``tests.benchmarks.fake_extraction``).
+Prints the processor time and peak memory of each step for each size, as a Markdown table, and the slopes of lines
+fitted to their logarithms; 1 means proportional to the number of videos. Every step of every size runs in a process of
+its own; the memory includes Python and its libraries. The shards are links to a few real ones
+(``tests.benchmarks.fake_extraction``).
 
-manifest  Reading and checking the manifest.
-plan      Dividing it into shards, with their hashes and that of the manifest.
-restart   `cmd-extract run` that finds everything done, from the manifest's rows to the index.
+plan      Reading and checking the manifest, and dividing it into shards, with their hashes and that of the manifest.
+load      The same in a later run or another task: comparing the manifest with the recorded plan, and loading that.
+restart   `cmd-extract run` that finds everything done, from the plan to the index.
+
+With --plan-only, restart is left out, which needs a file per shard; the default is then shards of 256 videos, up to 10
+million videos. Slopes are fitted from 10,000 videos on, if there are two such sizes.
 """
 
 from __future__ import annotations
 
 import argparse
+import bisect
+import contextlib
 import json
 import resource
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cmd_extract.manifest.records import read_manifest
+from cmd_extract.manifest.rows import ManifestFile
 from cmd_extract.run.pipeline import prepare_folders, run_extraction
+from cmd_extract.run.plan_file import PLAN_NAME
 from cmd_extract.run.record import plan_run
 from tests.benchmarks.fake_extraction import link_shards, make_job, write_manifest
 from tests.benchmarks.growth import slope
 from tests.benchmarks.measuring import PYTHON, describe_machine
 from tests.paths import ROOT
 
-STEPS = ("manifest", "plan", "restart")
+STEPS = ("plan", "load", "restart")
+PLAN_SIZES = (1000, 10_000, 100_000, 1_000_000, 10_000_000)
+FITTED_FROM = 10_000
 TIMEOUT_S = 3600
 
 
 @dataclass(frozen=True, kw_only=True)
 class Measured:
-    """Cost of one size: processor seconds of each step, and peak memory of the steps in MiB."""
+    """Cost of one step: processor seconds and peak memory in MiB."""
 
-    seconds: dict[str, float]
+    seconds: float
     memory_mib: float
 
 
 def prepare(folder: Path, videos: int, videos_per_shard: int) -> None:
-    """Create a finished extraction, without index."""
+    """Create a finished extraction, without index and plan."""
     job = make_job(folder, write_manifest(folder / "m.csv", videos))
-    planned = plan_run(job.out, read_manifest(folder / "m.csv", check_paths=False), videos_per_shard)
+    planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard)
     prepare_folders(job, planned)
     link_shards(job, iter(planned.plans), videos_per_shard)
+    (job.out / PLAN_NAME).unlink()
 
 
-def measure(folder: Path, videos_per_shard: int) -> None:
-    """Print the cost of each step as JSON."""
+def plan(folder: Path, videos_per_shard: int) -> None:
+    """Plan a run for the first time."""
     job = make_job(folder, folder / "m.csv")
-    seconds: dict[str, float] = {}
+    with printed_cost():
+        planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard)
+        prepare_folders(job, planned)
+    assert not planned.is_saved
+
+
+def load(folder: Path, videos_per_shard: int) -> None:
+    """Plan a run again."""
+    job = make_job(folder, folder / "m.csv")
+    with printed_cost():
+        planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard)
+    assert planned.is_saved
+
+
+def restart(folder: Path, videos_per_shard: int) -> None:
+    """Run an extraction that is finished."""
+    job = make_job(folder, folder / "m.csv")
+    planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard)
+    with printed_cost():
+        summary = run_extraction(planned, job, workers=1)
+    assert (summary.videos, summary.new_videos) == (planned.rows, 0), "everything was done"
+
+
+@contextlib.contextmanager
+def printed_cost() -> Iterator[None]:
+    """Print the cost of the block as JSON."""
     start = time.process_time()
-    records = read_manifest(folder / "m.csv", check_paths=False)
-    seconds["manifest"] = time.process_time() - start
-    start = time.process_time()
-    for plan in plan_run(job.out, records).plans:
-        assert plan.rows_hash
-    seconds["plan"] = time.process_time() - start
-    start = time.process_time()
-    summary = run_extraction(records, job, workers=1, videos_per_shard=videos_per_shard)
-    seconds["restart"] = time.process_time() - start
-    assert (summary.videos, summary.new_videos) == (len(records), 0), "everything was done"
+    yield
+    seconds = time.process_time() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     print(json.dumps({"seconds": seconds, "memory_mib": peak}))
 
@@ -77,34 +105,47 @@ def call(step: str, folder: Path, *arguments: object) -> str:
     return subprocess.run(words, check=True, cwd=ROOT, capture_output=True, text=True, timeout=TIMEOUT_S).stdout
 
 
-def measure_size(videos: int, videos_per_shard: int) -> Measured:
+def measure_size(videos: int, videos_per_shard: int, *, plan_only: bool) -> dict[str, Measured]:
+    """Return the cost of each step."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        call("prepare", folder, videos, videos_per_shard)
-        return Measured(**json.loads(call("measure", folder, videos_per_shard).splitlines()[-1]))
+        if plan_only:
+            write_manifest(folder / "m.csv", videos)
+        else:
+            call("prepare", folder, videos, videos_per_shard)
+        steps = STEPS[:-1] if plan_only else STEPS
+        costs = {step: call(step, folder, videos_per_shard).splitlines()[-1] for step in steps}
+        return {step: Measured(**json.loads(cost)) for step, cost in costs.items()}
 
 
-def table(sizes: Sequence[int], costs: Sequence[Measured], videos_per_shard: int) -> str:
-    lines = ["| videos | shards | " + " | ".join(f"{step}, s" for step in STEPS) + " | peak memory, MiB |"]
-    lines.append("|---" * (3 + len(STEPS)) + "|")
+def table(sizes: Sequence[int], costs: Sequence[dict[str, Measured]], videos_per_shard: int) -> str:
+    steps = list(costs[0])
+    lines = ["| videos | shards | " + " | ".join(f"{step}, s | {step}, MiB" for step in steps) + " |"]
+    lines.append("|---" * (2 + 2 * len(steps)) + "|")
     for size, cost in zip(sizes, costs, strict=True):
-        cells = [f"{cost.seconds[step]:.2f}" for step in STEPS]
-        lines.append(f"| {size:,} | {-(-size // videos_per_shard):,} | {' | '.join(cells)} | {cost.memory_mib:.0f} |")
-    slopes = [f"{slope(tuple(sizes), [cost.seconds[step] for cost in costs]):.2f}" for step in STEPS]
-    slopes.append(f"{slope(tuple(sizes), [cost.memory_mib for cost in costs]):.2f}")
-    return "\n".join([*lines, f"| slope | | {' | '.join(slopes)} |"])
+        cells = [f"{c.seconds:.2f} | {c.memory_mib:.0f}" for c in cost.values()]
+        lines.append(f"| {size:,} | {-(-size // videos_per_shard):,} | {' | '.join(cells)} |")
+    first = min(bisect.bisect_left(sizes, FITTED_FROM), len(sizes) - 2)
+    fitted, rows = tuple(sizes[first:]), costs[first:]
+    slopes = []
+    for step in steps:
+        slopes.append(f"{slope(fitted, [cost[step].seconds for cost in rows]):.2f}")
+        slopes.append(f"{slope(fitted, [cost[step].memory_mib for cost in rows]):.2f}")
+    return "\n".join([*lines, f"| slope from {fitted[0]:,} | | {' | '.join(slopes)} |"])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[1000, 10_000, 100_000], help="numbers of videos")
-    parser.add_argument("--videos-per-shard", type=int, default=1)
+    parser.add_argument("--sizes", type=int, nargs="+", help="numbers of videos")
+    parser.add_argument("--videos-per-shard", type=int, help="rows per shard (default: 1; 256 with --plan-only)")
+    parser.add_argument("--plan-only", action="store_true", help="measure planning, for up to 10 million videos")
     arguments = parser.parse_args()
-    if min(arguments.sizes) < 1 or len(set(arguments.sizes)) < 2 or arguments.videos_per_shard < 1:
+    sizes = sorted(set(arguments.sizes or (PLAN_SIZES if arguments.plan_only else PLAN_SIZES[:3])))
+    videos_per_shard = arguments.videos_per_shard or (256 if arguments.plan_only else 1)
+    if sizes[0] < 1 or len(sizes) < 2 or videos_per_shard < 1:
         parser.error("--sizes: at least two different positive numbers; --videos-per-shard: a positive number")
-    sizes = sorted(set(arguments.sizes))
-    costs = [measure_size(size, arguments.videos_per_shard) for size in sizes]
-    print(table(sizes, costs, arguments.videos_per_shard))
+    costs = [measure_size(size, videos_per_shard, plan_only=arguments.plan_only) for size in sizes]
+    print(table(sizes, costs, videos_per_shard))
     print(f"\n{describe_machine(quick=False)}")
 
 

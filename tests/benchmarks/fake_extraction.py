@@ -101,7 +101,7 @@ def write_shard(path: Path, job: RunJob, plan: ShardPlan, frames: int = 2) -> Fi
     writer = ShardWriter(
         path, workdir=scratch, config=job.config, described=job.described, software={}, rows_hash=plan.rows_hash
     )
-    for record in plan.records:
+    for record in plan.read_records():
         writer.add_video(record, fake_video(scratch / f"video-{record.row}", frames))
     written = writer.finish()
     shutil.rmtree(scratch)
@@ -113,7 +113,7 @@ def write_template(job: RunJob, videos: int, frames: int = 2) -> FinishedShard:
     records = tuple(VideoRecord(row=i, video_id=f"video-{i:09d}", path=f"{i}.mp4") for i in range(videos))
     path = job.out / _TEMPLATE
     path.unlink(missing_ok=True)
-    return write_shard(path, job, ShardPlan(number=0, records=records), frames)
+    return write_shard(path, job, ShardPlan.of(0, records), frames)
 
 
 def fake_shard(job: RunJob, videos: int, frames: int) -> Path:
@@ -126,11 +126,11 @@ def link_shards(job: RunJob, plans: Iterator[ShardPlan], videos_per_shard: int) 
     template = write_template(job, videos_per_shard)
     with TaskLog(job.out, Share(task=0, num_tasks=1)) as log:
         for number, plan in enumerate(plans):
-            count = len(plan.records)
+            count = len(plan.rows)
             if count != template.written.videos or number % _MAX_LINKS == _MAX_LINKS - 1:
                 template = write_template(job, count)
             os.link(job.out / _TEMPLATE, job.out / plan.name)
-            rows = np.arange(plan.records[0].row, plan.records[0].row + count)
+            rows = np.array(plan.rows)
             written = replace(template.written, name=plan.name)
             log.add(replace(template, written=written, rows=rows, rows_hash=plan.rows_hash))
     (job.out / _TEMPLATE).unlink()

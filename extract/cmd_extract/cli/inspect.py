@@ -141,7 +141,7 @@ def _repair(
     click.echo(f"extracting {len(shards)} shard{'' if len(shards) == 1 else 's'} again", err=True)
     with interruptible():
         run_extraction(
-            recorded.records,
+            recorded.planned,
             job,
             workers=workers or default_workers(),
             redo=frozenset(SHARD_PATTERN.format(number) for number in shards),

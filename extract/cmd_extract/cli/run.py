@@ -154,7 +154,7 @@ def run(
     if dry_run:
         _show_plan(requested, plans, job)
         return
-    settings = {"workers": workers, "videos_per_shard": given["videos_per_shard"], "max_failures": max_failures}
+    settings = {"workers": workers, "max_failures": max_failures}
     _extract(requested, job, cluster, settings, given["publish"])
 
 
@@ -172,12 +172,12 @@ def _extract(
     if cluster.share:
         claims = Claims(out=job.out, stale_seconds=cluster.stale_after)
         with interruptible():
-            task = run_task(requested.records, job, cluster.share, claims=claims, **settings)
+            task = run_task(requested.planned, job, cluster.share, claims=claims, **settings)
         _print_task(task, cluster.share, job.out)
         return
     with interruptible():
         summary = run_extraction(
-            requested.records, job, backend=cluster.backend, retry_stages=requested.retry_stages, **settings
+            requested.planned, job, backend=cluster.backend, retry_stages=requested.retry_stages, **settings
         )
     _print_summary(summary, job.out)
     if publish is not None:

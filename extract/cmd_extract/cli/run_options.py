@@ -16,12 +16,11 @@ from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.vectors import choose_reader
 from cmd_extract.errors import STAGES
-from cmd_extract.manifest.records import read_manifest
+from cmd_extract.manifest.rows import ManifestFile
 from cmd_extract.run.job import Limits, RunJob
 from cmd_extract.run.pipeline import Backend
-from cmd_extract.run.plan import Share
-from cmd_extract.run.record import Planned, RunIdentity, check_folder, plan_run, read_record
-from cmd_extract.schema import VideoRecord
+from cmd_extract.run.plan import Planned, Share
+from cmd_extract.run.record import RunIdentity, check_folder, plan_run, read_record
 from cmd_extract.sources.location import Root
 from cmd_extract.system.validation import parse_number
 
@@ -44,7 +43,7 @@ class RunOptions:
 
     Attributes:
         manifest, root: manifest file, and folder, or URL prefix, to which its paths are relative.
-        records, planned: manifest rows, and the shards planned for them.
+        planned: the shards planned for the rows of the manifest.
         config: settings that determine the content of shards.
         reader: reader of motion vectors.
         limits: limits per video.
@@ -53,7 +52,6 @@ class RunOptions:
 
     manifest: Path
     root: Root
-    records: tuple[VideoRecord, ...]
     planned: Planned
     config: ExtractConfig
     reader: str
@@ -113,12 +111,10 @@ def parse_run_options(manifest: Path, out: Path, given: Mapping[str, Any]) -> Ru
         raise click.UsageError(str(error)) from error
     root = given["root"] or manifest.parent
     # One missing file must not stop a long run.
-    records = read_manifest(manifest, root=root, check_paths=False)
     return RunOptions(
         manifest=manifest,
         root=root,
-        records=records,
-        planned=plan_run(out, records, given["videos_per_shard"]),
+        planned=plan_run(out, ManifestFile(manifest), given["videos_per_shard"]),
         config=config,
         reader=reader,
         limits=limits,

@@ -75,7 +75,7 @@ def submit(
     requested.check_folder(out)
     shards = len(requested.planned.plans)
     if merge_mem is None:
-        merge_mem = estimate_merge_memory(manifest, len(requested.records))
+        merge_mem = estimate_merge_memory(manifest, requested.planned.rows)
     submission = Submission(
         manifest=manifest,
         out=out,
@@ -89,7 +89,7 @@ def submit(
         merge_memory=None if merge_mem == _PARTITION_DEFAULT else merge_mem,
         allow_failures=allow_failures,
     )
-    click.echo(f"{len(requested.records)} videos in {shards} shards, {submission.num_tasks} tasks", err=True)
+    click.echo(f"{requested.planned.rows} videos in {shards} shards, {submission.num_tasks} tasks", err=True)
     if dry_run:
         for path, text in submission.scripts().items():
             click.echo(f"# {path}\n{text}")

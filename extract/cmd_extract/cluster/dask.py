@@ -115,7 +115,7 @@ def build_with_dask(
         # Workers keep their own journals, possibly on other disks; this one counts for the main process.
         journal = WorkerJournal(work.scratch)
         for plan, shard in results:
-            journal.add_shard(shard.written.frames, len(plan.records), shard.failures)
+            journal.add_shard(shard.written.frames, len(plan.rows), shard.failures)
             yield shard
             failed = count_progress(work.scratch).failures
             if work.max_failures is not None and failed > work.max_failures:

@@ -14,13 +14,12 @@ from cmd_extract.run.containment import Extract
 from cmd_extract.run.finished import FinishedShard, is_finished
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.pipeline import ShardWork, prepare_folders
-from cmd_extract.run.plan import ShardPlan, Share, count_rows
+from cmd_extract.run.plan import Planned, ShardPlan, Share, count_rows
 from cmd_extract.run.progress import watch_journals
-from cmd_extract.run.record import add_rows, plan_run
+from cmd_extract.run.record import add_rows
 from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.run.task_log import TaskLog
 from cmd_extract.run.workers import build_locally
-from cmd_extract.schema import VideoRecord
 from cmd_extract.system.claims import Claims
 from cmd_extract.system.files import remove_leftovers, scratch_folder
 
@@ -48,13 +47,12 @@ class TaskSummary:
 
 
 def run_task(
-    records: Sequence[VideoRecord],
+    planned: Planned,
     job: RunJob,
     share: Share,
     *,
     workers: int,
     claims: Claims,
-    videos_per_shard: int | None = None,
     max_failures: int | None = None,
     extract: Extract = extract_video,
 ) -> TaskSummary:
@@ -64,7 +62,7 @@ def run_task(
     building are waited for, and taken over if that process stops responding.
 
     Args:
-        records, job, workers, videos_per_shard, extract: see ``run_extraction``.
+        planned, job, workers, extract: see ``run_extraction``.
         share: the task.
         claims: claims in the output folder.
         max_failures: maximum number of rows in this share that may fail; None for no limit.
@@ -75,7 +73,6 @@ def run_task(
         FailureLimitError: too many videos failed; finished shards are kept.
     """
     start = time.monotonic()
-    planned = plan_run(job.out, records, videos_per_shard)
     identity = prepare_folders(job, planned)
     built: list[FinishedShard] = []
     with TaskLog(job.out, share, claims.stale_seconds) as log:

@@ -7,37 +7,23 @@
 from __future__ import annotations
 
 import errno
-import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cmd_extract.errors import ManifestError
-from cmd_extract.manifest.table import (
-    Table,
-    TableRow,
-    csv_bytes,
-    name_problem,
-    normalization_hint,
-    read_table,
-    summarize,
+from cmd_extract.manifest.rows import (
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    SPLIT_COLUMN,
+    ManifestFile,
+    cell_problem,
+    is_split_column,
 )
+from cmd_extract.manifest.table import csv_bytes, normalization_hint, summarize
 from cmd_extract.schema import VideoRecord
 from cmd_extract.sources.access import problem_of
 from cmd_extract.sources.location import Root, Source, locate
 from cmd_extract.system.files import atomic_write, remove_leftovers
-
-REQUIRED_COLUMNS = ("id", "path")
-OPTIONAL_COLUMNS = ("label", "group")
-PARTS = ("train", "val", "test")
-"""Values of a split column; a cell may also be empty."""
-
-_ALLOWED_COLUMNS = "id, path, label, group and split columns (split, split1, split2, ...)"
-_SPLIT_COLUMN = re.compile(r"split[A-Za-z0-9_-]*")
-
-
-def is_split_column(name: str) -> bool:
-    """Return whether a column name is ``split``, alone or followed by letters, digits, ``_`` or ``-``."""
-    return _SPLIT_COLUMN.fullmatch(name) is not None
 
 
 def read_manifest(path: Path, *, root: Root | None = None, check_paths: bool = True) -> tuple[VideoRecord, ...]:
@@ -54,82 +40,14 @@ def read_manifest(path: Path, *, root: Root | None = None, check_paths: bool = T
     Raises:
         ManifestError: the file is invalid or a video is missing; names the file, line, column and value.
     """
-    table = read_table(path)
-    _check_columns(table)
-    first_line_of_id: dict[str, int] = {}
     records: list[VideoRecord] = []
-    for row, table_row in enumerate(table.rows):
-        record = _record(path, row, table_row)
-        earlier = first_line_of_id.setdefault(record.video_id, table_row.line)
-        if earlier != table_row.line:
-            raise ManifestError(
-                f"{path}, line {table_row.line}, column 'id': {record.video_id!r} is also the id of line {earlier}; "
-                "give every row a unique id"
-            )
-        records.append(record)
+    lines: list[int] = []
+    for block in ManifestFile(path).blocks():
+        records += block.records()
+        lines += block.lines
     if check_paths:
-        places = [f"line {row.line}" for row in table.rows]
-        _check_videos(path, records, places, path.parent if root is None else root)
+        _check_videos(path, records, [f"line {line}" for line in lines], path.parent if root is None else root)
     return tuple(records)
-
-
-def _check_columns(table: Table) -> None:
-    for name in table.columns:
-        if not _is_column(name) and _is_column(name.strip()):
-            raise ManifestError(
-                f"{table.path}, line 1: column {name!r} starts or ends with white space; remove it there and around "
-                "the other cells, or let 'cmd-extract manifest' do so"
-            )
-        if not _is_column(name):
-            raise ManifestError(
-                f"{table.path}, line 1: unknown column {name!r}; allowed: {_ALLOWED_COLUMNS}. "
-                "'cmd-extract manifest' converts CSV files with other columns"
-            )
-    missing = [name for name in REQUIRED_COLUMNS if name not in table.columns]
-    if missing:
-        raise ManifestError(
-            f"{table.path}, line 1: no column {' and no column '.join(map(repr, missing))} in the header "
-            f"({', '.join(table.columns)}); 'cmd-extract manifest' converts CSV files without ids"
-        )
-
-
-def _is_column(name: str) -> bool:
-    return name in REQUIRED_COLUMNS + OPTIONAL_COLUMNS or is_split_column(name)
-
-
-def _record(path: Path, row: int, table_row: TableRow) -> VideoRecord:
-    cells = table_row.cells
-    splits = {name: part for name, part in cells.items() if is_split_column(name)}
-    problem = _cell_problem(cells["id"], cells["path"], cells.get("label", ""), cells.get("group", ""), splits)
-    if problem is not None:
-        column, reason = problem
-        raise ManifestError(f"{path}, line {table_row.line}, column {column!r}: {cells[column]!r} {reason}")
-    return VideoRecord(
-        row=row,
-        video_id=cells["id"],
-        path=cells["path"],
-        label=cells.get("label", ""),
-        group=cells.get("group", ""),
-        splits=splits,
-    )
-
-
-def _cell_problem(video_id: str, path: str, label: str, group: str, splits: dict[str, str]) -> tuple[str, str] | None:
-    """Return column and problem of the first invalid cell."""
-    if not video_id:
-        return "id", "is empty; give the row a unique id"
-    if not path:
-        return "path", "is empty; enter the path of the video"
-    for column, text in (("id", video_id), ("label", label), ("group", group)):
-        reason = name_problem(text)
-        if reason is not None:
-            return column, reason
-    if "\0" in path:
-        return "path", "contains a NUL character, which is not allowed in file names"
-    for column, part in splits.items():
-        if part and part not in PARTS:
-            return column, f"is not a split part; allowed: {', '.join(PARTS)}, or empty for a video in none of them"
-    return None
 
 
 def _check_videos(manifest: Path, records: Sequence[VideoRecord], places: Sequence[str], root: Root) -> None:
@@ -199,7 +117,7 @@ def check_records(records: Sequence[VideoRecord], places: Sequence[str] | None =
     split_columns = set(records[0].splits)
     wrong = [name for name in records[0].splits if not is_split_column(name)]
     if wrong:
-        raise ManifestError(f"split column {wrong[0]!r}: the name must match {_SPLIT_COLUMN.pattern}")
+        raise ManifestError(f"split column {wrong[0]!r}: the name must match {SPLIT_COLUMN.pattern}")
     row_of_id: dict[str, int] = {}
     for row, record in enumerate(records):
         place = f"{f'row {row}' if places is None else places[row]} (id {record.video_id!r})"
@@ -209,8 +127,8 @@ def check_records(records: Sequence[VideoRecord], places: Sequence[str] | None =
             raise ManifestError(
                 f"{place}: has split columns {sorted(record.splits)}, row 0 has {sorted(split_columns)}"
             )
-        splits = dict(record.splits)
-        problem = _cell_problem(record.video_id, record.path, record.label, record.group, splits)
+        cells = {"id": record.video_id, "path": record.path, "label": record.label, "group": record.group}
+        problem = cell_problem({**cells, **record.splits})
         if problem is not None:
             raise ManifestError(f"{place}, path {record.path!r}: {problem[0]} {problem[1]}")
         if not _survives_utf8(record.path):

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from cmd_extract.errors import ManifestError
-from cmd_extract.manifest.records import PARTS, check_records, is_split_column
+from cmd_extract.manifest.records import check_records
+from cmd_extract.manifest.rows import PARTS, is_split_column
 from cmd_extract.manifest.table import (
     name_problem,
     normalization_hint,

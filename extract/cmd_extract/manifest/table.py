@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import codecs
+import contextlib
 import csv
 import io
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cmd_extract.errors import ManifestError
 from cmd_extract.sources.location import Source
 
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
+
 SHOWN_PROBLEMS = 5
 """Maximum number of rows that an error message names; it only counts the others."""
 
+_BUFFER_BYTES = 1 << 20
+_NUL_BYTES = "{}: contains NUL bytes; save it as UTF-8 text, not UTF-16"
 _UNUSABLE_CATEGORIES = {
     "Cc": "a control character",
     "Cs": "bytes that are not UTF-8",
@@ -85,29 +92,130 @@ def read_table(path: Path, *, strip_cells: bool = False) -> Table:
         ManifestError: the file cannot be read, is not CSV, has no header, no rows or duplicate columns, or a row has
             more or fewer cells than the header.
     """
-    lines = _numbered_rows(path)
+    lines = read_rows(path)
     header = next(lines, None)
-    if header is None:
-        raise ManifestError(f"{path}: the file is empty; add a header line with the column names")
-    if strip_cells and any(name != name.strip() for name in header[1]):
+    if header and strip_cells and any(name != name.strip() for name in header.cells):
         # Read again, because quotes count only at the start of a cell, which may follow a space here.
-        lines = ((line, [c.strip() for c in cells]) for line, cells in _numbered_rows(path, skipinitialspace=True))
+        lines = (row._replace(cells=[c.strip() for c in row.cells]) for row in read_rows(path, skipinitialspace=True))
         header = next(lines, header)
-    columns = header[1]
-    for name in columns:
-        if columns.count(name) > 1:
-            raise ManifestError(f"{path}, line {header[0]}: duplicate column {name!r}; remove one")
+    columns = columns_of_header(path, header)
     rows: list[TableRow] = []
-    for line, cells in lines:
-        if len(cells) != len(columns):
-            raise ManifestError(
-                f"{path}, line {line}: {len(cells)} cells for {len(columns)} columns ({', '.join(columns)}); put cells "
-                "that contain a comma, a quote or a line break in double quotes"
-            )
+    for line, _, _, cells in lines:
+        check_width(path, line, cells, columns)
         rows.append(TableRow(line=line, cells=dict(zip(columns, cells, strict=True))))
     if not rows:
         raise ManifestError(f"{path}: no rows below the header; add one row per video")
-    return Table(path=path, columns=tuple(columns), rows=tuple(rows))
+    return Table(path=path, columns=columns, rows=tuple(rows))
+
+
+class CsvRow(NamedTuple):
+    """One row of a CSV file, as it is read.
+
+    Attributes:
+        line: 1-based line number where the row starts.
+        start, stop: position of the row in the file, in bytes.
+        cells: text of the cells.
+    """
+
+    line: int
+    start: int
+    stop: int
+    cells: list[str]
+
+
+def columns_of_header(path: Path, header: CsvRow | None) -> tuple[str, ...]:
+    """Return the column names of a CSV file.
+
+    Raises:
+        ManifestError: there is no header, or it has duplicate names.
+    """
+    if header is None:
+        raise ManifestError(f"{path}: the file is empty; add a header line with the column names")
+    for name in header.cells:
+        if header.cells.count(name) > 1:
+            raise ManifestError(f"{path}, line {header.line}: duplicate column {name!r}; remove one")
+    return tuple(header.cells)
+
+
+def check_width(path: Path, line: int, cells: Sequence[str], columns: Sequence[str]) -> None:
+    """Check that a row has one cell per column.
+
+    Raises:
+        ManifestError: it has more or fewer.
+    """
+    if len(cells) != len(columns):
+        raise ManifestError(
+            f"{path}, line {line}: {len(cells)} cells for {len(columns)} columns ({', '.join(columns)}); put cells "
+            "that contain a comma, a quote or a line break in double quotes"
+        )
+
+
+def read_rows(
+    path: Path, *, skipinitialspace: bool = False, update: Callable[[bytes], object] | None = None
+) -> Iterator[CsvRow]:
+    """Read a UTF-8 CSV file row by row, without blank lines; see ``read_table``.
+
+    Args:
+        path: the file.
+        skipinitialspace: whether to ignore spaces after commas.
+        update: called with all bytes of the file, in order, as they are read.
+
+    Raises:
+        ManifestError: the file cannot be read or is not CSV.
+    """
+    line = 1
+    try:
+        with path.open("rb", buffering=0) as file, contextlib.closing(_CheckedFile(path, file, update)) as checked:
+            lines = _Lines(checked)
+            reader, start = csv.reader(lines, strict=True, skipinitialspace=skipinitialspace), lines.position
+            for cells in reader:
+                if cells:
+                    yield CsvRow(line, start, lines.position, cells)
+                line, start = reader.line_num + 1, lines.position
+    except csv.Error as error:
+        raise ManifestError(f"{path}, line {line}: not valid CSV ({error}); check the double quotes") from error
+    except OSError as error:
+        raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from error
+
+
+class _CheckedFile(io.RawIOBase):
+    """The bytes of a text file, which may not contain NUL."""
+
+    def __init__(self, path: Path, file: io.RawIOBase, update: Callable[[bytes], object] | None) -> None:
+        super().__init__()
+        self._path, self._file, self._update = path, file, update
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: WriteableBuffer, /) -> int | None:
+        count = self._file.readinto(buffer)
+        data = memoryview(buffer)[:count].tobytes()
+        if b"\0" in data:
+            raise ManifestError(_NUL_BYTES.format(self._path))
+        if self._update is not None:
+            self._update(data)
+        return count
+
+
+class _Lines:
+    """Lines of a UTF-8 file with or without a byte order mark, ends included; other bytes become surrogates.
+
+    Attributes:
+        position: end of the last line that was read, in bytes.
+    """
+
+    def __init__(self, file: io.RawIOBase) -> None:
+        buffered = io.BufferedReader(file, _BUFFER_BYTES)
+        self.position = 0
+        if buffered.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+            self.position = len(buffered.read(len(codecs.BOM_UTF8)))
+        self._stream = io.TextIOWrapper(buffered, encoding="utf-8", errors="surrogateescape", newline="")
+
+    def __iter__(self) -> Iterator[str]:
+        for line in self._stream:
+            self.position += len(line) if line.isascii() else len(line.encode("utf-8", "surrogateescape"))
+            yield line
 
 
 def csv_bytes(rows: Iterable[Iterable[object]]) -> bytes:
@@ -135,7 +243,7 @@ def read_text(path: Path) -> str:
     except OSError as error:
         raise ManifestError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     if b"\0" in data:
-        raise ManifestError(f"{path}: contains NUL bytes; save it as UTF-8 text, not UTF-16")
+        raise ManifestError(_NUL_BYTES.format(path))
     return data.decode("utf-8-sig", errors="surrogateescape")
 
 
@@ -165,19 +273,6 @@ def read_json(path: Path) -> Any:
 def visible_files(folder: Path, pattern: str) -> list[Path]:
     """Return the files of a folder that match a pattern, sorted, without hidden ones such as ``._x.csv`` of macOS."""
     return sorted(path for path in folder.glob(pattern) if not path.name.startswith(".") and path.is_file())
-
-
-def _numbered_rows(path: Path, *, skipinitialspace: bool = False) -> Iterator[tuple[int, list[str]]]:
-    stream = io.StringIO(read_text(path), newline="")
-    reader = csv.reader(stream, strict=True, skipinitialspace=skipinitialspace)
-    line = 1
-    try:
-        for cells in reader:
-            if cells:
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise ManifestError(f"{path}, line {line}: not valid CSV ({error}); check the double quotes") from error
 
 
 def normalization_notes(texts: Iterable[str], noun: str) -> list[str]:

@@ -65,7 +65,7 @@ class FinishedShard:
     def has_all_rows(self, plan: ShardPlan) -> bool:
         """Return whether the shard has exactly its manifest rows, each as one or more videos or as one failure."""
         found = sorted([*self.rows.tolist(), *(failure.row for failure in self.failures)])
-        return found == [record.row for record in plan.records]
+        return found == list(plan.rows)
 
     def changed_sources(self, plan: ShardPlan, job: RunJob) -> list[str]:
         """Describe the sources whose size has changed since they were extracted.
@@ -75,8 +75,8 @@ class FinishedShard:
         Raises:
             VideoError: a remote source cannot be reached.
         """
-        first = plan.records[0].row
-        sources = [resolve_path(plan.records[row - first], job.root) for row in self.rows.tolist()]
+        records = plan.read_records()
+        sources = [resolve_path(records[row - plan.rows.start], job.root) for row in self.rows.tolist()]
         return [
             f"{source}: {size} bytes when extracted, {now} now"
             for source, size, now in zip(

@@ -42,7 +42,7 @@ def write_index(state: OutputState, written: Mapping[str, FinishedShard], log: S
         failures += shard.failures
         damaged += shard.damaged
         notes += shard.notes
-        rows = [plan.records[0].row, plan.records[-1].row + 1]
+        rows = [plan.rows.start, plan.rows.stop]
         shards.append(vars(shard.written) | {"rows": rows, "rows_hash": plan.rows_hash})
     totals = {key: sum(s[key] for s in shards) for key in _TOTALS}
     described = state.job.described
@@ -53,7 +53,7 @@ def write_index(state: OutputState, written: Mapping[str, FinishedShard], log: S
         "config_hash": state.job.config_hash,
         "totals": totals,
         "shards": shards,
-        "columns": columns_of([record for plan in state.plans for record in plan.records]),
+        "columns": columns_of([record for plan in state.plans for record in plan.read_records()]),
     }
     out = state.job.out
     write_failures(out, failures)

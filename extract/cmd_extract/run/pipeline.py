@@ -21,16 +21,15 @@ from cmd_extract.run.finished import FinishedShard, describe_shard, extracted_ro
 from cmd_extract.run.index import remove_index, write_failures, write_index
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.journal import WorkerJournal, count_progress, read_failures
-from cmd_extract.run.plan import ShardPlan, Share, count_rows
+from cmd_extract.run.plan import Planned, ShardPlan, Share, count_rows
+from cmd_extract.run.plan_file import save_plan
 from cmd_extract.run.progress import watch_journals
 from cmd_extract.run.record import (
-    Planned,
     RunIdentity,
     RunSummary,
     add_rows,
     check_folder,
     claim_folder,
-    plan_run,
     write_record,
 )
 from cmd_extract.run.state import OutputState, read_state
@@ -78,9 +77,10 @@ class ShardWork:
                 software=job.software,
                 rows_hash=plan.rows_hash,
             )
-            require_packages([resolve_path(record, job.root) for record in plan.records])
+            records = plan.read_records()
+            require_packages([resolve_path(record, job.root) for record in records])
             with ContainedExtractor(job.config, job.binary, job.limits, self.extract) as extractor:
-                for record in plan.records:
+                for record in records:
                     failed = self._add_record(record, folder, extractor, writer, journal)
                     if failed and record.row in before:
                         raise RunError(
@@ -128,11 +128,10 @@ Backend = Callable[[ShardWork, Sequence[ShardPlan]], Iterator[FinishedShard]]
 
 
 def run_extraction(
-    records: Sequence[VideoRecord],
+    planned: Planned,
     job: RunJob,
     *,
     workers: int,
-    videos_per_shard: int | None = None,
     max_failures: int | None = None,
     extract: Extract = extract_video,
     redo: frozenset[str] = frozenset(),
@@ -142,10 +141,9 @@ def run_extraction(
     """Extract the videos of a manifest into ``job.out``, continuing earlier runs.
 
     Args:
-        records: all manifest rows.
+        planned: all shards, see ``plan_run``.
         job: settings of the run.
         workers: number of processes.
-        videos_per_shard: see ``plan_parts``.
         max_failures: maximum number of rows that may fail, over all runs; None for no limit.
         extract: extracts one video, in a separate process.
         redo: names of shards to build again even if they look finished. The old file stays until the new one is
@@ -159,14 +157,13 @@ def run_extraction(
         FailureLimitError: too many videos failed; finished shards and ``failures.csv`` are kept.
     """
     start = time.monotonic()
-    planned = plan_run(job.out, records, videos_per_shard)
     plans, identity = planned.plans, prepare_folders(job, planned)
     with contextlib.closing(ShardLog(job.out)) as log:
         state = read_state(plans, job, redo=redo, retry_stages=retry_stages, log=log)
         state.check_sources()
         add_rows(job, identity)
         backend = backend or partial(build_locally, workers)
-        built = _build_shards(state, backend, extract, max_failures, len(records))
+        built = _build_shards(state, backend, extract, max_failures, planned.rows)
         check_folder(job, identity)  # another run may have added rows
         summary = RunSummary(
             **write_index(state, built, log),
@@ -223,6 +220,7 @@ def prepare_folders(job: RunJob, planned: Planned) -> RunIdentity:
     job.scratch.mkdir(parents=True, exist_ok=True)
     identity = RunIdentity.of(job, planned)
     claim_folder(job, identity)
+    save_plan(job.out, planned)
     for folder in {job.out, job.scratch}:
         remove_leftovers(folder)
     return identity

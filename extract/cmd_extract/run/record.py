@@ -7,19 +7,22 @@ import os
 import platform
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cmd_extract import schema
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
+from cmd_extract.manifest.rows import ManifestFile, Rows
 from cmd_extract.run.job import Limits, RunJob
-from cmd_extract.run.plan import ManifestPart, ShardPlan, divide, plan_parts
+from cmd_extract.run.plan import ManifestPart, Planned, plan_shards
+from cmd_extract.run.plan_file import load_plan
 from cmd_extract.schema import VideoRecord, hash_json
 from cmd_extract.sources.location import Root, parse_root, root_text
 from cmd_extract.system.files import create_exclusively, write_whole
@@ -50,8 +53,7 @@ class RunIdentity:
     @classmethod
     def of(cls, job: RunJob, planned: Planned) -> RunIdentity:
         """Return the identity of a run."""
-        rows = sum(part.rows for part in planned.parts)
-        return cls(config=job.described, manifest_rows=rows, shards=len(planned.plans), parts=planned.parts)
+        return cls(config=job.described, manifest_rows=planned.rows, shards=len(planned.plans), parts=planned.parts)
 
     def is_extended_by(self, new: RunIdentity) -> bool:
         """Return whether another run has the same manifest rows, in the same shards, perhaps followed by more."""
@@ -79,33 +81,23 @@ class RunIdentity:
         return found
 
 
-class Planned(NamedTuple):
-    """Shards of a run.
-
-    Attributes:
-        plans: the shards.
-        parts: the manifest rows, in the parts in which they were added to the output folder.
-    """
-
-    plans: tuple[ShardPlan, ...]
-    parts: tuple[ManifestPart, ...]
-
-
-def plan_run(out: Path, records: Sequence[VideoRecord], videos_per_shard: int | None = None) -> Planned:
+def plan_run(out: Path, source: Rows, videos_per_shard: int | None = None) -> Planned:
     """Plan the shards of a run; rows that the output folder has already keep their shards.
 
     Args:
         out: output folder, perhaps of an earlier run.
-        records: all manifest rows.
-        videos_per_shard: see ``plan_parts``.
+        source: the manifest.
+        videos_per_shard: see ``plan_shards``.
 
     Raises:
         ShardError: the folder has an invalid ``run.json``.
         ValueError: ``videos_per_shard`` is not positive.
+        ManifestError: the manifest is invalid.
     """
     record = read_record(out)
-    parts = plan_parts(records, record.identity.parts if record else (), videos_per_shard)
-    return Planned(divide(records, parts), parts)
+    recorded = record.identity.parts if record else ()
+    saved = load_plan(out, source, recorded, videos_per_shard) if isinstance(source, ManifestFile) else None
+    return saved or plan_shards(source, recorded, videos_per_shard)
 
 
 def major_version(ffmpeg_version: str) -> str | None:
@@ -331,20 +323,23 @@ class RecordedRun:
     """The run that an output folder belongs to, restored from ``run.json`` and the manifest.
 
     Attributes:
-        records: manifest rows.
-        root: folder, or URL prefix, to which their paths are relative.
+        root: folder, or URL prefix, to which paths in the manifest are relative.
         manifest: manifest file.
         config: the extraction configuration.
         planned: the shards.
         ffmpeg_version: version of the FFmpeg that was used.
     """
 
-    records: tuple[VideoRecord, ...]
     root: Root
     manifest: Path
     config: ExtractConfig
     planned: Planned
     ffmpeg_version: str
+
+    @cached_property
+    def records(self) -> tuple[VideoRecord, ...]:
+        """All manifest rows, read again."""
+        return read_manifest(self.manifest, check_paths=False)
 
     def job(self, out: Path, binary: FfmpegBinary, scratch: Path | None = None, limits: Limits | None = None) -> RunJob:
         """Return the settings to continue the run in ``out``."""
@@ -382,15 +377,13 @@ def read_recorded_run(out: Path, manifest: Path | None = None, root: Root | None
         raise ShardError(f"{out / schema.RUN_NAME}: invalid configuration ({error}); restore the file") from None
     if not manifest.exists():
         raise ShardError(f"{manifest}: the manifest of this extraction does not exist; pass its path with --manifest")
-    records = read_manifest(manifest, root=root, check_paths=False)
-    planned = plan_run(out, records)
+    planned = plan_run(out, ManifestFile(manifest))
     if planned.parts != identity.parts:
         raise ShardError(
             f"{manifest}: has changed since {out} was extracted (rows, ids or paths); pass the original manifest with "
             "--manifest"
         )
     return RecordedRun(
-        records=records,
         root=root,
         manifest=manifest,
         config=config,

@@ -15,6 +15,7 @@ from typing import Any
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
+from cmd_extract.manifest.rows import ListedRows
 from cmd_extract.run.index import save_index
 from cmd_extract.run.plan import ShardPlan, divide
 from cmd_extract.run.record import read_record
@@ -73,7 +74,7 @@ def relabel(out: Path, manifest: Path) -> Relabeling:
             f"{manifest}: has {len(records)} rows, but {out} was extracted from {record.identity.manifest_rows}; "
             f"{_ROWS_MUST_MATCH}. To leave a video out, empty its split cells"
         )
-    _check_shards(out, index, divide(records, record.identity.parts), manifest)
+    _check_shards(out, index, divide(ListedRows(records), record.identity.parts).plans, manifest)
     after = columns_of(records)
     # A retry or repair removes the index before it replaces shards; its index must not be overwritten by an older one.
     if read_index(out) != index:
@@ -122,7 +123,7 @@ def _check_shards(out: Path, index: Mapping[str, Any], plans: Sequence[ShardPlan
                 "--repair` first"
             )
         if plan.rows_hash != entry["rows_hash"]:
-            raise ShardError(f"{manifest}: {_difference(path, plan.records)}; {_ROWS_MUST_MATCH}")
+            raise ShardError(f"{manifest}: {_difference(path, plan.read_records())}; {_ROWS_MUST_MATCH}")
 
 
 def _difference(path: Path, records: Sequence[VideoRecord]) -> str:

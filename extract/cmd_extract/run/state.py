@@ -25,7 +25,7 @@ class OutputState:
     """
 
     job: RunJob
-    plans: tuple[ShardPlan, ...]
+    plans: Sequence[ShardPlan]
     finished: dict[str, FinishedShard]
 
     @property
@@ -97,4 +97,4 @@ def read_state(
         if shard and retry_stages.isdisjoint(failure.stage for failure in shard.failures):
             finished[plan.name] = shard
         progress(number + 1, len(plans))
-    return OutputState(job=job, plans=tuple(plans), finished=finished)
+    return OutputState(job=job, plans=plans, finished=finished)

@@ -18,7 +18,7 @@ import pytest
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
-from cmd_extract.manifest.records import read_manifest
+from cmd_extract.manifest.rows import ManifestFile
 from cmd_extract.run import containment
 from cmd_extract.run import record as run_record
 from cmd_extract.run.finished import FinishedShard
@@ -134,7 +134,7 @@ def test_a_killed_repair_continues_with_the_checksums_that_it_had(folder: Path) 
 
 def test_any_backend_removes_the_index_before_it_replaces_a_shard(folder: Path, ffmpeg: FfmpegBinary) -> None:
     out = folder / "out"
-    records = read_manifest(folder / "m.csv", check_paths=False)
+    manifest = ManifestFile(folder / "m.csv")
     config = ExtractConfig(width=160, height=120, frame_short_side=48)
     job = RunJob(root=folder, out=out, scratch=out, config=config, binary=ffmpeg)
     found = []
@@ -146,10 +146,9 @@ def test_any_backend_removes_the_index_before_it_replaces_a_shard(folder: Path, 
             yield written
 
     run_extraction(
-        records,
+        run_record.plan_run(out, manifest, 1),
         job,
         workers=1,
-        videos_per_shard=1,
         backend=backend,
         redo=frozenset({"shard-00002.h5"}),
     )
@@ -190,13 +189,13 @@ def test_of_two_runs_started_together_with_different_settings_one_is_refused(ori
 def test_a_run_that_starts_while_another_records_itself_compares_itself_with_it(
     folder: Path, ffmpeg: FfmpegBinary, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    records, out = read_manifest(folder / "m.csv", check_paths=False), folder / "at-once"
+    out = folder / "at-once"
     out.mkdir()
     jobs = {}
     for gop in (2, 3):
         config = ExtractConfig(width=160, height=120, frame_short_side=48, gop=gop)
         jobs[gop] = RunJob(root=folder, out=out, scratch=out, config=config, binary=ffmpeg)
-    planned = run_record.plan_run(out, records, 1)
+    planned = run_record.plan_run(out, ManifestFile(folder / "m.csv"), 1)
     check = run_record.check_folder
 
     def overtaken(job: RunJob, identity: run_record.RunIdentity) -> None:
@@ -213,20 +212,20 @@ def test_a_run_that_starts_while_another_records_itself_compares_itself_with_it(
 
 def test_a_shard_of_another_configuration_never_gets_into_the_index(folder: Path, ffmpeg: FfmpegBinary) -> None:
     """Both runs believe the folder is theirs, as after someone has emptied it during the first one."""
-    records = read_manifest(folder / "m.csv", check_paths=False)
+    manifest = ManifestFile(folder / "m.csv")
     out, other = folder / "new", folder / "other"
     jobs = {}
     for gop, place in ((2, out), (3, other)):
         config = ExtractConfig(width=160, height=120, frame_short_side=48, gop=gop)
         jobs[gop] = RunJob(root=folder, out=place, scratch=place, config=config, binary=ffmpeg)
-    run_extraction(records, jobs[3], workers=1, videos_per_shard=1)
+    run_extraction(run_record.plan_run(other, manifest, 1), jobs[3], workers=1)
 
     def backend(work: Any, plans: Any) -> Iterator[FinishedShard]:
         yield from build_locally(1, work, plans)
         shutil.copy(other / "shard-00002.h5", out / "shard-00002.h5")
 
     with pytest.raises(ShardError, match=r"shard-00002\.h5: removed during the run, or replaced"):
-        run_extraction(records, jobs[2], workers=1, videos_per_shard=1, backend=backend)
+        run_extraction(run_record.plan_run(out, manifest, 1), jobs[2], workers=1, backend=backend)
     assert not (out / "index.json").exists()
 
 

@@ -124,7 +124,7 @@ def test_merge_can_accept_failed_videos(manifest: Path, tmp_path: Path) -> None:
 def test_merge_reads_a_shard_whose_logs_disagree(manifest: Path, reference: dict[str, str], tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)
-    (log,) = (out / "tasks").iterdir()
+    (log,) = (out / "tasks").glob("*.jsonl")
     lines = log.read_text().splitlines()
     # With two attempts that disagree, the merge must compute the checksum itself.
     event = json.loads(lines[1])
@@ -271,7 +271,7 @@ def test_stopped_task_releases_its_claims_and_logs_its_state(
     finally:
         task.kill()
         task.wait()
-    (log,) = (out / "tasks").iterdir()
+    (log,) = (out / "tasks").glob("*.jsonl")
     assert json.loads(log.read_text().splitlines()[-1])["state"] == "stopped"
     assert not list((out / "claims").iterdir())
     assert not list(out.glob(".*"))

@@ -15,7 +15,7 @@ from cmd_extract.errors import FfmpegError, VideoError
 from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.pipeline import ShardWork
-from cmd_extract.run.plan import plan_shards
+from cmd_extract.run.plan import ShardPlan
 from cmd_extract.schema import ATTR_SOFTWARE, VideoRecord
 
 BINARY = FfmpegBinary(path="", version="")
@@ -67,7 +67,7 @@ def build(
     """Build a shard as a Dask worker whose default FFmpeg has version 6.1-worker."""
     make_video(tmp_path / "v.mp4", "-c:v", "libx264", frames=3, size="64x48")
     monkeypatch.setenv("PATH", str(write_ffmpeg(tmp_path / "bin" / "ffmpeg", "6.1-worker", ffmpeg.path).parent))
-    (plan,) = plan_shards([VideoRecord(row=0, video_id="v", path="v.mp4")], 1)
+    plan = ShardPlan.of(0, [VideoRecord(row=0, video_id="v", path="v.mp4")])
     config = ExtractConfig(width=64, height=48, frame_short_side=24)
 
     def run(path: Path | str, version: str, **changes: object) -> FinishedShard:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from cmd_extract.manifest.rows import ListedRows
 from cmd_extract.run.plan import automatic_videos_per_shard, plan_shards
 from cmd_extract.schema import VideoRecord
 
@@ -12,9 +13,9 @@ def records(count: int) -> list[VideoRecord]:
 
 @pytest.mark.parametrize("count", [1, 7, 32, 33, 237, 9000])
 def test_plan_covers_every_row_once_in_order(count: int) -> None:
-    plans = plan_shards(records(count))
-    assert [r.row for p in plans for r in p.records] == list(range(count))
-    assert max(len(p.records) for p in plans) == min(automatic_videos_per_shard(count), count) <= 256
+    plans = plan_shards(ListedRows(records(count))).plans
+    assert [r.row for p in plans for r in p.read_records()] == list(range(count))
+    assert max(len(p.rows) for p in plans) == min(automatic_videos_per_shard(count), count) <= 256
     assert [p.number for p in plans] == list(range(len(plans)))
 
 
@@ -25,4 +26,4 @@ def test_automatic_size_of_shards(videos: int, per_shard: int) -> None:
 
 def test_empty_shards_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"videos_per_shard: .*0"):
-        plan_shards(records(3), 0)
+        plan_shards(ListedRows(records(3)), videos_per_shard=0)
