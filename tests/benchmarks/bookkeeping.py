@@ -3,7 +3,7 @@
     python -m tests.benchmarks.bookkeeping [--sizes 1000 10000 100000] [--videos-per-shard 1]
     python -m tests.benchmarks.bookkeeping --plan-only
 
-Prints the processor time and peak memory of each step for each size, as a Markdown table, and the slopes of lines
+Prints the CPU time and peak memory of each step for each size, as a Markdown table, and the slopes of lines
 fitted to their logarithms; 1 means proportional to the number of videos. Every step of every size runs in a process of
 its own; the memory includes Python and its libraries. The shards are links to a few real ones
 (``tests.benchmarks.fake_extraction``).

@@ -2,13 +2,13 @@
 
     python -m tests.benchmarks.extraction_speed [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
-extract_overhead  Processor time of ``cmd-extract run --workers 1`` divided by that of the bare commands: for each
+extract_overhead  CPU time of ``cmd-extract run --workers 1`` divided by that of the bare commands: for each
                   video, the same FFmpeg command with the same outputs written to the null device; then one Python
                   process with mvextractor's own loop over the canonical streams, discarding its output. Both on one
                   core. Includes the start-up of cmd-extract; ``extract_overhead_running`` excludes it by subtracting
                   the cost of extracting one frame (``extract_startup``).
 extract_fps       Frames/s in wall-clock time with 2 workers, from start to end. ``extract_fps_core`` is the rate per
-                  core in processor time, for planning.
+                  core in CPU time, for planning.
 extract_scaling   Wall-clock speed of 2 workers on 2 cores divided by that of 1 worker restricted, with all its child
                   processes, to 1 core. ``extract_scaling_running`` excludes the start-up of both, measured with a
                   one-frame video per worker; this applies to long runs.
@@ -131,7 +131,7 @@ def measure_speed(settings: Settings, videos: list[Path], source: str) -> list[R
     def result(name: str, values: list[float], unit: str, versus: str) -> Result:
         return Result(name=name, values=tuple(values), unit=unit, versus=versus, source=source)
 
-    peers = "processor time of FFmpeg with the same outputs to the null device, plus mvextractor's own loop; 1 core"
+    peers = "CPU time of FFmpeg with the same outputs to the null device, plus mvextractor's own loop; 1 core"
     # FFmpeg starts once per video, so one copy of each video represents all copies.
     bare = [r["bare"].cpu * copies + r["loop"].cpu for r in costs]
     overhead = [r["one worker"].cpu / peer for r, peer in zip(costs, bare, strict=True)]
@@ -142,9 +142,9 @@ def measure_speed(settings: Settings, videos: list[Path], source: str) -> list[R
     results = [
         result("extract_overhead", overhead, "x", peers),
         result("extract_overhead_running", running, "x", "the same, minus extract_startup"),
-        result("extract_startup", startup, "s", "processor time for a video of one frame"),
+        result("extract_startup", startup, "s", "CPU time for a video of one frame"),
         result("extract_fps", rates, "frames/s", "wall-clock time, 2 workers"),
-        result("extract_fps_core", core_rates, "frames/s per core", "processor time"),
+        result("extract_fps_core", core_rates, "frames/s per core", "CPU time"),
     ]
     if len(os.sched_getaffinity(0)) < 2:
         print("extract_scaling: skipped, needs 2 cores", file=sys.stderr)

@@ -2,8 +2,8 @@
 
     python -m tests.benchmarks.extraction_workers [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
-extract_workers_N_fps_core  Frames/s per core in processor time with N workers on N cores.
-extract_workers_N_cost      Processor time with N workers divided by that with 1 worker: 1 means that workers do not
+extract_workers_N_fps_core  Frames/s per core in CPU time with N workers on N cores.
+extract_workers_N_cost      CPU time with N workers divided by that with 1 worker: 1 means that workers do not
                             slow each other down, be it by caches, memory bandwidth or cores that share units.
 extract_workers_N_speedup   Wall-clock speed per core with N workers on N cores, divided by that with 1 worker on 1
                             core; start-up included. Meaningful on an otherwise idle machine only.
@@ -48,12 +48,12 @@ def benchmark(settings: Settings) -> list[Result]:
     for n in counts:
         rates = [frames / row[str(n)].cpu for row in costs]
         workers = f"{n} worker{'' if n == 1 else 's'}"
-        versus = f"processor time, {workers} on {n} core{'' if n == 1 else 's'}"
+        versus = f"CPU time, {workers} on {n} core{'' if n == 1 else 's'}"
         results.append(result(f"extract_workers_{n}_fps_core", rates, "frames/s per core", versus))
         if n > 1:
             ratios = [row[str(n)].cpu / row["1"].cpu for row in costs]
             speeds = [row["1"].wall / (n * row[str(n)].wall) for row in costs]
-            results.append(result(f"extract_workers_{n}_cost", ratios, "x", "processor time with 1 worker"))
+            results.append(result(f"extract_workers_{n}_cost", ratios, "x", "CPU time with 1 worker"))
             results.append(
                 result(f"extract_workers_{n}_speedup", speeds, "x per core", "wall-clock time, 1 worker on 1 core")
             )

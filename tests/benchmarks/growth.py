@@ -1,4 +1,4 @@
-"""Growth of the processor time of extraction with frame size, video length and number of videos.
+"""Growth of the CPU time of extraction with frame size, video length and number of videos.
 
     python -m tests.benchmarks.growth [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
@@ -130,7 +130,7 @@ def measure_series(settings: Settings, series: Series, single: Path) -> Result:
         name=series.name,
         values=tuple(slope(series.sizes, row) for row in seconds),
         unit="slope",
-        versus=f"processor time by {series.unit}, minus {format_number(startup)} s of start-up: {pairs}",
+        versus=f"CPU time by {series.unit}, minus {format_number(startup)} s of start-up: {pairs}",
         source=series.source,
     )
 

@@ -10,7 +10,7 @@ loader_vs_online   Ratio to decoding the 16 frames of the same clips from the vi
                    with GOP 12, the best case for PyAV; ``loader_vs_online_source`` uses the original videos. PyAV
                    decodes neither keyframe pictures nor motion.
 
-Measured in processor time of one process with one thread.
+Measured in CPU time of one process with one thread.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def benchmark(settings: Settings) -> list[Result]:
             name="loader_clips_core",
             values=loaded,
             unit="clips/s per core",
-            versus="processor time",
+            versus="CPU time",
             source=shard_source,
         ),
         ratio("loader_vs_online", "online", "PyAV on the same clips, GOP 12", reencoded),

@@ -50,7 +50,7 @@ def batch_stream(
 
 
 def worker_rate(shards: ShardSet, sampling: SamplingConfig, workers: int, seconds: float) -> tuple[float, float]:
-    """Return clips/s (wall-clock) of an idle consumer, and the consumer's own processor time per clip in ms."""
+    """Return clips/s (wall-clock) of an idle consumer, and the consumer's own CPU time per clip in ms."""
     source = batch_stream(shards, sampling, workers)
     for _ in range(4 * workers):
         next(source)
@@ -111,7 +111,7 @@ def print_throughput(shards: ShardSet, sampling: SamplingConfig, rounds: int, se
     print(f"| two workers, clips/s | {format_spread([two[0] for _, two, *_ in rates])} |")
     print(f"| two workers over one | {format_spread([two[0] / one[0] for one, two, *_ in rates])} |")
     print(f"| plain simplejpeg, two processes over one | {format_spread([two / one for *_, one, two in rates])} |")
-    print(f"| processor time of the consumer, ms per clip | {format_spread([two[1] for _, two, *_ in rates])} |")
+    print(f"| CPU time of the consumer, ms per clip | {format_spread([two[1] for _, two, *_ in rates])} |")
 
 
 def main() -> None:

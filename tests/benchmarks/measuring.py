@@ -1,6 +1,6 @@
 """Shared by all benchmarks: timed commands, interleaved rounds, results with their spread, machine description.
 
-The processor time of a command includes all its child processes, which the system counts when they end. Alternatives
+The CPU time of a command includes all its child processes, which the system counts when they end. Alternatives
 that are compared run interleaved, and every round yields one ratio, so that other load on the machine affects both
 sides equally.
 """

@@ -18,7 +18,7 @@ Before the measurement, their pictures are compared with PyAV's. A peer that is 
 not work is skipped with a message.
 
 TorchCodec's wheels contain no FFmpeg. Where the system has none, the script runs again with PyAV's libraries, so that
-both decode with the same FFmpeg. Measured in processor time of one process, all threads together.
+both decode with the same FFmpeg. Measured in CPU time of one process, all threads together.
 """
 
 from __future__ import annotations

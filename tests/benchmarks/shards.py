@@ -2,7 +2,7 @@
 
     python -m tests.benchmarks.shards [--rounds 5] [--quick] [--videos FILE...] [--output build/bench.json]
 
-shard_open_ms       Processor time of the first read of a motion window from a shard of 256 videos of 300 frames.
+shard_open_ms       CPU time of the first read of a motion window from a shard of 256 videos of 300 frames.
 shard_open_kb       Memory that stays allocated per opened shard, its reader included.
 loader_many_shards  Clips/s of one core over 1,500 shards in random order, relative to about 30 shards, after one epoch.
                     Most of the shards are links to the same files, so that the file cache holds both.
@@ -63,9 +63,7 @@ def open_costs(settings: Settings) -> list[Result]:
         seconds.append((time.process_time() - start) * 1e3)
     source = f"a shard of {videos} videos of {frames} frames, {path.stat().st_size / 1e6:.1f} MB"
     return [
-        Result(
-            name="shard_open_ms", values=tuple(seconds), unit="ms", versus="processor time, first read", source=source
-        ),
+        Result(name="shard_open_ms", values=tuple(seconds), unit="ms", versus="CPU time, first read", source=source),
         Result(name="shard_open_kb", values=(kilobytes,), unit="kB", versus="memory per open shard", source=source),
     ]
 

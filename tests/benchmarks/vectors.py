@@ -14,7 +14,7 @@ Slower readers get files a quarter as long; their time, except start-up, counts 
 - PyAV with one thread, the motion vectors of every frame as an array, discarded (one Python process for all files);
 - ``ffmpeg -i FILE -f null -`` with FFmpeg's default number of threads, one process per file: decoding alone.
 
-Everything is processor time. ``vectors_vs_mvextractor_running`` excludes the start-up of both sides, measured with a
+Everything is CPU time. ``vectors_vs_mvextractor_running`` excludes the start-up of both sides, measured with a
 video of one frame; this applies to long runs. ``vectors_fps_core`` and the speed ratios are those of the worse codec;
 the names of figures per codec end in the codec.
 """
@@ -98,7 +98,7 @@ def scale_cost(cost: Cost, start: Cost, times: int) -> Cost:
 
 def codec_results(codec: str, frames: int, costs: list[dict[str, Cost]], source: str) -> list[Result]:
     rates = tuple(frames / row["cmd-extract"].cpu for row in costs)
-    versus = "cmd-extract run --transcode never --no-frames, processor time"
+    versus = "cmd-extract run --transcode never --no-frames, CPU time"
     results = [
         Result(name=f"vectors_fps_core_{codec}", values=rates, unit="frames/s per core", versus=versus, source=source)
     ]

@@ -114,7 +114,7 @@ def test_slope_of_a_power_law() -> None:
 
 
 def round_costs(extract: float, mvextractor: float, pyav: float, decode: float) -> dict[str, Cost]:
-    """Processor times of one round; start-up takes 0.5 s for cmd-extract and 0.1 s for mvextractor's loop."""
+    """CPU times of one round; start-up takes 0.5 s for cmd-extract and 0.1 s for mvextractor's loop."""
     cpu = {"cmd-extract": extract, "mvextractor": mvextractor, "pyav": pyav, "decode": decode}
     cpu |= {"cmd-extract start": 0.5, "mvextractor start": 0.1}
     return {name: Cost(cpu=seconds, wall=0.0) for name, seconds in cpu.items()}

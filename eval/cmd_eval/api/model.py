@@ -89,7 +89,7 @@ class VideoModel:
 
         Raises:
             VideoError: a video cannot be decoded; the error has its path.
-            ValueError: an argument is out of range, the network lacks what the read-out needs, or its features are not
+            ValueError: an argument is out of range, the network lacks what the readout needs, or its features are not
                 finite.
         """
         paths = [videos] if isinstance(videos, str | PathLike) else list(videos)

@@ -78,7 +78,7 @@ class Row:
 
     Attributes:
         name: name in the table.
-        readout: read-out of a network; None for a descriptor.
+        readout: readout of a network; None for a descriptor.
         measurements: at least one by label and one by group.
         groups: group of each video, over which intervals are computed.
     """
@@ -168,7 +168,7 @@ def difference(first: Row, second: Row, target: str, measure: str, *, seed: int 
 def differences(rows: Sequence[Row], headline: str, *, seed: int = 0) -> list[dict[str, Any]]:
     """Compare the headline with the other rows in R@1 by label and by group and in the probe; for the result file.
 
-    Each read-out of the headline is compared with the same read-out of the other networks, and with the descriptors.
+    Each readout of the headline is compared with the same readout of the other networks, and with the descriptors.
     """
     return [
         {

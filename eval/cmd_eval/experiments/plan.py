@@ -23,7 +23,7 @@ from cmd_train.recipes import check_recipe
 
 TRAIN_PART, TEST_PART = "train", "test"
 READOUTS: tuple[ReadoutName, ...] = ("mean", "ordered", "grid-ordered")
-"""Read-outs that are evaluated: the published one, and two that keep the order of the clips."""
+"""Readouts that are evaluated: the published one, and two that keep the order of the clips."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -218,7 +218,7 @@ def _record(plan: EvidencePlan, data_hash: str, rows: Sequence[Row], options: Ru
         shards=join_paths(plan.shards),
         data_hash=data_hash,
         trained_on=data_hash,
-        features=f"backbones with the read-outs {', '.join(READOUTS)}; descriptors",
+        features=f"backbones with the readouts {', '.join(READOUTS)}; descriptors",
         settings=plan.config(plan.pretraining_runs[0]).as_dict(),
         seed=options.seed,
         clips=plan.size.clips,

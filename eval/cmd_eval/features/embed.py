@@ -46,7 +46,7 @@ from cmd_train.models.heads import DirectionHead
 Progress = Callable[[int, int], None]
 
 _GRID = 2
-"""Places per side of the read-out ``grid``."""
+"""Places per side of the readout ``grid``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +95,7 @@ def load_backbone(checkpoint: Checkpoint, config: TrainConfig, *, untrained: boo
 
 
 class ClipNetwork(nn.Module):
-    """A backbone, with its direction head if needed, that maps clips to the features of a read-out.
+    """A backbone, with its direction head if needed, that maps clips to the features of a readout.
 
     Args:
         backbone: the backbone.
@@ -144,7 +144,7 @@ def load_clip_network(
         return ClipNetwork(load_backbone(checkpoint, config, untrained=untrained), config.model, features)
     if not config.model.predicts_directions:
         raise ValueError(
-            f"{checkpoint.path}: the read-out 'directions' needs a network that was trained to predict directions "
+            f"{checkpoint.path}: the readout 'directions' needs a network that was trained to predict directions "
             "(loss.motion_target=directions); choose another --readout"
         )
     model = build_model(config.model, seed=config.run.seed)

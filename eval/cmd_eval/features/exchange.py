@@ -263,7 +263,7 @@ def export_features(features: Features, out: Path, *, clips: bool = False) -> li
     """Write features for other programs.
 
     Args:
-        features: the features, as compared by their read-out.
+        features: the features, as compared by their readout.
         out: ``NAME.npy``, which writes (V, F) float32 and the videos to ``NAME.csv``; or ``NAME.parquet``, which writes
             one table with a column ``feature``.
         clips: write the features of the clips, (V, N, F), instead; ``.npy`` only.

@@ -1,4 +1,4 @@
-"""Read-outs: what a network says about a clip, and how the clips of a video become one feature; imports no torch.
+"""Readouts: what a network says about a clip, and how the clips of a video become one feature; imports no torch.
 
 | name | per clip | clips of a video |
 |---|---|---|
@@ -29,7 +29,7 @@ ReadoutName = Literal["mean", "ordered", "grid", "grid-ordered", "directions"]
 
 @dataclass(frozen=True)
 class Readout:
-    """A read-out.
+    """A readout.
 
     Attributes:
         features: kind of the clip features, one of ``NETWORK_FEATURES``.
@@ -51,5 +51,5 @@ DEFAULT_READOUT: ReadoutName = "mean"
 
 
 def file_readout(name: ReadoutName) -> ReadoutName:
-    """Return the first read-out with the same clip features; it is recorded in files that several read-outs share."""
+    """Return the first readout with the same clip features; it is recorded in files that several readouts share."""
     return next(other for other, readout in READOUTS.items() if readout.features == READOUTS[name].features)

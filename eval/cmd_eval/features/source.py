@@ -79,7 +79,7 @@ def run_folder(checkpoint: Path) -> Path:
 
 
 def open_features(source: FeatureSource, command: str, progress: Callable[[int, int], None]) -> Features:
-    """Read the chosen features, or compute them and cache them in the run's folder, with the chosen read-out.
+    """Read the chosen features, or compute them and cache them in the run's folder, with the chosen readout.
 
     Args:
         source: the user's choice.

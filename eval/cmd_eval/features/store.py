@@ -84,9 +84,9 @@ class Features:
 
     @property
     def table_VF(self) -> NDArray[np.float32]:  # noqa: N802 - names the shape, like the fields
-        """One feature per video according to the read-out: the mean over clips, or all clips side by side."""
+        """One feature per video according to the readout: the mean over clips, or all clips side by side."""
         if self.provenance.readout not in READOUTS:
-            raise FeatureError(f"{self.path}: read-out {self.provenance.readout!r} is unknown; recompute the features")
+            raise FeatureError(f"{self.path}: readout {self.provenance.readout!r} is unknown; recompute the features")
         if not READOUTS[cast(ReadoutName, self.provenance.readout)].ordered:
             return self.mean_VF
         if self.clips_VNF is None:
@@ -171,14 +171,14 @@ def column_statistics(rows: FeatureRows) -> tuple[NDArray[np.float64], NDArray[n
 
 
 def with_readout(features: Features, readout: str | None) -> Features:
-    """Return features that are compared with another read-out of the same clip features.
+    """Return features that are compared with another readout of the same clip features.
 
     Args:
         features: features from a file.
-        readout: name of the read-out; None keeps the recorded one.
+        readout: name of the readout; None keeps the recorded one.
 
     Raises:
-        FeatureError: the file contains other clip features than the read-out needs.
+        FeatureError: the file contains other clip features than the readout needs.
     """
     if readout is None or readout == features.provenance.readout:
         return features
@@ -190,14 +190,14 @@ def with_readout(features: Features, readout: str | None) -> Features:
         remedy = "import features of the kind to compare"
     if readout not in possible:
         raise FeatureError(
-            f"{features.path}: contains {kind!r} features, which allow the read-outs {', '.join(possible) or 'none'}, "
+            f"{features.path}: contains {kind!r} features, which allow the readouts {', '.join(possible) or 'none'}, "
             f"not {readout!r}; {remedy}"
         )
     return replace(features, provenance=replace(features.provenance, readout=readout))
 
 
 def identity(provenance: Provenance) -> dict[str, Any]:
-    """Return what determines features: kind, read-out, data, weights, clips, precision and preprocessing."""
+    """Return what determines features: kind, readout, data, weights, clips, precision and preprocessing."""
     names = (
         "features",
         "readout",

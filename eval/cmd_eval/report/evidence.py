@@ -19,7 +19,7 @@ _CAPTIONS = {
     "groups of videos.",
 }
 _DIFFERENCES = "Paired differences over the same videos, in points, with 95 % interval over groups of videos."
-_FEATURES = ("features", "read-out")
+_FEATURES = ("features", "readout")
 _BOTH_HEADS = "both heads"
 _SINGLE_HEADS = {"context": "context head only", "motion": "motion head only"}
 
@@ -65,7 +65,7 @@ def _difference_table(comparisons: Sequence[Record]) -> Table:
     for one in comparisons:
         names = f"{one['first']} minus {one['second']}", one["readout"], f"{one['target']}: {one['measure']}"
         rows.append(text_cells(*names, points_with_interval(one["difference"])))
-    return Table(caption=_DIFFERENCES, columns=["rows", "read-out", "measure", "difference"], rows=rows, text_columns=3)
+    return Table(caption=_DIFFERENCES, columns=["rows", "readout", "measure", "difference"], rows=rows, text_columns=3)
 
 
 def _speed_table(speed: Sequence[Record]) -> Table:

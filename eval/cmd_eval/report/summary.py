@@ -171,7 +171,7 @@ def _software_facts(inputs: RunInputs) -> list[tuple[str, str]]:
 def main_results(results: Mapping[str, Sequence[Record]]) -> list[MainResult]:
     """Return R@1 of each retrieval and top-1 of each probe and fine-tuned network, on the first split of each.
 
-    The newest evidence adds R@1 of its rows over all splits: all read-outs of the method, and the published read-out of
+    The newest evidence adds R@1 of its rows over all splits: all readouts of the method, and the published readout of
     the other networks.
     """
     found: list[MainResult | None] = []

@@ -98,7 +98,7 @@ def features_name(provenance: Record) -> str:
     clips = provenance.get("clips")
     ending = "" if clips in (None, DEFAULT_CLIPS) else f", {clips} clip{'s' if clips > 1 else ''} per video"
     if provenance.get("readout", "mean") != "mean":
-        ending = f", read-out {provenance['readout']}{ending}"
+        ending = f", readout {provenance['readout']}{ending}"
     precision = provenance.get("precision", "float32")
     ending += ("" if precision == "float32" else f", {precision}") + standardized
     if provenance["untrained"]:
@@ -110,7 +110,7 @@ def features_name(provenance: Record) -> str:
 def trained_first(records: Sequence[Record]) -> list[Record]:
     """Return results of trained networks, of untrained ones and of other features, in this order.
 
-    Results of the same kind of network are ordered by read-out, and keep their order otherwise.
+    Results of the same kind of network are ordered by readout, and keep their order otherwise.
     """
 
     def rank(record: Record) -> tuple[int, int]:
@@ -146,7 +146,7 @@ def _label_first(item: tuple[tuple[str, ...], Any]) -> tuple[bool, tuple[str, ..
 
 
 def _features_cells(provenance: Record) -> list[Cell]:
-    """Return cells with the name of features and their read-out; hand-crafted and imported features have none."""
+    """Return cells with the name of features and their readout; hand-crafted and imported features have none."""
     if provenance["checkpoint"] is None:
         return text_cells(features_name(provenance), "")
     readout = str(provenance.get("readout", "mean"))
@@ -172,7 +172,7 @@ def _retrieval_block(by_name: Mapping[str, tuple[Record, Record]]) -> Block:
         f"Retrieval by {target}: {sizes}. Percent of the queries with a video of the same {target} among the k "
         "nearest, with 95 % interval over groups of videos, if there are any."
     )
-    table = Table(caption=caption, columns=["features", "read-out", *ranks], rows=rows, quiet_rows=1, text_columns=2)
+    table = Table(caption=caption, columns=["features", "readout", *ranks], rows=rows, quiet_rows=1, text_columns=2)
     details = [_class_recall_table(name, split) for name, (_, split) in by_name.items() if split["per_class"]]
     return Block(table=table, details=details)
 

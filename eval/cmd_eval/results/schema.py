@@ -109,7 +109,7 @@ def clip_suffixes(clips: int | None) -> list[str]:
 
 
 def readout_suffixes(readout: str, *, standardized: bool) -> list[str]:
-    """Return the words for the read-out in a result's file name; none for the mean over clips."""
+    """Return the words for the readout in a result's file name; none for the mean over clips."""
     return ([] if readout == "mean" else [readout]) + (["standardized"] if standardized else [])
 
 

@@ -52,7 +52,7 @@ class ClipFeatures:
     """Features of the clips of some videos, read on access.
 
     Attributes:
-        features: all videos. Read-outs that put clips side by side have one sample per video.
+        features: all videos. Readouts that put clips side by side have one sample per video.
         rows: rows of the videos.
     """
 

@@ -445,7 +445,7 @@ def test_read_outs_change_what_is_compared(run_dir: Path, few_shards: Path) -> N
     assert record["provenance"]["standardized"] is True
     refused = call("retrieval", run_dir / "eval" / files[0], *SPLIT, "--readout", "grid")
     assert refused.exit_code == 1
-    assert "allow the read-outs mean, ordered, not 'grid'" in refused.output
+    assert "allow the readouts mean, ordered, not 'grid'" in refused.output
 
 
 def test_a_features_file_records_its_read_out(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:

@@ -84,13 +84,13 @@ def test_the_model_card_states_recipe_data_figures_and_license(
         assert words in text
     result = json.loads((pretrained / "eval" / "retrieval.json").read_text())
     top = next(split for split in result["splits"] if split["target"] == "label")["recall"]["R@1"]["value"]
-    assert f"| retrieval | read-out mean, 1 clip, float32 | split, label | R@1 | {100 * top:.1f} (" in text
+    assert f"| retrieval | readout mean, 1 clip, float32 | split, label | R@1 | {100 * top:.1f} (" in text
     # A fine-tuned network that does not know its training videos has no chance.
     provenance = {"checkpoint_sha256": "a", "untrained": False, "clips": 10, "precision": "bf16", "standardized": True}
     split = {"split_column": "split1", "top1": {"value": 0.5, "low": 0.4, "high": 0.6}, "chance": None}
     record = {"kind": "probe", "method": "knn", "provenance": provenance, "splits": [split | {"exclude_same": "group"}]}
     (tmp_path / "r.json").write_text(json.dumps(record))
-    features = "read-out mean, 10 clips, bf16, standardized"
+    features = "readout mean, 10 clips, bf16, standardized"
     expected = f"| probe, knn | {features} | split1, label, without the same group | top-1 | 50.0 (40.0 to 60.0) | – |"  # noqa: RUF001 (dash)
     assert list(_rows(tmp_path / "r.json", "a")) == [expected]
     config = json.loads((exported / "config.json").read_text())

@@ -128,7 +128,7 @@ def _rows(path: Path, weights_hash: str) -> Iterator[str]:
 def _features(provenance: Mapping[str, Any]) -> str:
     """Return how the features of a result were computed."""
     clips = provenance.get("clips")
-    parts = [f"read-out {provenance.get('readout', 'mean')}"]
+    parts = [f"readout {provenance.get('readout', 'mean')}"]
     parts += [] if clips is None else [f"{clips} clip{'s' if clips > 1 else ''}"]
     parts += [provenance.get("precision", "float32"), *(["standardized"] if provenance.get("standardized") else [])]
     return ", ".join(parts)

@@ -85,7 +85,7 @@ def test_features_without_clips_and_read_outs(tmp_path: Path) -> None:
     features = imported(tmp_path, VALUES[:, 0], name="Other model")
     assert (features.provenance.features, features.provenance.clips) == ("Other model", None)
     np.testing.assert_array_equal(features.table_VF, VALUES[:, 0].astype(np.float32))
-    with pytest.raises(FeatureError, match="'Other model' features, which allow the read-outs mean, not 'ordered'"):
+    with pytest.raises(FeatureError, match="'Other model' features, which allow the readouts mean, not 'ordered'"):
         with_readout(features, "ordered")
     (tmp_path / "out.h5").unlink()
     ordered = with_readout(imported(tmp_path), "ordered")

@@ -1,4 +1,4 @@
-"""Read-outs against plain arithmetic on the outputs of the network."""
+"""Readouts against plain arithmetic on the outputs of the network."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ def test_ordered_read_outs_keep_clips_side_by_side() -> None:
     assert ordered.table_VF.tolist() == [clips[0].ravel().tolist(), clips[1].ravel().tolist()]
     assert ordered.rows(np.array([1])).read().tolist() == [clips[1].ravel().tolist()]
     assert with_readout(features, None) is features
-    with pytest.raises(FeatureError, match=r"allow the read-outs mean, ordered, not 'grid'; embed .* --readout grid"):
+    with pytest.raises(FeatureError, match=r"allow the readouts mean, ordered, not 'grid'; embed .* --readout grid"):
         with_readout(features, "grid")
     with pytest.raises(FeatureError, match="needs the features of single clips"):
         _ = replace(ordered, clips_VNF=None).table_VF

@@ -248,9 +248,9 @@ def test_names_of_features_tell_read_outs_standardization_and_precision_apart() 
     names = [features_name(results.provenance(**change)) for change in changes]
     assert names == [
         "trained network, step 9",
-        "trained network, step 9, read-out ordered",
+        "trained network, step 9, readout ordered",
         "trained network, step 9, standardized",
-        "trained network, step 9, read-out ordered, standardized",
+        "trained network, step 9, readout ordered, standardized",
         "trained network, step 9, bf16",
         "trained network, step 9, 1 clip per video, bf16, standardized",
     ]
