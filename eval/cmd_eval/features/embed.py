@@ -46,7 +46,7 @@ from cmd_train.models.heads import DirectionHead
 Progress = Callable[[int, int], None]
 
 _GRID = 2
-"""Places per side of the readout ``grid``."""
+"""Positions per side of the readout ``grid``."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,15 +1,15 @@
-"""Readouts: what a network says about a clip, and how the clips of a video become one feature; imports no torch.
+"""Readouts: which features of a clip are used, and how those of a video's clips are combined; imports no torch.
 
 | name | per clip | clips of a video |
 |---|---|---|
 | ``mean`` | pooled backbone feature | mean (the published protocol) |
-| ``ordered`` | pooled backbone feature | side by side, in temporal order |
-| ``grid`` | token map, averaged over 2 x 2 places; its time steps are kept | mean |
-| ``grid-ordered`` | as ``grid`` | side by side |
-| ``directions`` | predicted distribution of motion directions, averaged over places | side by side |
+| ``ordered`` | pooled backbone feature | concatenated in temporal order |
+| ``grid`` | token map, average-pooled to 2 x 2 positions; time steps are kept | mean |
+| ``grid-ordered`` | as ``grid`` | concatenated in temporal order |
+| ``directions`` | predicted distribution of motion directions, averaged over positions | concatenated in temporal order |
 
-The mean over clips discards their order, and with it everything that distinguishes a path from its reverse. Features
-of clips side by side are comparable because evaluation clips are evenly spaced.
+The mean over clips discards their order, and with it everything that distinguishes a path from its reverse. Concatenated
+features are comparable because evaluation clips are evenly spaced.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Readout:
 
     Attributes:
         features: kind of the clip features, one of ``NETWORK_FEATURES``.
-        ordered: clips side by side instead of their mean.
+        ordered: concatenate the clips instead of averaging them.
     """
 
     features: str

@@ -84,7 +84,7 @@ class Features:
 
     @property
     def table_VF(self) -> NDArray[np.float32]:  # noqa: N802 - names the shape, like the fields
-        """One feature per video according to the readout: the mean over clips, or all clips side by side."""
+        """One feature per video according to the readout: the mean over clips, or all clips concatenated."""
         if self.provenance.readout not in READOUTS:
             raise FeatureError(f"{self.path}: readout {self.provenance.readout!r} is unknown; recompute the features")
         if not READOUTS[cast(ReadoutName, self.provenance.readout)].ordered:

@@ -1,4 +1,4 @@
-"""The linear probe of the field: BatchNorm and a linear layer, trained by SGD on the features of single clips.
+"""The usual linear probe: BatchNorm and a linear layer, trained by SGD on the features of single clips.
 
 Features are read in minibatches from the memory-mapped file and are never copied as a whole, so that Kinetics fits. All
 learning rates and weight decays are trained at once on the same minibatches.
@@ -52,7 +52,7 @@ class ClipFeatures:
     """Features of the clips of some videos, read on access.
 
     Attributes:
-        features: all videos. Readouts that put clips side by side have one sample per video.
+        features: all videos. Readouts that concatenate clips have one sample per video.
         rows: rows of the videos.
     """
 
