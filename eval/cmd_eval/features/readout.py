@@ -6,10 +6,10 @@
 | ``ordered`` | pooled backbone feature | concatenated in temporal order |
 | ``grid`` | token map, average-pooled to 2 x 2 positions; time steps are kept | mean |
 | ``grid-ordered`` | as ``grid`` | concatenated in temporal order |
-| ``directions`` | predicted distribution of motion directions, averaged over positions | concatenated in temporal order |
+| ``directions`` | predicted motion directions, averaged over positions | concatenated in temporal order |
 
-The mean over clips discards their order, and with it everything that distinguishes a path from its reverse. Concatenated
-features are comparable because evaluation clips are evenly spaced.
+The mean over clips discards their order, and with it everything that distinguishes a path from its reverse.
+Concatenated features are comparable because evaluation clips are evenly spaced.
 """
 
 from __future__ import annotations
