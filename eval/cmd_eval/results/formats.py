@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from cmd_extract.console.tables import format_table
+from cmd_extract.console.tables import format_markdown, format_table
 
 FORMATS = ("table", "markdown", "latex", "csv")
 _LATEX = str.maketrans(
@@ -74,12 +74,7 @@ def _text(table: Table) -> str:
 
 
 def _markdown(table: Table) -> str:
-    def line(cells: Sequence[str]) -> str:
-        padded = [*cells, *[""] * (len(table.columns) - len(cells))]
-        return "| " + " | ".join(cell.replace("|", "\\|") for cell in padded) + " |"
-
-    rule = "|---|" + "---:|" * (len(table.columns) - 1)
-    return "\n".join([line(table.columns), rule, *(line([cell.text for cell in row]) for row in table.rows)])
+    return format_markdown(table.columns, [[cell.text for cell in row] for row in table.rows])
 
 
 def _latex(table: Table) -> str:

@@ -149,7 +149,7 @@ def test_markdown_and_latex() -> None:
     table = Table(title="t", columns=["%", "R@1"], rows=rows)
     assert format_tables([table], "markdown").splitlines() == [
         "| % | R@1 |",
-        "|---|---:|",
+        "| --- | ---: |",
         "| a\\|b | 50.0 +- 2.0 |",
         "| c & d_e |  |",
     ]

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
@@ -39,13 +41,15 @@ def test_content_moving_right_is_positive() -> None:
     assert motion.valid[0, :2, 2:4].all()
 
 
-def test_matches_loop_reference_on_random_blocks() -> None:
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("first", [0, -32, -24])
+def test_matches_loop_reference_on_random_blocks(first: int) -> None:
+    """Negative: blocks lie beyond all edges of the picture, or across them."""
+    rng = np.random.default_rng(-first)
     for _ in range(20):
         width, height = (int(n) for n in rng.integers(20, 120, 2))
         rows = []
-        for y in range(0, height, 16):
-            for x in range(0, width, 16):
+        for y in range(first, height - first, 16):
+            for x in range(first, width - first, 16):
                 kind = rng.integers(4)
                 motion = (int(rng.integers(-60, 60)), int(rng.integers(-60, 60)))
                 scale = int(rng.choice([2, 4]))
@@ -89,7 +93,7 @@ def test_matches_loop_reference_on_macroblocks() -> None:
 
 @pytest.mark.parametrize(("x", "y"), [(8, 0), (0, 8), (-8, 0), (0, 24), (48, 0), (0, 32), (-16, 0)])
 def test_unaligned_large_block_is_drawn_at_its_position(x: int, y: int) -> None:
-    rows = [block(x=x, y=y, side=16, motion=(-6, 4), scale=2)]
+    rows = [block(x=x, y=y, side=16, motion=(-6, 4), scale=2), block(x=32, y=16, side=16, motion=(2, 8), scale=2)]
     motion = rasterize([vectors(*rows)], 48, 32)
     grid, valid = loop_reference(rows, 48, 32)
     np.testing.assert_array_equal(motion.grid_quarter_px[0], grid)
@@ -103,25 +107,23 @@ def test_frames_are_independent() -> None:
     assert motion.grid_quarter_px[1, :, 0, 0].tolist() == [-4, -4]
 
 
-def test_coarse_cells_are_area_weighted_means_of_valid_cells() -> None:
-    # 20 px wide: only 4 px of the third fine column are inside, and there is no fourth.
-    width, height = 20, 16
-    rng = np.random.default_rng(1)
-    grid = rng.integers(-50, 50, (1, 2, 2, 3)).astype(np.int16)
-    valid = np.array([[[True, True, True], [False, True, False]]])
-    fine = MotionGrid(grid_quarter_px=grid * valid[:, None], valid=valid)
-    coarse = coarsen(fine, width, height)
-    assert coarse.valid.tolist() == [[[True, True]]]
-    for channel in range(2):
-        first = np.mean([grid[0, channel, 0, 0], grid[0, channel, 0, 1], grid[0, channel, 1, 1]])
-        assert abs(coarse.grid_quarter_px[0, channel, 0, 0] - first) <= 0.5
-        assert coarse.grid_quarter_px[0, channel, 0, 1] == grid[0, channel, 0, 2]
-
-
-def test_area_weights_count_only_pixels_inside() -> None:
-    fine = MotionGrid(grid_quarter_px=np.array([[[[0, 30]], [[0, 0]]]], np.int16), valid=np.ones((1, 1, 2), bool))
-    # 12 px wide, 8 high: cells of 8 and 4 px width, so the mean is a third of the second value.
-    assert coarsen(fine, 12, 8).grid_quarter_px[0, 0, 0, 0] == 10
+@pytest.mark.parametrize(("width", "height"), [(64, 32), (20, 16), (17, 33), (50, 41)])
+def test_coarse_cells_are_means_over_the_valid_pixels_inside(width: int, height: int) -> None:
+    rng = np.random.default_rng(width)
+    rows, columns = grid_shape(width, height, 8)
+    valid = rng.random((5, rows, columns)) < 0.6
+    grid = rng.integers(-3, 4, (5, 2, rows, columns)).astype(np.int16) * valid[:, None]
+    coarse = coarsen(MotionGrid(grid_quarter_px=grid, valid=valid), width, height)
+    values, known = (a.repeat(8, -1).repeat(8, -2)[..., :height, :width] for a in (grid, valid))
+    assert coarse.valid.shape == (5, *grid_shape(width, height, 16))
+    for t, r, c in np.ndindex(coarse.valid.shape):
+        pixels = slice(16 * r, 16 * r + 16), slice(16 * c, 16 * c + 16)
+        inside = known[t][pixels]
+        assert coarse.valid[t, r, c] == inside.any()
+        for channel in range(2):
+            mean = Fraction(int(values[t, channel][pixels].sum()), max(int(inside.sum()), 1))
+            expected = int(abs(mean) + Fraction(1, 2)) * (1 if mean > 0 else -1)
+            assert coarse.grid_quarter_px[t, channel, r, c] == expected
 
 
 def test_shapes_are_checked() -> None:

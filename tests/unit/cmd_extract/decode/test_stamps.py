@@ -72,11 +72,27 @@ def test_clock_that_starts_again_continues_after_one_interval(second: int, may_j
     assert ticks(part + part + part)[0] == list(range(0, 2400, 40))
 
 
+@pytest.mark.parametrize("step", [1, 40])
+def test_the_interval_after_a_restart_is_the_median_of_the_positive_steps(step: int) -> None:
+    assert ticks([step * n for n in range(20)] * 2) == ([step * n for n in range(40)], 0, 1)
+    # Pairs of equal stamps do not shorten it.
+    pairs = [step * n for n in range(20) for _ in range(2)]
+    before = least_steps(pairs)
+    assert ticks([*pairs, *range(0, 20 * step, step)])[0] == [*before, *(before[-1] + step * n for n in range(1, 21))]
+
+
+def test_a_clock_may_start_again_at_the_second_frame() -> None:
+    assert ticks([1000, *range(0, 800, 40)]) == (list(range(0, 840, 40)), 0, 1)
+
+
 def test_clock_behind_for_a_few_frames_has_not_started_again() -> None:
     part = list(range(0, 800, 40))
     for behind, closed in ((RESTART_FRAMES, 0), (RESTART_FRAMES + 1, 1)):
         late = [stamp - 790 for stamp in range(800, 800 + behind)]
         assert ticks([*part, *late, *range(1200, 2000, 40)])[2] == closed
+        assert ticks([*part, *late])[2] == closed, "at the end of the video"
+        # A clock that reaches the latest time so far without exceeding it is still behind.
+        assert ticks([*part, *late[:-1], part[-1], *range(1200, 2000, 40)])[2] == closed
 
 
 def test_gaps_are_closed_only_where_the_clock_may_jump() -> None:
@@ -88,10 +104,14 @@ def test_gaps_are_closed_only_where_the_clock_may_jump() -> None:
     # A single wrong stamp costs one interval, nothing more.
     glitch = [*range(0, 800, 40), 9_000_000, *range(840, 2000, 40)]
     assert ticks(glitch, may_jump=True) == (list(range(0, 2000, 40)), 0, 2)
+    # Steps of exactly ten seconds are kept, however long the video.
+    long = [0, 0, *range(10_000, 60_000, 10_000)]
+    assert ticks(long, may_jump=True) == ([0, 1, *range(10_000, 60_000, 10_000)], 1, 0)
+    assert ticks([0, 10_000, 20_001, 20_041], may_jump=True)[2] == 1
 
 
 def test_seconds_are_exact_and_repairs_are_noted() -> None:
-    times = FrameTimes(ticks=np.array([0, 1001, 2002, 3003]), time_base=Fraction(1, 30000))
+    times = FrameTimes(ticks=np.arange(4), time_base=Fraction(1001, 30000))
     assert times.seconds.tolist() == [float(Fraction(n * 1001, 30000)) for n in range(4)]
     assert times.note == ""
     assert "3" in FrameTimes(ticks=np.array([0]), time_base=MILLISECONDS, moved=3).note
@@ -99,18 +119,54 @@ def test_seconds_are_exact_and_repairs_are_noted() -> None:
         FrameTimes(ticks=np.array([0.0]), time_base=MILLISECONDS)
 
 
+def test_intervals_are_exact_at_their_borders() -> None:
+    times = FrameTimes(ticks=np.array([0, 299, 300, 599, 600, 3_000_000]), time_base=Fraction(1, 300))
+    assert times.intervals(range(6), Fraction(1)) == [0, 0, 1, 1, 2, 10_000]
+    assert times.intervals([2, 1], Fraction(1, 3)) == [3, 2]
+
+
 def test_constant_rate_counts_jumps_of_the_source() -> None:
     stamps = np.array([0, 40, 80, 600_080, 600_120, 90, 130], np.int64)
     times = constant_rate_times(50, Fraction(25), stamps, MILLISECONDS)
     np.testing.assert_allclose(times.seconds, np.arange(50) / 25)
     assert (times.moved, times.closed) == (0, 2)
+    # Ten seconds forward or one second back is no jump, one tick more is.
+    for steps, closed in (([10_000, -1000, 40, -40], 0), ([10_001, -1001, 40, -40], 2)):
+        stamps = np.cumsum([0, *steps])
+        assert constant_rate_times(5, Fraction(25), stamps, MILLISECONDS).closed == closed
 
 
 def test_reader_prefers_the_stamps_that_increase() -> None:
     reader = StampReader(1)
     # Presentation stamps of packed B-frames go back; the decoding stamps do not.
     frames = [(1, 0), (3, 1), (3, 2), (2, 3), (5, 4), (4, 5), (7, 6)]
-    assert [reader(pts, dts, 1) for pts, dts in frames][2:] == [(2, True), (3, True), (4, True), (5, True), (6, True)]
+    found = [reader(pts, dts, 1) for pts, dts in frames]
+    assert found == [(1, True), (3, True), (2, True), (3, True), (4, True), (5, True), (6, True)]
+
+
+@pytest.mark.parametrize(
+    ("frames", "expected"),
+    [
+        ([(10, 0), (20, 0), (30, 0), (25, 0)], [10, 20, 30, 25]),  # decoding stamps stand still
+        ([(10, None), (50, 20), (90, 60)], [10, 50, 90]),  # the first frame has one kind only
+        ([(None, 10), (50, 20), (90, 60)], [10, 50, 90]),
+        ([(0, 0), (None, 50), (30, 60)], [0, 50, 60]),  # 30 goes back behind 50
+        ([(0, 0), (50, None), (60, 30)], [0, 50, 60]),
+        ([(0, 0), (50, None), (40, 45), (41, 46), (42, 50)], [0, 50, 40, 41, 42]),  # as many faults in both kinds
+    ],
+)
+def test_reader_counts_steps_back_of_each_kind_of_stamp(
+    frames: list[tuple[int | None, int | None]], expected: list[int]
+) -> None:
+    reader = StampReader(1)
+    assert [reader(pts, dts, 1) for pts, dts in frames] == [(stamp, True) for stamp in expected]
+
+
+@pytest.mark.parametrize(("step", "duration", "following"), [(40, 1, 40), (3, 1, 3), (2, 1, 1), (40, 2, 2), (40, 0, 7)])
+def test_invented_durations_of_one_tick_are_not_used(step: int, duration: int, following: int) -> None:
+    reader = StampReader(7)
+    found = [reader(0, None, duration), reader(step, None, duration), reader(None, None, duration)]
+    assert found == [(0, True), (step, True), (step + following, False)]
 
 
 def test_frames_without_stamps_follow_the_frame_before() -> None:
@@ -129,5 +185,10 @@ def test_printed_stamps(tmp_path: Path) -> None:
     assert read_printed_stamps(path, MILLISECONDS, 40).tolist() == [-15, 25, 8580934592]
     with pytest.raises(VideoError, match="disagree about the time base"):
         read_printed_stamps(path, Fraction(1, 30), 1)
+    path.write_text("frame:0    pts:300     pts_time:10.01\n")
+    with pytest.raises(VideoError, match="disagree about the time base"):
+        read_printed_stamps(path, Fraction(1, 30), 1)
+    path.write_text("frame:0    pts:7       pts_time:0.007\nframe:1    pts:NOPTS   pts_time:NOPTS\n")
+    assert read_printed_stamps(path, MILLISECONDS, 40).tolist() == [7, 47]
     path.write_text("")
     assert read_printed_stamps(path, MILLISECONDS, 40).tolist() == []
