@@ -56,7 +56,7 @@ class Measured:
 def prepare(folder: Path, videos: int, videos_per_shard: int) -> None:
     """Create a finished extraction, without index and plan."""
     job = make_job(folder, write_manifest(folder / "m.csv", videos))
-    planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard)
+    planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard, root=folder)
     prepare_folders(job, planned)
     link_shards(job, iter(planned.plans), videos_per_shard)
     (job.out / PLAN_NAME).unlink()
@@ -66,7 +66,7 @@ def plan(folder: Path, videos_per_shard: int) -> None:
     """Plan a run for the first time."""
     job = make_job(folder, folder / "m.csv")
     with printed_cost():
-        planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard)
+        planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard, root=folder)
         prepare_folders(job, planned)
     assert not planned.is_saved
 
@@ -75,14 +75,14 @@ def load(folder: Path, videos_per_shard: int) -> None:
     """Plan a run again."""
     job = make_job(folder, folder / "m.csv")
     with printed_cost():
-        planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard)
+        planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard, root=folder)
     assert planned.is_saved
 
 
 def restart(folder: Path, videos_per_shard: int) -> None:
     """Run an extraction that is finished."""
     job = make_job(folder, folder / "m.csv")
-    planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard)
+    planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard, root=folder)
     with printed_cost():
         summary = run_extraction(planned, job, workers=1)
     assert (summary.videos, summary.new_videos) == (planned.rows, 0), "everything was done"

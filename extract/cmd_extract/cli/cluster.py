@@ -79,7 +79,7 @@ def merge(
     """
     from cmd_extract.cluster.merge import merge_tasks
     from cmd_extract.console.progress import ProgressDisplay
-    from cmd_extract.run.record import read_recorded_run
+    from cmd_extract.run.recorded_run import read_recorded_run
     from cmd_extract.shard.summary import count_notes
     from cmd_extract.system.claims import Claims
     from cmd_extract.system.signals import interruptible

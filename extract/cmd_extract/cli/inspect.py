@@ -13,7 +13,7 @@ from cmd_extract.cli import options
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from cmd_extract.run.record import RecordedRun
+    from cmd_extract.run.recorded_run import RecordedRun
     from cmd_extract.shard.verify import CheckedShard, Problem, ShardCheck, ShardToCheck
     from cmd_extract.sources.location import Root
 
@@ -58,7 +58,7 @@ def verify(
     """
     from cmd_extract.console.progress import ProgressDisplay
     from cmd_extract.manifest.records import resolve_path
-    from cmd_extract.run.record import read_recorded_run
+    from cmd_extract.run.recorded_run import read_recorded_run
     from cmd_extract.schema import INDEX_NAME, PREVIOUS_INDEX_NAME
     from cmd_extract.shard.verify import verify_folder
     from cmd_extract.system.signals import interruptible

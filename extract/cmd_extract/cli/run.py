@@ -74,7 +74,12 @@ if TYPE_CHECKING:
 @click.option(
     "--videos-per-shard",
     type=click.IntRange(1),
-    help="Manifest rows per shard.  [default: 1/32 of all rows, at most 256]",
+    help="Manifest rows per shard, at most.  [default: 1/32 of all rows, at most 256]",
+)
+@click.option(
+    "--shard-gb",
+    type=float,
+    help="Expected size per shard in GB, at most; four times the size of the local source files.  [default: 4]",
 )
 @options.timeout
 @options.max_memory

@@ -19,7 +19,7 @@ from cmd_extract.errors import STAGES
 from cmd_extract.manifest.rows import ManifestFile
 from cmd_extract.run.job import Limits, RunJob
 from cmd_extract.run.pipeline import Backend
-from cmd_extract.run.plan import Planned, Share
+from cmd_extract.run.plan import Planned, ShardLimits, Share
 from cmd_extract.run.record import RunIdentity, check_folder, plan_run, read_record
 from cmd_extract.sources.location import Root
 from cmd_extract.system.validation import parse_number
@@ -105,6 +105,7 @@ def parse_run_options(manifest: Path, out: Path, given: Mapping[str, Any]) -> Ru
         if reader == "mvextractor" and config.transcode != "always":
             raise ValueError(f"reader: mvextractor requires transcode always, got {config.transcode}")
         limits = options.limits_of(given)
+        ShardLimits(given["videos_per_shard"], given["shard_gb"]).check()
         if given["max_failures"] is not None:
             parse_failure_limit(given["max_failures"], 0)
     except ValueError as error:
@@ -114,7 +115,13 @@ def parse_run_options(manifest: Path, out: Path, given: Mapping[str, Any]) -> Ru
     return RunOptions(
         manifest=manifest,
         root=root,
-        planned=plan_run(out, ManifestFile(manifest), given["videos_per_shard"]),
+        planned=plan_run(
+            out,
+            ManifestFile(manifest),
+            given["videos_per_shard"],
+            shard_gb=given["shard_gb"],
+            root=root,
+        ),
         config=config,
         reader=reader,
         limits=limits,

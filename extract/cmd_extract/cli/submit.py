@@ -67,6 +67,7 @@ def submit(
     from cmd_extract.cli.run_options import parse_run_options
     from cmd_extract.cluster.slurm import Submission, choose_num_tasks, estimate_merge_memory
     from cmd_extract.cluster.slurm import submit as submit_jobs
+    from cmd_extract.run.plan_file import save_plan
 
     # Wrong options must fail here rather than in a hundred logs.
     given = run.make_context("run", [str(manifest), str(out), *run_arguments]).params
@@ -91,16 +92,21 @@ def submit(
     )
     click.echo(f"{requested.planned.rows} videos in {shards} shards, {submission.num_tasks} tasks", err=True)
     if dry_run:
-        for path, text in submission.scripts().items():
-            click.echo(f"# {path}\n{text}")
-        click.echo(f"# sbatch --parsable {quote(str(submission.array_script))}")
-        click.echo(f"# sbatch --parsable --dependency=afterany:ARRAY {quote(str(submission.merge_script))}")
+        _show_commands(submission)
         return
     array, merge = submit_jobs(submission)
+    save_plan(out, requested.planned)  # for the tasks
     click.echo(f"submitted job array {array} and merge job {merge}; logs are in {submission.logs}")
     click.echo(f"run `cmd-extract status {out}` to see the progress")
     if wait:
         raise SystemExit(_wait(submission, array, merge, shards))
+
+
+def _show_commands(submission: Submission) -> None:
+    for path, text in submission.scripts().items():
+        click.echo(f"# {path}\n{text}")
+    click.echo(f"# sbatch --parsable {quote(str(submission.array_script))}")
+    click.echo(f"# sbatch --parsable --dependency=afterany:ARRAY {quote(str(submission.merge_script))}")
 
 
 def _wait(submission: Submission, array: str, merge: str, shards: int) -> int:

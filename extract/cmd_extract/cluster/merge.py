@@ -11,7 +11,8 @@ from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.table import summarize
 from cmd_extract.run.index import write_index
-from cmd_extract.run.record import RecordedRun, RunIdentity, RunSummary, write_record
+from cmd_extract.run.record import RunIdentity, RunSummary, write_record
+from cmd_extract.run.recorded_run import RecordedRun
 from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.run.task_log import ShardLog, read_attempts
 from cmd_extract.system.claims import Claims

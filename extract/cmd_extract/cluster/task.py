@@ -73,7 +73,7 @@ def run_task(
         FailureLimitError: too many videos failed; finished shards are kept.
     """
     start = time.monotonic()
-    identity = prepare_folders(job, planned)
+    identity, planned = prepare_folders(job, planned)
     built: list[FinishedShard] = []
     with TaskLog(job.out, share, claims.stale_seconds) as log:
         state = read_state(share.of(planned.plans), job, log=log)

@@ -17,6 +17,7 @@ from cmd_extract.decode.video import ExtractedVideo, extract_video
 from cmd_extract.errors import FailureLimitError, RunError, VideoError, run_error
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.run.containment import ContainedExtractor, Extract
+from cmd_extract.run.division import plan_shards
 from cmd_extract.run.finished import FinishedShard, describe_shard, extracted_rows
 from cmd_extract.run.index import remove_index, write_failures, write_index
 from cmd_extract.run.job import RunJob
@@ -157,7 +158,8 @@ def run_extraction(
         FailureLimitError: too many videos failed; finished shards and ``failures.csv`` are kept.
     """
     start = time.monotonic()
-    plans, identity = planned.plans, prepare_folders(job, planned)
+    identity, planned = prepare_folders(job, planned)
+    plans = planned.plans
     with contextlib.closing(ShardLog(job.out)) as log:
         state = read_state(plans, job, redo=redo, retry_stages=retry_stages, log=log)
         state.check_sources()
@@ -207,11 +209,12 @@ def _build_shards(
             remove_leftovers(folder)
 
 
-def prepare_folders(job: RunJob, planned: Planned) -> RunIdentity:
+def prepare_folders(job: RunJob, planned: Planned) -> tuple[RunIdentity, Planned]:
     """Create the output and scratch folders, record the run, and remove leftovers of killed processes.
 
     Returns:
-        The identity of the run.
+        The identity of the run, and the shards: those of another run that has planned the same rows, if the sources
+        have changed in between and it was faster.
 
     Raises:
         ShardError: the output folder contains another extraction.
@@ -219,8 +222,11 @@ def prepare_folders(job: RunJob, planned: Planned) -> RunIdentity:
     job.out.mkdir(parents=True, exist_ok=True)
     job.scratch.mkdir(parents=True, exist_ok=True)
     identity = RunIdentity.of(job, planned)
-    claim_folder(job, identity)
+    recorded = claim_folder(job, identity)
+    if any(own.sizes != other.sizes for own, other in zip(planned.parts, recorded.parts, strict=False)):
+        planned = plan_shards(planned.plans.source, recorded.parts, planned.limits)
+        identity = RunIdentity.of(job, planned)
     save_plan(job.out, planned)
     for folder in {job.out, job.scratch}:
         remove_leftovers(folder)
-    return identity
+    return identity, planned

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-from array import array
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmd_extract.errors import ManifestError
-from cmd_extract.manifest.rows import Block, ListedRows, Rows
-from cmd_extract.schema import SHARD_PATTERN, VideoRecord, hash_records, row_texts
+from cmd_extract.manifest.rows import ListedRows, Rows
+from cmd_extract.schema import SHARD_PATTERN, VideoRecord, hash_records
 
-MAX_VIDEOS_PER_SHARD = 256
-_TARGET_SHARDS = 32
-_LARGEST_AUTOMATIC = (MAX_VIDEOS_PER_SHARD - 1) * _TARGET_SHARDS
-"""Number of rows above which automatic shards have the maximum size, whatever follows."""
+DEFAULT_SHARD_GB = 4.0
+_MAX_SHARD_GB = 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,9 +120,23 @@ class ShardPlans(Sequence[ShardPlan]):
         return int(sizes[self.numbers.start : self.numbers.stop : self.numbers.step].sum())
 
 
-def automatic_videos_per_shard(rows: int) -> int:
-    """Return the default shard size: about 32 shards, so that many workers can share the work; at most 256 videos."""
-    return min(MAX_VIDEOS_PER_SHARD, max(1, -(-rows // _TARGET_SHARDS)))
+class ShardLimits(NamedTuple):
+    """When to close a shard of new rows: before it has more rows or more expected bytes.
+
+    Attributes:
+        videos_per_shard: maximum number of rows; None for ``division.automatic_videos_per_shard``.
+        shard_gb: maximum of expected gigabytes, unless a single row has more; None for ``DEFAULT_SHARD_GB``.
+    """
+
+    videos_per_shard: int | None = None
+    shard_gb: float | None = None
+
+    def check(self) -> None:
+        """Raise a ValueError if a limit is not positive, or too large."""
+        if self.videos_per_shard is not None and self.videos_per_shard < 1:
+            raise ValueError(f"videos_per_shard: must be at least 1, got {self.videos_per_shard}")
+        if self.shard_gb is not None and not 0 < self.shard_gb <= _MAX_SHARD_GB:
+            raise ValueError(f"shard_gb: must be positive and at most {_MAX_SHARD_GB:.0f}, got {self.shard_gb}")
 
 
 class ManifestPart(NamedTuple):
@@ -133,13 +144,33 @@ class ManifestPart(NamedTuple):
 
     Attributes:
         rows: number of rows.
-        videos_per_shard: rows per shard.
+        videos_per_shard: maximum number of rows per shard.
         manifest_hash: hash of all manifest rows up to the end of the part, see ``schema.hash_records``.
+        shard_gb: maximum of expected gigabytes per shard.
+        sizes: rows of each shard, as pairs of a number of rows and of consecutive shards that have it; empty if all but
+            the last have ``videos_per_shard``. They are recorded because the sources may change or disappear.
     """
 
     rows: int
     videos_per_shard: int
     manifest_hash: str
+    shard_gb: float = DEFAULT_SHARD_GB
+    sizes: tuple[tuple[int, int], ...] = ()
+
+    @classmethod
+    def of(cls, values: Sequence[Any]) -> ManifestPart:
+        """Return the part that JSON values describe."""
+        part = cls(*values)
+        return part._replace(sizes=tuple((size, count) for size, count in part.sizes))
+
+    def sizes_of_shards(self) -> Iterator[int]:
+        """Yield the number of rows of each shard."""
+        for size, count in self.sizes:
+            yield from itertools.repeat(size, count)
+        if not self.sizes:
+            yield from itertools.repeat(self.videos_per_shard, self.rows // self.videos_per_shard)
+            if rest := self.rows % self.videos_per_shard:
+                yield rest
 
 
 class Planned(NamedTuple):
@@ -149,150 +180,21 @@ class Planned(NamedTuple):
         plans: the shards.
         parts: the manifest rows, in the parts in which they were added to the output folder.
         manifest_sha256: hash of the bytes of the manifest file.
+        recorded, limits: what was asked for, see ``division.plan_shards``.
         is_saved: whether the plan was read from the output folder, see ``cmd_extract.run.plan_file``.
     """
 
     plans: ShardPlans
     parts: tuple[ManifestPart, ...]
     manifest_sha256: str
+    recorded: tuple[ManifestPart, ...]
+    limits: ShardLimits
     is_saved: bool = False
 
     @property
     def rows(self) -> int:
         """Number of manifest rows."""
         return sum(part.rows for part in self.parts)
-
-
-@dataclass
-class _Planner:
-    """Divides rows into shards while they are read; keeps only those of the shard that is not complete yet.
-
-    Attributes:
-        recorded: parts that an extraction has already.
-        videos_per_shard: rows per shard after those; None for ``automatic_videos_per_shard``.
-    """
-
-    recorded: Sequence[ManifestPart]
-    videos_per_shard: int | None
-    parts: list[ManifestPart] = field(default_factory=list)
-    texts: list[str] = field(default_factory=list)
-    positions: list[int] = field(default_factory=list)
-    first_rows: array[int] = field(default_factory=lambda: array("q", [0]))
-    starts: array[int] = field(default_factory=lambda: array("q"))
-    hashes: bytearray = field(default_factory=bytearray)
-
-    def __post_init__(self) -> None:
-        self.digest = hashlib.sha256(b"[")
-        self.part_rows = 0  # of the part that is not complete yet
-
-    def add(self, block: Block) -> None:
-        """Add rows."""
-        rows = range(block.first, block.first + len(block))
-        self.texts += row_texts(rows, block.columns["id"], block.columns["path"])
-        self.positions += block.starts
-        self._divide(at_end=False)
-
-    def finish(self, stop: int) -> None:
-        """Divide the last rows, which end at a position of the manifest."""
-        self._divide(at_end=True)
-        if self.part_rows:
-            self._end_part()
-        self.starts.append(stop)
-
-    def _divide(self, *, at_end: bool) -> None:
-        start = 0
-        while size := self._next_size(len(self.texts) - start, at_end):
-            self._add_shard(self.texts[start : start + size], self.positions[start])
-            start += size
-            if len(self.parts) < len(self.recorded) and self.part_rows == self.recorded[len(self.parts)].rows:
-                self._end_part()
-        del self.texts[:start], self.positions[:start]
-
-    def _next_size(self, rows: int, at_end: bool) -> int:
-        """Return the size of the next shard; 0 if more rows must be read first, or none are left."""
-        if len(self.parts) < len(self.recorded):
-            part = self.recorded[len(self.parts)]
-            size = min(part.videos_per_shard, part.rows - self.part_rows)
-        else:
-            if self.videos_per_shard is None:
-                if rows <= _LARGEST_AUTOMATIC and not at_end:
-                    return 0
-                self.videos_per_shard = automatic_videos_per_shard(rows)
-            size = self.videos_per_shard
-        return min(rows, size) if at_end or rows >= size else 0
-
-    def _add_shard(self, texts: Sequence[str], position: int) -> None:
-        text = ",".join(texts).encode()
-        self.digest.update(b"," + text if self.starts else text)
-        self.hashes += hashlib.sha256(b"[" + text + b"]").digest()
-        self.starts.append(position)
-        self.first_rows.append(self.first_rows[-1] + len(texts))
-        self.part_rows += len(texts)
-
-    def _end_part(self) -> None:
-        complete = self.digest.copy()
-        complete.update(b"]")
-        known = len(self.parts) < len(self.recorded)
-        size = self.recorded[len(self.parts)].videos_per_shard if known else self.videos_per_shard
-        assert size is not None, "known after the first shard"
-        self.parts.append(ManifestPart(self.part_rows, size, complete.hexdigest()))
-        self.part_rows = 0
-
-
-def divide(source: Rows, parts: Sequence[ManifestPart] = (), videos_per_shard: int | None = None) -> Planned:
-    """Divide a manifest into the rows of some parts, whatever their hashes, and a new part of the rows after those.
-
-    The manifest is read once, as a stream.
-
-    Args:
-        source: the manifest.
-        parts: parts of an extraction.
-        videos_per_shard: rows per shard of the new part; None for ``automatic_videos_per_shard``.
-
-    Raises:
-        ValueError: ``videos_per_shard`` is not positive.
-        ManifestError: the manifest is invalid.
-    """
-    if videos_per_shard is not None and videos_per_shard < 1:
-        raise ValueError(f"videos_per_shard: must be at least 1, got {videos_per_shard}")
-    planner, digest, stop = _Planner(parts, videos_per_shard), hashlib.sha256(), 0
-    for block in source.blocks(digest.update):
-        planner.add(block)
-        stop = block.stop
-    planner.finish(stop)
-    plans = ShardPlans(
-        source=source,
-        first_rows=np.array(planner.first_rows, np.int64),
-        starts=np.array(planner.starts, np.int64),
-        hashes=np.frombuffer(planner.hashes, np.uint8).reshape(-1, 32),
-        numbers=range(len(planner.first_rows) - 1),
-    )
-    return Planned(plans, tuple(planner.parts), digest.hexdigest())
-
-
-def plan_shards(source: Rows, recorded: Sequence[ManifestPart] = (), videos_per_shard: int | None = None) -> Planned:
-    """Divide a manifest into the rows that an extraction has already and a part of new rows, if any.
-
-    Args:
-        source: the manifest.
-        recorded: the parts of the extraction so far.
-        videos_per_shard: rows per shard of the new part; None for ``automatic_videos_per_shard``. If there are no new
-            rows, that of the last part.
-
-    Returns:
-        The recorded parts, and a new one. If the manifest does not start with the recorded rows, one part of all rows.
-
-    Raises:
-        ValueError: ``videos_per_shard`` is not positive.
-        ManifestError: the manifest is invalid.
-    """
-    planned = divide(source, recorded, videos_per_shard)
-    if planned.parts[: len(recorded)] != tuple(recorded):
-        return divide(source, (), videos_per_shard)
-    if len(planned.parts) > len(recorded) or videos_per_shard is None:
-        return planned
-    last = planned.parts[-1]._replace(videos_per_shard=videos_per_shard)
-    return planned._replace(parts=(*planned.parts[:-1], last))
 
 
 def count_rows(plans: Sequence[ShardPlan]) -> int:

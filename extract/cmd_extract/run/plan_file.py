@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from cmd_extract.manifest.rows import ManifestFile
-from cmd_extract.run.plan import ManifestPart, Planned, ShardPlans
+from cmd_extract.run.plan import ManifestPart, Planned, ShardLimits, ShardPlans
 from cmd_extract.system.files import write_whole
 
 PLAN_NAME = "tasks/plan.npz"
@@ -29,7 +29,9 @@ def save_plan(out: Path, planned: Planned) -> None:
         return
     path = out / PLAN_NAME
     path.parent.mkdir(exist_ok=True)
-    head = json.dumps({"version": _VERSION, "manifest_sha256": planned.manifest_sha256, "parts": planned.parts})
+    values = {"manifest_sha256": planned.manifest_sha256, "parts": planned.parts}
+    asked = {"recorded": planned.recorded, "limits": planned.limits}
+    head = json.dumps({"version": _VERSION, **values, **asked})
     arrays = {name: getattr(planned.plans, name) for name in _ARRAYS}
 
     def write(temporary: Path) -> None:
@@ -39,10 +41,11 @@ def save_plan(out: Path, planned: Planned) -> None:
     write_whole(path, write)
 
 
-def load_plan(
-    out: Path, source: ManifestFile, recorded: Sequence[ManifestPart], videos_per_shard: int | None
-) -> Planned | None:
-    """Return the plan in an output folder if it is that of ``plan.plan_shards`` for the recorded parts.
+def load_plan(out: Path, source: ManifestFile, recorded: Sequence[ManifestPart], limits: ShardLimits) -> Planned | None:
+    """Return the plan in an output folder if ``division.plan_shards`` has made it for the same parts and limits.
+
+    Also if its parts have been recorded since. So the tasks of an array, which start at about the same time, look up
+    the sizes of the sources only once.
 
     Raises:
         FileNotFoundError: the manifest does not exist.
@@ -51,16 +54,21 @@ def load_plan(
         with np.load(out / PLAN_NAME, allow_pickle=False) as file:
             head = json.loads(file["head"].tobytes())
             arrays = {name: file[name] for name in _ARRAYS}
-        parts = tuple(ManifestPart(*part) for part in head["parts"])
-        if head["version"] != _VERSION or parts != tuple(recorded):
+        parts, before = (tuple(map(ManifestPart.of, head[key])) for key in ("parts", "recorded"))
+        made_for = (before, ShardLimits(*head["limits"]))
+        if head["version"] != _VERSION:
             return None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile):  # missing or damaged
         return None
-    if videos_per_shard not in (None, parts[-1].videos_per_shard):
+    last = ShardLimits(parts[-1].videos_per_shard, parts[-1].shard_gb)
+    is_recorded = parts == tuple(recorded) and all(
+        given in (None, own) for given, own in zip(limits, last, strict=True)
+    )
+    if not is_recorded and made_for != (tuple(recorded), limits):
         return None
     with source.path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     if sha256 != head["manifest_sha256"]:
         return None
     plans = ShardPlans(source=source, numbers=range(len(arrays["hashes"])), **arrays)
-    return Planned(plans, parts, sha256, is_saved=True)
+    return Planned(plans, parts, sha256, tuple(recorded), limits, is_saved=True)

@@ -9,21 +9,19 @@ import re
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, replace
-from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from cmd_extract import schema
-from cmd_extract.config import ExtractConfig
-from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
-from cmd_extract.manifest.records import read_manifest
 from cmd_extract.manifest.rows import ManifestFile, Rows
-from cmd_extract.run.job import Limits, RunJob
-from cmd_extract.run.plan import ManifestPart, Planned, plan_shards
+from cmd_extract.run.division import plan_shards
+from cmd_extract.run.job import RunJob
+from cmd_extract.run.plan import ManifestPart, Planned, ShardLimits
 from cmd_extract.run.plan_file import load_plan
-from cmd_extract.schema import VideoRecord, hash_json
+from cmd_extract.run.shard_size import estimate_below
+from cmd_extract.schema import hash_json
 from cmd_extract.sources.location import Root, parse_root, root_text
 from cmd_extract.system.files import create_exclusively, write_whole
 
@@ -57,16 +55,22 @@ class RunIdentity:
 
     def is_extended_by(self, new: RunIdentity) -> bool:
         """Return whether another run has the same manifest rows, in the same shards, perhaps followed by more."""
-        return new.parts[: len(self.parts)] == self.parts
+        # Of processes that plan the same rows at the same time, one decides how sources that change divide them.
+        own, others = ([part._replace(sizes=()) for part in parts] for parts in (self.parts, new.parts))
+        return others[: len(own)] == own
 
     def differences(self, new: RunIdentity) -> list[str]:
         """Describe what differs in another run, setting by setting; added manifest rows are no difference."""
         found = []
         if not self.is_extended_by(new):
-            sizes = [[part.videos_per_shard for part in identity.parts] for identity in (self, new)]
             hashes = [[part.manifest_hash for part in identity.parts] for identity in (self, new)]
             if hashes[0] == hashes[1]:
-                found.append(f"videos_per_shard: {sizes[0][-1]!r} is now {sizes[1][-1]!r}")
+                last, now = self.parts[-1], new.parts[-1]
+                found += [
+                    f"{name}: {getattr(last, name)!r} is now {getattr(now, name)!r}"
+                    for name in ("videos_per_shard", "shard_gb")
+                    if getattr(last, name) != getattr(now, name)
+                ]
             elif new.manifest_rows < self.manifest_rows:
                 found.append(f"manifest: {self.manifest_rows} rows, now {new.manifest_rows}; {_ONLY_ADDED}")
             else:
@@ -81,23 +85,33 @@ class RunIdentity:
         return found
 
 
-def plan_run(out: Path, source: Rows, videos_per_shard: int | None = None) -> Planned:
+def plan_run(
+    out: Path,
+    source: Rows,
+    videos_per_shard: int | None = None,
+    *,
+    shard_gb: float | None = None,
+    root: Root | None = None,
+) -> Planned:
     """Plan the shards of a run; rows that the output folder has already keep their shards.
 
     Args:
         out: output folder, perhaps of an earlier run.
         source: the manifest.
-        videos_per_shard: see ``plan_shards``.
+        videos_per_shard, shard_gb: limits of the shards of new rows, see ``ShardLimits``.
+        root: folder, or URL prefix, to which paths in the manifest are relative; None if sizes of source files do not
+            count.
 
     Raises:
         ShardError: the folder has an invalid ``run.json``.
-        ValueError: ``videos_per_shard`` is not positive.
+        ValueError: a limit is invalid.
         ManifestError: the manifest is invalid.
     """
     record = read_record(out)
     recorded = record.identity.parts if record else ()
-    saved = load_plan(out, source, recorded, videos_per_shard) if isinstance(source, ManifestFile) else None
-    return saved or plan_shards(source, recorded, videos_per_shard)
+    limits = ShardLimits(videos_per_shard, shard_gb)
+    saved = load_plan(out, source, recorded, limits) if isinstance(source, ManifestFile) else None
+    return saved or plan_shards(source, recorded, limits, None if root is None else estimate_below(root))
 
 
 def major_version(ffmpeg_version: str) -> str | None:
@@ -181,11 +195,14 @@ def write_record(job: RunJob, identity: RunIdentity, summary: RunSummary) -> Non
     write_whole(job.out / schema.RUN_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
-def claim_folder(job: RunJob, identity: RunIdentity) -> None:
+def claim_folder(job: RunJob, identity: RunIdentity) -> RunIdentity:
     """Create ``run.json`` in a new output folder when a run starts; check that an existing one is of this extraction.
 
     Of several runs that start in an empty folder at the same time, one creates the file, and all others compare
     themselves with it.
+
+    Returns:
+        The extraction of the folder.
 
     Raises:
         ShardError: the folder contains another extraction.
@@ -196,13 +213,15 @@ def claim_folder(job: RunJob, identity: RunIdentity) -> None:
         create_exclusively(path, _record_text(job, identity))
     # Another run may have created it between the check and here.
     _check_when_written(job, identity)
+    record = read_record(job.out)
+    return record.identity if record else identity
 
 
 def add_rows(job: RunJob, identity: RunIdentity) -> None:
     """Record the new rows of a manifest, if any; a run that is refused before that leaves ``run.json`` as it was."""
     check_folder(job, identity)  # another run may have added other rows
     record = read_record(job.out)
-    if record and record.identity.parts != identity.parts:
+    if record and len(record.identity.parts) < len(identity.parts):
         text = _record_text(job, identity)
         write_whole(job.out / schema.RUN_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
 
@@ -288,12 +307,16 @@ def _read_identity(record: dict[str, Any]) -> RunIdentity:
     identity = RunIdentity(**{f.name: record[f.name] for f in fields(RunIdentity)})
     if not isinstance(identity.config, dict):
         raise TypeError(f"config: expected an object, got {identity.config!r}")
-    parts = tuple(ManifestPart(*part) for part in identity.parts)
-    numbers = {"manifest_rows": identity.manifest_rows, "shards": identity.shards}
+    parts = tuple(map(ManifestPart.of, identity.parts))
+    numbers = [("manifest_rows", identity.manifest_rows), ("shards", identity.shards)]
     for part in parts:
-        for name, value in (numbers | part._asdict()).items():
-            if name != "manifest_hash" and (type(value) is not int or value < 1):
-                raise ValueError(f"{name}: expected a positive integer, got {value!r}")
+        numbers += [("rows", part.rows), ("videos_per_shard", part.videos_per_shard)]
+        numbers += [("sizes", number) for pair in part.sizes for number in pair]
+        if part.sizes and sum(rows * count for rows, count in part.sizes) != part.rows:
+            raise ValueError(f"sizes: do not have the {part.rows} rows of their part")
+    for name, value in numbers:
+        if type(value) is not int or value < 1:
+            raise ValueError(f"{name}: expected a positive integer, got {value!r}")
     if not parts or sum(part.rows for part in parts) != identity.manifest_rows:
         raise ValueError(f"parts: do not have the {identity.manifest_rows} manifest rows")
     return replace(identity, parts=parts)
@@ -316,77 +339,3 @@ def check_folder(job: RunJob, identity: RunIdentity) -> None:
             f"{job.out} contains an extraction with other settings ({'; '.join(changed)}). Nothing was changed; choose "
             "another output folder, or remove this one"
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordedRun:
-    """The run that an output folder belongs to, restored from ``run.json`` and the manifest.
-
-    Attributes:
-        root: folder, or URL prefix, to which paths in the manifest are relative.
-        manifest: manifest file.
-        config: the extraction configuration.
-        planned: the shards.
-        ffmpeg_version: version of the FFmpeg that was used.
-    """
-
-    root: Root
-    manifest: Path
-    config: ExtractConfig
-    planned: Planned
-    ffmpeg_version: str
-
-    @cached_property
-    def records(self) -> tuple[VideoRecord, ...]:
-        """All manifest rows, read again."""
-        return read_manifest(self.manifest, check_paths=False)
-
-    def job(self, out: Path, binary: FfmpegBinary, scratch: Path | None = None, limits: Limits | None = None) -> RunJob:
-        """Return the settings to continue the run in ``out``."""
-        return RunJob(
-            root=self.root,
-            out=out,
-            scratch=scratch or out,
-            config=self.config,
-            binary=binary,
-            limits=limits or Limits(),
-            manifest=self.manifest,
-        )
-
-
-def read_recorded_run(out: Path, manifest: Path | None = None, root: Root | None = None) -> RecordedRun:
-    """Restore the run that an output folder belongs to.
-
-    Args:
-        out: the output folder.
-        manifest, root: their current location, if they were moved.
-
-    Raises:
-        ShardError: there is no valid ``run.json``, or the manifest is missing or has changed.
-    """
-    record = read_record(out)
-    if record is None:
-        raise ShardError(f"{out}: no {schema.RUN_NAME} found; pass the output folder of `cmd-extract run`")
-    identity, manifest, root = record.identity, manifest or record.manifest, root or record.root
-    if manifest is None:
-        raise ShardError(f"{out / schema.RUN_NAME}: names no manifest; pass it with --manifest")
-    try:
-        config = ExtractConfig(**{f.name: identity.config[f.name] for f in fields(ExtractConfig)})
-        ffmpeg_version = str(identity.config["ffmpeg"])
-    except (KeyError, ValueError, TypeError) as error:
-        raise ShardError(f"{out / schema.RUN_NAME}: invalid configuration ({error}); restore the file") from None
-    if not manifest.exists():
-        raise ShardError(f"{manifest}: the manifest of this extraction does not exist; pass its path with --manifest")
-    planned = plan_run(out, ManifestFile(manifest))
-    if planned.parts != identity.parts:
-        raise ShardError(
-            f"{manifest}: has changed since {out} was extracted (rows, ids or paths); pass the original manifest with "
-            "--manifest"
-        )
-    return RecordedRun(
-        root=root,
-        manifest=manifest,
-        config=config,
-        planned=planned,
-        ffmpeg_version=ffmpeg_version,
-    )

@@ -16,8 +16,9 @@ from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.manifest.rows import ListedRows
+from cmd_extract.run.division import divide
 from cmd_extract.run.index import save_index
-from cmd_extract.run.plan import ShardPlan, divide
+from cmd_extract.run.plan import ShardPlan
 from cmd_extract.run.record import read_record
 from cmd_extract.schema import VideoRecord, columns_of
 from cmd_extract.shard.reader import ShardReader, read_columns, read_index

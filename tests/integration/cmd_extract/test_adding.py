@@ -73,7 +73,7 @@ def test_rows_can_be_added_while_the_first_ones_are_unfinished(folder: Path) -> 
     assert call("run", write_manifest(folder, NAMES), out, *OPTIONS, "--videos-per-shard", 1)[0] == 3
     assert call("run", write_manifest(folder, [*NAMES, "a2.mp4"]), out, *OPTIONS)[0] == 3
     parts = json.loads((out / "run.json").read_text())["parts"]
-    assert [(rows, per_shard) for rows, per_shard, _ in parts] == [(3, 2), (2, 1), (1, 1)]
+    assert [(rows, per_shard) for rows, per_shard, *_ in parts] == [(3, 2), (2, 1), (1, 1)]
     assert call("verify", out)[0] == 0
 
 

@@ -9,13 +9,14 @@ import pytest
 from cmd_extract.cli.run import run
 from cmd_extract.cluster.shares import find_share
 from cmd_extract.manifest.rows import ListedRows
-from cmd_extract.run.plan import Share, plan_shards
+from cmd_extract.run.division import plan_shards
+from cmd_extract.run.plan import ShardLimits, Share
 from cmd_extract.schema import VideoRecord
 from cmd_extract.system.process import allotted_cores
 from tests.paths import ROOT
 
 ROWS = ListedRows([VideoRecord(row=i, video_id=str(i), path=f"{i}.mp4") for i in range(23)])
-PLANS = plan_shards(ROWS, videos_per_shard=2).plans
+PLANS = plan_shards(ROWS, limits=ShardLimits(2)).plans
 
 
 def array(task: int, count: int, low: int, high: int, step: int) -> dict[str, str]:

@@ -3,7 +3,8 @@ from __future__ import annotations
 import pytest
 
 from cmd_extract.manifest.rows import ListedRows
-from cmd_extract.run.plan import automatic_videos_per_shard, plan_shards
+from cmd_extract.run.division import automatic_videos_per_shard, plan_shards
+from cmd_extract.run.plan import ShardLimits
 from cmd_extract.schema import VideoRecord
 
 
@@ -26,4 +27,4 @@ def test_automatic_size_of_shards(videos: int, per_shard: int) -> None:
 
 def test_empty_shards_are_rejected() -> None:
     with pytest.raises(ValueError, match=r"videos_per_shard: .*0"):
-        plan_shards(ListedRows(records(3)), videos_per_shard=0)
+        plan_shards(ListedRows(records(3)), limits=ShardLimits(0))

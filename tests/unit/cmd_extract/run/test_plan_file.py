@@ -12,7 +12,8 @@ import pytest
 from cmd_extract.errors import ManifestError
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.manifest.rows import ListedRows, ManifestFile
-from cmd_extract.run.plan import Planned, plan_shards
+from cmd_extract.run.division import plan_shards
+from cmd_extract.run.plan import Planned, ShardLimits
 from cmd_extract.run.plan_file import PLAN_NAME, load_plan, save_plan
 
 # Rows of every form that CSV allows: quotes, line breaks in cells, blank lines, other line ends, no UTF-8.
@@ -40,7 +41,7 @@ def test_rows_of_a_shard_are_those_of_the_whole_manifest(tmp_path: Path, videos_
     records = read_manifest(path, check_paths=False)
     assert [r.video_id for r in records] == ["one", "two", "three", "四", "five"]
     streamed, listed = (
-        plan_shards(rows, videos_per_shard=videos_per_shard) for rows in (ManifestFile(path), ListedRows(records))
+        plan_shards(rows, limits=ShardLimits(videos_per_shard)) for rows in (ManifestFile(path), ListedRows(records))
     )
     assert [p.read_records() for p in streamed.plans] == [p.read_records() for p in listed.plans]
     assert [p.rows_hash for p in streamed.plans] == [p.rows_hash for p in listed.plans]
@@ -77,7 +78,7 @@ def test_equal_ids_far_apart_are_found(tmp_path: Path) -> None:
 
 
 def test_a_manifest_that_changes_after_planning_is_noticed(tmp_path: Path) -> None:
-    plans = plan_shards(write_rows(tmp_path / "m.csv", 6), videos_per_shard=2).plans
+    plans = plan_shards(write_rows(tmp_path / "m.csv", 6), limits=ShardLimits(2)).plans
     text = (tmp_path / "m.csv").read_text()
     (tmp_path / "m.csv").write_text(text.replace("3.mp4", "8.mp4"))
     assert [r.path for r in plans[0].read_records()] == ["0.mp4", "1.mp4"]
@@ -90,14 +91,14 @@ def test_a_manifest_that_changes_after_planning_is_noticed(tmp_path: Path) -> No
 
 def saved(tmp_path: Path) -> tuple[ManifestFile, Planned]:
     source = write_rows(tmp_path / "m.csv", 10)
-    planned = plan_shards(source, videos_per_shard=4)
+    planned = plan_shards(source, limits=ShardLimits(4))
     save_plan(tmp_path, planned)
     return source, planned
 
 
 def test_a_saved_plan_is_that_of_the_manifest(tmp_path: Path) -> None:
     source, planned = saved(tmp_path)
-    loaded = load_plan(tmp_path, source, planned.parts, None)
+    loaded = load_plan(tmp_path, source, planned.parts, ShardLimits())
     assert loaded
     assert loaded.is_saved
     assert (loaded.parts, loaded.manifest_sha256) == (planned.parts, planned.manifest_sha256)
@@ -107,15 +108,15 @@ def test_a_saved_plan_is_that_of_the_manifest(tmp_path: Path) -> None:
 
 def test_a_saved_plan_of_something_else_is_not_used(tmp_path: Path) -> None:
     source, planned = saved(tmp_path)
-    assert load_plan(tmp_path, source, (), None) is None, "of a run that has not been recorded"
-    assert load_plan(tmp_path, source, planned.parts, 3) is None
-    assert load_plan(tmp_path / "elsewhere", source, planned.parts, None) is None
+    assert load_plan(tmp_path, source, (), ShardLimits()) is None, "of a run that has not been recorded"
+    assert load_plan(tmp_path, source, planned.parts, ShardLimits(3)) is None
+    assert load_plan(tmp_path / "elsewhere", source, planned.parts, ShardLimits()) is None
     write_rows(source.path, 11)
-    assert load_plan(tmp_path, source, planned.parts, None) is None, "the manifest has changed"
+    assert load_plan(tmp_path, source, planned.parts, ShardLimits()) is None, "the manifest has changed"
     write_rows(source.path, 10)
-    assert load_plan(tmp_path, source, planned.parts, 4)
+    assert load_plan(tmp_path, source, planned.parts, ShardLimits(4))
     file = tmp_path / PLAN_NAME
     content = file.read_bytes()
     for damaged in (b"", content[: len(content) // 2], b"x" * 100):
         file.write_bytes(damaged)
-        assert load_plan(tmp_path, source, planned.parts, None) is None
+        assert load_plan(tmp_path, source, planned.parts, ShardLimits()) is None
