@@ -72,6 +72,17 @@ def test_confusion_and_per_class_accuracy_match_loops() -> None:
     assert (record["top1"]["value"], record["top5"]["value"]) == (pytest.approx(right.mean()), 1.0)
 
 
+def test_the_seed_is_that_of_all_intervals() -> None:
+    rng = np.random.default_rng(0)
+    truth, right, groups = np.arange(80) % 2, rng.random(80) < 0.6, [str(n // 8) for n in range(80)]
+    one, again, other = (
+        accuracy_record(("a", "b"), truth, truth, right, right, groups, seed=seed) for seed in (1, 1, 2)
+    )
+    assert one == again
+    assert all(one[name]["low"] != other[name]["low"] for name in ("top1", "top5"))
+    assert one["per_class"][0] != other["per_class"][0]
+
+
 def probabilities(videos: int, classes: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).dirichlet(np.ones(classes), videos)
 
@@ -88,6 +99,7 @@ def test_figures_match_scikit_learn() -> None:
     expected = confusion_matrix(truth, predicted, labels=range(7))
     np.testing.assert_array_equal(record["confusion"], expected)
     assert record["chance"] is None, "the training set is unknown"
+    np.testing.assert_array_equal(result.confidence_N, probability[np.arange(60), predicted])
     for number, row in enumerate(record["per_class"]):
         assert row["class"] == CLASSES[number]
         assert row["test"] == expected[number].sum()

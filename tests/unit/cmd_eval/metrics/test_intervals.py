@@ -77,6 +77,7 @@ def test_extremes_are_not_certain() -> None:
     # Three groups of which all videos are hits say no more than three videos.
     found = mean_interval(np.ones(9), list("aaabbbccc"))
     assert found == replace(mean_interval(np.ones(3)), unit="groups")
+    assert mean_interval(np.zeros(9), list("aaabbbccc")) == replace(mean_interval(np.zeros(3)), unit="groups")
     # Of values in between, the share of other units that Wilson's interval allows may be all hits or all misses.
     other = mean_interval(np.zeros(4)).high
     found = mean_interval(np.tile([1.0, 0, 0, 0], 4), np.repeat(list("abcd"), 4).tolist())

@@ -105,6 +105,7 @@ def test_videos_of_a_group_are_one_unit() -> None:
     assert found.error_of_videos == pytest.approx(stats.sem([1, 1, 0, 0, 0]))
     alone = mean_difference([pair("s", 0, [0] * 20, motion)])
     assert alone.error_of_videos == pytest.approx(stats.sem(motion))
+    assert mean_difference([pair("s", 0, [0, 0], [0, 1])]).error_of_videos == pytest.approx(stats.sem([0, 1]))
 
 
 def test_difference_of_single_runs_is_that_of_a_t_test_over_groups() -> None:

@@ -5,7 +5,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from cmd_eval.metrics.retrieval import NO_HIT, chance_recall_at, first_hits
+from cmd_eval.metrics.retrieval import NO_HIT, chance_recall, chance_recall_at, first_hits
 
 
 def test_ranks_of_first_hits_match_a_loop() -> None:
@@ -46,7 +46,9 @@ def test_chance_of_leave_one_out_excludes_the_query() -> None:
 def test_first_hits_of_three_queries() -> None:
     rows = np.array([[0, 1], [2, 0], [1, -1]])
     assert first_hits(rows, ["a", "a", "b"], ["a", "b", "c"]).tolist() == [1, 2, 1]
-    assert first_hits(rows, ["c", "c", "c"], ["a", "b", "c"]).tolist() == [NO_HIT, 1, NO_HIT], "-1 is no row"
+    assert first_hits(rows, ["c", "a", "a"], ["a", "b", "c"]).tolist() == [0, 2, 0], "-1 is no row"
     assert chance_recall_at(["a", "a", "b"], ["a", "b", "c"], 2) == pytest.approx(2 / 3)
+    # One of two queries has nothing to be compared with.
+    assert chance_recall(np.array([0, 4]), np.array([0, 2]), 1) == pytest.approx(0.25)
     with pytest.raises(ValueError, match="query_labels"):
         first_hits(np.zeros((0, 3), np.int64), [], ["a"] * 9)

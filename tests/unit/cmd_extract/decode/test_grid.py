@@ -91,9 +91,11 @@ def test_matches_loop_reference_on_macroblocks() -> None:
             np.testing.assert_array_equal(motion.valid[number], valid)
 
 
-@pytest.mark.parametrize(("x", "y"), [(8, 0), (0, 8), (-8, 0), (0, 24), (48, 0), (0, 32), (-16, 0)])
+@pytest.mark.parametrize(
+    ("x", "y"), [(8, 0), (0, 8), (-8, 0), (0, 24), (48, 0), (56, 0), (0, 32), (-16, 0), (-16, -16), (48, 32)]
+)
 def test_unaligned_large_block_is_drawn_at_its_position(x: int, y: int) -> None:
-    rows = [block(x=x, y=y, side=16, motion=(-6, 4), scale=2), block(x=32, y=16, side=16, motion=(2, 8), scale=2)]
+    rows = [block(x=32, y=16, side=16, motion=(2, 8), scale=2), block(x=x, y=y, side=16, motion=(-6, 4), scale=2)]
     motion = rasterize([vectors(*rows)], 48, 32)
     grid, valid = loop_reference(rows, 48, 32)
     np.testing.assert_array_equal(motion.grid_quarter_px[0], grid)
@@ -105,9 +107,13 @@ def test_frames_are_independent() -> None:
     motion = rasterize(frames, 32, 32)
     assert motion.valid.sum(axis=(1, 2)).tolist() == [0, 1, 0]
     assert motion.grid_quarter_px[1, :, 0, 0].tolist() == [-4, -4]
+    nothing = rasterize([vectors(), vectors()], 40, 24)
+    assert nothing.valid.shape == (2, 3, 5)
+    assert not nothing.valid.any()
+    assert not nothing.grid_quarter_px.any()
 
 
-@pytest.mark.parametrize(("width", "height"), [(64, 32), (20, 16), (17, 33), (50, 41)])
+@pytest.mark.parametrize(("width", "height"), [(64, 32), (20, 16), (17, 33), (45, 29)])
 def test_coarse_cells_are_means_over_the_valid_pixels_inside(width: int, height: int) -> None:
     rng = np.random.default_rng(width)
     rows, columns = grid_shape(width, height, 8)

@@ -75,14 +75,15 @@ def test_clock_that_starts_again_continues_after_one_interval(second: int, may_j
 @pytest.mark.parametrize("step", [1, 40])
 def test_the_interval_after_a_restart_is_the_median_of_the_positive_steps(step: int) -> None:
     assert ticks([step * n for n in range(20)] * 2) == ([step * n for n in range(40)], 0, 1)
-    # Pairs of equal stamps do not shorten it.
-    pairs = [step * n for n in range(20) for _ in range(2)]
-    before = least_steps(pairs)
-    assert ticks([*pairs, *range(0, 20 * step, step)])[0] == [*before, *(before[-1] + step * n for n in range(1, 21))]
+    # Equal stamps do not shorten it.
+    equal = [step * n for n in range(20) for _ in range(4)]
+    before = least_steps(equal)
+    assert ticks([*equal, *range(0, 20 * step, step)])[0] == [*before, *(before[-1] + step * n for n in range(1, 21))]
 
 
 def test_a_clock_may_start_again_at_the_second_frame() -> None:
     assert ticks([1000, *range(0, 800, 40)]) == (list(range(0, 840, 40)), 0, 1)
+    assert ticks([1000, *[0] * 10]) == (list(range(11)), 9, 1), "an interval of one tick where no stamp increases"
 
 
 def test_clock_behind_for_a_few_frames_has_not_started_again() -> None:
@@ -123,6 +124,8 @@ def test_intervals_are_exact_at_their_borders() -> None:
     times = FrameTimes(ticks=np.array([0, 299, 300, 599, 600, 3_000_000]), time_base=Fraction(1, 300))
     assert times.intervals(range(6), Fraction(1)) == [0, 0, 1, 1, 2, 10_000]
     assert times.intervals([2, 1], Fraction(1, 3)) == [3, 2]
+    times = FrameTimes(ticks=np.array([29, 30, 59, 60]), time_base=Fraction(1001, 30000))
+    assert times.intervals(range(4), Fraction(1)) == [0, 1, 1, 2]
 
 
 def test_constant_rate_counts_jumps_of_the_source() -> None:
@@ -165,8 +168,8 @@ def test_reader_counts_steps_back_of_each_kind_of_stamp(
 @pytest.mark.parametrize(("step", "duration", "following"), [(40, 1, 40), (3, 1, 3), (2, 1, 1), (40, 2, 2), (40, 0, 7)])
 def test_invented_durations_of_one_tick_are_not_used(step: int, duration: int, following: int) -> None:
     reader = StampReader(7)
-    found = [reader(0, None, duration), reader(step, None, duration), reader(None, None, duration)]
-    assert found == [(0, True), (step, True), (step + following, False)]
+    found = [reader(50, None, duration), reader(50 + step, None, duration), reader(None, None, duration)]
+    assert found == [(50, True), (50 + step, True), (50 + step + following, False)]
 
 
 def test_frames_without_stamps_follow_the_frame_before() -> None:
@@ -174,6 +177,8 @@ def test_frames_without_stamps_follow_the_frame_before() -> None:
     found = [reader(None, None, 0), reader(None, None, 33), reader(None, None, 33), reader(500, 500, 0)]
     assert found == [(0, False), (40, False), (73, False), (500, True)]
     assert reader(None, None, 0) == (540, False)
+    reader = StampReader(0)  # unknown
+    assert [reader(None, None, 0), reader(None, None, 0)] == [(0, False), (1, False)]
 
 
 def test_printed_stamps(tmp_path: Path) -> None:
@@ -188,7 +193,8 @@ def test_printed_stamps(tmp_path: Path) -> None:
     path.write_text("frame:0    pts:300     pts_time:10.01\n")
     with pytest.raises(VideoError, match="disagree about the time base"):
         read_printed_stamps(path, Fraction(1, 30), 1)
-    path.write_text("frame:0    pts:7       pts_time:0.007\nframe:1    pts:NOPTS   pts_time:NOPTS\n")
-    assert read_printed_stamps(path, MILLISECONDS, 40).tolist() == [7, 47]
+    missing = "pts:NOPTS   pts_time:NOPTS\n"
+    path.write_text(f"frame:0    pts:7       pts_time:0.007\nframe:1    {missing}frame:2    {missing}")
+    assert read_printed_stamps(path, MILLISECONDS, 40).tolist() == [7, 47, 87]
     path.write_text("")
     assert read_printed_stamps(path, MILLISECONDS, 40).tolist() == []

@@ -298,6 +298,7 @@ def test_an_epoch_contains_each_sample_once_in_a_new_order() -> None:
     videos = np.array(orders[0]).reshape(3, 10) % 10
     assert all(sorted(row) == list(range(10)) for row in videos.tolist())
     assert videos[0].tolist() != videos[1].tolist()
+    assert videos[0].tolist() != sample_rng(0, 0, 0).permutation(10).tolist(), "a stream of its own"
     assert sampler.steps_per_epoch == 7
     batches = list(sampler)
     assert len(batches) == len(sampler) == 21

@@ -1,10 +1,19 @@
 from collections import Counter
+from dataclasses import replace
 from itertools import combinations, pairwise
 
 import numpy as np
 import pytest
 
-from cmd_train.data.sampling import MotionWindow, SamplePlan, SamplingConfig, evaluation_clips, plan_sample, sample_rng
+from cmd_train.data.sampling import (
+    MotionWindow,
+    SamplePlan,
+    SamplingConfig,
+    evaluation_clips,
+    plan_clip,
+    plan_sample,
+    sample_rng,
+)
 from cmd_train.data.sampling_report import SamplingReport
 
 CONFIG = SamplingConfig()
@@ -52,7 +61,8 @@ def test_stride_is_lowered_until_the_window_fits(frame_count: int, stride: int) 
 
 
 @pytest.mark.parametrize(
-    ("frame_count", "clip_padded", "valid"), [(26, False, 8), (25, False, 7), (19, False, 1), (18, False, 0)]
+    ("frame_count", "clip_padded", "valid"),
+    [(26, False, 8), (25, False, 7), (19, False, 1), (18, False, 0), (16, False, 0), (15, True, 0)],
 )
 def test_motion_beyond_the_end_is_invalid(frame_count: int, clip_padded: bool, valid: int) -> None:
     (plan,) = plans(frame_count, 1)
@@ -165,8 +175,24 @@ def test_a_plan_is_a_function_of_seed_epoch_and_index() -> None:
 
     assert draw(1, 2, 3) == draw(1, 2, 3)
     assert len({draw(*key).clip_frames[0] for key in [(1, 2, 3), (2, 2, 3), (1, 3, 3), (1, 2, 4), (2, 1, 3)]}) == 5
-    with pytest.raises(ValueError, match="-1"):
-        sample_rng(0, -1, 0)
+    last = 2**32 - 1
+    assert sample_rng(last, 0, last).random() != sample_rng(last, last, 0).random()
+    for word in (-1, last + 1):
+        with pytest.raises(ValueError, match=str(word)):
+            sample_rng(0, word, 0)
+
+
+@pytest.mark.parametrize("frame_count", [1, 15, 16, 61, 300])
+@pytest.mark.parametrize("motion_room", [False, True])
+def test_a_clip_alone_is_that_of_a_sample(frame_count: int, motion_room: bool) -> None:
+    config = SamplingConfig(motion_room=motion_room)
+    for index in range(20):
+        whole = plan_sample(frame_count, (0,), config, sample_rng(2, 0, index))
+        alone = plan_clip(frame_count, config, sample_rng(2, 0, index))
+        nothing = {"motion_windows": (), "keyframe": None, "motion_padded": False, "negatives_missing": 0}
+        assert alone == replace(whole, **nothing, keyframe_outside=False)
+    with pytest.raises(ValueError, match="frame_count: must be at least 1, got 0"):
+        plan_clip(0, config, sample_rng(0, 0, 0))
 
 
 @pytest.mark.parametrize(
@@ -185,6 +211,7 @@ def test_evaluation_clips_cover_the_video(frame_count: int, stride: int, starts:
 
 def test_evaluation_of_tiny_videos_and_single_clips() -> None:
     assert evaluation_clips(3, CONFIG, 2) == ((0, 1, *[2] * 14),) * 2
+    assert evaluation_clips(1, CONFIG, 1) == ((0,) * 16,)
     assert evaluation_clips(81, CONFIG, 1)[0][0] == 10
 
 
@@ -213,6 +240,13 @@ def test_reports_count_every_rule_and_add_up() -> None:
 def test_config_errors_name_field_and_value(field: str) -> None:
     with pytest.raises(ValueError, match=f"{field}: must be at least 1, got 0"):
         SamplingConfig(**{field: 0})
+
+
+@pytest.mark.parametrize("field", ["temporal_negatives", "keyframe_margin"])
+def test_counts_that_may_be_zero(field: str) -> None:
+    assert getattr(SamplingConfig(**{field: 0}), field) == 0
+    with pytest.raises(ValueError, match=f"{field}: must be at least 0, got -1"):
+        SamplingConfig(**{field: -1})
 
 
 @pytest.mark.parametrize("frame_count", [16, 31, 40, 200])

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 from cmd_train.distributed.gather import gather_with_grad, sum_own_part
 from cmd_train.losses.config import LossConfig
 from cmd_train.losses.contrast import alignment, info_nce, uniformity
+from cmd_train.losses.directions import DirectionTargets, direction_loss
 from cmd_train.losses.outputs import ModelOutput, SupervisedOutput
 from cmd_train.losses.pretrain import context_loss, motion_loss, pretrain_loss
 from cmd_train.losses.supervised import supervised_loss
@@ -215,6 +217,106 @@ def test_alignment_and_uniformity_equal_loops():
     assert uniformity(torch.ones(5, 4) / 2).item() == pytest.approx(0, abs=1e-6)
     with pytest.raises(ValueError, match="at least 2"):
         uniformity(one[:1])
+
+
+def test_pretrain_loss_with_directions_is_weighted_too():
+    output = output_of()
+    with_scores = ModelOutput(
+        feature_BF=output.feature_BF,
+        context_query_BD=output.context_query_BD,
+        context_key_BD=output.context_key_BD,
+        direction_BKQHW=torch.randn(3, 5, 1, 2, 2, generator=torch.Generator().manual_seed(1)),
+    )
+    targets = DirectionTargets(
+        class_BQHW=torch.arange(12).view(3, 1, 2, 2) % 5, valid_BQHW=torch.ones(3, 1, 2, 2, dtype=torch.bool)
+    )
+    config = LossConfig(context_weight=2, motion_weight=0.5, still_weight=0.3)
+    loss = pretrain_loss(with_scores, None, config, targets=targets)
+    directions = direction_loss(with_scores.direction_BKQHW, targets, still_weight=0.3)
+    assert loss.total.item() == pytest.approx(
+        2 * context_loss(output, config).loss.item() + 0.5 * directions.loss.item()
+    )
+    supervised = supervised_loss(
+        SupervisedOutput(logits_BK=torch.zeros(3, 4), embeddings=with_scores),
+        torch.arange(3),
+        None,
+        config,
+        targets=targets,
+    )
+    assert supervised.total.item() == pytest.approx(math.log(4) + 0.5 * directions.loss.item())
+    with pytest.raises(ValueError, match="targets: required"):
+        pretrain_loss(with_scores, None, config)
+    with pytest.raises(ValueError, match="targets: required"):
+        supervised_loss(
+            SupervisedOutput(logits_BK=torch.zeros(3, 4), embeddings=with_scores), torch.arange(3), None, config
+        )
+
+
+def test_samples_that_do_not_count_change_nothing():
+    output, windows, valid = output_of(), torch.ones(3, 4).bool(), torch.tensor([True, True, False])
+    two = replace(output, **{name: value[:2] for name, value in vars(output).items() if value is not None})
+    found = pretrain_loss(output, windows & valid[:, None], CONFIG, valid_B=valid)
+    expected = pretrain_loss(two, windows[:2], CONFIG)
+    assert found.total.item() == pytest.approx(expected.total.item())
+    assert (found.context.candidates.item(), found.motion.candidates.item()) == (2, 2 * 4 * 5)
+
+
+def test_supervised_loss_equals_a_loop():
+    logits = torch.randn(4, 3, generator=torch.Generator().manual_seed(2))
+    labels, valid = torch.tensor([0, 2, int(logits[2].argmax()), 1]), torch.tensor([True, False, True, True])
+    rows = [row.tolist() for row in logits]
+    losses = [math.log(sum(map(math.exp, row))) - row[label] for row, label in zip(rows, labels.tolist(), strict=True)]
+    hits = [row.index(max(row)) == label for row, label in zip(rows, labels.tolist(), strict=True)]
+    output = SupervisedOutput(logits_BK=logits, embeddings=ModelOutput(feature_BF=logits))
+    for mask, counted in ((None, [0, 1, 2, 3]), (valid, [0, 2, 3])):
+        found = supervised_loss(output, labels, None, CONFIG, valid_B=mask)
+        assert found.total.item() == found.classification.item() == pytest.approx(np.mean([losses[n] for n in counted]))
+        assert found.top1.item() == pytest.approx(np.mean([hits[n] for n in counted]))
+    nothing = supervised_loss(output, labels, None, CONFIG, valid_B=torch.zeros(4, dtype=torch.bool))
+    assert (nothing.total.item(), nothing.top1.item()) == (0, 0)
+    # In half precision the loss is that of the rounded logits, not a rounded loss.
+    half = supervised_loss(replace(output, logits_BK=logits.bfloat16()), labels, None, CONFIG)
+    exact = supervised_loss(replace(output, logits_BK=logits.bfloat16().float()), labels, None, CONFIG)
+    assert half.total.item() == exact.total.item()
+    # With motion, the weighted motion loss is added.
+    embeddings, windows = output_of(4), torch.ones(4, 4).bool()
+    config = LossConfig(motion_weight=0.25)
+    both = supervised_loss(replace(output, embeddings=embeddings), labels, windows, config)
+    assert both.total.item() == pytest.approx(
+        np.mean(losses) + 0.25 * motion_loss(embeddings, windows, config).loss.item()
+    )
+    with pytest.raises(ValueError, match="window_valid_BW: required"):
+        supervised_loss(replace(output, embeddings=embeddings), labels, None, config)
+
+
+def test_only_losses_have_gradients():
+    query = unit(6, 16, seed=0).requires_grad_()
+    matched = info_nce(query, unit(6, 16, seed=1), torch.arange(6))
+    assert matched.loss.requires_grad
+    assert not any(t.requires_grad for t in (matched.top1, matched.top5, matched.candidates, matched.queries))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"context_key_BD": None}, "context_query_BD and context_key_BD must be given together"),
+        ({"context_key_BD": unit(2, 8, seed=1)}, "context_key_BD: must have the shape"),
+        ({"motion_query_BPD": None}, "motion_query_BPD and motion_key_BWPD must be given together"),
+        ({"motion_key_BWPD": unit(3, 4, 6, 8, seed=1)}, "motion_key_BWPD: each window must have the shape"),
+        ({"motion_key_BWPD": unit(3, 4, 5, seed=1)}, "motion_key_BWPD: each window must have the shape"),
+    ],
+)
+def test_outputs_that_do_not_match_are_rejected(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(output_of(), **change)
+
+
+def test_losses_of_heads_that_are_off_are_rejected():
+    nothing = ModelOutput(feature_BF=torch.zeros(3, 2))
+    with pytest.raises(ValueError, match="the context head is off"):
+        context_loss(nothing, CONFIG)
+    with pytest.raises(ValueError, match="the motion head is off"):
+        motion_loss(nothing, torch.ones(3, 4).bool(), CONFIG)
 
 
 # Two processes compared with one: each part of the output is computed by its own linear layer.

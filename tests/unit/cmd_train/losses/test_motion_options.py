@@ -14,7 +14,7 @@ from cmd_train.losses.contrast import alignment, uniformity
 from cmd_train.losses.feature_spread import MAX_EMBEDDINGS, describe_features
 from cmd_train.losses.outputs import ModelOutput
 from cmd_train.losses.pretrain import motion_loss
-from cmd_train.losses.static_positions import mean_speed_px
+from cmd_train.losses.static_positions import mean_speed_px, moving_positions, static_share
 from cmd_train.models.heads import replace_missing_windows
 from cmd_train.models.pretrain import PretrainModel
 from tests.unit.cmd_train.losses.test_losses import output_of, reference_match, unit
@@ -112,6 +112,22 @@ def test_speed_is_the_mean_over_valid_cells() -> None:
     speed = mean_speed_px(motion, (2, 2), clamp_px=10.0)
     torch.testing.assert_close(speed, torch.tensor([[2.5, 0, 0, 2.0]]))
     torch.testing.assert_close(mean_speed_px(motion[:, :2], (2, 2), clamp_px=10.0)[0, 0], torch.tensor(1.25))
+    # One valid cell of 200 at a position.
+    rare = torch.zeros(1, 3, 50, 4, 4)
+    rare[0, :, 7, 1, 1] = torch.tensor([0.6, -0.8, 1.0])
+    torch.testing.assert_close(mean_speed_px(rare, (2, 2), clamp_px=10.0), torch.tensor([[10.0, 0, 0, 0]]))
+
+
+def test_positions_below_the_least_speed_are_static() -> None:
+    motion = torch.zeros(2, 2, 3, 1, 4, 4)
+    motion[0, 0, 0, :, :2, :2] = 0.2  # 2 px in the predicted window
+    motion[:, 1, 0] = 1.0  # other windows do not count
+    assert moving_positions(motion, (2, 2), min_px=0, clamp_px=10.0) is None
+    moving = moving_positions(motion[:, :, :2], (2, 2), min_px=2.0, clamp_px=10.0)
+    assert moving.tolist() == [[True, False, False, False], [False] * 4]
+    assert static_share(moving, torch.tensor([[1, 1], [1, 0]]).bool()).item() == 7 / 8
+    assert static_share(moving, torch.tensor([[1, 1], [0, 1]]).bool()).item() == 3 / 4
+    assert static_share(moving, torch.zeros(2, 2).bool()).item() == 0
 
 
 def test_motion_loss_uses_only_valid_queries() -> None:
