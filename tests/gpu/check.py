@@ -2,6 +2,7 @@
 
     python -m tests.gpu.check [SHARDS] [--minutes 9]
     python -m tests.gpu.check --device cpu --tiny      # the same steps where there is no GPU, with nothing measured
+    python -m tests.gpu.check --no-measurement         # steps 1 and 2 only
 
 1. Loss and gradients of both objectives, on the GPU and on the CPU, in float32: they must agree.
 2. A process group of one rank (NCCL on a GPU): DistributedDataParallel must change nothing.
@@ -76,7 +77,7 @@ def loss_and_gradient(
     output = PretrainObjective(config, shards.header)(model, DeviceCopier(device)(batch))
     output.loss.backward()
     gradients = [torch.zeros(0) if p.grad is None else p.grad.detach().flatten().cpu() for p in model.parameters()]
-    return float(output.loss), torch.cat(gradients)
+    return float(output.loss.detach()), torch.cat(gradients)
 
 
 def check_process_group(shards: ShardSet, device: torch.device, batch_size: int) -> None:
@@ -137,6 +138,7 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=9.0)
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "gpu")
     parser.add_argument("--tiny", action="store_true")
+    parser.add_argument("--no-measurement", action="store_true")
     arguments = parser.parse_args()
     end = time.monotonic() + 60 * arguments.minutes - _SECONDS_TO_STOP
     if arguments.device.startswith("cuda") and not torch.cuda.is_available():
@@ -148,6 +150,8 @@ def main() -> None:
     batch_size = 4 if arguments.tiny else 16
     check_objectives(ShardSet(shards), device, batch_size)
     check_process_group(ShardSet(shards), device, batch_size)
+    if arguments.no_measurement:
+        return
     speed = ["--device", arguments.device, "--channels-last", *(["--tiny"] if arguments.tiny else [])]
     if code := run(["-m", "tests.benchmarks.gpu_training", shards, *speed], seconds=end - time.monotonic()):
         sys.exit(f"the benchmark failed with exit code {code}")

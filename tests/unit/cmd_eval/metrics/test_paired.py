@@ -135,6 +135,8 @@ def test_equal_predictions_are_not_a_certain_difference_of_zero() -> None:
     found = runs_difference(hits, hits, [""] * 20)
     assert found.value == 0
     assert -found.low == found.high == pytest.approx(stats.binomtest(0, 20).proportion_ci(method="wilson").high)
+    many = runs_difference(hits.repeat(50), hits.repeat(50))
+    assert many.high == pytest.approx(stats.binomtest(0, 1000).proportion_ci(method="wilson").high)
     assert runs_difference(hits, hits, ["one"] * 20).high > 0.7, "a single group says little"
     assert runs_difference(hits, 1 - hits, ["one"] * 20).high == 1
     with pytest.raises(ValueError, match="second_RN: shape"):
