@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -31,19 +31,6 @@ CONFIG = ExtractConfig(width=64, height=48, frame_short_side=24)
 _MAX_LINKS = 30_000  # ext4 allows 65,000 names per file
 _TEMPLATE = "template.h5"
 _JPEG = b"\xff\xd8\xff\xd9"
-
-
-@dataclass(frozen=True, kw_only=True)
-class FakeExtraction:
-    """A finished extraction without index.
-
-    Attributes:
-        manifest: the manifest, with labels and a split.
-        job: settings of a run that finds all shards.
-    """
-
-    manifest: Path
-    job: RunJob
 
 
 def manifest_lines(videos: int) -> Iterator[str]:

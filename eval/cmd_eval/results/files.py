@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,6 @@ TYPES: Mapping[str, type[Result]] = {
     "decoupling": Decoupling,
     "evidence": Evidence,
 }
-KINDS: Collection[str] = tuple(TYPES)
 _LINE = 120
 
 

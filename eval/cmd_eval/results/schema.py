@@ -91,7 +91,7 @@ def result_record(kind: str, provenance: Provenance, **fields: Any) -> dict[str,
     """Return the content of a result file.
 
     Args:
-        kind: one of ``cmd_eval.results.files.KINDS``.
+        kind: one of ``cmd_eval.results.files.TYPES``.
         provenance: origin of the figures.
         fields: fields of this kind of result.
     """

@@ -126,32 +126,6 @@ def draw_parameters(
     )
 
 
-def center_parameters(count: int, *, windows: int, picture_size: tuple[int, int]) -> AugmentParameters:
-    """Return parameters of the central evaluation crop alone, for ``count`` samples with ``windows`` windows each."""
-    box = center_box(*picture_size)
-    crop = CropParameters(box=box.expand(count, 4), flip=torch.zeros(count, dtype=torch.bool))
-    zeros, ones, off = torch.zeros(count), torch.ones(count), torch.zeros(count, dtype=torch.bool)
-    color = ColorParameters(
-        blur_sigma_B=zeros,
-        jitter_B=off,
-        brightness_B=ones,
-        contrast_B=ones,
-        saturation_B=ones,
-        hue_B=zeros,
-        gray_B=off,
-    )
-    return AugmentParameters(
-        clip_crop=crop,
-        keyframe_crop=crop,
-        motion_crop=CropParameters(
-            box=box.expand(count, windows, 4), flip=torch.zeros(count, windows, dtype=torch.bool)
-        ),
-        clip_color=color,
-        keyframe_color=color,
-        rotation_B=zeros,
-    )
-
-
 def center_box(width: int, height: int) -> Tensor:
     """Return the box of the central evaluation crop, (4,) float32, in fractions of a picture of this size."""
     side = EVALUATION_SIDE * min(width, height)

@@ -12,7 +12,7 @@ import pytest
 from cmd_eval.data.splits import EvalSplitSpec
 from cmd_eval.experiments.decoupling import DecouplingSpec
 from cmd_eval.features.source import name_suffixes
-from cmd_eval.results.files import KINDS, format_json, read_result, write_result
+from cmd_eval.results.files import TYPES, format_json, read_result, write_result
 from cmd_eval.results.schema import Provenance, mean_and_spread, result_name, result_record
 from cmd_eval.tasks.recognition import recognition_file_name
 from tests.unit.cmd_eval.report import result_files as results
@@ -94,7 +94,7 @@ def test_every_field_is_required_or_has_a_default(make: Callable[[], dict[str, A
 
 
 def test_every_kind_has_an_example() -> None:
-    assert [make()["kind"] for make in EVERY_KIND] == list(KINDS)
+    assert [make()["kind"] for make in EVERY_KIND] == list(TYPES)
 
 
 @pytest.mark.parametrize(

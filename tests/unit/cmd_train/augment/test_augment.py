@@ -10,7 +10,7 @@ from PIL import Image, ImageEnhance
 from cmd_train.augment.apply import augment, augment_clip, center_crop
 from cmd_train.augment.color import IMAGENET_MEAN, IMAGENET_STD, gray_of, jitter, shift_hue
 from cmd_train.augment.config import AugmentConfig
-from cmd_train.augment.parameters import center_parameters, draw_parameters
+from cmd_train.augment.parameters import CropParameters, center_box, draw_parameters
 from cmd_train.augment.space import blur_weights, crop_pictures, rotate
 from tests.unit.cmd_train.augment.samples import HEADER, NEUTRAL, SIZE, crop_of, draw, noise, random_batch
 
@@ -164,7 +164,8 @@ def test_center_crop_takes_112_of_128_without_resampling() -> None:
     expected = (expected - torch.tensor(IMAGENET_MEAN).view(3, 1, 1, 1)) / torch.tensor(IMAGENET_STD).view(3, 1, 1, 1)
     torch.testing.assert_close(center_crop(clip, 112), expected, atol=1e-4, rtol=0)
     assert center_crop(clip, 56).shape == (2, 3, 2, 56, 56)
-    parameters = center_parameters(2, windows=4, picture_size=(170, 128))
+    crop = CropParameters(box=center_box(170, 128).expand(2, 4), flip=torch.zeros(2, dtype=torch.bool))
+    parameters = replace(draw(NEUTRAL, 2), clip_crop=crop)
     through_parameters = augment_clip(clip, parameters, AugmentConfig())
     torch.testing.assert_close(through_parameters, center_crop(clip, 112), atol=1e-5, rtol=0)
 
