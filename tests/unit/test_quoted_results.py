@@ -27,10 +27,10 @@ NAMES = {
 }
 # Other places of README, N for each figure, with the table, row and column of RESULTS.md that each figure comes from.
 IN_TABLES = {
-    "by gesture from RGB alone reaches N % R@1": [(GESTURES, "both heads, grid-ordered", "R@1")],
-    "the untrained network is at chance (N %)": [(GESTURES, "untrained, grid-ordered", "R@1")],
-    "the same network recognizes N % of the gestures": [(LABELED, "from the label-free weights (both heads)", "mean")],
-    "and N % from scratch": [(LABELED, "from scratch", "mean")],
+    "reaches N % R@1": [(GESTURES, "both heads, grid-ordered", "R@1")],
+    "chance level (N %)": [(GESTURES, "untrained, grid-ordered", "R@1")],
+    "reaches N % top-1": [(LABELED, "from the label-free weights (both heads)", "mean")],
+    "N % from scratch": [(LABELED, "from scratch", "mean")],
 }
 AUXILIARY = "motion prediction adds N points on the demo videos"
 DEMO_SEEDS = "seeds 0 to 4 reached N to N % by motion and N to N % by context."
@@ -53,7 +53,7 @@ def table(page: str, header: str) -> dict[str, dict[str, str]]:
 
 
 def test_gestures() -> None:
-    rows = table(README, "real clips of 10 gestures")
+    rows = table(README, "by gesture | by scene")
     assert len(rows) >= 6
     for column, header in (("by gesture", GESTURES), ("by scene", SCENES)):
         known = table(RESULTS, header)
@@ -83,8 +83,8 @@ def test_the_demo() -> None:
         for name in ("trained backbone, from RGB alone", "randomly initialized backbone", "chance")
         for column in ("by motion (`label`), R@1", "by context (`group`), R@1")
     ]
-    assert cells[:2] == numbers(RESULTS, "(seed 0, two threads, four minutes): R@1 by motion N %, by context N %.")
-    assert cells[2:] == numbers(RESULTS, "Untrained, N % by motion and N % by context; chance is N and N %.")
+    assert cells[:2] == numbers(RESULTS, "R@1 by motion N %, by context N %.")
+    assert cells[2:] == numbers(RESULTS, "reaches N % by motion and N % by context; chance is N and N %.")
     of_seeds = numbers(RESULTS, "by motion N, N, N, N and N %, by context N, N, N, N and N %.")
     motion, context = ([float(number) for number in part] for part in (of_seeds[:5], of_seeds[5:]))
     ranges = [f"{end(part):.0f}" for part in (motion, context) for end in (min, max)]
@@ -106,8 +106,8 @@ def test_speed() -> None:
         numbers(BENCHMARKS, f"| `{name}` | N |") for name in ("extract_fps", "extract_overhead", "loader_clips_core")
     ]
     assert [
-        *numbers(README, "exports motion vectors at N frames/s on two cores, N times the processor time"),
-        *numbers(README, "reads clips from shards (N per second and core)"),
+        *numbers(README, "at N frames/s on two cores, in N times the CPU time"),
+        *numbers(README, "reads clips from shards (N per second per core)"),
     ] == [median for (median,) in medians]
     peers = [
         float(numbers(BENCHMARKS, f"| `loader_vs_{peer}` | N |")[0])
