@@ -10,7 +10,7 @@ import cmd_eval
 SUFFIXES = {".avi", ".mkv", ".mov", ".mp4", ".mpg", ".webm"}
 
 parser = argparse.ArgumentParser(description=__doc__)
-parser.add_argument("weights", help="run folder, checkpoint, folder of cmd-train export, or published file")
+parser.add_argument("weights", help="run folder, checkpoint, folder of cmd-train export, or published weights")
 parser.add_argument("folder", type=Path, help="folder of videos, searched with all its subfolders")
 parser.add_argument("query", type=Path, help="a video")
 parser.add_argument("--count", type=int, default=5, help="number of videos to show")

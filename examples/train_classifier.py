@@ -9,7 +9,7 @@ import cmd_train
 
 parser = argparse.ArgumentParser(description=__doc__)
 parser.add_argument("shards", help="output folder of cmd-extract run, with labels and a split column")
-parser.add_argument("--backbone", help="run folder, checkpoint or published file; default: random weights")
+parser.add_argument("--backbone", help="run folder, checkpoint or published weights; default: random weights")
 parser.add_argument("--split-column", default="split")
 parser.add_argument("--epochs", type=int, default=5)
 parser.add_argument("--crop", type=int, default=112, help="side of the input in pixels")

@@ -2,7 +2,7 @@
 
 Public names; nothing else of the package is promised to stay:
 
-- `load_model` loads the backbone of a run, a checkpoint, an exported folder or a published file (`VideoModel`); its
+- `load_model` loads the backbone of a run, a checkpoint, an exported folder or published weights (`VideoModel`); its
   methods `embed` and `embed_array` give the features of video files and of frames in memory.
 - `read_features` opens a features file of `cmd-eval embed` (`Features`); `read_result` reads a result file.
 - `FeatureError` is raised; `VideoError` of `cmd_extract` as well.

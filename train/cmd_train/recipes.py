@@ -79,7 +79,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
     # The paper's settings at full size with the additions that help the small networks; not run at this size so far.
     "ucf101-directions": _DIRECTIONS
     | {"model.shortcut": "average", "loss.context_weight": 0.1, "run.channels_last": True},
-    # Short real gesture clips of 40 to 80 frames, seen by a moving camera.
+    # Short real gesture videos of 40 to 80 frames, seen by a moving camera.
     "gestures": _SMALL_MODEL
     | _DIRECTIONS
     | {
@@ -100,7 +100,7 @@ RECIPES: Mapping[str, Mapping[str, Any]] = {
         "optim.batch_size": 24,
         "optim.epochs": 40,
     },
-    # The synthesized videos, a few minutes on two cores.
+    # The synthetic demo videos, a few minutes on two cores.
     "demo": _SMALL_MODEL
     | _DIRECTIONS
     | {

@@ -237,7 +237,7 @@ def load_model(path: PathName) -> VideoModel:
     """Load a trained backbone to embed videos with.
 
     Args:
-        path: a run folder (its last checkpoint), a checkpoint, a folder of ``cmd-train export``, or a published file.
+        path: a run folder (its last checkpoint), a checkpoint, a folder of ``cmd-train export``, or published weights.
 
     Raises:
         ValueError: the path is none of these, or the weights do not fit the network.

@@ -68,10 +68,10 @@ def decoupling(
     output: Path | None,
     **embedding: Any,
 ) -> None:
-    """Do the two pretext tasks separate? Retrieval and a probe by motion label and by context, in one table.
+    """Test whether the two pretext tasks separate: retrieval and a probe by motion label and by context, in one table.
 
-    By label over splits that keep scenes apart; by context (the group) leave-one-out retrieval, and the probe on folds
-    of all videos. The features of each network are kept in its run folder.
+    By label, splits keep scenes apart; by context (the group), retrieval is leave-one-out, and the probe uses folds of
+    all videos. The features of each network are cached in its run folder.
     """
     from cmd_eval.data.table import VideoTable
     from cmd_eval.experiments.decoupling import (
@@ -229,7 +229,7 @@ def evidence(
 ) -> None:
     """Test the paper's claims on your own labeled videos, in one table.
 
-    Pre-trains networks with both heads and with either one on the train part of each split; evaluates retrieval by
+    Pre-trains networks with both heads and with either one on the training part of each split; evaluates retrieval by
     label (over splits) and by group (leave-one-out); compares with untrained networks, the motion grids and colors;
     trains with labels from scratch, with and without motion prediction, and from pre-trained weights. The runs are in
     OUT, the result is written to OUT/eval/evidence.json, its tables to OUT/eval/evidence.md. Run again, the command

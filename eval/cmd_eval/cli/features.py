@@ -66,7 +66,7 @@ def embed(
         click.echo(f"{out}: features of {videos} videos, {embedding.clips} clips per video, {width} values per clip")
 
 
-@click.command(short_help="Evaluate the features of any other model.")
+@click.command(short_help="Import the features of any other model.")
 @click.argument("array", metavar="FEATURES.npy", type=FILE)
 @click.argument("table", metavar="VIDEOS.csv", type=FILE)
 @click.argument("out", metavar="OUT.h5", type=OUTPUT_FILE)

@@ -18,8 +18,8 @@ from cmd_extract.console.commands import CommandGroup
 def main(debug: bool) -> None:
     """Evaluate trained video backbones.
 
-    Exit codes: 0 success; 2 usage error; 130 interrupted, the same command continues; 1 any other error, explained in
-    one line.
+    Exit codes: 0 success; 1 error, explained in one line; 2 wrong usage; 130 interrupted, run the same command again to
+    continue.
     """
 
 

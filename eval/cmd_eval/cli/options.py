@@ -54,8 +54,8 @@ clips_option = click.option("--clips", type=click.IntRange(1), default=10, help=
 readout_option = click.option(
     "--readout",
     type=click.Choice(list(READOUTS)),
-    help="What is compared: mean of the pooled clip features, clips in temporal order, the token map on a 2 x 2 grid, "
-    "or predicted motion directions.  [default: mean, or as in the features file]",
+    help="Feature of a video: mean of the pooled clip features, their concatenation (ordered), the token map on a "
+    "2 x 2 grid (mean or concatenated), or predicted motion directions.  [default: mean, or as in the features file]",
 )
 standardize_option = click.option(
     "--standardize", is_flag=True, help="Standardize each feature with the gallery's mean and standard deviation."
@@ -72,13 +72,13 @@ target_option = click.option(
     type=click.Choice(["label", "group"]),
     multiple=True,
     default=["label"],
-    help="Evaluate by label or by group; repeat for both.",
+    help="Evaluate by label or by group; repeat it for both.",
 )
 
 
 def split_columns_option(default: str) -> Callable[[Command], Command]:
     """Add the repeatable ``--split-column``; ``default`` describes what happens without it."""
-    text = f"Split column of the manifest; repeat for the mean over several.  [default: {default}]"
+    text = f"Split column of the manifest; repeat it for the mean over several.  [default: {default}]"
     return click.option("--split-column", "split_columns", multiple=True, help=text)
 
 
@@ -141,7 +141,7 @@ def retrieval_options(default_column: str) -> Callable[[Command], Command]:
             click.option(
                 "--exclude-same",
                 type=click.Choice(["group", "source"]),
-                help="Leave gallery videos of the query's group or source file out of its neighbors.",
+                help="Exclude gallery videos of the query's group or source file.",
             ),
             click.option("--leave-one-out", is_flag=True, help="Leave-one-out over all videos; ignores splits."),
             target_option,

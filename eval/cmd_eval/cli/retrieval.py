@@ -34,7 +34,7 @@ _SPLIT_OPTIONS = (
 )
 
 
-@click.command(short_help="Retrieval by nearest neighbors: R@k.")
+@click.command(short_help="Evaluate retrieval by nearest neighbors: R@k.")
 @source_options
 @retrieval_options(TRAINED_COLUMN)
 @output_option(RUN_RESULTS)
@@ -53,7 +53,7 @@ def retrieval(output: Path | None, per_class: bool, **options: Any) -> None:
     _retrieve(features, spec, result_path(features, name, output, options["eval_dir"]), per_class)
 
 
-@click.command(short_help="Hand-crafted baseline: retrieval without a network.")
+@click.command(short_help="Evaluate a hand-crafted baseline, without a network.")
 @click.argument("shards", nargs=-1, required=True, type=FOLDER)
 @click.option(
     "--features",
@@ -119,7 +119,7 @@ def _retrieve(features: Features, spec: EvalSplitSpec, output: Path | None, per_
         save_result(output, run.record)
 
 
-@click.command(short_help="Results side by side, with paired differences.")
+@click.command(short_help="Compare results, with paired differences.")
 @click.argument("results", metavar="[NAME=]RESULT.json...", nargs=-1, required=True)
 @click.option("--format", "style", type=click.Choice(FORMATS), default="table", help="Output format.")
 def compare(results: tuple[str, ...], style: str) -> None:

@@ -85,7 +85,7 @@ def _read_source(source: Path, form: str, videos: Path | None, root: Path, missi
 @click.option("--split-column", "split_columns", multiple=True, required=True, help="Split to divide; repeatable.")
 @click.option("--folds", type=click.IntRange(2), default=3, help="Number of folds.")
 def inner_splits(manifest: Path, out: Path, split_columns: tuple[str, ...], folds: int) -> None:
-    """Write MANIFEST to OUT with inner splits of its training parts, on which to choose settings.
+    """Write MANIFEST to OUT with inner splits of its training parts, for choosing settings.
 
     Adds the columns COLUMN-inner1, COLUMN-inner2 and so on. In each, the groups of one fold of COLUMN's training part
     are the test videos and the other folds the training videos; the test videos of COLUMN are in neither. Use them
@@ -129,7 +129,7 @@ def synthesize(
 ) -> None:
     """Generate a labeled dataset of small videos in OUT, with its manifest.
 
-    The label is the motion of an object, the group is the background it moves in front of. Both are independent.
+    The label is the motion of an object, the group is its background. The two are independent.
     """
     from cmd_extract.console.progress import ProgressDisplay
     from cmd_extract.decode.ffmpeg import find_ffmpeg

@@ -90,7 +90,7 @@ _REMOTE_REQUESTS = (
         "--remote-retries",
         type=click.IntRange(0, 100),
         default=4,
-        help="How often a failed request for a remote file is repeated.",
+        help="Number of retries of a failed request for a remote file.",
     ),
 )
 

@@ -69,7 +69,7 @@ if TYPE_CHECKING:
 @click.option(
     "--segment-seconds",
     type=options.Seconds(),
-    help="Cut videos into samples of this length.  [default: keep videos whole]",
+    help="Cut videos into segments of this length in seconds.  [default: keep videos whole]",
 )
 @click.option(
     "--videos-per-shard",

@@ -1,4 +1,4 @@
-"""Tests of fine-tuned networks through the real command line, on synthesized videos."""
+"""Tests of fine-tuned networks through the real command line, on synthetic videos."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fine-tuning by the command line, on synthesized videos."""
+"""Fine-tuning by the command line, on synthetic videos."""
 
 from __future__ import annotations
 

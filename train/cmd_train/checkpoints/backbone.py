@@ -1,4 +1,4 @@
-"""Open the backbone of a run, a checkpoint, an exported folder or a published file."""
+"""Open the backbone of a run, a checkpoint, an exported folder or published weights."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class OpenedBackbone:
 
     Attributes:
         backbone: the network, in evaluation mode, on the CPU.
-        config: its training configuration. Of a published file only backbone, clip length, stride and crop are known:
+        config: its training configuration. Of published weights only backbone, clip length, stride and crop are known:
             those of the paper.
         extraction: settings of the extraction that it was trained on, as in ``ShardHeader.config``; None if unknown.
-        checkpoint: the checkpoint; None for a published file.
+        checkpoint: the checkpoint; None for published weights.
     """
 
     backbone: Backbone
@@ -34,7 +34,7 @@ class OpenedBackbone:
 
 
 def open_backbone(path: Path) -> OpenedBackbone:
-    """Open the backbone of a run (its last checkpoint), a checkpoint, an exported folder or a published file.
+    """Open the backbone of a run (its last checkpoint), a checkpoint, an exported folder or published weights.
 
     Raises:
         ValueError: the path is none of these, or the weights do not fit the network.
@@ -75,7 +75,7 @@ def load_backbone(path: str | PathLike[str]) -> Backbone:
     ``BackboneOutput``: ``feature_BCTHW``, ``tokens_BCTHW`` and ``pooled_BC``.
 
     Args:
-        path: a run folder (its last checkpoint), a checkpoint, a folder of ``cmd-train export``, or a published file.
+        path: a run folder (its last checkpoint), a checkpoint, a folder of ``cmd-train export``, or published weights.
 
     Raises:
         ValueError: the path is none of these, or the weights do not fit the network.

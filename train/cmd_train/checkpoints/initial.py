@@ -1,4 +1,4 @@
-"""Initial weights of a network, from published files or from checkpoints of this project."""
+"""Initial weights of a network, from published weights or from checkpoints of this project."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ _ALLOWED_SOURCES = "; give a run folder, a checkpoint or its weights file, or a 
 
 @dataclass(frozen=True, kw_only=True)
 class PublishedNetwork:
-    """Network in a published file, as inferred from its parameter names.
+    """Network in a published weights file, as inferred from its parameter names.
 
     Attributes:
         backbone: name of the backbone.
@@ -60,7 +60,7 @@ class PublishedNetwork:
 
 
 def detect_network(state: Mapping[str, Tensor]) -> PublishedNetwork:
-    """Infer the network in a published file from its parameter names.
+    """Infer the network in a published weights file from its parameter names.
 
     Raises:
         ValueError: the names fit none of the backbones; the message shows some of them.
@@ -89,7 +89,7 @@ class WeightsSource:
     Attributes:
         file: the file.
         state: tensors by name, as named in the file.
-        checkpoint: checkpoint of this project that the file belongs to; None for a published file.
+        checkpoint: checkpoint of this project that the file belongs to; None for published weights.
     """
 
     file: Path
@@ -103,7 +103,7 @@ class WeightsSource:
 
 
 def open_source(path: Path) -> WeightsSource:
-    """Read a checkpoint, its weights file under any name, the last checkpoint of a run folder, or a published file.
+    """Read a checkpoint, its weights file under any name, the last checkpoint of a run folder, or published weights.
 
     Raises:
         ValueError: the path is none of these.
@@ -203,7 +203,7 @@ def write_imported(path: Path, out_dir: Path, config: TrainConfig, state: Mappin
     """Write a checkpoint of step 0 with published weights.
 
     Args:
-        path: published file; recorded.
+        path: published weights; recorded.
         out_dir: run folder to write to.
         config: configuration whose ``model`` section describes the network; one without heads is a backbone.
         state: tensors of the file.
@@ -234,7 +234,7 @@ def load_initial(model: PretrainModel, source: Path, part: str = "auto") -> dict
 
     Args:
         model: network to fill, in place.
-        source: checkpoint, its weights file, run folder, or published file.
+        source: checkpoint, its weights file, run folder, or published weights.
         part: ``all`` for the whole network, ``backbone`` for the backbone alone, or ``auto`` for the whole network if
             the source holds more than a backbone.
 

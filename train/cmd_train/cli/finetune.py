@@ -19,7 +19,7 @@ SCRATCH = "scratch"
     "--from",
     "start",
     metavar="CHECKPOINT|RUN_DIR|FILE|scratch",
-    help="Initial weights: a checkpoint, the last checkpoint of a run folder, a published file; or scratch for random "
+    help="Initial weights: a checkpoint, a run folder (its last checkpoint), published weights, or scratch for random "
     "weights.  [required]",
 )
 @click.option(
@@ -49,9 +49,9 @@ def finetune(
 ) -> None:
     """Train a classifier end to end on the labeled videos of SHARDS; write checkpoints to RUN_DIR.
 
-    Several folders of SHARDS, extracted with the same settings, are used like one. Videos without a label are left
-    out. The same command continues from the last checkpoint, without reading --from again. SIGTERM, SIGUSR1, Ctrl-C or
-    a file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped records how it ended.
+    Several folders of SHARDS are used as one if they were extracted with the same settings. Videos without a label are
+    left out. The same command continues from the last checkpoint, without reading --from again. SIGTERM, SIGUSR1,
+    Ctrl-C or a file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped records how it ended.
     `cmd-eval recognition` evaluates the classifier.
     """
     import json

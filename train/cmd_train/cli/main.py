@@ -23,8 +23,8 @@ from cmd_train.recipes import complete_recipe
 def main(debug: bool) -> None:
     """Train video backbones on shards written by cmd-extract.
 
-    Exit codes: 0 success; 2 usage error; 130 stopped before the end, the same command continues (0 under torchrun, and
-    under srun with several tasks); 1 any other error, explained in one line.
+    Exit codes: 0 success; 1 error, explained in one line; 2 wrong usage; 130 stopped before the end, run the same
+    command again to continue (0 under torchrun, and under srun with several tasks).
     """
 
 
@@ -39,13 +39,13 @@ def main(debug: bool) -> None:
 @click.option(
     "--init",
     type=click.Path(path_type=Path),
-    help="Initial weights: a published file, a checkpoint or a run folder.  [default: random weights]",
+    help="Initial weights: a run folder, a checkpoint or published weights.  [default: random weights]",
 )
 @click.option(
     "--init-part",
     type=click.Choice(["auto", "all", "backbone"]),
     default="auto",
-    help="Part of --init to load; auto loads all of it if it holds more than a backbone.",
+    help="Part of --init to load; auto loads all of it if it contains more than a backbone.",
 )
 def pretrain(
     shards: tuple[Path, ...],
@@ -61,7 +61,7 @@ def pretrain(
 ) -> None:
     """Pre-train a backbone on SHARDS without labels; write checkpoints to RUN_DIR.
 
-    Several folders of SHARDS, extracted with the same settings, are used like one.
+    Several folders of SHARDS are used as one if they were extracted with the same settings.
 
     The same command continues from the last checkpoint, without reading --init again. SIGTERM, SIGUSR1, Ctrl-C or a
     file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped records how it ended.
@@ -131,8 +131,8 @@ def recipes(name: str | None) -> None:
 def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, pairs: tuple[str, ...]) -> None:
     """Convert the published weights in FILE (.pth or .safetensors) to a checkpoint in OUT_DIR.
 
-    Parameter names may have a common prefix; of larger files, such as those of MoCo, the backbone is imported. Missing
-    or unexpected names are an error that lists them.
+    Parameter names may have a common prefix. From larger files, such as those of MoCo, only the backbone is imported.
+    Missing or unexpected names are an error that lists them.
     """
     from cmd_train.checkpoints.initial import detect_network, write_imported
     from cmd_train.checkpoints.published import backbone_part, read_weights_file
@@ -176,8 +176,8 @@ def import_weights(file: Path, out_dir: Path, backbone: str | None, part: str, p
 def export(run: Path, out: Path, **options: Any) -> None:
     """Write the backbone of RUN to the new folder OUT: weights, config.json and a model card (README.md).
 
-    RUN is a run folder, for its last checkpoint, a checkpoint or a published file. OUT can be uploaded to a model hub
-    as it is; in the format safetensors it can be used wherever a checkpoint can.
+    RUN is a run folder (for its last checkpoint), a checkpoint or published weights. OUT can be uploaded to a model hub
+    as it is; in safetensors format, it can be used wherever a checkpoint can.
     """
     from cmd_train.export.backbone import export_backbone
 

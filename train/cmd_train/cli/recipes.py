@@ -15,13 +15,13 @@ NOTES: Mapping[str, str] = {
     "ucf101": "the paper's pre-training on UCF101, with the motion encoder at grid resolution",
     "hmdb51": "pre-training on HMDB51; the same settings as ucf101, as published",
     "kinetics400": "the paper's pre-training on Kinetics-400",
-    "ucf101-directions": "ucf101 with average shortcuts and prediction of motion directions, not run so far",
-    "gestures": "a small network for short real gesture clips",
-    "demo": "a small network for the synthesized videos; takes minutes on two cores",
+    "ucf101-directions": "ucf101 with average shortcuts and prediction of motion directions; not run yet",
+    "gestures": "a small network for short real gesture videos",
+    "demo": "a small network for the synthetic demo videos; takes minutes on two cores",
     "finetune-ucf101": "the paper's fine-tuning on UCF101",
     "finetune-hmdb51": "the paper's fine-tuning on HMDB51",
-    "finetune-gestures": "fine-tuning of the small network on short real gesture clips",
-    "finetune-demo": "fine-tuning of the small network on the synthesized videos",
+    "finetune-gestures": "fine-tuning of the small network on short real gesture videos",
+    "finetune-demo": "fine-tuning of the small network on the synthetic demo videos",
 }
 
 

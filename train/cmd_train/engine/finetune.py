@@ -104,7 +104,7 @@ def run_finetuning(
         folders: folder of shards, or several that were extracted with the same settings.
         run_dir: folder for checkpoints, metrics and configuration. Checkpoints record ``LabeledVideos.record``.
         config: configuration of the run.
-        start: checkpoint, run folder or published file; None starts from scratch. Not read again when a run is
+        start: checkpoint, run folder or published weights; None starts from scratch. Not read again when a run is
             continued.
         device: ``auto``, ``cpu`` or ``cuda``.
         log: prints a line for the user.

@@ -30,12 +30,12 @@ VECTOR_FIELDS = ("augment.motion_clamp_px", "augment.rescale_vectors", "augment.
 def load_start(model: SupervisedModel, config: TrainConfig, source: Path) -> tuple[dict[str, Any], list[str]]:
     """Load the backbone of a classifier, and its motion head if both it and the source have one.
 
-    Other heads and the classifier of the source are ignored. From a published file, only the backbone is loaded.
+    Other heads and the classifier of the source are ignored. From published weights, only the backbone is loaded.
 
     Args:
         model: network to fill, in place; unchanged after an error.
         config: its configuration.
-        source: checkpoint, its weights file, run folder, or published file.
+        source: checkpoint, its weights file, run folder, or published weights.
 
     Returns:
         Record of the initial weights (``source``, ``sha256`` of the weights file, the ``part`` loaded and, if known,

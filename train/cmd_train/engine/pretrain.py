@@ -25,7 +25,7 @@ class InitRequest:
     """Initial weights to load.
 
     Attributes:
-        source: published file, or checkpoint of this project.
+        source: published weights, or checkpoint of this project.
         part: ``auto``, ``all`` or ``backbone``; see ``cmd_train.checkpoints.initial.load_initial``.
     """
 

@@ -40,7 +40,7 @@ def export_backbone(
     A folder with the format ``safetensors`` and own names can be used wherever a checkpoint can.
 
     Args:
-        source: a run folder (its last checkpoint), a checkpoint or a published file.
+        source: a run folder (its last checkpoint), a checkpoint or published weights.
         out: the folder; it must not exist or be empty.
         form: format of the weights.
         names: parameter names: this project's, or those of torchvision's ``VideoResNet``.
