@@ -131,5 +131,5 @@ class VideoTable:
         names = self.names(target)
         kept = np.array([row for row in rows if names[row]], np.int64)
         if not len(kept):
-            raise ValueError(f"{target}: no video in {where} has one; add a {target} column to the manifest")
+            raise ValueError(f"{target}: no video in {where} has a {target}; add a {target} column to the manifest")
         return kept

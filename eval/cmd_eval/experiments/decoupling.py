@@ -1,4 +1,4 @@
-"""Do the two pretext tasks separate? Retrieval and probe by label and by context, for networks with one head or both.
+"""Test whether the pretext tasks separate: retrieval and probe by label and by context, for one head or both.
 
 By label, over splits that keep scenes apart: test videos are queries, training videos the gallery. By context (the
 group), over all videos, because in such splits the gallery never contains the scene of a query: leave-one-out
@@ -58,7 +58,7 @@ class DecouplingSpec:
     def __post_init__(self) -> None:
         if not self.split_columns or len(set(self.split_columns)) < len(self.split_columns):
             raise ValueError(
-                f"split_columns: {', '.join(self.split_columns) or 'none'}; need at least one, without repetitions"
+                f"split_columns: {', '.join(self.split_columns) or 'none'}; need at least one, without duplicates"
             )
 
     @property

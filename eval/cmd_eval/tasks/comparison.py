@@ -89,7 +89,9 @@ def comparison_tables(methods: Sequence[Method]) -> list[Table]:
             for run in _runs(record):
                 runs.setdefault(run.key, []).append(run)
         if len({len(own) for own in runs.values()}) > 1 or len(method.records) not in map(len, runs.values()):
-            raise ValueError(f"{method.name}: its results are of different data, targets or splits; name them apart")
+            raise ValueError(
+                f"{method.name}: its results are on different data, targets or splits; give them different names"
+            )
         for key, own in runs.items():
             comparable.setdefault(key, []).append((method.name, own))
     several_datasets = len({data_hash for _, data_hash, *_ in comparable}) > 1

@@ -165,7 +165,7 @@ def _accuracy_sgd(
     folds = [(kept, left_out) for kept, left_out in folds if len(kept) >= _SGD_MINIMUM]
     if not folds:
         raise ValueError(
-            f"train: {len(rows)} videos are too few to choose the parameters of the SGD probe; "
+            f"train: {len(rows)} videos are too few to select the hyperparameters of the SGD probe; "
             "use a larger training part"
         )
     if len(rows) > ONE_FOLD_ABOVE:

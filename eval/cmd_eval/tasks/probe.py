@@ -281,7 +281,7 @@ def validation_folds(number_T: NDArray[np.int64], groups: NDArray[np.int64] | No
     if largest < 2:
         raise ValueError(
             f"train: none of the classes of the {len(number_T)} training videos has two videos, so the probe's "
-            "parameter cannot be chosen; use a larger training part"
+            "hyperparameter cannot be selected; use a larger training part"
         )
     if groups is not None:
         splitter: StratifiedGroupKFold | StratifiedKFold = StratifiedGroupKFold(

@@ -306,7 +306,7 @@ def fold_splits(
     files = [videos.fingerprints[row] for row in rows]
     count = min(folds, max(Counter(name for name, _ in set(zip(names, files, strict=True))).values(), default=0))
     if count < 2:
-        raise ValueError(f"{target}: no two videos of different files share one, so nothing can be learned")
+        raise ValueError(f"{target}: no two videos from different files share a {target}, so there is nothing to learn")
     file_numbers = unit_group_numbers(files)
     kind = StratifiedKFold if file_numbers is None else StratifiedGroupKFold
     found = stratified_folds(kind(count, shuffle=True, random_state=seed), names, file_numbers)

@@ -201,7 +201,7 @@ def build_on_worker(work: ShardWork, plan: ShardPlan, described: Mapping[str, An
 
     Raises:
         FfmpegError: the worker does not have the FFmpeg version of the run.
-        RuntimeError: the worker's software would give other shards, or the worker may not start processes.
+        RuntimeError: the worker's software would produce different shards, or the worker may not start processes.
     """
     if multiprocessing.current_process().daemon:
         raise RuntimeError(
@@ -241,8 +241,8 @@ def _check_software(job: RunJob, described: Mapping[str, Any]) -> None:
     if keys:
         differences = "; ".join(f"{key}: {own.get(key)!r}, expected {described.get(key)!r}" for key in keys)
         raise RuntimeError(
-            f"Dask worker on {socket.gethostname()}: its software would give other shards ({differences}). Install "
-            "the same versions on all hosts, then run the same command again to continue"
+            f"Dask worker on {socket.gethostname()}: its software would produce different shards ({differences}). "
+            "Install the same versions on all hosts, then run the same command again to continue"
         )
 
 

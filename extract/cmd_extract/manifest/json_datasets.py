@@ -175,7 +175,7 @@ def _items(path: Path, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
 def _text(place: str, item: Mapping[str, Any], key: str) -> str:
     value = item.get(key)
     if not isinstance(value, str):
-        raise ManifestError(f"{place}, {key!r}: {value!r} is not a text; download the list again")
+        raise ManifestError(f"{place}, {key!r}: {value!r} is not a string; download the list again")
     return value
 
 

@@ -79,7 +79,7 @@ def test_videos_that_are_alone_in_their_group_are_left_out_by_context() -> None:
     assert "by context: left out 30 videos that are alone in their group" in record["notes"]
     assert any("30 videos without a group were left out" in note for note in expected["notes"])
     alone = replace(plain, videos=replace(plain.videos, groups=tuple(map(str, range(VIDEOS)))))
-    with pytest.raises(ValueError, match="group: no two videos of different files share one"):
+    with pytest.raises(ValueError, match="group: no two videos from different files share a group"):
         measure_decoupling({"both heads": alone}, spec, "x")
 
 

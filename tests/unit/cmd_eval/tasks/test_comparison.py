@@ -122,7 +122,7 @@ def test_invalid_comparisons_are_rejected(tmp_path: Path) -> None:
         ([tmp_path / "nothing.json"], "nothing.json: no such file"),
         ([good, other], "another result is also named good; tell them apart with NAME=FILE"),
         ([put(tmp_path, "aux", results.auxiliary())], "contains auxiliary results; only retrieval, probe"),
-        ([f"x={good}", f"x={put(tmp_path, 's2', second)}"], "x: its results are of different data, targets or splits"),
+        ([f"x={good}", f"x={put(tmp_path, 's2', second)}"], "x: its results are on different data, targets or splits"),
     ):
         result = compare(*arguments)
         assert result.exit_code == 1

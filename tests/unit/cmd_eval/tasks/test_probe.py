@@ -250,7 +250,7 @@ def test_folds_are_stratified_by_group() -> None:
         assert not set(split.query) & set(split.gallery)
         names = [features.videos.groups[row] for row in split.query]
         assert {names.count(name) for name in set(names)} <= {4, 5}, "24 of each group in 5 folds"
-    with pytest.raises(ValueError, match="no two videos of different files share"):
+    with pytest.raises(ValueError, match="no two videos from different files share"):
         fold_splits(make(["a", "b"], ["g", "h"], ["", ""], np.eye(2)).videos, "group")
 
 
@@ -264,7 +264,7 @@ def test_segments_of_a_file_are_in_one_fold_of_tests_and_of_validation() -> None
         assert not {files[row] for row in split.query} & {files[row] for row in split.gallery}
     found = probe(features, splits[0], "logistic").validation
     assert (found.folds, found.grouped) == (5, True)
-    with pytest.raises(ValueError, match="no two videos of different files share"):
+    with pytest.raises(ValueError, match="no two videos from different files share"):
         fold_splits(replace(features.videos, fingerprints=features.videos.groups), "group")
 
 

@@ -150,7 +150,7 @@ def test_folds_with_too_few_videos_to_train_on_are_left_out() -> None:
     assert (found.folds, found.grouped) == (1, True)
     settings = fit_probe.ProbeSettings(method="sgd", device="cpu")
     arguments = features, np.arange(2), np.arange(2, 4), np.zeros(2, np.int64), None
-    with pytest.raises(ValueError, match="2 videos are too few to choose the parameters of the SGD probe"):
+    with pytest.raises(ValueError, match="2 videos are too few to select the hyperparameters of the SGD probe"):
         fit_probe.fit_probe(*arguments, settings)
     fixed = fit_probe.fit_probe(*arguments, replace(settings, fixed_if_needed=True))
     assert (fixed.validation, fixed.chosen["learning rate"]) == (None, 0.03)

@@ -112,6 +112,6 @@ def test_worker_with_another_ffmpeg_is_refused(
 
 
 def test_worker_with_another_release_is_refused(build: Callable[..., FinishedShard], tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"would give other shards \(extractor_version: \d+, expected 99\)"):
+    with pytest.raises(RuntimeError, match=r"would produce different shards \(extractor_version: \d+, expected 99\)"):
         build("ffmpeg", "6.1-worker", extractor_version=99)
     assert not list(tmp_path.glob("shard-*"))

@@ -57,7 +57,7 @@ def test_from_ssv2(ssv2: Path, tmp_path: Path) -> None:
         ),
         ("train.json", [{"id": "5", "template": "Holding [something]"}], r"1 video \(.*train\.json, item 1: 5\) of 4"),
         ("train.json", [{"id": "74225"}, "x"], "train.json, item 2: 'x' is not an object"),
-        ("train.json", [{"id": "74225"}, {"id": None}], "train.json, item 2, 'id': None is not a text"),
+        ("train.json", [{"id": "74225"}, {"id": None}], "train.json, item 2, 'id': None is not a string"),
         ("train.json", [{"id": "a/b"}], "train.json, item 1, 'id': 'a/b' is not the name of a video"),
         ("more.json", [{"id": "74225"}], "more.json: the name of a list must contain one of train, "),
     ],
