@@ -115,6 +115,10 @@ def run_error(error: OSError, place: str) -> RunError:
     return RunError(f"{place}: {text or type(error).__name__}")
 
 
+class CacheError(RuntimeError):
+    """A remote shard cannot be read through the cache."""
+
+
 class SlurmError(RuntimeError):
     """Slurm is not available or rejected a command."""
 

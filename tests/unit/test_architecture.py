@@ -49,6 +49,9 @@ ALLOWED = {
         "cmd_extract.shard.folders",
         "cmd_extract.shard.reader",
         "cmd_extract.shard.drawing",
+        "cmd_extract.shard.remote",
+        "cmd_extract.shard.cache",
+        "cmd_extract.sources.location",
         "cmd_extract.system",
     ),
     "cmd_eval": (

@@ -37,9 +37,9 @@ class DataConfig:
         train_part: part of that split to train on.
         all_videos: train on all videos, whatever their splits.
         samples_per_video: samples per video and epoch; more than 1 suits small datasets.
+        shuffle_shards: random shards to shuffle at a time. 0: all; with a cache, as many as fit half of it.
         workers: number of data loading processes; 0 loads in the training process.
-        max_damaged: number of damaged videos to tolerate. Their samples do not count in the losses and are reported;
-            one more damaged video stops the run.
+        max_damaged: damaged videos to tolerate; one more stops the run. Their samples do not count and are reported.
         timeout_seconds: longest wait for a batch from the data loading processes; then the run stops with an error.
     """
 
@@ -47,6 +47,7 @@ class DataConfig:
     train_part: str = "train"
     all_videos: bool = False
     samples_per_video: int = 1
+    shuffle_shards: int = 0
     workers: int = 2
     max_damaged: int = 0
     timeout_seconds: float = 300.0
@@ -57,7 +58,7 @@ class DataConfig:
             f"all_videos: contradicts split_column={self.split_column!r}; choose one of them",
         )
         require_range(self, "samples_per_video", ge=1)
-        require_range(self, "workers", "max_damaged", ge=0)
+        require_range(self, "shuffle_shards", "workers", "max_damaged", ge=0)
         require_range(self, "timeout_seconds", gt=0)
 
 

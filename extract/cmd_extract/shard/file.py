@@ -124,6 +124,7 @@ class OpenShard:
     def rows(self, name: str, first: int = 0, stop: int | None = None) -> NDArray[Any]:
         """Read rows ``first`` to ``stop`` - 1 of a column, at most as many as it has."""
         if name not in self._columns:
+            self._files.prepare(self.path)
             with open_hdf5(self.path) as file:
                 self._check_same(file)
                 self._columns[name] = find_column(file, name)

@@ -50,6 +50,7 @@ class ShardReader:
         pid = os.getpid()
         if pid not in self._handles:
             self._handles.clear()
+            self._files.prepare(self.path)
             self._handles[pid] = open_hdf5(self.path)
         return self._handles[pid]
 
@@ -57,6 +58,7 @@ class ShardReader:
     def _data(self) -> OpenShard:
         """Location of the data; HDF5 is not needed to read them."""
         if self._opened is None:
+            self._files.prepare(self.path)
             with open_hdf5(self.path) as file:
                 self._opened = OpenShard(self.path, file, self._files)
         return self._opened
@@ -218,6 +220,7 @@ class ShardSet:
 
     Args:
         folder: output folder of ``cmd-extract run``.
+        files: opens the shards; None for local files.
 
     Attributes:
         folders: the folder, as a tuple of one (see ``cmd_extract.shard.folders``).
@@ -230,13 +233,13 @@ class ShardSet:
         ShardError: the folder contains no complete extraction, or shards that do not belong together.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, files: OpenFiles | None = None) -> None:
         self.folders: tuple[Path, ...] = (folder,)
         index = read_index(folder)
         self.config_hash: str = index["config_hash"]
         columns = read_columns(folder, index)
         self.data_hash = schema.hash_json([[shard["sha256"] for shard in index["shards"]], columns])
-        files = OpenFiles()
+        files = files or OpenFiles()
         self._readers = [ShardReader(folder / s["name"], i, files) for i, s in enumerate(index["shards"])]
         videos: list[VideoEntry] = []
         for reader, listed in zip(self._readers, index["shards"], strict=True):

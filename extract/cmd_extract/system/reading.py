@@ -64,6 +64,12 @@ class OpenFiles:
             raise OSError(f"{path}: truncated; {len(data)} of {count} bytes from position {start} on could be read")
         return data
 
+    def prepare(self, path: Path) -> None:
+        """Do what is needed before others open a file by its path; nothing for local files."""
+
+    def _open(self, path: Path) -> int:
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
     def close(self, path: Path) -> None:
         """Close a file, if it is open."""
         if path in self._descriptors:
@@ -76,7 +82,7 @@ class OpenFiles:
             return descriptor
         while len(self._descriptors) >= self._limit:
             os.close(self._descriptors.popitem(last=False)[1])
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = self._open(path)
         file = os.fstat(descriptor)
         if stamp is not None and (file.st_size, file.st_mtime_ns) != stamp:
             os.close(descriptor)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from cmd_train.cli.options import deadline, given_fields, report_outcome, require_run_dir, training_options
+from cmd_train.cli.options import deadline, given_fields, report_outcome, require_places, training_options
 from cmd_train.recipes import complete_recipe
 
 SCRATCH = "scratch"
@@ -36,8 +36,10 @@ SCRATCH = "scratch"
     "follow.",
 )
 def finetune(
-    shards: tuple[Path, ...],
+    shards: tuple[Path | str, ...],
     run_dir: Path | None,
+    cache: Path | None,
+    cache_gb: float | None,
     start: str | None,
     recipe: str,
     auxiliary: str,
@@ -49,9 +51,10 @@ def finetune(
 ) -> None:
     """Train a classifier end to end on the labeled videos of SHARDS; write checkpoints to RUN_DIR.
 
-    Several folders of SHARDS are used as one if they were extracted with the same settings. Videos without a label are
-    left out. The same command continues from the last checkpoint, without reading --from again. SIGTERM, SIGUSR1,
-    Ctrl-C or a file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped records how it ended.
+    Several folders of SHARDS are used as one if they were extracted with the same settings. SHARDS may be a URL to
+    which `cmd-extract publish` has copied them; they are then read through --cache. Videos without a label are left
+    out. The same command continues from the last checkpoint, without reading --from again. SIGTERM, SIGUSR1, Ctrl-C or
+    a file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped records how it ended.
     `cmd-eval recognition` evaluates the classifier.
     """
     import json
@@ -66,7 +69,7 @@ def finetune(
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return
-    target = require_run_dir(shards, run_dir)
+    folders, target = require_places(shards, run_dir, cache, cache_gb)
     if start is None:
         raise click.UsageError("Missing option '--from'; `--from scratch` starts from random weights.")
     from cmd_extract.console.progress import ProgressDisplay
@@ -74,7 +77,7 @@ def finetune(
 
     with ProgressDisplay("train", "steps", plain_seconds=None) as progress:
         result = run_finetuning(
-            shards,
+            folders,
             target,
             config,
             start=None if start == SCRATCH else Path(start),

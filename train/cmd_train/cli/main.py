@@ -9,7 +9,7 @@ import click
 
 from cmd_extract.console.commands import CommandGroup
 from cmd_train.cli.finetune import finetune
-from cmd_train.cli.options import deadline, given_fields, report_outcome, require_run_dir, training_options
+from cmd_train.cli.options import deadline, given_fields, report_outcome, require_places, training_options
 from cmd_train.recipes import complete_recipe
 
 
@@ -48,8 +48,10 @@ def main(debug: bool) -> None:
     help="Part of --init to load; auto loads all of it if it contains more than a backbone.",
 )
 def pretrain(
-    shards: tuple[Path, ...],
+    shards: tuple[Path | str, ...],
     run_dir: Path | None,
+    cache: Path | None,
+    cache_gb: float | None,
     recipe: str,
     device: str,
     init: Path | None,
@@ -61,7 +63,8 @@ def pretrain(
 ) -> None:
     """Pre-train a backbone on SHARDS without labels; write checkpoints to RUN_DIR.
 
-    Several folders of SHARDS are used as one if they were extracted with the same settings.
+    Several folders of SHARDS are used as one if they were extracted with the same settings. SHARDS may be a URL to
+    which `cmd-extract publish` has copied them; they are then read through --cache.
 
     The same command continues from the last checkpoint, without reading --init again. SIGTERM, SIGUSR1, Ctrl-C or a
     file RUN_DIR/stop saves and stops the run; RUN_DIR/finished or RUN_DIR/stopped records how it ended.
@@ -76,13 +79,13 @@ def pretrain(
     if print_config:
         click.echo(json.dumps(config.as_dict(), indent=1))
         return
-    target = require_run_dir(shards, run_dir)
+    folders, target = require_places(shards, run_dir, cache, cache_gb)
     from cmd_extract.console.progress import ProgressDisplay
     from cmd_train.engine.pretrain import InitRequest, run_pretraining
 
     with ProgressDisplay("train", "steps", plain_seconds=None) as progress:
         result = run_pretraining(
-            shards,
+            folders,
             target,
             config,
             device=device,

@@ -11,12 +11,22 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from cmd_extract.console.commands import EXIT_INTERRUPTED
+from cmd_extract.sources.location import is_url
 
 if TYPE_CHECKING:
+    from cmd_extract.shard.remote import RemoteFolder
     from cmd_train.engine.loop import TrainingResult
 
 # --max-hours counts from the start of the process, since loading takes time, too.
 _STARTED = time.monotonic()
+
+
+class ShardsType(click.Path):
+    """A folder of shards, or the URL of published ones."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the folder; URLs stay text."""
+        return value if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
 
 
 def training_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -45,6 +55,16 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             type=click.IntRange(0),
             help="Data loading processes per rank.  [default: from the recipe]",
         ),
+        click.option(
+            "--cache",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Folder on a local disk for copies of published shards; needed if SHARDS is a URL.",
+        ),
+        click.option(
+            "--cache-gb",
+            type=click.FloatRange(0, min_open=True),
+            help="Maximum size of --cache in GB (10^9 bytes), for all runs that use it; needed with --cache.",
+        ),
         click.option("--seed", type=click.IntRange(0), help="Random seed.  [default: from the recipe, 0]"),
         click.option(
             "--batch-size",
@@ -59,7 +79,7 @@ def training_options(command: Callable[..., None]) -> Callable[..., None]:
             help="Split column of the manifest.  [default: the only one in the shards; all videos if there is none]",
         ),
         click.argument("run_dir", required=False, type=click.Path(file_okay=False, path_type=Path)),
-        click.argument("shards", nargs=-1, type=click.Path(exists=True, file_okay=False, path_type=Path)),
+        click.argument("shards", nargs=-1, type=ShardsType(exists=True, file_okay=False, path_type=Path)),
     ):
         command = option(command)
     return command
@@ -95,16 +115,33 @@ def given_fields(config_file: Path | None, pairs: Sequence[str], **options: Any)
     return file | {fields[name]: value for name, value in options.items() if value is not None} | parse_overrides(pairs)
 
 
-def require_run_dir(shards: tuple[Path, ...], run_dir: Path | None) -> Path:
-    """Return the run folder; it and the shards are optional only for ``--print-config``.
+def require_places(
+    shards: tuple[Path | str, ...], run_dir: Path | None, cache: Path | None, cache_gb: float | None
+) -> tuple[tuple[Path, ...] | RemoteFolder, Path]:
+    """Return the shards and the run folder; they are optional only for ``--print-config``.
 
     Raises:
-        click.UsageError: one of them is missing.
+        click.UsageError: one of them is missing, or the cache does not fit the shards.
     """
     # click takes a single argument for the last one.
     if run_dir is None or not shards:
         raise click.UsageError(f"Missing argument '{'SHARDS' if run_dir is None else 'RUN_DIR'}'.")
-    return run_dir
+    folders = tuple(each for each in shards if isinstance(each, Path))
+    if len(folders) == len(shards):
+        if cache is not None or cache_gb is not None:
+            raise click.UsageError("--cache and --cache-gb are for published shards (a URL); remove them.")
+        return folders, run_dir
+    url = next(each for each in shards if isinstance(each, str))
+    if len(shards) > 1:
+        raise click.UsageError(f"{url}: give one URL, without other SHARDS.")
+    if cache is None or cache_gb is None:
+        raise click.UsageError(
+            f"{url}: published shards are read through a cache; give --cache DIR and --cache-gb N, or copy them to a "
+            "local folder with `cmd-extract fetch`."
+        )
+    from cmd_extract.shard.remote import RemoteFolder
+
+    return RemoteFolder(url=url, cache=cache, max_bytes=int(cache_gb * 1e9)), run_dir
 
 
 def deadline(max_hours: float | None) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -29,6 +30,10 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     No video occurs twice in a global batch, as its own negative, unless the batch is larger than the number of videos.
     The last, incomplete global batch of an epoch is dropped.
 
+    With ``shuffle_shards``, each pass shuffles the shards, divides them into blocks of nearly equal number, and
+    shuffles the videos within each block. Only the shards of one block, or at its end of two, are then needed at a
+    time.
+
     Attributes:
         video_count: number of training videos.
         global_batch: samples per step over all ranks.
@@ -37,6 +42,8 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         samples_per_video: samples per video and epoch.
         rank, world_size: this rank and the number of ranks, which select the part of each global batch.
         first_step: first step to return, counted from the start of the run: 0, or the number of completed steps.
+        shards: shard of each video; needed with ``shuffle_shards``.
+        shuffle_shards: maximum number of shards per block; 0 shuffles all videos.
 
     Raises:
         ValueError: a number is out of range, or an epoch has fewer samples than a global batch.
@@ -50,9 +57,16 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
     rank: int = 0
     world_size: int = 1
     first_step: int = 0
+    shards: tuple[int, ...] = ()
+    shuffle_shards: int = 0
 
     def __post_init__(self) -> None:
         require_range(self, "video_count", "global_batch", "epochs", "samples_per_video", "world_size", ge=1)
+        require_range(self, "shuffle_shards", ge=0)
+        require(
+            not self.shuffle_shards or len(self.shards) == self.video_count,
+            f"shards: must be {self.video_count} numbers, got {len(self.shards)}",
+        )
         require_range(self, "rank", ge=0, lt=self.world_size)
         require(
             self.global_batch % self.world_size == 0,
@@ -98,12 +112,23 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         passes: list[NDArray[np.int64]] = []
         for number in range(self.samples_per_video):
             rng = np.random.default_rng(seed_sequence(self.seed, epoch, number, purpose=_PURPOSE_ORDER))
-            order = rng.permutation(self.video_count)
+            order = self._shuffle(rng)
             shared = number * self.video_count % self.global_batch  # samples of the last pass in the batch of the next
             if shared and self.global_batch <= self.video_count:
                 _move_back(order, passes[-1][-shared:] % self.video_count, self.global_batch - shared)
             passes.append(number * self.video_count + order)
         return np.concatenate(passes)
+
+    def _shuffle(self, rng: np.random.Generator) -> NDArray[np.int64]:
+        """Return all videos in random order, by blocks of shards if there are any."""
+        order = rng.permutation(self.video_count)
+        if not self.shuffle_shards:
+            return order
+        _, numbers = np.unique(np.array(self.shards), return_inverse=True)
+        count = int(numbers.max()) + 1
+        blocks = math.ceil(count / self.shuffle_shards)
+        block_of_shard = rng.permutation(count) * blocks // count
+        return order[np.argsort(block_of_shard[numbers[order]], kind="stable")]
 
 
 def _move_back(order: NDArray[np.int64], taken: NDArray[np.int64], places: int) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.schema import VideoEntry
-from cmd_extract.shard.folders import Folders, open_folders
+from cmd_extract.shard.folders import Folders
+from cmd_extract.shard.remote import RemoteFolder, open_shards
 from cmd_train.checkpoints.initial import initialize
 from cmd_train.config import TrainConfig
 from cmd_train.distributed import errors as rank_errors
@@ -20,7 +21,7 @@ from cmd_train.distributed.process_group import process_group
 from cmd_train.engine.dry_run import perform_dry_run
 from cmd_train.engine.finetune_start import load_start
 from cmd_train.engine.loop import TrainingResult, train
-from cmd_train.engine.setup import TrainingTask, select_training_videos
+from cmd_train.engine.setup import TrainingTask, choose_shuffling, select_training_videos
 from cmd_train.engine.supervised_objective import SupervisedObjective
 from cmd_train.models.build import build_classifier
 from cmd_train.models.supervised import SupervisedModel
@@ -86,7 +87,7 @@ def _load_start(
 
 
 def run_finetuning(
-    folders: Folders,
+    folders: Folders | RemoteFolder,
     run_dir: Path,
     config: TrainConfig,
     *,
@@ -101,7 +102,7 @@ def run_finetuning(
     """Train a classifier on folders of shards; see ``cmd_train.engine.loop.train``.
 
     Args:
-        folders: folder of shards, or several that were extracted with the same settings.
+        folders: folder of shards, several that were extracted with the same settings, or published shards.
         run_dir: folder for checkpoints, metrics and configuration. Checkpoints record ``LabeledVideos.record``.
         config: configuration of the run.
         start: checkpoint, run folder or published weights; None starts from scratch. Not read again when a run is
@@ -114,19 +115,19 @@ def run_finetuning(
         dry_run: only report what would be done; see ``cmd_train.engine.dry_run.perform_dry_run``.
 
     Raises:
-        ValueError: the settings, shards, labels or initial weights do not fit together.
+        CacheError, ValueError: the cache fails; the settings, shards, labels or initial weights do not fit together.
     """
     with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as context:
         log_once = log if context.is_main else lambda _: None
-        shards = open_folders(folders)
+        shards = open_shards(folders)
         chosen = select_training_videos(shards.videos, config)
-        config, labeled = chosen.config, select_classes(chosen.entries)
+        labeled = select_classes(chosen.entries)
+        config = choose_shuffling(shards, labeled.entries, chosen.config, log_once)
         objective = SupervisedObjective(config, shards.header, labeled.class_numbers, len(labeled.classes))
         log_once(chosen.description)
         if labeled.unlabeled:
             log_once(f"Left out {labeled.unlabeled} videos without a label")
-        auxiliary = " with motion prediction" if config.model.motion_head else ""
-        network = f"{config.model.backbone}{auxiliary} on {context.device}"
+        network = f"{config.model.backbone}{' with motion prediction' * config.model.motion_head} on {context.device}"
         log_once(f"Fine-tuning {network}: {len(labeled.entries)} videos, {len(labeled.classes)} classes")
         model = build_classifier(config.model, len(labeled.classes), seed=config.run.seed)
         initial = initialize(run_dir, start, partial(_load_start, model, config, log_once))

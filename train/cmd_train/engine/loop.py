@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,7 +25,7 @@ from cmd_train.engine.claim import claim_run
 from cmd_train.engine.damaged_samples import DamageTracker
 from cmd_train.engine.finite_check import FiniteCheck
 from cmd_train.engine.optim import learning_rate, set_learning_rate, skip_update
-from cmd_train.engine.setup import TrainingTask, batch_dataset, prepare_run
+from cmd_train.engine.setup import TrainingTask, batch_dataset, batch_sampler, prepare_run
 from cmd_train.engine.step import GradientStep
 from cmd_train.engine.stop import StopRequest, stop_requests, write_outcome
 from cmd_train.monitoring.batch_picture import draw_batch
@@ -210,7 +210,7 @@ def _load_batches(task: TrainingTask, sampler: EpochSampler, first_step: int) ->
     return iterate_samples(
         batch_dataset(task),
         # The sampler yields whole batches.
-        sampler=replace(sampler, first_step=first_step),
+        sampler=batch_sampler(task, sampler, first_step),
         workers=task.config.data.workers,
         timeout_seconds=task.config.data.timeout_seconds,
         pin_memory=task.context.device.type == "cuda",

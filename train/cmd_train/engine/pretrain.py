@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmd_extract.console.progress import ProgressDisplay
-from cmd_extract.shard.folders import Folders, open_folders
+from cmd_extract.shard.folders import Folders
+from cmd_extract.shard.remote import RemoteFolder, open_shards
 from cmd_train.checkpoints.initial import initialize, load_initial
 from cmd_train.config import TrainConfig
 from cmd_train.distributed import errors as rank_errors
@@ -16,7 +17,7 @@ from cmd_train.distributed.process_group import process_group
 from cmd_train.engine.dry_run import perform_dry_run
 from cmd_train.engine.loop import TrainingResult, train
 from cmd_train.engine.objective import PretrainObjective
-from cmd_train.engine.setup import TrainingTask, select_training_videos
+from cmd_train.engine.setup import TrainingTask, choose_shuffling, select_training_videos
 from cmd_train.models.build import build_model
 
 
@@ -34,7 +35,7 @@ class InitRequest:
 
 
 def run_pretraining(
-    folders: Folders,
+    folders: Folders | RemoteFolder,
     run_dir: Path,
     config: TrainConfig,
     *,
@@ -49,7 +50,7 @@ def run_pretraining(
     """Pre-train a network on folders of shards; see ``cmd_train.engine.loop.train``.
 
     Args:
-        folders: folder of shards, or several that were extracted with the same settings.
+        folders: folder of shards, several that were extracted with the same settings, or published shards.
         run_dir: folder for checkpoints, metrics and configuration.
         config: configuration of the run.
         device: ``auto``, ``cpu`` or ``cuda``.
@@ -61,13 +62,14 @@ def run_pretraining(
         dry_run: only report what would be done; see ``cmd_train.engine.dry_run.perform_dry_run``.
 
     Raises:
+        CacheError: published shards cannot be read through the cache.
         ValueError: the settings, shards or initial weights do not fit together.
     """
     with process_group(device, None if dry_run else run_dir / rank_errors.FOLDER_NAME) as context:
         log_once = log if context.is_main else lambda _: None
-        shards = open_folders(folders)
+        shards = open_shards(folders)
         chosen = select_training_videos(shards.videos, config)
-        config = chosen.config
+        config = choose_shuffling(shards, chosen.entries, chosen.config, log_once)
         objective = PretrainObjective(config, shards.header)
         log_once(chosen.description)
         log_once(f"Pre-training {config.model.backbone} on {context.device}")

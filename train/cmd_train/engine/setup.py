@@ -8,14 +8,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import Sampler
 
 from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.remote import CachedShardSet
 from cmd_train.config import TrainConfig
 from cmd_train.data.dataset import PretrainDataset, VideoSource, require_frames
 from cmd_train.data.epoch_sampler import EpochSampler
+from cmd_train.data.read_ahead import ReadAhead, shards_per_block
 from cmd_train.data.selection import resolve_split_columns, select_videos
 from cmd_train.distributed.process_group import RankContext, gather_texts
 from cmd_train.engine.damaged_samples import DamageTracker, TolerantDataset
@@ -71,6 +76,26 @@ def select_training_videos(videos: Sequence[VideoEntry], config: TrainConfig) ->
     )
     resolved = replace(config, data=replace(data, split_column=column, all_videos=column is None))
     return TrainingVideos(entries=entries, config=resolved, description=description)
+
+
+def choose_shuffling(
+    shards: ShardSet, entries: Sequence[VideoEntry], config: TrainConfig, log: Callable[[str], None]
+) -> TrainConfig:
+    """Return the configuration with ``data.shuffle_shards`` resolved, if the shards are read through a cache.
+
+    Raises:
+        CacheError: the cache is too small for the shards of the videos.
+    """
+    if not isinstance(shards, CachedShardSet):
+        return config
+    sizes = [shards.remote_shards[number].size_bytes for number in {entry.shard for entry in entries}]
+    count = config.data.shuffle_shards or shards_per_block(sizes, shards.cache.max_bytes)
+    log(
+        f"Reading {len(sizes)} shards of {sum(sizes) / 1e9:.3g} GB through a cache of "
+        f"{shards.cache.max_bytes / 1e9:.3g} GB; shuffling the videos of {count or 'all'} shards at a "
+        "time (data.shuffle_shards)"
+    )
+    return replace(config, data=replace(config.data, shuffle_shards=count))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +169,8 @@ def prepare_run(task: TrainingTask) -> RunStart:
         epochs=config.optim.epochs,
         seed=config.run.seed,
         samples_per_video=config.data.samples_per_video,
+        shards=tuple(entry.shard for entry in task.entries) if config.data.shuffle_shards else (),
+        shuffle_shards=config.data.shuffle_shards,
         rank=context.rank,
         world_size=context.world_size,
     )
@@ -197,3 +224,16 @@ def batch_dataset(task: TrainingTask) -> TolerantDataset:
     return TolerantDataset(
         PretrainDataset(task.shards, task.entries, config.sampling, seed=config.run.seed, clips_only=clips_only)
     )
+
+
+def batch_sampler(task: TrainingTask, sampler: EpochSampler, first_step: int) -> Sampler[list[tuple[int, int]]]:
+    """Return the batches from a step on; if shards are read through a cache, they are downloaded ahead.
+
+    Raises:
+        CacheError: the cache is too small.
+    """
+    remaining = replace(sampler, first_step=first_step)
+    if not isinstance(task.shards, CachedShardSet):
+        return remaining
+    numbers = np.array([entry.shard for entry in task.entries])
+    return ReadAhead(remaining, numbers, task.shards.remote_shards, task.shards.cache, task.config.data.workers)

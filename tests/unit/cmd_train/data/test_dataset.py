@@ -305,6 +305,25 @@ def test_an_epoch_contains_each_sample_once_in_a_new_order() -> None:
     assert [key for batch in batches[7:14] for key in batch] == [(1, position) for position in orders[1][:28]]
 
 
+def test_an_epoch_by_blocks_needs_few_shards_at_a_time() -> None:
+    shards = tuple(number // 5 for number in range(40))
+    sampler = EpochSampler(video_count=40, global_batch=4, epochs=2, seed=0, shards=shards, shuffle_shards=3)
+    orders = [sampler.epoch_order(epoch) for epoch in range(2)]
+    blocks = []
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(40))
+        found = np.array(shards)[order]
+        cuts = [15, 30] if len(set(found[:15].tolist())) == 3 else [10, 25]
+        parts = [set(part.tolist()) for part in np.split(found, cuts)]
+        assert sum(map(len, parts)) == 8
+        assert max(map(len, parts)) == 3
+        assert (np.diff(found) != 0).sum() > 16  # mixed within a block
+        blocks.append(parts)
+    assert blocks[0] != blocks[1]
+    with pytest.raises(ValueError, match="shards: must be 40 numbers, got 0"):
+        EpochSampler(video_count=40, global_batch=4, epochs=2, seed=0, shuffle_shards=3)
+
+
 @pytest.mark.parametrize(("videos", "batch"), [(10, 4), (10, 10), (10, 9), (11, 7), (5, 2)])
 def test_no_video_is_its_own_negative_where_passes_meet(videos: int, batch: int) -> None:
     sampler = EpochSampler(video_count=videos, global_batch=batch, epochs=20, seed=0, samples_per_video=3)
