@@ -133,7 +133,8 @@ publish = click.option(
     "--publish",
     metavar="URL",
     callback=_writable_url,
-    help="Copy the finished extraction to this folder in an object store (s3://, gs://); see `cmd-extract publish`.",
+    help="Copy the extraction to this folder in an object store (s3://, gs://); `run` copies each shard once it is "
+    "finished. See `cmd-extract publish`.",
 )
 stale_after = click.option(
     "--stale-after",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from functools import partial
 from pathlib import Path
@@ -170,6 +171,7 @@ def _extract(
     from cmd_extract.cluster.task import run_task
     from cmd_extract.decode.video import extract_video
     from cmd_extract.run.pipeline import run_extraction
+    from cmd_extract.run.publish import ShardUploader
     from cmd_extract.system.claims import Claims
     from cmd_extract.system.signals import interruptible
 
@@ -180,7 +182,11 @@ def _extract(
             task = run_task(requested.planned, job, cluster.share, claims=claims, **settings)
         _print_task(task, cluster.share, job.out)
         return
-    with interruptible():
+    with interruptible(), contextlib.ExitStack() as stack:
+        if publish is not None:
+            warn = partial(click.echo, err=True)
+            uploader = stack.enter_context(ShardUploader(job.out, publish, job.limits.sources, warn))
+            settings["on_finished"] = lambda shard: uploader.add(shard.name, shard.written.sha256)
         summary = run_extraction(
             requested.planned, job, backend=cluster.backend, retry_stages=requested.retry_stages, **settings
         )

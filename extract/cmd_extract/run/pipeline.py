@@ -138,6 +138,7 @@ def run_extraction(
     redo: frozenset[str] = frozenset(),
     backend: Backend | None = None,
     retry_stages: frozenset[str] = frozenset(),
+    on_finished: Callable[[FinishedShard], None] = lambda shard: None,
 ) -> RunSummary:
     """Extract the videos of a manifest into ``job.out``, continuing earlier runs.
 
@@ -151,6 +152,7 @@ def run_extraction(
             complete.
         backend: builds the shards; None for ``workers`` processes on this machine.
         retry_stages: shards with failures of these stages are built again in the same way.
+        on_finished: called with each shard that this run has built, as soon as it is logged.
 
     Raises:
         ShardError: the folder contains an extraction of another manifest or configuration, or sources have changed.
@@ -165,7 +167,7 @@ def run_extraction(
         state.check_sources()
         add_rows(job, identity)
         backend = backend or partial(build_locally, workers)
-        built = _build_shards(state, backend, extract, max_failures, planned.rows)
+        built = _build_shards(state, backend, extract, max_failures, planned.rows, on_finished)
         check_folder(job, identity)  # another run may have added rows
         summary = RunSummary(
             **write_index(state, built, log),
@@ -179,7 +181,12 @@ def run_extraction(
 
 
 def _build_shards(
-    state: OutputState, backend: Backend, extract: Extract, max_failures: int | None, total: int
+    state: OutputState,
+    backend: Backend,
+    extract: Extract,
+    max_failures: int | None,
+    total: int,
+    on_finished: Callable[[FinishedShard], None],
 ) -> dict[str, FinishedShard]:
     """Build the missing shards and log each of them; ``total`` is the number of manifest rows."""
     job, failed_before = state.job, state.failures
@@ -196,7 +203,11 @@ def _build_shards(
                     TaskLog(job.out, Share(task=0, num_tasks=1)) as log,
                     watch_journals(scratch, count_rows(state.todo), count_rows(state.done)),
                 ):
-                    return {shard.name: log.add(shard) for shard in backend(work, state.todo)}
+                    built = {}
+                    for shard in backend(work, state.todo):
+                        built[shard.name] = log.add(shard)
+                        on_finished(shard)
+                    return built
             except FailureLimitError:
                 failures = sorted(failed_before + read_failures(scratch))
                 if state.todo:

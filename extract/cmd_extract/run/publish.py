@@ -8,8 +8,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 
 from cmd_extract.errors import RunError, ShardError, VideoError
 from cmd_extract.schema import INDEX_NAME, PREVIOUS_INDEX_NAME, RUN_NAME
@@ -113,6 +115,50 @@ def publish(
     except VideoError as error:
         raise RunError(f"cannot publish {out} to {url}: {error.reason}") from None
     return _summary(sizes)
+
+
+class ShardUploader:
+    """Copies shards to an object store in the background, while a run builds others.
+
+    A context manager that waits for the copies at its end, unless the block fails. After a copy has failed, no further
+    ones are made; ``publish`` makes those that are missing, and reports what is wrong.
+
+    Args:
+        out, url, limits: see ``publish``.
+        warn: called with the reason why a copy has failed.
+    """
+
+    def __init__(self, out: Path, url: str, limits: SourceLimits, warn: Callable[[str], None]) -> None:
+        self._publisher, self._warn = _Publisher(out, url.rstrip("/"), limits), warn
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="publish")
+        self._started = self._failed = False
+
+    def add(self, name: str, sha256: str) -> None:
+        """Copy a finished shard, after those that were added before."""
+        self._pool.submit(self._copy, name, sha256)
+
+    def _copy(self, name: str, sha256: str) -> None:
+        if self._failed:
+            return
+        try:
+            if not self._started:
+                self._publisher.check_destination()
+                self._publisher.remove(INDEX_NAME)  # it does not describe the new shards
+                self._publisher.copy(RUN_NAME, None)
+                self._started = True
+            self._publisher.copy(name, sha256)
+        except (VideoError, RunError, ShardError, OSError) as error:
+            self._failed = True
+            reason = error.reason if isinstance(error, VideoError) else str(error)
+            self._warn(f"shards are not published while the run goes on: {reason}")
+
+    def __enter__(self) -> ShardUploader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pool.shutdown(wait=True, cancel_futures=error is not None)
 
 
 def _summary(sizes: Sequence[int | None]) -> Copied:

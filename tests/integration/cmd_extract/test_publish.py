@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 from collections.abc import Iterator
@@ -198,6 +199,36 @@ def test_run_publishes_at_its_end(proxy: FaultyProxy, few_shards: Path, out: Pat
     assert result.exit_code == 0, result.output
     assert "published: " in result.output
     assert len(ShardSet(stored(url, tmp_path / "copy")).videos) == len(ShardSet(out).videos)
+
+
+def test_run_publishes_each_shard_and_continues(proxy: FaultyProxy, few_shards: Path, tmp_path: Path, url: str) -> None:
+    out, manifest = tmp_path / "out", few_shards.parent / "videos" / "manifest.csv"
+    command = ("run", manifest, out, "--videos-per-shard", 7, "--workers", 1, "--publish", url)
+    missing = json.loads((few_shards / "index.json").read_text())["shards"][2]
+    # The third shard fails: the two before it are published already, without an index.
+    source = manifest.parent / list(csv.DictReader(manifest.open()))[missing["rows"][0]]["path"]
+    source.rename(tmp_path / "moved")
+    result = cli(*command, "--max-failures", 0)
+    assert result.exit_code == 4, result.output
+    assert {"run.json", "shard-00000.h5", "shard-00001.h5"} <= stored_names(url)
+    assert "index.json" not in stored_names(url)
+    (tmp_path / "moved").rename(source)
+    proxy.requests.clear()
+    result = cli(*command)
+    assert result.exit_code == 0, result.output
+    assert not {"shard-00000.h5", "shard-00001.h5"} & set(uploads(proxy))
+    assert uploads(proxy)[-1] == "index.json"
+    copy = stored(url, tmp_path / "copy")
+    assert (copy / "index.json").read_bytes() == (few_shards / "index.json").read_bytes()
+
+    # A store that fails does not end the extraction, but the command.
+    proxy.fault = lambda method, path, earlier: "503" if method == "PUT" else ""
+    words = ["run", manifest, tmp_path / "other", "--videos-per-shard", 12, "--publish", f"{url}-2"]
+    result = cli(*words, "--remote-retries", 0)
+    assert result.exit_code == 1
+    assert "shards are not published while the run goes on: request" in result.output
+    assert "cannot publish" in result.output
+    assert (tmp_path / "other" / "index.json").exists()
 
 
 def test_fetched_copies_are_complete_and_continued(proxy: FaultyProxy, out: Path, url: str, tmp_path: Path) -> None:
