@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import hashlib
 import http.client
 import json
@@ -23,13 +24,16 @@ class FaultyServer:
         url: address of the folder.
         requests: number of requests by method and name.
         faults: maps names to a fault: ``503 N`` and ``cut N`` for the first N requests, ``slow`` (no bytes after the
-            header), ``short`` and ``long`` (wrong size in the answer to HEAD), ``no-range``, ``changes`` (the ETag).
+            header), ``short`` and ``long`` (wrong size in the answer to HEAD), ``no-range``, ``changes`` (the ETag),
+            ``endless`` (a body of up to 1 GiB without a size), ``gzip`` (100 MB of zeros, compressed).
+        blocks: MiB sent in endless bodies.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.faults: dict[str, str] = {}
         self.requests: Counter[str] = Counter()
+        self.blocks = 0
         self._seen: dict[str, int] = defaultdict(int)
         self.stopping = threading.Event()
         outer = self
@@ -74,7 +78,18 @@ class FaultyServer:
         if self._strikes(name, "503"):
             self._error(handler, 503)
             return
+        if body and fault == "endless":
+            self._send_endlessly(handler)
+            return
         data = path.read_bytes()
+        if body and fault == "gzip":
+            data = gzip.compress(bytes(100_000_000))
+            handler.send_response(200)
+            handler.send_header("Content-Encoding", "gzip")
+            handler.send_header("Content-Length", str(len(data)))
+            handler.end_headers()
+            self._send(handler, name, data)
+            return
         start, stop = self._range(handler, len(data)) if fault != "no-range" else (0, len(data))
         partial = fault != "no-range" and "Range" in handler.headers
         length = stop - start
@@ -89,6 +104,15 @@ class FaultyServer:
         handler.end_headers()
         if body:
             self._send(handler, name, data[start:stop])
+
+    def _send_endlessly(self, handler: BaseHTTPRequestHandler) -> None:
+        handler.close_connection = True
+        handler.send_response(200)
+        handler.end_headers()
+        with contextlib.suppress(ConnectionError):
+            for _ in range(1024):
+                handler.wfile.write(bytes(1 << 20))
+                self.blocks += 1
 
     def _send(self, handler: BaseHTTPRequestHandler, name: str, data: bytes) -> None:
         if self.faults.get(name) == "slow":

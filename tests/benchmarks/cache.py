@@ -87,7 +87,7 @@ def epoch_rates(shards: ShardSet, epochs: int, connection: Connection) -> list[t
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--videos", type=int, default=20 * SHARDS)
+    parser.add_argument("--videos", type=int, default=20 * SHARDS, help="at least 32")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="only show that the script runs")
     arguments = parser.parse_args()
@@ -104,14 +104,19 @@ def main() -> None:
         server = multiprocessing.get_context("spawn").Process(target=serve, args=(out, theirs))
         server.start()
         url = ours.recv()
-        print(f"{arguments.videos} videos, {SHARDS} shards, {size / 1e6:.0f} MB; {describe_machine(arguments.quick)}")
+        machine = describe_machine(quick=arguments.quick)
+        print(f"{arguments.videos} videos, {SHARDS} shards, {size / 1e6:.0f} MB; {machine}")
         print("\n| epoch | shards | clips/s | downloaded, of all bytes |\n|---|---|---|---|")
         caches = {"whole": 3 * size, "quarter": size // 4}
-        sets = {"local": ShardSet(out)} | {
-            key: CachedShardSet(RemoteFolder(url=url, cache=folder / key, max_bytes=limit))
-            for key, limit in caches.items()
-        }
-        for key, shards in sets.items():
+        for key in ("local", *caches):
+            if key == "local":
+                shards = ShardSet(out)
+            else:
+                ours.send(True)
+                ours.recv()
+                shards = CachedShardSet(RemoteFolder(url=url, cache=folder / key, max_bytes=caches[key]))
+                ours.send(True)
+                print(f"| opening | {key} | | {ours.recv() / size:.2f} |", flush=True)
             for epoch, (rate, sent) in enumerate(epoch_rates(shards, arguments.epochs, ours), start=1):
                 print(f"| {epoch} | {key} | {rate:.0f} | {sent / size:.2f} |", flush=True)
         ours.send(False)

@@ -10,6 +10,7 @@ import random
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from types import TracebackType
 from typing import Any
@@ -21,6 +22,7 @@ REQUEST_BYTES = 8 << 20
 """Maximum size of a range that is requested at once."""
 
 _MODULES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
+_CHUNK_BYTES = 256 << 10
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 8.0
 _TRY_AGAIN, _ABSENT = (408, 425, 429), (404, 410)
 _VERSION_KEYS = ("ETag", "etag", "Last-Modified", "LastModified", "generation", "mtime", "updated")
@@ -68,7 +70,7 @@ class RemoteObject:
     """
 
     def __init__(self, url: str, limits: SourceLimits) -> None:
-        self._limits = limits
+        self._url, self._limits = url, limits
         self._system, self._path = _open_system(url, limits)
 
     def state(self) -> RemoteState:
@@ -89,7 +91,9 @@ class RemoteObject:
         Raises:
             VideoError: they cannot be read.
         """
-        data: bytes = self._attempt(self._system._cat_file, start=start, end=stop)
+        is_http = self._url.startswith(("http://", "https://"))
+        request = partial(_read_range, self._system) if is_http else self._system._cat_file
+        data: bytes = self._attempt(request, start=start, end=stop)
         return data
 
     def names(self) -> list[str]:
@@ -192,6 +196,21 @@ class RemoteReader:
         return data
 
 
+async def _read_range(system: Any, url: str, *, start: int, end: int) -> bytes:
+    """Return a range of a file from fsspec's HTTP file system, and one byte more at most, whatever the server sends."""
+    headers = {**system.kwargs.get("headers", {}), "Range": f"bytes={start}-{max(start, end - 1)}"}
+    session = await system.set_session()
+    async with session.get(system.encode_url(url), **(system.kwargs | {"headers": headers})) as response:
+        system._raise_not_found_for_status(response, url)
+        data = bytearray()
+        async for chunk in response.content.iter_chunked(_CHUNK_BYTES):
+            data += chunk
+            if len(data) > end - start:
+                response.close()  # the rest may be endless
+                break
+    return bytes(data[: end - start + 1])
+
+
 def _reason(error: Exception, attempts: int, seconds: float) -> str:
     if isinstance(error, FileNotFoundError):
         return "the remote file does not exist"
@@ -236,7 +255,10 @@ def _open_system(url: str, limits: SourceLimits) -> tuple[Any, str]:
         headers = {**conf.get("http", {}).get("headers", {}), **conf.get("https", {}).get("headers", {})}
         # A compressed answer would have another size.
         options["headers"] = headers | {"Accept-Encoding": "identity"}
-        options["client_kwargs"] = {"timeout": aiohttp.ClientTimeout(total=limits.timeout_seconds)}
+        options["client_kwargs"] = {
+            "timeout": aiohttp.ClientTimeout(total=limits.timeout_seconds),
+            "auto_decompress": False,  # a small compressed answer could become huge
+        }
     elif scheme == "s3":
         given = conf.get("s3", {}).get("config_kwargs", {})
         options["config_kwargs"] = given | {

@@ -265,3 +265,16 @@ def test_google_cloud_storage(folder: Path, tmp_path: Path, monkeypatch: pytest.
         assert remote.RemoteObject(source.url, LIMITS).state() != state
         remote.RemoteObject("gs://bucket/copy.mp4", LIMITS).upload(folder / "good.mp4")
         assert objects["copy.mp4"] == data
+
+
+@pytest.mark.parametrize("fault", ["endless", "gzip"])
+def test_answers_are_read_up_to_the_requested_size_only(
+    fault: str, server: FaultyServer, folder: Path, tmp_path: Path
+) -> None:
+    (folder / "hostile.mp4").write_bytes(bytes(1000))
+    server.faults["hostile.mp4"] = fault
+    with pytest.raises(
+        VideoError, match=r"states a size of 1000 bytes, but sends 100[0-9] bytes for the range 0 to 1000"
+    ):
+        spool(RemoteFile(f"{server.url}/hostile.mp4"), tmp_path, LIMITS)
+    assert server.blocks < 200
