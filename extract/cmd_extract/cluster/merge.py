@@ -50,11 +50,12 @@ def merge_tasks(
         # often than this.
         remove_leftovers(out, max(claims.stale_seconds, STALE_SECONDS))
         totals = write_index(state, {}, log)
+    written = {shard.name: shard for attempt in attempts for shard in attempt.written}  # some were built twice
     summary = RunSummary(
         **totals,
         shards=len(plans),
-        new_videos=sum(w.videos for a in attempts for w in a.written),
-        new_frames=sum(w.frames for a in attempts for w in a.written),
+        new_videos=sum(shard.videos for shard in written.values()),
+        new_frames=sum(shard.frames for shard in written.values()),
         seconds=sum((a.seconds for a in attempts), time.monotonic() - start),
     )
     write_record(job, RunIdentity.of(job, recorded.planned), summary)

@@ -71,6 +71,7 @@ class ContainedExtractor(Generic[T]):
         self._extract = extract
         self._new_interpreter = new_interpreter
         self._child: _Child | None = None
+        self._killed = False
 
     def __enter__(self) -> ContainedExtractor[T]:
         return self
@@ -88,6 +89,8 @@ class ContainedExtractor(Generic[T]):
             RunError: the working folder cannot be written, or a process cannot be started.
         """
         child = self._child = self._child or self._start()
+        if self._killed:
+            self.kill()  # it was called while the child was started
         limits = self._settings[2]
         try:
             child.connection.send((source, workdir))
@@ -104,7 +107,8 @@ class ContainedExtractor(Generic[T]):
         raise reply
 
     def kill(self) -> None:
-        """Kill the child; unlike leaving the context, this may be called while another thread waits for a reply."""
+        """End for good; unlike leaving the context, this may be called while another thread waits for a reply."""
+        self._killed = True
         child = self._child
         if child is not None:
             with contextlib.suppress(ProcessLookupError):

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import TracebackType
 
 from cmd_extract.errors import RunError, ShardError, VideoError
-from cmd_extract.schema import INDEX_NAME, PREVIOUS_INDEX_NAME, RUN_NAME
+from cmd_extract.schema import INDEX_NAME, NOTES_NAME, PREVIOUS_INDEX_NAME, RUN_NAME
 from cmd_extract.shard.reader import read_index
 from cmd_extract.sources.access import fingerprint, read_chunks
 from cmd_extract.sources.limits import SourceLimits
@@ -108,6 +108,8 @@ def publish(
         # An index must never describe other shards than those beside it.
         if not publisher.is_current(INDEX_NAME, fingerprint(out / INDEX_NAME)):
             publisher.remove(INDEX_NAME)
+        if NOTES_NAME not in names:
+            publisher.remove(NOTES_NAME)  # of an earlier state
         sizes = []
         for number, name in enumerate(names):
             sizes.append(publisher.copy(name, checksums.get(name)))

@@ -32,7 +32,7 @@ _ROOM_SECONDS = 300.0
 _POLL_SECONDS = 0.2
 _LOCK_SECONDS = 120.0  # for looking through all copies
 # All copies of a shard have the same modification time, so that a reader may go on with a copy that was made again. The
-# access time tells when a copy was used.
+# access time is that of the last use.
 _COPY_TIME_NS = 10**18
 
 

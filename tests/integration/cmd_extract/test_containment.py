@@ -20,8 +20,9 @@ import pytest
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo, extract_video
-from cmd_extract.errors import FailureLimitError
+from cmd_extract.errors import FailureLimitError, VideoError
 from cmd_extract.manifest.rows import ListedRows
+from cmd_extract.run.containment import ContainedExtractor
 from cmd_extract.run.job import Limits, RunJob
 from cmd_extract.run.pipeline import run_extraction
 from cmd_extract.run.record import plan_run
@@ -348,3 +349,14 @@ def test_killed_worker_stops_the_run_with_advice(twelve_videos: tuple[Path, Path
     again = start_run(folder, out, 2, count=12)
     again.communicate(timeout=60)
     assert contents(out) == contents(reference)
+
+
+def test_a_child_that_starts_after_the_end_is_killed(tmp_path: Path) -> None:
+    extractor = ContainedExtractor(
+        ExtractConfig(), FfmpegBinary(path="", version=""), Limits(), lambda *_: time.sleep(60)
+    )
+    extractor.kill()
+    start = time.monotonic()
+    with extractor, pytest.raises(VideoError, match="crash"):
+        extractor.extract(tmp_path / "video.mp4", tmp_path)
+    assert time.monotonic() - start < 30

@@ -160,6 +160,15 @@ def test_the_old_index_is_removed_before_files_are_replaced(proxy: FaultyProxy, 
     assert writes == [("DELETE", "index.json"), ("PUT", "index.json")]
 
 
+def test_notes_of_an_earlier_state_are_removed(proxy: FaultyProxy, out: Path, url: str) -> None:
+    (out / "notes.csv").write_text("row,id,note\n")
+    publish(out, url, LIMITS)
+    assert "notes.csv" in stored_names(url)
+    (out / "notes.csv").unlink()
+    publish(out, url, LIMITS)
+    assert "notes.csv" not in stored_names(url)
+
+
 def test_copies_follow_an_extraction_with_added_rows(proxy: FaultyProxy, out: Path, url: str, tmp_path: Path) -> None:
     record = json.loads((out / "run.json").read_text())
     more = record | {"parts": [*record["parts"], [1, 1, "0" * 64]]}
