@@ -19,7 +19,7 @@ from cmd_extract.decode.source import estimate_frame_count
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.manifest.table import summarize
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.plan import Planned, ShardPlan, count_rows
+from cmd_extract.run.plan import Planned, ShardPlan, count_rows, read_each
 from cmd_extract.run.record import RunIdentity, check_folder
 from cmd_extract.run.state import read_state
 from cmd_extract.schema import grid_shape
@@ -109,7 +109,7 @@ def dry_run(
     check_folder(job, RunIdentity.of(job, planned))
     state = read_state(share, job, retry_stages=retry_stages)
     state.check_sources()
-    sources = [resolve_path(record, job.root) for plan in state.todo for record in plan.read_records()]
+    sources = [resolve_path(record, job.root) for records in read_each(state.todo) for record in records]
     problems = [problem_of(source) for source in sources]
     missing = [str(source) for source, problem in zip(sources, problems, strict=True) if problem]
     local = [s for s, problem in zip(sources, problems, strict=True) if isinstance(s, Path) and not problem]

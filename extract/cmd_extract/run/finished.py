@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import resolve_path
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.plan import ShardPlan
-from cmd_extract.schema import DamagedRow, FailedRow, NoteRow
+from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, VideoRecord
 from cmd_extract.shard.reader import ShardReader
 from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.sources.access import fingerprint, sizes
@@ -67,16 +67,19 @@ class FinishedShard:
         found = sorted([*self.rows.tolist(), *(failure.row for failure in self.failures)])
         return found == list(plan.rows)
 
-    def changed_sources(self, plan: ShardPlan, job: RunJob) -> list[str]:
+    def changed_sources(self, records: Sequence[VideoRecord], job: RunJob) -> list[str]:
         """Describe the sources whose size has changed since they were extracted.
 
         Missing sources are not needed any more. ``cmd-extract verify`` also finds changes that keep the size.
 
+        Args:
+            records: all manifest rows of the shard.
+            job: settings of the run.
+
         Raises:
             VideoError: a remote source cannot be reached.
         """
-        records = plan.read_records()
-        sources = [resolve_path(records[row - plan.rows.start], job.root) for row in self.rows.tolist()]
+        sources = [resolve_path(records[row - records[0].row], job.root) for row in self.rows.tolist()]
         return [
             f"{source}: {size} bytes when extracted, {now} now"
             for source, size, now in zip(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.table import csv_bytes
 from cmd_extract.run.finished import FinishedShard, file_stamp, read_finished
-from cmd_extract.run.plan import ShardPlan
+from cmd_extract.run.plan import ShardPlan, read_each
 from cmd_extract.run.state import OutputState
 from cmd_extract.run.task_log import ShardLog
 from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, columns_of
@@ -53,7 +54,7 @@ def write_index(state: OutputState, written: Mapping[str, FinishedShard], log: S
         "config_hash": state.job.config_hash,
         "totals": totals,
         "shards": shards,
-        "columns": columns_of([record for plan in state.plans for record in plan.read_records()]),
+        "columns": columns_of(list(itertools.chain.from_iterable(read_each(state.plans)))),
     }
     out = state.job.out
     write_failures(out, failures)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, overload
 
@@ -16,6 +16,7 @@ from cmd_extract.schema import SHARD_PATTERN, VideoRecord, hash_records
 
 DEFAULT_SHARD_GB = 4.0
 _MAX_SHARD_GB = 1e6
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,13 +60,42 @@ class ShardPlan:
         Raises:
             ManifestError: they have changed since they were planned, or cannot be read.
         """
-        records = self.source.read(self.rows, self.start, self.stop)
+        return self.check(self.source.read(self.rows, self.start, self.stop))
+
+    def check(self, records: tuple[VideoRecord, ...]) -> tuple[VideoRecord, ...]:
+        """Return the rows if they are those that were planned.
+
+        Raises:
+            ManifestError: they have changed since.
+        """
         if hash_records(records) != self.rows_hash:
             raise ManifestError(
                 f"the manifest has changed since it was read (rows {self.rows.start} to {self.rows.stop - 1}, counted "
                 "from 0); restore it, or run the same command again"
             )
         return records
+
+
+def read_each(plans: Iterable[ShardPlan]) -> Iterator[tuple[VideoRecord, ...]]:
+    """Yield the rows of each shard, see ``ShardPlan.read_records``; those of consecutive shards are read together."""
+    for run in _consecutive(plans):
+        first = run[0].rows.start
+        records = run[0].source.read(range(first, run[-1].rows.stop), run[0].start, run[-1].stop)
+        for plan in run:
+            yield plan.check(records[plan.rows.start - first : plan.rows.stop - first])
+
+
+def _consecutive(plans: Iterable[ShardPlan]) -> Iterator[list[ShardPlan]]:
+    """Divide plans into runs of consecutive shards of one manifest that have few rows together."""
+    run: list[ShardPlan] = []
+    for plan in plans:
+        follows = run and run[-1].rows.stop == plan.rows.start and run[-1].source is plan.source
+        if run and not (follows and plan.rows.stop - run[0].rows.start <= _ROWS_AT_ONCE):
+            yield run
+            run = []
+        run.append(plan)
+    if run:
+        yield run
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -9,7 +9,7 @@ from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.manifest.table import summarize
 from cmd_extract.run.finished import FinishedShard, read_finished
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.plan import ShardPlan
+from cmd_extract.run.plan import ShardPlan, read_each
 from cmd_extract.run.task_log import ShardLog, read_logged_shards
 from cmd_extract.schema import FailedRow
 
@@ -50,7 +50,11 @@ class OutputState:
             ShardError: some have, or a remote one cannot be reached.
         """
         try:
-            changed = [text for plan in self.done for text in self.finished[plan.name].changed_sources(plan, self.job)]
+            changed = [
+                text
+                for plan, records in zip(self.done, read_each(self.done), strict=True)
+                for text in self.finished[plan.name].changed_sources(records, self.job)
+            ]
         except VideoError as error:
             raise ShardError(
                 f"{self.job.out}: cannot check whether remote source files have changed: {error.reason}. Nothing was "

@@ -13,7 +13,7 @@ from cmd_extract.errors import ManifestError
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.manifest.rows import ListedRows, ManifestFile
 from cmd_extract.run.division import plan_shards
-from cmd_extract.run.plan import Planned, ShardLimits
+from cmd_extract.run.plan import Planned, ShardLimits, read_each
 from cmd_extract.run.plan_file import PLAN_NAME, load_plan, save_plan
 
 # Rows of every form that CSV allows: quotes, line breaks in cells, blank lines, other line ends, no UTF-8.
@@ -45,6 +45,8 @@ def test_rows_of_a_shard_are_those_of_the_whole_manifest(tmp_path: Path, videos_
     )
     assert [p.read_records() for p in streamed.plans] == [p.read_records() for p in listed.plans]
     assert [p.rows_hash for p in streamed.plans] == [p.rows_hash for p in listed.plans]
+    for plans in (streamed.plans, listed.plans, streamed.plans[::2], [*streamed.plans[2:], *streamed.plans[:2]]):
+        assert list(read_each(plans)) == [plan.read_records() for plan in plans]
     assert streamed.parts == listed.parts
     rows = json.dumps([[r.row, r.video_id, r.path] for r in records], separators=(",", ":"))
     assert streamed.parts[0].manifest_hash == hashlib.sha256(rows.encode()).hexdigest()
@@ -69,6 +71,12 @@ def test_parts_do_not_depend_on_the_blocks_in_which_rows_are_read(tmp_path: Path
     assert [part.rows for part in fewer.parts] == [count - 1]
 
 
+def test_rows_of_many_shards_are_read_in_parts(tmp_path: Path) -> None:
+    plans = plan_shards(write_rows(tmp_path / "m.csv", 10_000), limits=ShardLimits(3000)).plans
+    assert [len(records) for records in read_each(plans)] == [3000, 3000, 3000, 1000]
+    assert [r.row for records in read_each(plans) for r in records] == list(range(10_000))
+
+
 def test_equal_ids_far_apart_are_found(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "m.csv", 20_000).path
     with path.open("a") as stream:
@@ -84,6 +92,8 @@ def test_a_manifest_that_changes_after_planning_is_noticed(tmp_path: Path) -> No
     assert [r.path for r in plans[0].read_records()] == ["0.mp4", "1.mp4"]
     with pytest.raises(ManifestError, match=r"has changed since it was read \(rows 2 to 3, counted from 0\)"):
         plans[1].read_records()
+    with pytest.raises(ManifestError, match=r"has changed since it was read \(rows 2 to 3, counted from 0\)"):
+        list(read_each(plans))
     (tmp_path / "m.csv").write_text(text[:-20])
     with pytest.raises(ManifestError, match=r"m\.csv: has changed since it was read"):
         plans[2].read_records()
