@@ -25,17 +25,9 @@ def open_shared(path: Path) -> int | None:
         OSError: the file cannot be opened, or its file system has no locks.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        return _open_locked(path, os.O_RDONLY, fcntl.LOCK_SH)
     except FileNotFoundError:
         return None
-    try:
-        if _lock(descriptor, fcntl.LOCK_SH, path) and os.fstat(descriptor).st_nlink:
-            return descriptor
-    except BaseException:
-        os.close(descriptor)
-        raise
-    os.close(descriptor)
-    return None
 
 
 def hold_shared(descriptor: int, path: Path) -> None:
@@ -83,7 +75,7 @@ def exclusive(path: Path, seconds: float, check: Callable[[], None] = lambda: No
         OSError: the file cannot be written, or its file system has no locks.
     """
     end = time.monotonic() + seconds
-    while (descriptor := _open_exclusive(path)) is None:
+    while (descriptor := _open_locked(path, os.O_RDWR | os.O_CREAT, fcntl.LOCK_EX)) is None:
         if time.monotonic() > end:
             raise TimeoutError(f"{path}: locked by another process for {seconds:g} s")
         check()
@@ -95,11 +87,11 @@ def exclusive(path: Path, seconds: float, check: Callable[[], None] = lambda: No
         release(descriptor)
 
 
-def _open_exclusive(path: Path) -> int | None:
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+def _open_locked(path: Path, flags: int, kind: int) -> int | None:
+    """Open a file and lock it; None if another process holds the lock or has removed the file meanwhile."""
+    descriptor = os.open(path, flags | os.O_CLOEXEC, 0o666)
     try:
-        # Its last holder may have removed the file since it was opened.
-        if _lock(descriptor, fcntl.LOCK_EX, path) and os.fstat(descriptor).st_nlink:
+        if _lock(descriptor, kind, path) and os.fstat(descriptor).st_nlink:
             return descriptor
     except BaseException:
         os.close(descriptor)
