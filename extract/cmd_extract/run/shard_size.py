@@ -11,7 +11,7 @@ from pathlib import Path
 from cmd_extract.sources.location import Root, locate
 
 # Bytes of a shard, with default settings, per byte of its sources. Measured on real clips: 3 for Kinetics clips of
-# 340 x 256 pixels, 0.4 for 1280 x 720, 8 for screen-sized webcam clips; medians of small collections are 1.7 to 13.
+# 340 x 256 pixels, 0.4 for 1280 x 720; medians of most small collections are 1.7 to 8 (PLANNING.md, "Bookkeeping").
 BYTES_PER_SOURCE_BYTE = 4
 _PATHS_PER_CALL = 512
 _THREADS = 8  # on a network file system, each look-up waits for the server
