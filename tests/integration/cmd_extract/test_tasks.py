@@ -132,6 +132,8 @@ def test_merge_reads_a_shard_whose_logs_disagree(manifest: Path, reference: dict
     (out / "tasks" / "00000-of-00001--n1-1-1.jsonl").write_text(f"{lines[0]}\n{json.dumps(event)}\n")
     assert run("merge", out)[0] == SOME_FAILED
     assert results(out) == reference
+    summary = json.loads((out / "run.json").read_text())["summary"]
+    assert summary["new_videos"] == summary["videos"] == 8, "a shard in two logs counts once"
 
 
 def test_merge_reads_a_shard_rebuilt_without_a_log(manifest: Path, tmp_path: Path) -> None:
