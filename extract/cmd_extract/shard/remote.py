@@ -73,7 +73,7 @@ class CachedFiles(OpenFiles):
 
 
 class CachedShardSet(ShardSet):
-    """Published shards, each of which is downloaded when it is read, unless there is a copy in the cache.
+    """Published shards; a shard is downloaded on its first access unless the cache has a copy.
 
     Args:
         remote: the shards and their cache.

@@ -49,7 +49,7 @@ def shards_per_block(sizes: Sequence[int], cache_bytes: int) -> int:
 
 
 class ReadAhead(Sampler[list[tuple[int, int]]]):
-    """The batches of a sampler, each of which is returned once all shards it needs are in the cache.
+    """The batches of a sampler; a batch is yielded once the cache has all shards that it needs.
 
     Shards are kept there from their download until their last use in the epoch. They are downloaded in the order of
     their first use, as far ahead as there is room. The order is that of the global batches: ranks on one machine
