@@ -20,8 +20,8 @@ LABELED = "minus from scratch"
 # Rows of README's table of gestures that have other names in RESULTS.md.
 NAMES = {
     "both heads": "both heads, grid-ordered",
-    "context head only (one seed)": "context head only, grid-ordered",
-    "the paper's motion loss only (one seed)": "motion head only, contrastive, grid-ordered",
+    "context head only": "context head only, grid-ordered",
+    "the paper's motion loss only": "motion head only, contrastive, grid-ordered",
     "untrained": "untrained, grid-ordered",
     "motion grids, hand-crafted baseline": "motion grids",
 }
@@ -48,7 +48,8 @@ def table(page: str, header: str) -> dict[str, dict[str, str]]:
     """Return the cells, by row and column, of the only table whose header contains ``header``."""
     blocks = [block for block in re.findall(r"(?:^\|.*\n)+", page, re.M) if header in block.partition("\n")[0]]
     assert len(blocks) == 1, f"{len(blocks)} tables instead of one have {header!r} in their header"
-    columns, _, *rows = [[cell.strip(" *") for cell in line.strip("|").split("|")] for line in blocks[0].splitlines()]
+    lines = blocks[0].replace("*", "").splitlines()
+    columns, _, *rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
     return {row[0]: dict(zip(columns[1:], row[1:], strict=True)) for row in rows}
 
 
@@ -78,6 +79,7 @@ def test_the_auxiliary_loss() -> None:
 
 def test_the_demo() -> None:
     rows = table(README, "by motion (`label`), R@1")
+    assert rows == table(RESULTS, "by motion (`label`), R@1")
     cells = [
         re.match(NUMBER, rows[name][column])[0]
         for name in ("trained backbone, from RGB alone", "randomly initialized backbone", "chance")
