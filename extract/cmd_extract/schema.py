@@ -23,9 +23,8 @@ from cmd_extract.system.validation import require
 FORMAT_NAME = "context-motion-shard"
 FORMAT_VERSION = 2
 """Layout of a shard: raised whenever a reader would have to change."""
-READABLE_VERSIONS = (1, 2)
-"""Versions that can be read; version 1 has no tables of motion chunks. Only ``FORMAT_VERSION`` is written."""
-READS = "this release reads versions 1 and 2"
+INDEX_VERSION = 3
+"""Layout of the index and its table; ``cmd-extract merge`` replaces an older one."""
 EXTRACTOR_VERSION = 1
 """Content of a shard: raised whenever the same settings would give other bytes."""
 
@@ -33,6 +32,8 @@ QUARTER_PX = 4
 """Stored motion units per pixel of the canonical stream."""
 
 INDEX_NAME = "index.json"
+INDEX_TABLE_PATTERN = "index-{}.h5"
+"""Name of the table beside the index, with the beginning of its SHA-256."""
 PREVIOUS_INDEX_NAME = "index.previous.json"
 """Name of the index while shards that it describes are being replaced."""
 FAILURES_NAME = "failures.csv"

@@ -13,7 +13,6 @@ cold_clip_vs_mapped Wall-clock time of the 16 JPEGs of a clip at stride 4 that a
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import random
@@ -27,6 +26,7 @@ import numpy as np
 import torch
 
 from cmd_extract import schema
+from cmd_extract.shard.index import ShardIndex
 from cmd_extract.shard.reader import ShardReader, ShardSet
 from cmd_train.data.batch import unpack_batches
 from cmd_train.data.dataset import PretrainDataset
@@ -37,6 +37,7 @@ from tests.benchmarks.extraction_speed import run_extract
 from tests.benchmarks.fake_extraction import fake_shard, make_job
 from tests.benchmarks.harness import Settings, run_benchmark
 from tests.benchmarks.measuring import Result, interleave, measure_self
+from tests.indexes import cells_of, write_index
 
 FEW, MANY, BATCH = 30, 1500, 32
 CLIP = range(16, 80, 4)
@@ -71,13 +72,13 @@ def open_costs(settings: Settings) -> list[Result]:
 def repeat_shards(shards: Path, out: Path, count: int) -> ShardSet:
     """Return ``count`` shards, links to some existing ones in turn."""
     out.mkdir()
-    index = json.loads((shards / schema.INDEX_NAME).read_text("utf-8"))
+    index = ShardIndex(shards)
     entries = []
     for number in range(count):
-        entry = index["shards"][number % len(index["shards"])]
-        os.link(shards / entry["name"], out / schema.SHARD_PATTERN.format(number))
-        entries.append(entry | {"name": schema.SHARD_PATTERN.format(number)})
-    (out / schema.INDEX_NAME).write_text(json.dumps(index | {"shards": entries}), "utf-8")
+        entry = index.shard(number % len(index))
+        entries.append(entry._replace(name=schema.SHARD_PATTERN.format(number)))
+        os.link(shards / entry.name, out / entries[-1].name)
+    write_index(out, entries, cells_of(index))
     return ShardSet(out)
 
 

@@ -8,13 +8,13 @@ from __future__ import annotations
 import functools
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.videos import Videos
 
 TARGETS = ("label", "group")
 """What retrieval and probes can be evaluated for."""
@@ -49,16 +49,15 @@ class VideoTable:
                 raise ValueError(f"splits: {len(parts)} values of {name} for {len(self.ids)} videos")
 
     @classmethod
-    def of(cls, entries: Sequence[VideoEntry]) -> VideoTable:
+    def of(cls, videos: Videos) -> VideoTable:
         """Create the table of the videos of a shard set."""
-        columns = list(dict.fromkeys(name for entry in entries for name in entry.splits))
         return cls(
-            ids=tuple(entry.video_id for entry in entries),
-            labels=tuple(entry.label for entry in entries),
-            groups=tuple(entry.group for entry in entries),
-            fingerprints=tuple(entry.fingerprint for entry in entries),
-            splits={name: tuple(entry.splits.get(name, "") for entry in entries) for name in columns},
-            frame_counts=tuple(entry.frame_count for entry in entries),
+            ids=tuple(videos.texts("video_id")),
+            labels=videos.names("label").texts(),
+            groups=videos.names("group").texts(),
+            fingerprints=tuple(videos.texts("fingerprint")),
+            splits={name: videos.split(name).texts() for name in videos.split_columns},
+            frame_counts=tuple(videos.numbers("frame_count").tolist()),
         )
 
     def __len__(self) -> int:

@@ -286,7 +286,7 @@ def make_plan(
     Raises:
         ValueError: invalid settings, splits or recipes, or videos without labels or groups.
     """
-    found = tuple(dict.fromkeys(name for entry in shards.videos for name in entry.splits))
+    found = shards.videos.split_columns
     columns = tuple(dict.fromkeys(split_columns)) or found
     if not columns:
         raise ValueError("the shards have no split column; add one to the manifest, such as split1")

@@ -5,21 +5,21 @@ Shape legend: V videos, K classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cmd_eval.features.clips import ClipProtocol, run_on_clips
-from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.videos import Videos
 from cmd_train.models.supervised import SupervisedModel
 
 
 def classify_videos(
     model: SupervisedModel,
     shards: ShardSet,
-    entries: Sequence[VideoEntry],
+    entries: Videos,
     protocol: ClipProtocol,
     progress: Callable[[int, int], None],
 ) -> NDArray[np.float64]:

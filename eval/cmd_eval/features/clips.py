@@ -5,7 +5,7 @@ Shape legend: N clips of a video, B clips of a batch, F values per clip.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.videos import Videos
 from cmd_train.augment.apply import center_crop
 from cmd_train.config import DataConfig, TrainConfig
 from cmd_train.data.batch import EvalSample
@@ -84,7 +85,7 @@ def run_on_clips(
     network: nn.Module,
     forward: Callable[[Tensor], Tensor],
     shards: ShardSet,
-    entries: Sequence[VideoEntry],
+    entries: Videos,
     protocol: ClipProtocol,
     *,
     first: int = 0,
@@ -112,7 +113,7 @@ def run_on_clips(
     read = range(first_clip // clips, min(-(last_batch // -clips), len(entries)))
     _prepare(network, protocol.device)
     samples = iterate_samples(
-        EvalDataset(shards, [entries[number] for number in read], protocol.sampling, clips),
+        EvalDataset(shards, entries.select(read), protocol.sampling, clips),
         workers=min(protocol.workers, len(read)),
         timeout_seconds=DataConfig.timeout_seconds,
         collate=_as_tensor,

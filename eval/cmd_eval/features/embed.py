@@ -6,7 +6,7 @@ Shape legend: N clips of a video, F features.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,9 +29,9 @@ from cmd_eval.features.readout import (
 from cmd_eval.features.spool import PartialFeatures, create_partial, share_of, writing
 from cmd_eval.features.store import Features, check_identity, read_features
 from cmd_eval.results.schema import DEFAULT_CLIPS, Provenance
-from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.folders import join_paths
 from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.videos import Videos
 from cmd_extract.system.process import allotted_cores
 from cmd_train.checkpoints.files import Checkpoint, load_checkpoint
 from cmd_train.checkpoints.initial import BACKBONE_PREFIX, MOTION_PREFIX
@@ -158,7 +158,7 @@ def load_clip_network(
 def embed_videos(
     network: ClipNetwork,
     shards: ShardSet,
-    entries: Sequence[VideoEntry],
+    entries: Videos,
     protocol: ClipProtocol,
     rows: range | None = None,
 ) -> Iterator[NDArray[np.float32]]:

@@ -239,7 +239,7 @@ def _shard_videos(path: Path, rows: Sequence[Mapping[str, str]], shards: ShardSe
     Raises:
         FeatureError: the table does not contain exactly the videos of the shards.
     """
-    entries = {entry.video_id: entry for entry in shards.videos}
+    entries = {video_id: number for number, video_id in enumerate(shards.videos.texts("video_id"))}
     given = [row["id"] for row in rows]
     for ids, problem in (
         ([video_id for video_id in given if video_id not in entries], f"are not in {join_paths(shards.folders)}"),
@@ -248,7 +248,7 @@ def _shard_videos(path: Path, rows: Sequence[Mapping[str, str]], shards: ShardSe
         if ids:
             listed = ", ".join(ids[:_MAX_LISTED]) + (", ..." if len(ids) > _MAX_LISTED else "")
             raise FeatureError(f"{path}: {len(ids)} videos {problem}: {listed}; list each video of the shards once")
-    return VideoTable.of([entries[video_id] for video_id in given])
+    return VideoTable.of(shards.videos.select([entries[video_id] for video_id in given]))
 
 
 def _data_hash(videos: VideoTable) -> str:

@@ -127,7 +127,7 @@ def _evidence(inputs: RunInputs) -> Sequence[Record]:
 def _labels(inputs: RunInputs, shards: ShardSet | None) -> set[str]:
     """Return the names of all classes, from the shards or else from the results."""
     if shards is not None:
-        return {entry.label for entry in shards.videos}
+        return set(shards.videos.names("label").texts())
     splits = [split for record in inputs.all_results for split in record.get("splits", ())]
     listed = {name for split in splits if split["target"] == "label" for name in split.get("classes", ())}
     return listed | {row["class"] for split in splits if split["target"] == "label" for row in split["per_class"]}

@@ -135,8 +135,9 @@ def read_examples(record: Record, split: Record, shards: ShardSet) -> tuple[list
     Returns:
         The examples, and a line for each one with a video that is not in the shards.
     """
-    entries = {entry.video_id: entry for entry in shards.videos}
-    target = str(split["target"])
+    chosen, target = split["examples"][:_MAX_EXAMPLES], str(split["target"])
+    numbers = shards.videos.find(n for e in chosen for n in (e["query"], *(each["video"] for each in e["neighbors"])))
+    entries = {video_id: shards.videos[number] for video_id, number in numbers.items()}
 
     def example_video(video_id: str, similarity: float | None = None, hit: bool | None = None) -> ExampleVideo:
         entry = entries[video_id]
@@ -151,7 +152,7 @@ def read_examples(record: Record, split: Record, shards: ShardSet) -> tuple[list
         )
 
     examples, problems = [], []
-    for example in split["examples"][:_MAX_EXAMPLES]:
+    for example in chosen:
         used = [example["query"], *(neighbor["video"] for neighbor in example["neighbors"])]
         unknown = [video_id for video_id in used if video_id not in entries]
         if unknown:

@@ -65,8 +65,6 @@ def search_demo(folder: Path, shards: ShardSet) -> tuple[SearchDemo | None, list
 
 
 def _search(features: Features, shards: ShardSet, query: VideoEntry) -> Example:
-    entries = {entry.video_id: entry for entry in shards.videos}
-
     def shown(entry: VideoEntry, similarity: float | None, hit: bool | None) -> ExampleVideo:
         return ExampleVideo(
             video_id=entry.video_id,
@@ -78,8 +76,10 @@ def _search(features: Features, shards: ShardSet, query: VideoEntry) -> Example:
         )
 
     neighbors = []
-    for row, similarity in nearest_others_of(features, features.videos.ids.index(query.video_id), _NEIGHBORS):
-        entry = entries[features.videos.ids[row]]
+    found = nearest_others_of(features, features.videos.ids.index(query.video_id), _NEIGHBORS)
+    numbers = shards.videos.find(features.videos.ids[row] for row, _ in found)
+    for row, similarity in found:
+        entry = shards.videos[numbers[features.videos.ids[row]]]
         neighbors.append(shown(entry, similarity, entry.label == query.label if query.label else None))
     hits = sum(bool(neighbor.hit) for neighbor in neighbors)
     return Example(target="label", query=shown(query, None, None), neighbors=neighbors, hits=hits)

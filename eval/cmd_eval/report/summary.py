@@ -148,9 +148,8 @@ def _data_facts(inputs: RunInputs, shards: ShardSet | None) -> list[tuple[str, s
         note = f" ({same} the training data)" if trained_on else ""
         facts.append(("evaluation data", f"data hash {digest[:_SHORT_HASH]}{note}"))
     if shards is not None:
-        labels = {entry.label for entry in shards.videos} - {""}
-        groups = {entry.group for entry in shards.videos} - {""}
-        frames = sum(entry.frame_count for entry in shards.videos)
+        labels, groups = shards.videos.names("label").used, shards.videos.names("group").used
+        frames = int(shards.videos.numbers("frame_count").sum())
         text = f"{len(shards.videos):,} videos, {frames:,} frames, {len(labels)} labels, {len(groups)} groups"
         facts.append(("shards", f"{', '.join(map(str, shards.folders))}: {text}"))
     return facts

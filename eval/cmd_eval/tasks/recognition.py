@@ -119,16 +119,16 @@ def evaluate_recognition(
     notes = check_test_videos(videos, tested, provenance)
     if len(tested) < labeled:
         notes.append(f"{labeled - len(tested)} test videos were left out as copies of training videos")
-    entries = [shards.videos[row] for row in tested]
+    entries = shards.videos.select(tested)
     unlabeled = len(videos.part(spec.split_column, spec.test_part)) - labeled
     if unlabeled:
         notes.append(f"{unlabeled} videos of part {spec.test_part!r} without a label were left out")
     with process_group(spec.device) as context:
         protocol = ClipProtocol.of(config, clips=spec.clips, device=context.device, workers=spec.workers)
         probability_NK = classify_videos(model, shards, entries, protocol, progress)
-    labels = [entry.label for entry in entries]
+    labels = list(entries.names("label").texts())
     result = score_predictions(probability_NK, labels, classes, loaded.config.get("class_videos"))
-    notes += _notes_on_result(result) + short_video_notes((entry.frame_count for entry in entries), config.sampling)
+    notes += _notes_on_result(result) + short_video_notes(entries.numbers("frame_count").tolist(), config.sampling)
     return RecognitionRun(
         result=result,
         split=_split_record(result, entries, [videos.units[row] for row in tested], spec, config, loaded)

@@ -139,15 +139,15 @@ def _entries(gallery: ShardSet, features: Features, rows: Sequence[int]) -> list
     Raises:
         FeatureError: one of them is not in the shards.
     """
-    entries = {entry.video_id: entry for entry in gallery.videos}
     ids = [features.videos.ids[row] for row in rows]
-    missing = [video_id for video_id in ids if video_id not in entries]
+    numbers = gallery.videos.find(ids)
+    missing = [video_id for video_id in ids if video_id not in numbers]
     if missing:
         raise FeatureError(
             f"{join_paths(gallery.folders)}: video {missing[0]} of {features.path} is missing; "
             "pass the right shards with --shards"
         )
-    return [entries[video_id] for video_id in ids]
+    return [gallery.videos[numbers[video_id]] for video_id in ids]
 
 
 def _open_shards(features: Features, given: Folders) -> ShardSet:

@@ -14,30 +14,31 @@ from numpy.typing import NDArray
 
 from cmd_extract.errors import ShardError
 from cmd_extract.schema import MotionGrid, ShardHeader, VideoEntry
+from cmd_extract.shard.folders import Folders, open_folders
 from cmd_extract.shard.pictures import decode_jpegs
-from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.videos import Videos
 
-_COLUMNS = ("row", "video_id", "label", "group", "frame_count", "fps", "source_width", "source_height", "codec")
+_NUMBERS = ("frame_count", "fps", "source_width", "source_height")
 
 
 class Shards:
-    """All videos of an output folder of ``cmd-extract run``; cheap to pickle, safe to use after a fork.
+    """All videos of one or several output folders of ``cmd-extract run``; cheap to pickle, safe to use after a fork.
 
     A video is selected by its position in ``videos``, its id or its entry.
 
     Attributes:
-        folder: the output folder.
-        videos: all videos, in manifest order.
+        folder: the output folder, the first one if there are several.
+        videos: all videos, in manifest order; the ids of several folders are preceded by ``1/``, ``2/`` and so on.
         header: sizes and settings, common to all videos.
     """
 
     folder: Path
-    videos: Sequence[VideoEntry]
+    videos: Videos
     header: ShardHeader
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self._shards = ShardSet(folder)
+    def __init__(self, folders: Folders) -> None:
+        self._shards = open_folders(folders)
+        self.folder = self._shards.folders[0]
         self.videos = self._shards.videos
         self.header = self._shards.header
         self._numbers: dict[str, int] = {}
@@ -53,9 +54,15 @@ class Shards:
 
         Columns: row, video_id, label, group, frame_count, fps, source_width, source_height, codec, and one per split.
         """
-        columns: dict[str, list[object]] = {name: [getattr(video, name) for video in self.videos] for name in _COLUMNS}
-        splits = sorted({name for video in self.videos for name in video.splits})
-        return columns | {name: [video.splits.get(name, "") for video in self.videos] for name in splits}
+        videos = self.videos
+        columns: dict[str, list[object]] = {
+            "row": videos.numbers("row").tolist(),
+            "video_id": [*videos.texts("video_id")],
+        }
+        columns |= {name: [*videos.names(name).texts()] for name in ("label", "group")}
+        columns |= {name: videos.numbers(name).tolist() for name in _NUMBERS}
+        columns["codec"] = [*videos.names("codec").texts()]
+        return columns | {name: [*videos.split(name).texts()] for name in sorted(videos.split_columns)}
 
     def video(self, video: int | str | VideoEntry) -> VideoEntry:
         """Return the entry of a video.
@@ -68,7 +75,7 @@ class Shards:
             return video
         if isinstance(video, str):
             if not self._numbers:
-                self._numbers = {entry.video_id: number for number, entry in enumerate(self.videos)}
+                self._numbers = {name: number for number, name in enumerate(self.videos.texts("video_id"))}
             if video not in self._numbers:
                 raise KeyError(f"no video {video!r} in {self.folder}")
             video = self._numbers[video]
@@ -143,10 +150,11 @@ class Shards:
             raise ShardError(f"{self.folder}: {name} is not a readable JPEG ({error})") from error
 
 
-def open_shards(folder: str | PathLike[str]) -> Shards:
-    """Open an output folder of ``cmd-extract run``.
+def open_shards(folder: str | PathLike[str] | Sequence[str | PathLike[str]]) -> Shards:
+    """Open an output folder of ``cmd-extract run``, or several that were extracted with the same settings.
 
     Raises:
-        ShardError: the folder contains no complete extraction.
+        ShardError: a folder contains no complete extraction, or was extracted with other settings.
     """
-    return Shards(Path(folder))
+    given = [folder] if isinstance(folder, (str, PathLike)) else folder
+    return Shards([Path(each) for each in given])

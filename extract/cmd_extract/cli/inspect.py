@@ -102,7 +102,7 @@ def _check_shards(workers: int | None, check: ShardCheck, shards: Sequence[Shard
     """Check shards in worker processes; by default, as many as the cores and the size of the shards are worth."""
     from cmd_extract.run.workers import build_locally, default_workers
 
-    size = sum(shard.entry["size_bytes"] for shard in shards)
+    size = sum(shard.entry.size_bytes for shard in shards)
     return build_locally(workers or min(default_workers(), 1 + size // _BYTES_PER_WORKER), check, shards)
 
 
@@ -178,9 +178,10 @@ def preview(out: Path, video: str, output: Path, start: int, frames: int) -> Non
     from cmd_extract.shard.reader import ShardSet
 
     shards = ShardSet(out)
-    entry = next((v for v in shards.videos if v.video_id == video), None)
-    if entry is None:
+    found = shards.videos.find([video])
+    if not found:
         examples = ", ".join(repr(v.video_id) for v in shards.videos[:5])
         raise click.UsageError(f"--video: no video {video!r} in {out}; IDs look like {examples}")
+    entry = shards.videos[found[video]]
     draw_preview(shards, entry, output, start=start, frames=frames)
     click.echo(f"{output}: {video}, {entry.frame_count} frames")

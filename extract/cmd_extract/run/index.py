@@ -1,30 +1,29 @@
-"""``index.json``, ``failures.csv`` and ``damaged.csv``: what an output folder contains, written when it is complete."""
+"""The index, ``failures.csv`` and ``damaged.csv``: what an output folder contains, written when it is complete."""
 
 from __future__ import annotations
 
-import itertools
-import json
+import contextlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.table import csv_bytes
 from cmd_extract.run.finished import FinishedShard, file_stamp, read_finished
+from cmd_extract.run.index_table import IndexWriter
 from cmd_extract.run.plan import ShardPlan, read_each
 from cmd_extract.run.state import OutputState
 from cmd_extract.run.task_log import ShardLog
-from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, columns_of
-from cmd_extract.system.files import sync, write_whole
+from cmd_extract.schema import DamagedRow, FailedRow, NoteRow
+from cmd_extract.shard.index import ShardEntry, find_indexes
+from cmd_extract.system.files import scratch_folder, sync, write_whole
 
 _DAMAGED_COLUMNS = ("row", "id", "damage")
 _NOTES_COLUMNS = ("row", "id", "note")
-_TOTALS = ("videos", "frames", "failures", "damaged", "size_bytes")
 
 
 def write_index(state: OutputState, written: Mapping[str, FinishedShard], log: ShardLog) -> dict[str, int]:
-    """Write ``index.json`` and all tables, in manifest order and without times.
+    """Write the index and all tables, in manifest order and without times.
 
     Args:
         state: the output folder before the run.
@@ -37,35 +36,24 @@ def write_index(state: OutputState, written: Mapping[str, FinishedShard], log: S
     Raises:
         ShardError: a shard was removed, or replaced by one of another configuration or of other rows.
     """
-    shards, failures, damaged, notes = [], list[FailedRow](), list[DamagedRow](), list[NoteRow]()
-    for plan in state.plans:
-        shard = _current(plan, state, written, log)
-        failures += shard.failures
-        damaged += shard.damaged
-        notes += shard.notes
-        rows = [plan.rows.start, plan.rows.stop]
-        shards.append(vars(shard.written) | {"rows": rows, "rows_hash": plan.rows_hash})
-    totals = {key: sum(s[key] for s in shards) for key in _TOTALS}
-    described = state.job.described
-    index = {
-        "format": schema.FORMAT_NAME,
-        "version": schema.FORMAT_VERSION,
-        "config": described,
-        "config_hash": state.job.config_hash,
-        "totals": totals,
-        "shards": shards,
-        "columns": columns_of(list(itertools.chain.from_iterable(read_each(state.plans)))),
-    }
-    out = state.job.out
-    write_failures(out, failures)
-    _write_table(out / schema.DAMAGED_NAME, _DAMAGED_COLUMNS, damaged)
-    if notes:
-        _write_table(out / schema.NOTES_NAME, _NOTES_COLUMNS, notes)
-    else:
-        (out / schema.NOTES_NAME).unlink(missing_ok=True)
-    save_index(out, index)
-    (out / schema.PREVIOUS_INDEX_NAME).unlink(missing_ok=True)
-    return totals
+    out, failures, damaged, notes = state.job.out, list[FailedRow](), list[DamagedRow](), list[NoteRow]()
+    previous = next((index for index in find_indexes(out) if index.is_intact()), None)
+    with scratch_folder(out) as scratch, contextlib.closing(IndexWriter(out, scratch, previous)) as writer:
+        for plan, records in zip(state.plans, read_each(state.plans), strict=True):
+            shard = _current(plan, state, written, log)
+            failures += shard.failures
+            damaged += shard.damaged
+            notes += shard.notes
+            writer.add_rows(records)
+            first, end = plan.rows.start, plan.rows.stop
+            writer.add_shard(ShardEntry(**vars(shard.written), first_row=first, end_row=end, rows_hash=plan.rows_hash))
+        write_failures(out, failures)
+        _write_table(out / schema.DAMAGED_NAME, _DAMAGED_COLUMNS, damaged)
+        if notes:
+            _write_table(out / schema.NOTES_NAME, _NOTES_COLUMNS, notes)
+        else:
+            (out / schema.NOTES_NAME).unlink(missing_ok=True)
+        return writer.save(state.job.described, state.job.config_hash)
 
 
 def remove_index(out: Path) -> None:
@@ -80,16 +68,6 @@ def remove_index(out: Path) -> None:
     except FileNotFoundError:  # not finished yet, or removed by another worker
         return
     sync(out)
-
-
-def save_index(out: Path, index: Mapping[str, Any]) -> None:
-    """Write ``index.json`` of an output folder atomically, each shard and each manifest column on one line."""
-    head = json.dumps({key: value for key, value in index.items() if key not in ("shards", "columns")}, indent=1)
-    shards = ",\n".join(f"  {json.dumps(shard)}" for shard in index["shards"])
-    columns = ",\n".join(f"  {json.dumps(name)}: {json.dumps(cells)}" for name, cells in index["columns"].items())
-    lists = f' "shards": [\n{shards}\n ],\n "columns": {{\n{columns}\n }}\n}}\n'
-    text = head.removesuffix("\n}") + f",\n{lists}"
-    write_whole(out / schema.INDEX_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
 
 
 def _current(plan: ShardPlan, state: OutputState, written: Mapping[str, FinishedShard], log: ShardLog) -> FinishedShard:

@@ -10,12 +10,14 @@ import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 from types import TracebackType
 
 from cmd_extract.errors import RunError, ShardError, VideoError
-from cmd_extract.schema import INDEX_NAME, NOTES_NAME, PREVIOUS_INDEX_NAME, RUN_NAME
-from cmd_extract.shard.reader import read_index
+from cmd_extract.schema import INDEX_NAME, INDEX_TABLE_PATTERN, NOTES_NAME, PREVIOUS_INDEX_NAME, RUN_NAME
+from cmd_extract.shard.index import ShardIndex
+from cmd_extract.shard.index_format import check_head, read_checksums
 from cmd_extract.sources.access import fingerprint, read_chunks
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import RemoteFile
@@ -28,6 +30,7 @@ LOG_NAME = "published.jsonl"
 WRITABLE = ("s3://", "gs://")
 """Beginnings of URLs that can be published to."""
 
+_TABLES = INDEX_TABLE_PATTERN.format("*")
 _LOCAL_ONLY = (LOG_NAME, PREVIOUS_INDEX_NAME)
 _MAX_RECORD_BYTES = 64 << 20
 _IDENTITY = ("format", "version", "config_hash")
@@ -100,11 +103,12 @@ def publish(
         RunError: the store cannot be reached or written, or a copy differs.
     """
     check_url(url)
-    checksums = {entry["name"]: entry["sha256"] for entry in read_index(out)["shards"]}
+    index = ShardIndex(out)
+    checksums = index.checksums()
     publisher = _Publisher(out, url.rstrip("/"), limits or SourceLimits())
     try:
         publisher.check_destination()
-        names = _ordered_names(out)
+        names = _ordered_names(out, index.table_path.name)
         # An index must never describe other shards than those beside it.
         if not publisher.is_current(INDEX_NAME, fingerprint(out / INDEX_NAME)):
             publisher.remove(INDEX_NAME)
@@ -202,22 +206,27 @@ def fetch(
         if here.exists() and not _is_continued_by(here.read_bytes(), record):
             raise ShardError(f"{out} contains another extraction; nothing was changed; choose another folder")
         index = _download(source, INDEX_NAME, limits)
-        checksums = {entry["name"]: entry["sha256"] for entry in json.loads(index)["shards"]}
+        head = check_head(f"{url}/{INDEX_NAME}", json.loads(index), "publish it again with this release")
+        table = head["table"]["name"]
+        sizes = [_fetch_file(source, out / table, head["table"]["sha256"], limits)]
+        checksums = read_checksums(out / table, head)
         # No index while files beside it are replaced.
         if not (out / INDEX_NAME).exists() or (out / INDEX_NAME).read_bytes() != index:
             (out / INDEX_NAME).unlink(missing_ok=True)
         write_whole(here, lambda temporary: temporary.write_bytes(record))
-        files = [name for name in names if name not in (RUN_NAME, INDEX_NAME)]
-        sizes = []
-        for number, name in enumerate(sorted({*files, *checksums})):
+        others = {name for name in names if name not in (RUN_NAME, INDEX_NAME) and not fnmatch(name, _TABLES)}
+        files = sorted({*others, *checksums} - {table})
+        for number, name in enumerate(files):
             sizes.append(_fetch_file(source, out / _plain_name(name), checksums.get(name), limits))
-            progress(number + 1, len({*files, *checksums}))
+            progress(number + 1, len(files))
     except VideoError as error:
         raise RunError(f"cannot fetch {url}: {error.reason}") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ShardError(f"{url}: not a valid extraction ({type(error).__name__}: {error}); publish it again") from None
     write_whole(out / INDEX_NAME, lambda temporary: temporary.write_bytes(index))
-    read_index(out)
+    for path in out.glob(_TABLES):
+        if path != ShardIndex(out).table_path:
+            path.unlink()
     return _summary(sizes)
 
 
@@ -254,9 +263,10 @@ def _is_continued_by(copy: bytes, original: bytes) -> bool:
     return same and old["parts"] == new["parts"][: len(old["parts"])]
 
 
-def _ordered_names(out: Path) -> list[str]:
-    """Return the names of the files to copy: ``run.json`` first, the index last, no temporary files."""
+def _ordered_names(out: Path, table: str) -> list[str]:
+    """Return the names of the files to copy: ``run.json`` first, the index last; no temporary files or old tables."""
     found = sorted(path.name for path in out.iterdir() if path.is_file() and not path.name.startswith("."))
+    found = [name for name in found if name == table or not fnmatch(name, _TABLES)]
     others = [name for name in found if name not in (RUN_NAME, INDEX_NAME, *_LOCAL_ONLY)]
     return [RUN_NAME, *others, INDEX_NAME]
 

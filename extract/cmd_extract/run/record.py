@@ -297,9 +297,9 @@ def read_record(out: Path) -> RunRecord | None:
             "choose another output folder"
         ) from None
     raise ShardError(
-        f"{out} contains an extraction of shard format version {record['version']}. {schema.READS.capitalize()}, but "
-        f"continues, verifies sources and relabels only version {schema.FORMAT_VERSION}. Nothing was changed; choose "
-        "another output folder, or use the release that started the extraction"
+        f"{out} contains an extraction of shard format version {record['version']}. This release reads version "
+        f"{schema.FORMAT_VERSION}. Nothing was changed; choose another output folder, or use the release that started "
+        "the extraction"
     )
 
 

@@ -1,28 +1,29 @@
 """Replacement of the labels, groups and splits of a finished extraction, without extracting again.
 
-They are stored in ``index.json`` only. Replacing that one file changes all of them at once or none.
+They are stored in the table of the index only. Replacing ``index.json``, which names it, changes all of them at once or
+none.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.manifest.rows import ListedRows
 from cmd_extract.run.division import divide
-from cmd_extract.run.index import save_index
+from cmd_extract.run.index_table import IndexWriter
 from cmd_extract.run.plan import ShardPlan
 from cmd_extract.run.record import read_record
-from cmd_extract.schema import VideoRecord, columns_of
-from cmd_extract.shard.reader import ShardReader, read_columns, read_index
-from cmd_extract.system.files import write_whole
+from cmd_extract.schema import VideoRecord
+from cmd_extract.shard.index import ShardIndex, cell_of
+from cmd_extract.shard.reader import ShardReader
+from cmd_extract.system.files import scratch_folder, write_whole
 
 _ROWS_MUST_MATCH = "a manifest with other rows, ids or paths must be extracted into another folder"
 
@@ -65,65 +66,84 @@ def relabel(out: Path, manifest: Path) -> Relabeling:
             ids or paths. Nothing is changed.
     """
     record = read_record(out)
-    index = read_index(out)
+    index = ShardIndex(out)
     if record is None:
         raise ShardError(f"{out}: no {schema.RUN_NAME} found; pass the output folder of `cmd-extract run`")
-    before = read_columns(out, index)
+    if not index.is_intact():
+        raise ShardError(f"{index.table_path}: damaged; run `cmd-extract merge {out}` to rebuild it first")
     records = read_manifest(manifest, check_paths=False)
     if len(records) != record.identity.manifest_rows:
         raise ShardError(
             f"{manifest}: has {len(records)} rows, but {out} was extracted from {record.identity.manifest_rows}; "
             f"{_ROWS_MUST_MATCH}. To leave a video out, empty its split cells"
         )
-    _check_shards(out, index, divide(ListedRows(records), record.identity.parts).plans, manifest)
-    after = columns_of(records)
-    # A retry or repair removes the index before it replaces shards; its index must not be overwritten by an older one.
-    if read_index(out) != index:
-        raise ShardError(f"{out}: another process has just changed {schema.INDEX_NAME}; run the same command again")
-    save_index(out, index | {"columns": after})
+    plans = divide(ListedRows(records), record.identity.parts).plans
+    _check_shards(out, index, plans, manifest)
+    before = {"label", "group", *index.split_columns}
+    after = {"label", "group", *(name for r in records for name in r.splits)}
+    counts = {
+        name: sum(cell != cell_of(name, r) for cell, r in zip(index.cells(name), records, strict=True))
+        for name in sorted(before & after, key=_column_order)
+    }
+    _replace_index(index, plans)
     _record_manifest(out, manifest)
-    both = [name for name in after if name in before]
-    counts = {name: sum(a != b for a, b in zip(before[name], after[name], strict=True)) for name in both}
     return Relabeling(
         rows=len(records),
         changed={name: count for name, count in counts.items() if count},
-        added=[name for name in after if name not in before],
-        removed=[name for name in before if name not in after],
+        added=sorted(after - before),
+        removed=sorted(before - after),
     )
 
 
+def _column_order(name: str) -> tuple[bool, bool, str]:
+    return name != "label", name != "group", name
+
+
+def _replace_index(index: ShardIndex, plans: Sequence[ShardPlan]) -> None:
+    out = index.folder
+    with scratch_folder(out) as scratch, contextlib.closing(IndexWriter(out, scratch, index)) as writer:
+        for plan, shard in zip(plans, index.shards(), strict=True):
+            writer.add_rows(plan.read_records())
+            writer.add_shard(shard)
+        # A retry or repair removes the index before it replaces shards; its index must not be overwritten by an older
+        # one.
+        if ShardIndex(out).head != index.head:
+            raise ShardError(f"{out}: another process has just changed {schema.INDEX_NAME}; run the same command again")
+        writer.save(index.head["config"], index.config_hash)
+
+
 def check_labels(out: Path, manifest: Path, records: Sequence[VideoRecord]) -> None:
-    """Check that the labels, groups and splits of an extraction are those of its manifest, if its index has any.
+    """Check that the labels, groups and splits of an extraction are those of its manifest, if it has an index.
 
     Raises:
         ShardError: they differ, so that writing the index would change them.
     """
     try:
-        columns = read_columns(out, read_index(out))
+        index = ShardIndex(out)
     except ShardError:
         return
-    if columns != columns_of(records):
+    if not index.has_columns_of(records):
         raise ShardError(
             f"{manifest}: has changed since {out} was extracted (labels, groups or splits); run `cmd-extract relabel "
             f"{out} {manifest}` first, or pass the original manifest with --manifest"
         )
 
 
-def _check_shards(out: Path, index: Mapping[str, Any], plans: Sequence[ShardPlan], manifest: Path) -> None:
+def _check_shards(out: Path, index: ShardIndex, plans: Sequence[ShardPlan], manifest: Path) -> None:
     """Check that the index describes the files of the folder, and that they were made from the rows of the manifest."""
-    if len(plans) != len(index["shards"]):
+    if len(plans) != len(index):
         raise ShardError(
-            f"{out}: rows were added to the extraction, but {schema.INDEX_NAME} has only {len(index['shards'])} of "
+            f"{out}: rows were added to the extraction, but {schema.INDEX_NAME} has only {len(index)} of "
             f"{len(plans)} shards; run `cmd-extract run` with the same manifest to complete it first"
         )
-    for plan, entry in zip(plans, index["shards"], strict=True):
-        path = out / entry["name"]
-        if not path.is_file() or path.stat().st_size != entry["size_bytes"]:
+    for plan, entry in zip(plans, index.shards(), strict=True):
+        path = out / entry.name
+        if not path.is_file() or path.stat().st_size != entry.size_bytes:
             raise ShardError(
                 f"{path}: missing, or its size does not match {schema.INDEX_NAME}; run `cmd-extract verify {out} "
                 "--repair` first"
             )
-        if plan.rows_hash != entry["rows_hash"]:
+        if plan.rows_hash != entry.rows_hash:
             raise ShardError(f"{manifest}: {_difference(path, plan.read_records())}; {_ROWS_MUST_MATCH}")
 
 

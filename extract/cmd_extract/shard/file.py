@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from numpy.typing import NDArray
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
-from cmd_extract.schema import ShardHeader, VideoEntry
-from cmd_extract.shard.locations import Column, chunk_table, find_column
+from cmd_extract.schema import ShardHeader
+from cmd_extract.shard import index_format as index
+from cmd_extract.shard.locations import Column, find_column
 from cmd_extract.system.reading import OpenFiles
 
 if TYPE_CHECKING:
@@ -51,8 +51,11 @@ def open_hdf5(path: Path) -> h5py.File:
     name, version = file.attrs.get(schema.ATTR_FORMAT), file.attrs.get(schema.ATTR_VERSION)
     if name != schema.FORMAT_NAME:
         problem = f"not a shard written by cmd-extract (format {name!r})"
-    elif version not in schema.READABLE_VERSIONS:
-        problem = f"shard format version {version}, {schema.READS}; extract again, or use the release that wrote it"
+    elif version != schema.FORMAT_VERSION:
+        problem = (
+            f"shard format version {version}, this release reads version {schema.FORMAT_VERSION}; extract again, or "
+            "use the release that wrote it"
+        )
     else:
         return file
     file.close()
@@ -95,16 +98,8 @@ class OpenShard:
         from cmd_extract.shard.chunks import ChunkedRows
 
         dataset = file[name]
-        locations: Callable[[int, int], NDArray[np.uint64]]
-        if file.attrs[schema.ATTR_VERSION] > 1:
-            self._columns[table_name] = find_column(file, table_name)
-            locations = partial(self.rows, table_name)
-        else:
-            table = chunk_table(dataset)
-
-            def locations(first: int, stop: int) -> NDArray[np.uint64]:
-                return table[first:stop]
-
+        self._columns[table_name] = find_column(file, table_name)
+        locations = partial(self.rows, table_name)
         return ChunkedRows(dataset.name, dataset.chunks, dataset.dtype, locations, self.read)
 
     def _check_same(self, file: h5py.File) -> None:
@@ -161,42 +156,22 @@ def read_header(file: h5py.File) -> ShardHeader:
     )
 
 
-def read_entries(file: h5py.File, shard: int, columns: Mapping[str, Sequence[str]]) -> tuple[VideoEntry, ...]:
-    """Return the videos of a shard in manifest order.
-
-    Args:
-        file: the shard.
-        shard: its index in the output folder.
-        columns: label, group and split columns, one value per manifest row; see ``schema.columns_of``.
-    """
-    ids, codecs, prints = (
-        read_texts(file, name) for name in (schema.VIDEO_ID, schema.VIDEO_CODEC, schema.VIDEO_FINGERPRINT)
-    )
-    labels, groups = columns["label"], columns["group"]
-    splits = {name: values for name, values in columns.items() if name not in ("label", "group")}
-    rows, fps = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FPS][:].tolist()
-    sizes, counts = file[schema.VIDEO_SOURCE_SIZE][:].tolist(), file[schema.VIDEO_FRAME_COUNT][:].tolist()
-    keyframes = file[schema.KEYFRAME_INDEX][:].tolist()
-    starts = [*(int(n) for n in file[schema.VIDEO_FIRST_KEYFRAME][:]), len(keyframes)]
-    return tuple(
-        VideoEntry(
-            row=rows[i],
-            video_id=ids[i],
-            label=labels[rows[i]],
-            group=groups[rows[i]],
-            splits={name: values[rows[i]] for name, values in splits.items()},
-            frame_count=counts[i],
-            fps=fps[i],
-            source_width=sizes[i][0],
-            source_height=sizes[i][1],
-            codec=codecs[i],
-            fingerprint=prints[i],
-            keyframe_indices=tuple(keyframes[starts[i] : starts[i + 1]]),
-            shard=shard,
-            position=i,
-        )
-        for i in range(len(rows))
-    )
+def read_video_columns(file: h5py.File) -> dict[str, NDArray[Any]]:
+    """Return the columns of a shard's videos that the index stores, see ``cmd_extract.shard.index_format``."""
+    ids = [bytes(value) for value in file[schema.VIDEO_ID][:]]
+    fingerprints = bytes.fromhex(b"".join(bytes(value) for value in file[schema.VIDEO_FINGERPRINT][:]).decode())
+    keyframes = file[schema.KEYFRAME_INDEX][:]
+    return {
+        index.VIDEO_ROW: file[schema.VIDEO_ROW][:],
+        index.VIDEO_FRAME_COUNT: file[schema.VIDEO_FRAME_COUNT][:],
+        index.VIDEO_FPS: file[schema.VIDEO_FPS][:],
+        index.VIDEO_SOURCE_SIZE: file[schema.VIDEO_SOURCE_SIZE][:],
+        index.VIDEO_FINGERPRINT: np.frombuffer(fingerprints, np.uint8).reshape(-1, 32),
+        index.VIDEO_FIRST_KEYFRAME: np.append(file[schema.VIDEO_FIRST_KEYFRAME][:], len(keyframes)).astype(np.int64),
+        index.KEYFRAME_INDEX: keyframes,
+        index.VIDEO_ID_FIRST: np.cumsum([0, *map(len, ids)], dtype=np.int64),
+        index.VIDEO_ID: np.frombuffer(b"".join(ids), np.uint8),
+    }
 
 
 def read_texts(file: h5py.File, name: str) -> list[str]:

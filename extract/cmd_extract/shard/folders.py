@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bisect
+import itertools
 import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +17,7 @@ from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.schema import MotionGrid, VideoEntry
 from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.videos import JoinedVideos
 
 Folders = Path | Sequence[Path]
 """One output folder of ``cmd-extract run``, or several."""
@@ -44,23 +48,16 @@ class JoinedShardSet(ShardSet):
         self._check()
         self.header, self.config_hash = self._sets[0].header, self._sets[0].config_hash
         self.data_hash = schema.hash_json([each.data_hash for each in self._sets])
-        columns = dict.fromkeys(name for each in self._sets for entry in each.videos for name in entry.splits)
-        no_parts = dict.fromkeys(columns, "")
-        self._owners: list[tuple[ShardSet, int]] = []  # of each shard: its set, and its number there
-        videos: list[VideoEntry] = []
-        for number, each in enumerate(self._sets, start=1):
-            first = len(self._owners)
-            videos += [
-                replace(
-                    entry,
-                    video_id=f"{number}/{entry.video_id}",
-                    splits=no_parts | dict(entry.splits),
-                    shard=first + entry.shard,
-                )
-                for entry in each.videos
-            ]
-            self._owners += [(each, shard) for shard in range(1 + max(entry.shard for entry in each.videos))]
-        self.videos = tuple(videos)
+        self._first_shards = [0, *itertools.accumulate(each.shard_count for each in self._sets)]
+        self.videos = JoinedVideos([each.videos for each in self._sets], self._first_shards)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self)
+
+    @property
+    def shard_count(self) -> int:
+        """Number of shards of all folders."""
+        return self._first_shards[-1]
 
     def _check(self) -> None:
         first, hashes = self._sets[0], [each.data_hash for each in self._sets]
@@ -77,10 +74,16 @@ class JoinedShardSet(ShardSet):
                 same = self.folders[hashes.index(each.data_hash)]
                 raise ShardError(f"{folder}: the same videos as {same}; give each folder once")
 
+    @property
+    def totals(self) -> dict[str, int]:
+        """Totals over all folders, see ``ShardSet.totals``."""
+        totals = [each.totals for each in self._sets]
+        return {key: sum(each[key] for each in totals) for key in totals[0]}
+
     def _locate(self, entry: VideoEntry) -> tuple[ShardSet, VideoEntry]:
         """Return the folder's own shard set and entry of a video."""
-        shards, number = self._owners[entry.shard]
-        return shards, replace(entry, shard=number)
+        folder = bisect.bisect_right(self._first_shards, entry.shard) - 1
+        return self._sets[folder], replace(entry, shard=entry.shard - self._first_shards[folder])
 
     def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[memoryview]:
         """Return the JPEGs of some frames of a video, see ``ShardSet.frame_jpegs``."""

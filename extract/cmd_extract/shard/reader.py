@@ -6,11 +6,10 @@ them, which takes a millisecond per shard.
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -19,10 +18,24 @@ from numpy.typing import NDArray
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
 from cmd_extract.schema import Damage, DamagedRow, FailedRow, MotionGrid, NoteRow, ShardHeader, VideoEntry
-from cmd_extract.shard.file import OpenShard, open_hdf5, read_entries, read_header, read_texts
+from cmd_extract.shard.file import OpenShard, open_hdf5, read_header, read_texts, read_video_columns
+from cmd_extract.shard.index import IndexedVideos, ShardIndex
+from cmd_extract.shard.videos import Videos
 from cmd_extract.system.reading import OpenFiles, read_ranges
 
-_SHARD_KEYS = {"name", "sha256", "size_bytes", "videos", "frames", "failures", "damaged", "rows", "rows_hash"}
+
+class ExpectedShard(NamedTuple):
+    """What an index says of a shard.
+
+    Attributes:
+        config_hash: hash of the configuration.
+        rows_hash: hash of the manifest rows.
+        source: path of the index.
+    """
+
+    config_hash: str
+    rows_hash: str
+    source: Path
 
 
 class ShardReader:
@@ -30,19 +43,34 @@ class ShardReader:
 
     Args:
         path: the HDF5 file.
-        number: index of the shard in the output folder.
         files: open descriptors, shared with the readers of other shards; None for its own.
+        expected: checked each time the file is opened; None to check nothing.
     """
 
-    def __init__(self, path: Path, number: int = 0, files: OpenFiles | None = None) -> None:
+    def __init__(self, path: Path, files: OpenFiles | None = None, expected: ExpectedShard | None = None) -> None:
         self.path = path
-        self.number = number
         self._files = files or OpenFiles()
+        self._expected = expected
         self._opened: OpenShard | None = None
         self._handles: dict[int, h5py.File] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         return vars(self) | {"_opened": None, "_handles": {}}
+
+    def _open(self) -> h5py.File:
+        self._files.prepare(self.path)
+        file = open_hdf5(self.path)
+        if self._expected is None:
+            return file
+        found = (str(file.attrs[schema.ATTR_CONFIG_HASH]), str(file.attrs[schema.ATTR_ROWS_HASH]))
+        if found == self._expected[:2]:
+            return file
+        file.close()
+        what = "configuration does" if found[0] != self._expected.config_hash else "manifest rows do"
+        raise ShardError(
+            f"{self.path}: {what} not match {self._expected.source}; run `cmd-extract verify {self.path.parent} "
+            "--repair` to build the shard again"
+        )
 
     @property
     def _h5(self) -> h5py.File:
@@ -50,16 +78,14 @@ class ShardReader:
         pid = os.getpid()
         if pid not in self._handles:
             self._handles.clear()
-            self._files.prepare(self.path)
-            self._handles[pid] = open_hdf5(self.path)
+            self._handles[pid] = self._open()
         return self._handles[pid]
 
     @property
     def _data(self) -> OpenShard:
         """Location of the data; HDF5 is not needed to read them."""
         if self._opened is None:
-            self._files.prepare(self.path)
-            with open_hdf5(self.path) as file:
+            with self._open() as file:
                 self._opened = OpenShard(self.path, file, self._files)
         return self._opened
 
@@ -81,13 +107,13 @@ class ShardReader:
         """Hash of the manifest rows that the shard was made from, see ``schema.hash_records``."""
         return str(self._h5.attrs[schema.ATTR_ROWS_HASH])
 
-    def entries(self, columns: Mapping[str, Sequence[str]]) -> tuple[VideoEntry, ...]:
-        """Return the videos in manifest order.
+    def video_columns(self) -> dict[str, NDArray[Any]]:
+        """Return the columns of the videos that the index stores, see ``cmd_extract.shard.index_format``."""
+        return read_video_columns(self._h5)
 
-        Args:
-            columns: label, group and split columns of the index, see ``read_columns``.
-        """
-        return read_entries(self._h5, self.number, columns)
+    def codecs(self) -> list[str]:
+        """Return FFmpeg's name of the source codec of each video."""
+        return read_texts(self._h5, schema.VIDEO_CODEC)
 
     @property
     def frame_count(self) -> int:
@@ -235,28 +261,45 @@ class ShardSet:
 
     def __init__(self, folder: Path, files: OpenFiles | None = None) -> None:
         self.folders: tuple[Path, ...] = (folder,)
-        index = read_index(folder)
-        self.config_hash: str = index["config_hash"]
-        columns = read_columns(folder, index)
-        self.data_hash = schema.hash_json([[shard["sha256"] for shard in index["shards"]], columns])
-        files = files or OpenFiles()
-        self._readers = [ShardReader(folder / s["name"], i, files) for i, s in enumerate(index["shards"])]
-        videos: list[VideoEntry] = []
-        for reader, listed in zip(self._readers, index["shards"], strict=True):
-            self.header = reader.header
-            if self.header.config_hash != self.config_hash:
-                raise ShardError(
-                    f"{reader.path}: configuration does not match {folder / schema.INDEX_NAME}; {_repair_hint(folder)}"
-                )
-            if reader.rows_hash != listed["rows_hash"]:
-                raise ShardError(
-                    f"{reader.path}: manifest rows do not match {folder / schema.INDEX_NAME}; {_repair_hint(folder)}"
-                )
-            videos += reader.entries(columns)
-            reader.close()
-        if not videos:
+        self._index = ShardIndex(folder)
+        self.config_hash, self.data_hash = self._index.config_hash, self._index.data_hash
+        self.videos: Videos = IndexedVideos(self._index)
+        if not self.videos:
             raise ShardError(f"{folder}: all videos failed, see {folder / schema.FAILURES_NAME}")
-        self.videos = tuple(videos)
+        if files is None:
+            self._check_local()
+        self._files, self._readers = files or OpenFiles(), dict[int, ShardReader]()
+        self.header = self._reader(0).header
+        self._reader(0).close()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"_readers": {}}
+
+    def _check_local(self) -> None:
+        folder = self._index.folder
+        with os.scandir(folder) as files:
+            missing = set(map(schema.SHARD_PATTERN.format, range(len(self._index)))) - {file.name for file in files}
+        if missing:
+            raise ShardError(
+                f"{folder / min(missing)}: missing; run `cmd-extract verify {folder} --repair` to build the shard again"
+            )
+
+    @property
+    def shard_count(self) -> int:
+        """Number of shards."""
+        return len(self._index)
+
+    @property
+    def totals(self) -> dict[str, int]:
+        """Totals over all shards: videos, frames, failures, damaged, size_bytes."""
+        return self._index.totals
+
+    def _reader(self, shard: int) -> ShardReader:
+        if shard not in self._readers:
+            index, entry = self._index, self._index.shard(shard)
+            expected = ExpectedShard(index.config_hash, entry.rows_hash, index.folder / index.name)
+            self._readers[shard] = ShardReader(index.folder / entry.name, self._files, expected)
+        return self._readers[shard]
 
     def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[memoryview]:
         """Return the JPEGs of some frames of a video, ``header.frame_width`` x ``frame_height`` pixels each.
@@ -266,7 +309,7 @@ class ShardSet:
         Raises:
             IndexError: a frame number is out of range.
         """
-        return self._readers[entry.shard].frame_jpegs(entry.position, frames)
+        return self._reader(entry.shard).frame_jpegs(entry.position, frames)
 
     def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> memoryview:
         """Return the JPEG of the keyframe at frame ``entry.keyframe_indices[keyframe]``, of the canonical size.
@@ -274,89 +317,20 @@ class ShardSet:
         Raises:
             IndexError: the index is out of range.
         """
-        return self._readers[entry.shard].keyframe_jpeg(entry.position, keyframe)
+        return self._reader(entry.shard).keyframe_jpeg(entry.position, keyframe)
 
     def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
         """Return the motion of frames ``start`` to ``stop`` - 1 of a video; raises like ``ShardReader.motion``."""
-        return self._readers[entry.shard].motion(entry.position, start, stop)
+        return self._reader(entry.shard).motion(entry.position, start, stop)
 
     def read_motion(self, entry: VideoEntry, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
         """Read the motion of consecutive frames of a video into arrays, see ``ShardReader.read_motion``."""
-        self._readers[entry.shard].read_motion(entry.position, start, grid, valid)
+        self._reader(entry.shard).read_motion(entry.position, start, grid, valid)
 
     def pts_seconds(self, entry: VideoEntry) -> NDArray[np.float64]:
         """Return (F,) float64, see ``ShardReader.pts_seconds``."""
-        return self._readers[entry.shard].pts_seconds(entry.position)
+        return self._reader(entry.shard).pts_seconds(entry.position)
 
     def frame_types(self, entry: VideoEntry) -> NDArray[np.bytes_]:
         """Return (F,) S1, see ``ShardReader.frame_types``."""
-        return self._readers[entry.shard].frame_types(entry.position)
-
-
-def read_index(folder: Path, name: str = schema.INDEX_NAME) -> dict[str, Any]:
-    """Return the content of ``index.json`` of an output folder, or of another index.
-
-    Raises:
-        ShardError: the file is missing, invalid, or of another format version.
-    """
-    path = folder / name
-    try:
-        index: dict[str, Any] = json.loads(path.read_text("utf-8"))
-    except FileNotFoundError:
-        if (folder / schema.PREVIOUS_INDEX_NAME).exists():
-            raise ShardError(
-                f"{folder}: a retry, repair or run that replaces shards is in progress or was interrupted; once it has "
-                "ended, run the same command again to complete it"
-            ) from None
-        raise ShardError(
-            f"{folder}: no {name} found; pass a folder that `cmd-extract run` has completed (to continue "
-            "an interrupted extraction, run the same command again)"
-        ) from None
-    except (ValueError, OSError, RecursionError) as error:
-        raise ShardError(f"{path}: cannot be read ({error}); run `cmd-extract run` again to rebuild it") from None
-    if not isinstance(index, dict):
-        raise ShardError(f"{path}: not an index of shards; run `cmd-extract run` again to rebuild it")
-    if index.get("format") != schema.FORMAT_NAME or index.get("version") not in schema.READABLE_VERSIONS:
-        raise ShardError(
-            f"{path}: format {index.get('format')!r} version {index.get('version')}, {schema.READS} of "
-            f"{schema.FORMAT_NAME!r}; extract again, or use the release that wrote it"
-        )
-    if not _is_complete(index):
-        raise ShardError(f"{path}: incomplete or edited; run `cmd-extract run` again to rebuild it")
-    return index
-
-
-def _is_complete(index: dict[str, Any]) -> bool:
-    types = {"config_hash": str, "config": dict, "totals": dict, "shards": list}
-    if not all(isinstance(index.get(name), kind) for name, kind in types.items()):
-        return False
-    return all(
-        isinstance(shard, dict) and set(shard) >= _SHARD_KEYS and isinstance(shard["rows"], list)
-        for shard in index["shards"]
-    )
-
-
-def read_columns(folder: Path, index: Mapping[str, Any]) -> dict[str, list[str]]:
-    """Return the label, group and split columns of an index, one value per manifest row; see ``schema.columns_of``.
-
-    Args:
-        folder: the output folder.
-        index: its ``index.json``.
-
-    Raises:
-        ShardError: the columns are missing or do not cover the manifest rows.
-    """
-    rows = max((shard["rows"][1] for shard in index["shards"]), default=0)
-    found = index.get("columns")
-    columns: dict[str, list[str]] = found if isinstance(found, dict) else {}
-    lengths = {len(cells) if isinstance(cells, list) else -1 for cells in columns.values()}
-    if not {"label", "group"} <= set(columns) or lengths != {rows}:
-        raise ShardError(
-            f"{folder / schema.INDEX_NAME}: no label, group and split columns for the {rows} manifest rows; run "
-            "`cmd-extract run` again to rebuild it, or extract again if an earlier version wrote it"
-        )
-    return columns
-
-
-def _repair_hint(folder: Path) -> str:
-    return f"run `cmd-extract verify {folder} --repair` to build the shard again"
+        return self._reader(entry.shard).frame_types(entry.position)

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cmd_extract.errors import CacheError, ShardError, VideoError
-from cmd_extract.schema import INDEX_NAME, SHARD_GLOB
+from cmd_extract.schema import INDEX_NAME
 from cmd_extract.shard.cache import RemoteShard, ShardCache
 from cmd_extract.shard.folders import Folders, open_folders
-from cmd_extract.shard.reader import ShardSet, read_index
+from cmd_extract.shard.index import ShardIndex
+from cmd_extract.shard.index_format import check_head
+from cmd_extract.shard.reader import ShardSet
 from cmd_extract.sources.access import read_chunks
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import RemoteFile
-from cmd_extract.system.files import write_whole
+from cmd_extract.system.files import atomic_write, write_whole
 from cmd_extract.system.reading import OpenFiles
 
 # A process needs few open shards at once, and each open one is kept in the cache.
@@ -95,12 +98,9 @@ class CachedShardSet(ShardSet):
         folder = _fetch_index(url, self.cache)
         self.remote_shards = tuple(
             RemoteShard(
-                url=f"{url}/{_checked_name(entry['name'])}",
-                path=folder / entry["name"],
-                sha256=entry["sha256"],
-                size_bytes=entry["size_bytes"],
+                url=f"{url}/{entry.name}", path=folder / entry.name, sha256=entry.sha256, size_bytes=entry.size_bytes
             )
-            for entry in read_index(folder)["shards"]
+            for entry in ShardIndex(folder).shards()
         )
         super().__init__(folder, CachedFiles(self.cache, {shard.path: shard for shard in self.remote_shards}))
 
@@ -127,20 +127,38 @@ def _fetch_index(url: str, cache: ShardCache) -> Path:
                 f"{url}: no {INDEX_NAME} found; give the URL of a folder that `cmd-extract publish` has completed"
             ) from None
         raise CacheError(f"{url}: {error.reason}") from error
+    table = _parse_head(f"{url}/{INDEX_NAME}", index)["table"]
     folder = cache.folder / hashlib.sha256(f"{url}\n".encode() + index).hexdigest()[:16]
     try:
-        write_whole(folder / INDEX_NAME, lambda temporary: temporary.write_bytes(index))
+        if not (folder / INDEX_NAME).exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            _fetch_table(f"{url}/{table['name']}", folder / table["name"], table["sha256"], cache.limits)
+            write_whole(folder / INDEX_NAME, lambda temporary: temporary.write_bytes(index))
+    except VideoError as error:
+        raise CacheError(f"{url}/{table['name']}: {error.reason}") from error
     except OSError as error:
         raise CacheError(f"cannot write in the cache {cache.folder}: {error.strerror}") from error
     return folder
 
 
+def _parse_head(url: str, index: bytes) -> dict[str, Any]:
+    remedy = "publish the extraction again"
+    try:
+        return check_head(url, json.loads(index), remedy)
+    except (ValueError, RecursionError) as error:
+        raise ShardError(f"{url}: not an index of shards ({error}); {remedy}") from None
+
+
+def _fetch_table(url: str, path: Path, sha256: str, limits: SourceLimits) -> None:
+    digest = hashlib.sha256()
+    with atomic_write(path) as temporary:
+        with temporary.open("wb") as stream:
+            for chunk in read_chunks(RemoteFile(url), limits, _MAX_INDEX_BYTES):
+                stream.write(chunk)
+                digest.update(chunk)
+        if digest.hexdigest() != sha256:
+            raise CacheError(f"{url}: does not match its checksum in {INDEX_NAME}; start again, or publish it again")
+
+
 def _download(url: str, limits: SourceLimits) -> bytes:
     return b"".join(read_chunks(RemoteFile(url), limits, _MAX_INDEX_BYTES))
-
-
-def _checked_name(name: str) -> str:
-    """Return the name of a shard; that in an index from elsewhere must not lead out of the folder."""
-    if Path(name).name != name or not Path(name).match(SHARD_GLOB):
-        raise ShardError(f"{name!r}: not the name of a shard; the index is invalid")
-    return name

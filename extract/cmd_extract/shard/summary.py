@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import csv
-from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cmd_extract.schema import DAMAGED_NAME, NOTES_NAME, QUARTER_PX
-from cmd_extract.shard.reader import ShardSet, read_index
+from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.videos import Names
 
 _SAMPLED_VIDEOS = 200
 _SAMPLED_FRAMES = 64
@@ -69,45 +71,53 @@ def describe_folder(folder: Path) -> list[tuple[str, str]]:
     Raises:
         ShardError: the folder contains no complete extraction.
     """
-    index, shards = read_index(folder), ShardSet(folder)
-    header, videos = shards.header, shards.videos
-    totals = index["totals"]
+    shards = ShardSet(folder)
+    header, videos, totals = shards.header, shards.videos, shards.totals
     damaged = totals["damaged"]
     notes = count_notes(folder)
-    frames = np.array([v.frame_count for v in videos])
-    seconds = np.array([v.frame_count / v.fps if v.fps else 0.0 for v in videos])
+    frames, fps = videos.numbers("frame_count"), videos.numbers("fps")
+    seconds = np.divide(frames, fps, out=np.zeros(len(videos)), where=fps > 0)
     motion = vector_statistics(shards)
     p50, p90, p99, longest = motion.length_px
-    codecs = Counter(v.codec for v in videos)
-    sizes = Counter(f"{v.source_width}x{v.source_height}" for v in videos)
-    splits = {name: Counter(v.splits[name] or "(none)" for v in videos) for name in videos[0].splits}
+    sizes, counts = np.unique(
+        np.stack([videos.numbers("source_width"), videos.numbers("source_height")]), axis=1, return_counts=True
+    )
+    source_sizes = {
+        f"{width}x{height}": n for (width, height), n in zip(sizes.T.tolist(), counts.tolist(), strict=True)
+    }
     rows = [
-        ("videos", f"{len(videos)}, {totals['failures']} failures, {len(index['shards'])} shards"),
+        ("videos", f"{len(videos)}, {totals['failures']} failures, {shards.shard_count} shards"),
         ("damaged", f"{damaged} videos, see {folder / DAMAGED_NAME}" if damaged else ""),
         ("notes", f"{notes}, see {folder / NOTES_NAME}" if notes else ""),
         ("frames", f"{frames.sum()}; per video {frames.min()} to {frames.max()}, median {np.median(frames):.0f}"),
-        ("length", f"{seconds.sum() / 3600:.2f} hours; frame rates {_range([v.fps for v in videos])}"),
+        ("length", f"{seconds.sum() / 3600:.2f} hours; frame rates {_range(fps)}"),
         ("size", f"{totals['size_bytes'] / 1e6:.1f} MB, {totals['size_bytes'] / frames.sum():.0f} bytes per frame"),
-        ("classes", str(len({v.label for v in videos} - {""}))),
-        *((name, _counts(parts)) for name, parts in splits.items()),
-        ("source codecs", _counts(codecs)),
-        ("source sizes", _counts(sizes)),
+        ("classes", str(len(videos.names("label").used))),
+        *((name, _counts(_count_names(videos.split(name)))) for name in videos.split_columns),
+        ("source codecs", _counts(_count_names(videos.names("codec")))),
+        ("source sizes", _counts(source_sizes)),
         ("stream", f"{header.canonical_width}x{header.canonical_height} {header.config['codec']}"),
         ("small frames", f"{header.frame_width}x{header.frame_height}"),
-        ("keyframes", f"{sum(len(v.keyframe_indices) for v in videos)}"),
+        ("keyframes", str(videos.numbers("keyframe_count").sum())),
         ("motion grid", f"{header.grid_shape[1]}x{header.grid_shape[0]} cells of {header.cell_px} pixels"),
         ("vectors", f"in {motion.valid_fraction:.1%} of cells, {motion.moving_fraction:.1%} of them not 0"),
         ("vector length", f"median {p50:.2f}, 90th percentile {p90:.2f}, 99th {p99:.2f}, maximum {longest:.2f} pixels"),
-        ("configuration", index["config_hash"]),
+        ("configuration", shards.config_hash),
     ]
     return [(name, value) for name, value in rows if value]
 
 
-def _range(values: list[float]) -> str:
-    low, high = min(values), max(values)
+def _range(values: NDArray[np.float64]) -> str:
+    low, high = values.min(), values.max()
     return f"{low:.4g}" if f"{low:.4g}" == f"{high:.4g}" else f"{low:.4g} to {high:.4g}"
 
 
-def _counts(counter: Counter[str]) -> str:
-    shown = ", ".join(f"{name} {count}" for name, count in counter.most_common(5))
-    return shown + (f" and {len(counter) - 5} more" if len(counter) > 5 else "")
+def _count_names(column: Names) -> dict[str, int]:
+    counts = np.bincount(column.codes, minlength=len(column.names)).tolist()
+    return {name or "(none)": count for name, count in zip(column.names, counts, strict=True) if count}
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    ordered = sorted(counts.items(), key=lambda item: -item[1])
+    shown = ", ".join(f"{name} {count}" for name, count in ordered[:5])
+    return shown + (f" and {len(counts) - 5} more" if len(counts) > 5 else "")

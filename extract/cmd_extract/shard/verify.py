@@ -8,7 +8,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import h5py
 import hdf5plugin  # noqa: F401 -- registers the filter with which motion is compressed
@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from cmd_extract import schema
 from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, VideoRecord
+from cmd_extract.shard.index import ShardEntry, ShardIndex
 from cmd_extract.shard.locations import chunk_table
-from cmd_extract.shard.reader import ShardReader, read_columns, read_index
+from cmd_extract.shard.reader import ShardReader
 from cmd_extract.sources.access import fingerprint, problem_of
 from cmd_extract.sources.location import Source
 
@@ -69,13 +70,14 @@ class ShardToCheck(NamedTuple):
     """One shard to check.
 
     Attributes:
-        number, entry: its number and its entry in the index.
+        number: its number.
+        entry: its entry in the index.
         sources: path of the source of each of its manifest rows that is to be compared.
         tables_only: only read its tables.
     """
 
     number: int
-    entry: Mapping[str, Any]
+    entry: ShardEntry
     sources: Mapping[int, Source]
     tables_only: bool
 
@@ -85,26 +87,26 @@ class ShardCheck:
     """Checks shards of a folder; can be pickled.
 
     Attributes:
-        folder: the output folder.
-        config_hash: hash of its configuration.
+        index: index of the output folder.
         decode: whether to decode every JPEG.
     """
 
-    folder: Path
-    config_hash: str
+    index: ShardIndex
     decode: bool
 
     def __call__(self, shard: ShardToCheck) -> CheckedShard:
         """Check one shard."""
-        path = self.folder / shard.entry["name"]
+        path = self.index.folder / shard.entry.name
         problems: list[str] = []
         unread: list[str] = []
         tables = None
         try:
             if not shard.tables_only:
-                found = _check_shard(path, shard.entry, self.config_hash, self.decode, shard.sources, unread)
+                found = _check_shard(path, shard, self.index.config_hash, self.decode, unread)
                 problems += itertools.islice(found, _MAX_PROBLEMS)
             with contextlib.closing(ShardReader(path)) as reader:
+                if not (problems or shard.tables_only or _is_indexed(reader, self.index, shard.number)):
+                    problems.append("videos do not match the index")
                 tables = ShardTables(reader.failures(), reader.damaged(), reader.notes())
         except (OSError, KeyError, ValueError, RuntimeError) as error:
             problems.append(f"cannot be read: {error}" if path.exists() else "missing")
@@ -145,48 +147,45 @@ def verify_folder(
     Raises:
         ShardError: there is no valid index.
     """
-    index, (task, num_tasks) = read_index(folder, index_name), part
+    index, (task, num_tasks) = ShardIndex(folder, index_name), part
+    if not index.is_intact():
+        raise ShardError(f"{index.table_path}: damaged; run `cmd-extract merge {folder}` to rebuild it")
     chosen = []
-    for number, entry in enumerate(index["shards"]):
+    for number, entry in enumerate(index.shards()):
         mine = number % num_tasks == task
         if mine or task == 0:
-            paths = {r.row: resolve(r) for r in (sources or ())[slice(*entry["rows"])]} if mine and resolve else {}
+            rows = slice(entry.first_row, entry.end_row)
+            paths = {r.row: resolve(r) for r in (sources or ())[rows]} if mine and resolve else {}
             chosen.append(ShardToCheck(number, entry, paths, tables_only=not mine))
-    check = ShardCheck(folder=folder, config_hash=index["config_hash"], decode=decode)
+    check = ShardCheck(index=index, decode=decode)
     checked = []
     for result in spread(check, chosen):
         checked.append(result)
         progress(len(checked), len(chosen))
     checked.sort()
-    names = [entry["name"] for entry in index["shards"]]
+    names = [entry.name for entry in index.shards()]
     found = [Problem(shard=c.number, text=f"{names[c.number]}: {text}") for c in checked for text in c.problems]
     unread = [Problem(shard=None, text=f"{names[c.number]}: {text}") for c in checked for text in c.unread]
     # A shard of another task that cannot be read is reported there.
     if not found and task == 0:
         tables = [c.tables for c in checked if c.tables is not None]
-        texts = [*_check_labels(folder, index, sources), *_check_folder(folder, index)]
+        texts = [*_check_labels(index, sources), *_check_folder(index)]
         if len(tables) == len(names):
             texts += _check_tables(folder, tables)
         found += [Problem(shard=None, text=text) for text in texts]
     return found + unread
 
 
-def _check_shard(
-    path: Path,
-    entry: Mapping[str, Any],
-    config_hash: str,
-    decode: bool,
-    sources: Mapping[int, Source],
-    unread: list[str],
-) -> Iterator[str]:
-    if path.stat().st_size != entry["size_bytes"]:
-        yield f"has {path.stat().st_size} bytes, expected {entry['size_bytes']}"
-    elif fingerprint(path) != entry["sha256"]:
+def _check_shard(path: Path, shard: ShardToCheck, config_hash: str, decode: bool, unread: list[str]) -> Iterator[str]:
+    entry = shard.entry
+    if path.stat().st_size != entry.size_bytes:
+        yield f"has {path.stat().st_size} bytes, expected {entry.size_bytes}"
+    elif fingerprint(path) != entry.sha256:
         yield "checksum does not match the index"
     with h5py.File(path, "r", locking=False) as file:
         if file.attrs[schema.ATTR_CONFIG_HASH] != config_hash:
             yield "configuration does not match the index"
-        if file.attrs[schema.ATTR_ROWS_HASH] != entry["rows_hash"]:
+        if file.attrs[schema.ATTR_ROWS_HASH] != entry.rows_hash:
             yield "manifest rows do not match the index"
         counts = {
             "videos": len(file[schema.VIDEO_ROW]),
@@ -194,7 +193,8 @@ def _check_shard(
             "failures": len(file[schema.FAILURE_ROW]),
             "damaged": int((file[schema.VIDEO_DAMAGE][:] > 0).sum()),
         }
-        yield from (f"has {n} {key}, expected {entry[key]}" for key, n in counts.items() if n != entry[key])
+        expected = {key: getattr(entry, key) for key in counts}
+        yield from (f"has {n} {key}, expected {expected[key]}" for key, n in counts.items() if n != expected[key])
         yield from _check_rows(file, entry)
         yield from _check_columns(file)
         yield from _check_jpegs(file, "frame", schema.FRAME_JPEG, schema.FRAME_OFFSET, decode, schema.ATTR_FRAME_SIZE)
@@ -202,14 +202,19 @@ def _check_shard(
         yield from _check_jpegs(file, "keyframe", *keyframes)
         yield from _check_motion(file)
         yield from _check_chunks(file)
-        yield from _check_sources(file, sources, unread)
+        yield from _check_sources(file, shard.sources, unread)
 
 
-def _check_rows(file: h5py.File, entry: Mapping[str, Any]) -> Iterator[str]:
+def _is_indexed(reader: ShardReader, index: ShardIndex, number: int) -> bool:
+    """Return whether the index has the videos of a shard."""
+    listed = index.video_columns(number)
+    return all(np.array_equal(values, listed[name]) for name, values in reader.video_columns().items())
+
+
+def _check_rows(file: h5py.File, entry: ShardEntry) -> Iterator[str]:
     rows = {*file[schema.VIDEO_ROW][:].tolist(), *file[schema.FAILURE_ROW][:].tolist()}
-    if rows != set(range(*entry["rows"])):
-        first, last = entry["rows"][0], entry["rows"][1] - 1
-        yield f"videos and failures do not cover exactly the manifest rows {first} to {last}"
+    if rows != set(range(entry.first_row, entry.end_row)):
+        yield (f"videos and failures do not cover exactly the manifest rows {entry.first_row} to {entry.end_row - 1}")
 
 
 def _check_columns(file: h5py.File) -> Iterator[str]:
@@ -277,8 +282,6 @@ def _check_motion(file: h5py.File) -> Iterator[str]:
 
 
 def _check_chunks(file: h5py.File) -> Iterator[str]:
-    if file.attrs[schema.ATTR_VERSION] == 1:
-        return
     tables = {schema.MOTION_GRID: schema.MOTION_GRID_CHUNK, schema.MOTION_VALID: schema.MOTION_VALID_CHUNK}
     for name, table in tables.items():
         if not np.array_equal(file[table][:], chunk_table(file[name])):
@@ -300,28 +303,20 @@ def _check_sources(file: h5py.File, sources: Mapping[int, Source], unread: list[
                 unread.append(f"source {source} cannot be read ({error}); the shard is not affected")
 
 
-def _check_labels(folder: Path, index: dict[str, Any], records: Sequence[VideoRecord] | None) -> Iterator[str]:
-    try:
-        columns = read_columns(folder, index)
-    except ShardError as error:
-        yield str(error)
-        return
-    if records is not None and columns != schema.columns_of(records):
+def _check_labels(index: ShardIndex, records: Sequence[VideoRecord] | None) -> Iterator[str]:
+    if records is not None and not index.has_columns_of(records):
         yield (
             f"{schema.INDEX_NAME}: labels, groups or splits are not those of the manifest; `cmd-extract relabel "
-            f"{folder} MANIFEST` replaces them"
+            f"{index.folder} MANIFEST` replaces them"
         )
 
 
-def _check_folder(folder: Path, index: dict[str, Any]) -> Iterator[str]:
-    for key, value in index["totals"].items():
-        if sum(s[key] for s in index["shards"]) != value:
+def _check_folder(index: ShardIndex) -> Iterator[str]:
+    for key, value in index.totals.items():
+        if sum(getattr(shard, key) for shard in index.shards()) != value:
             yield f"{schema.INDEX_NAME}: the total of {key} is not the sum over the shards"
-    rows = [row for s in index["shards"] for row in range(*s["rows"])]
-    if rows != list(range(len(rows))):
-        yield f"{schema.INDEX_NAME}: the shards do not cover the manifest"
-    known = {s["name"] for s in index["shards"]}
-    foreign = sorted(p.name for p in folder.glob(schema.SHARD_GLOB) if p.name not in known)
+    known = {shard.name for shard in index.shards()}
+    foreign = sorted(p.name for p in index.folder.glob(schema.SHARD_GLOB) if p.name not in known)
     if foreign:
         yield f"shards that are not in the index: {', '.join(foreign[:5])}"
 

@@ -298,7 +298,7 @@ def test_another_package_called_ffmpeg_is_found_before_the_first_video(
         "null",
         "{}",
         "[" * 100_000,
-        *(f'"{name}": {value}' for name in ("shards", "totals", "config_hash", "columns") for value in ("null", "[1]")),
+        *(f'"{name}": {value}' for name in ("shards", "totals", "config_hash", "table") for value in ("null", "[1]")),
     ],
 )
 def test_a_broken_or_foreign_index_is_named(folder: Path, text: str) -> None:

@@ -13,11 +13,13 @@ import pytest
 from click.testing import Result
 
 from cmd_extract.cli.main import main
-from cmd_extract.run.publish import LOG_NAME, publish
+from cmd_extract.run.publish import LOG_NAME, fetch, publish
+from cmd_extract.shard.index import ShardIndex
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.sources import remote
 from cmd_extract.sources.limits import SourceLimits
 from tests.command_line import call
+from tests.indexes import update_index
 from tests.remote_servers import FaultyProxy, object_store
 
 pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
@@ -148,16 +150,20 @@ def test_a_lost_or_replaced_copy_is_copied_again(proxy: FaultyProxy, out: Path, 
     assert system.cat_file(f"{folder}/shard-00001.h5") == (out / "shard-00001.h5").read_bytes()
 
 
-def test_the_old_index_is_removed_before_files_are_replaced(proxy: FaultyProxy, out: Path, url: str) -> None:
+def test_the_old_index_is_removed_before_files_are_replaced(
+    proxy: FaultyProxy, out: Path, url: str, tmp_path: Path
+) -> None:
     publish(out, url, LIMITS)
-    index = json.loads((out / "index.json").read_text())
-    index["columns"]["label"] = ["x"] * len(index["columns"]["label"])
-    (out / "index.json").write_text(json.dumps(index))
+    update_index(out, label=["x"] * ShardIndex(out).row_count)
+    (table,) = out.glob("index-*.h5")
     proxy.requests.clear()
     done = publish(out, url, LIMITS)
-    assert done.copied == 1
+    assert done.copied == 2
     writes = [(method, Path(path).name) for method, path in proxy.requests if method in ("PUT", "DELETE")]
-    assert writes == [("DELETE", "index.json"), ("PUT", "index.json")]
+    assert writes == [("DELETE", "index.json"), ("PUT", table.name), ("PUT", "index.json")]
+    assert [video.label for video in ShardSet(stored(url, tmp_path / "copy")).videos][:1] == ["x"]
+    fetch(url, tmp_path / "fetched", LIMITS)
+    assert [path.name for path in (tmp_path / "fetched").glob("index-*")] == [table.name], "not the old table"
 
 
 def test_notes_of_an_earlier_state_are_removed(proxy: FaultyProxy, out: Path, url: str) -> None:
@@ -252,7 +258,7 @@ def test_fetched_copies_are_complete_and_continued(proxy: FaultyProxy, out: Path
     proxy.requests.clear()
     result = cli("fetch", url, copy)
     assert result.exit_code == 0, result.output
-    assert "2 existing" in result.output
+    assert "3 existing" in result.output
     names = {path.name for path in out.iterdir() if path.is_file()} - {LOG_NAME}
     assert {path.name for path in copy.iterdir()} == names
     assert all((copy / name).read_bytes() == (out / name).read_bytes() for name in names)
@@ -272,7 +278,7 @@ def test_damaged_foreign_and_missing_extractions_are_not_fetched(
     (out / "run.json").write_text(json.dumps(record | {"config_hash": "0" * 64}))
     assert "contains another extraction" in cli("fetch", url, out).output
     index = json.loads((out / "index.json").read_text())
-    index["shards"][0]["name"] = "../../evil.h5"
+    index["table"]["name"] = "../../evil.h5"
     file_system().pipe_file(f"{folder}/index.json", json.dumps(index).encode())
     result = cli("fetch", url, tmp_path / "evil")
     assert (result.exit_code, "not a file name" in result.output) == (1, True)

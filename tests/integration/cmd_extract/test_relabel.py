@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -130,15 +129,30 @@ def test_segments_share_the_columns_of_their_row(make_video: MakeVideo, tmp_path
     assert "row 0 (counted from 0) has the id 'a', extracted was 'a#1'" in call("relabel", out, manifest)[1]
 
 
-def test_an_index_without_columns_is_named(out: Path) -> None:
-    index = json.loads((out / "index.json").read_text())
-    for columns in ({}, {"columns": {"label": ["x"], "group": ["x"]}}):
-        (out / "index.json").write_text(json.dumps({k: v for k, v in index.items() if k != "columns"} | columns))
-        for command in ("inspect", "verify"):
-            code, output = call(command, out)
-            assert code == 1
-            assert "no label, group and split columns for the 3 manifest rows; run `cmd-extract run` again" in output
-    assert call("verify", out, "--repair")[0] == 0
+@pytest.mark.parametrize("damage", ["missing", "shorter", "other", "changed"])
+def test_a_damaged_table_is_named_and_rebuilt(out: Path, tmp_path: Path, damage: str) -> None:
+    before = contents(out)
+    (table,) = out.glob("index-*.h5")
+    data = bytearray(table.read_bytes())
+    if damage == "missing":
+        table.unlink()
+    elif damage == "shorter":
+        table.write_bytes(data[:-1])
+    elif damage == "other":
+        table.write_bytes(bytes(len(data)))
+    else:
+        data[-1] ^= 1
+        table.write_bytes(data)
+    for command in (("verify", out), ("relabel", out, tmp_path / "m.csv")):
+        code, output = call(*command)
+        assert code == 1
+        assert f"{table}: " in output
+        assert f"run `cmd-extract merge {out}` to rebuild it" in output
+    if damage != "changed":  # looking at all of a large table would take too long
+        assert f"{table}: " in call("inspect", out)[1]
+    assert call("merge", out, "--allow-failures")[0] == 0
+    assert contents(out) == before
+    assert call("verify", out)[0] == 0
 
 
 def test_one_file_in_both_parts_can_be_evaluated(make_video: MakeVideo, tmp_path: Path) -> None:

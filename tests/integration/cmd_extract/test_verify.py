@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -14,8 +13,8 @@ from PIL import Image
 
 from cmd_extract import schema
 from cmd_extract.cli.main import main
-from cmd_extract.decode.source import fingerprint
 from tests.command_line import call as run_command
+from tests.indexes import update_index
 
 MakeVideo = Callable[..., Path]
 
@@ -44,16 +43,6 @@ def folder(original: Path, tmp_path: Path) -> Path:
     record = tmp_path / "copy" / "out" / "run.json"
     record.write_text(record.read_text().replace(str(original), str(tmp_path / "copy")))
     return tmp_path / "copy"
-
-
-def update_index(out: Path, number: int) -> None:
-    """Update size and checksum of a shard in the index, so that only the content reveals the damage."""
-    index = json.loads((out / "index.json").read_text())
-    path = out / index["shards"][number]["name"]
-    before = index["shards"][number]["size_bytes"]
-    index["shards"][number] |= {"sha256": fingerprint(path), "size_bytes": path.stat().st_size}
-    index["totals"]["size_bytes"] += path.stat().st_size - before
-    (out / "index.json").write_text(json.dumps(index))
 
 
 def contents(out: Path) -> dict[str, bytes]:
@@ -110,7 +99,7 @@ def test_damage_with_a_matching_checksum_is_reported(
     out = folder / "out"
     with h5py.File(out / "shard-00001.h5", "r+") as file:
         damage(file)
-    update_index(out, 1)
+    update_index(out)  # so that only the content reveals the damage
     code, output = call("verify", out)
     assert code == 1
     assert message in output, output

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import h5py
-import numpy as np
 import pytest
 
 from cmd_extract import schema
@@ -45,45 +43,16 @@ def other(finished: Path, tmp_path: Path) -> Path:
     return out
 
 
-@pytest.fixture
-def first_version(finished: Path, tmp_path: Path) -> Path:
-    """A copy of the folder in format version 1, which has no tables of motion chunks."""
-    out = tmp_path / "first"
+def test_an_older_index_is_replaced_by_merge(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
     shutil.copytree(finished, out)
-    index = json.loads((out / schema.INDEX_NAME).read_text())
-    for entry in index["shards"]:
-        path = out / entry["name"]
-        with h5py.File(path, "r+") as file:
-            file.attrs[schema.ATTR_VERSION] = 1
-            del file[schema.MOTION_GRID_CHUNK], file[schema.MOTION_VALID_CHUNK]
-        entry |= {"sha256": hashlib.sha256(path.read_bytes()).hexdigest(), "size_bytes": path.stat().st_size}
-    totals = index["totals"] | {"size_bytes": sum(entry["size_bytes"] for entry in index["shards"])}
-    (out / schema.INDEX_NAME).write_text(json.dumps(index | {"version": 1, "totals": totals}))
-    record = json.loads((out / schema.RUN_NAME).read_text())
-    (out / schema.RUN_NAME).write_text(json.dumps(record | {"version": 1}))
-    return out
-
-
-def test_version_1_can_be_read_but_not_continued(finished: Path, first_version: Path) -> None:
-    old, new = ShardSet(first_version), ShardSet(finished)
-    assert old.videos == new.videos
-    for entry in new.videos:
-        frames = range(entry.frame_count)
-        assert old.frame_jpegs(entry, frames) == new.frame_jpegs(entry, frames)
-        assert old.keyframe_jpeg(entry, 0) == new.keyframe_jpeg(entry, 0)
-        for start in range(entry.frame_count):
-            motions = [shards.motion(entry, start, entry.frame_count) for shards in (old, new)]
-            assert np.array_equal(motions[0].grid_quarter_px, motions[1].grid_quarter_px)
-            assert np.array_equal(motions[0].valid, motions[1].valid)
-    code, output = call("verify", first_version, "--no-sources")
-    assert code == 0, output
-    assert call("inspect", first_version)[0] == 0
-    before = files(first_version)
-    code, output = call("run", finished.parent / "m.csv", first_version, "--videos-per-shard", 2, *SIZE)
-    assert code == 1
-    assert "shard format version 1. This release reads versions 1 and 2, but continues" in output
-    assert "choose another output folder" in output
-    assert files(first_version) == before
+    text = (out / schema.INDEX_NAME).read_text()
+    (out / schema.INDEX_NAME).write_text(json.dumps(json.loads(text) | {"version": schema.INDEX_VERSION - 1}))
+    code, output = call("inspect", out)
+    assert (code, f"run `cmd-extract merge {out}` to rebuild it, without extracting again" in output) == (1, True)
+    assert call("merge", out, "--allow-failures")[0] == 0
+    assert (out / schema.INDEX_NAME).read_text() == text
+    assert ShardSet(out).videos == ShardSet(finished).videos
 
 
 def test_verify_finds_a_table_of_chunks_that_does_not_match(finished: Path, tmp_path: Path) -> None:
@@ -120,7 +89,10 @@ def test_another_version_is_not_continued(finished: Path, other: Path, command: 
     rows = ("--videos-per-shard", 2, *SIZE) if command[0] == "run" else ()
     code, output = call(command[0], *manifest, other, *command[1:], *rows)
     assert code == 1, output
-    assert f"contains an extraction of shard format version {OTHER}. This release reads versions 1 and 2" in output
+    assert (
+        f"contains an extraction of shard format version {OTHER}. This release reads version {schema.FORMAT_VERSION}"
+        in output
+    )
     assert "Nothing was changed" in output
     assert files(other) == before
 
@@ -129,7 +101,7 @@ def test_another_version_is_not_continued(finished: Path, other: Path, command: 
 def test_another_version_is_not_read(other: Path, command: tuple[object, ...]) -> None:
     code, output = call(command[0], other, *command[1:])
     assert code == 1, output
-    assert f"version {OTHER}, this release reads versions 1 and 2" in output
+    assert f"version {OTHER}, this release reads version " in output
 
 
 def test_a_shard_without_damage_column_is_not_intact(finished: Path, tmp_path: Path) -> None:

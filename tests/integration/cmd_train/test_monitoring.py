@@ -9,8 +9,10 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from cmd_extract.shard.index import ShardIndex
 from cmd_train.checkpoints.files import load_checkpoint
 from cmd_train.cli.main import main
+from tests.indexes import update_index
 from tests.integration.cmd_train.training import finish, launch, metrics, options, same, weights
 
 
@@ -142,26 +144,18 @@ def test_different_and_mixed_shards_are_rejected(monitored: Path, few_shards: Pa
 
     shards = tmp_path / "shards"
     shutil.copytree(few_shards, shards)
-    index = json.loads((shards / schema.INDEX_NAME).read_text())
-    rows = index["shards"][-1]["rows"][0]
-    fewer = {
-        "shards": index["shards"][:-1],
-        "columns": {name: cells[:rows] for name, cells in index["columns"].items()},
-    }
-    (shards / schema.INDEX_NAME).write_text(json.dumps(index | fewer))
+    update_index(shards, len(ShardIndex(shards)) - 1)
     result = pretrain(shards, monitored, optim__epochs=3, run__knn_epochs=1)
     assert result.exit_code == 1
     assert "contains a run on different shards" in result.output
-    (shards / schema.INDEX_NAME).write_text(json.dumps(index))
     mixed = tmp_path / "mixed"
-    shutil.copytree(shards, mixed)
-    shutil.copy(mixed / index["shards"][0]["name"], mixed / index["shards"][1]["name"])
+    shutil.copytree(few_shards, mixed)
+    shutil.copy(mixed / "shard-00000.h5", mixed / "shard-00001.h5")
     result = pretrain(mixed, tmp_path / "run")
     assert result.exit_code == 1
     assert "shard-00001.h5: manifest rows do not match" in result.output
-    with h5py.File(shards / index["shards"][1]["name"], "r+") as file:
+    with h5py.File(mixed / "shard-00001.h5", "r+") as file:
         file.attrs[schema.ATTR_CONFIG_HASH] = "other"
-    result = pretrain(shards, tmp_path / "run")
+    result = pretrain(mixed, tmp_path / "run")
     assert result.exit_code == 1
     assert "shard-00001.h5: configuration does not match" in result.output
-    assert not (tmp_path / "run").exists()

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from cmd_extract.schema import ShardHeader, VideoEntry
+from cmd_extract.shard.videos import Videos
 from cmd_train.data.batch import ClipSample, EvalSample
 from cmd_train.data.batch_memory import BatchLayout, BatchMemory, SampleMemory
 from cmd_train.data.sampling import MotionWindow, SamplingConfig, evaluation_clips, plan_clip, plan_sample, sample_rng
@@ -68,7 +69,7 @@ class PretrainDataset(Dataset[ClipSample]):
     ) -> None:
         _require_entries(entries)
         self._shards = shards
-        self._entries = tuple(entries)
+        self._entries = entries
         self._sampling = sampling
         self._seed = seed
         self._clips_only = clips_only
@@ -143,13 +144,11 @@ class EvalDataset(Dataset[EvalSample]):
         ValueError: there are no videos, or the shards contain no small frames.
     """
 
-    def __init__(
-        self, shards: VideoSource, entries: Sequence[VideoEntry], sampling: SamplingConfig, clips: int = 10
-    ) -> None:
+    def __init__(self, shards: VideoSource, entries: Videos, sampling: SamplingConfig, clips: int = 10) -> None:
         _require_entries(entries)
         require_frames(shards.header)
         self._shards = shards
-        self._entries = tuple(entries)
+        self._entries = entries
         self._sampling = sampling
         self._clips = clips
 
@@ -171,7 +170,8 @@ class EvalDataset(Dataset[EvalSample]):
 
     def report(self) -> SamplingReport:
         """Count the videos that are too short for the configured clips."""
-        return SamplingReport.from_evaluation((entry.frame_count for entry in self._entries), self._sampling)
+        counts = self._entries.numbers("frame_count")
+        return SamplingReport.from_evaluation(counts.tolist(), self._sampling)
 
 
 def _require_entries(entries: Sequence[VideoEntry]) -> None:

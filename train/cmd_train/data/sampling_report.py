@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
@@ -44,9 +45,10 @@ class SamplingReport:
     def from_evaluation(cls, frame_counts: Iterable[int], config: SamplingConfig) -> SamplingReport:
         """Count the rules that ``evaluation_clips`` applies to videos with the given numbers of frames."""
         report = cls()
-        for count in frame_counts:
+        for count, videos in Counter(frame_counts).items():
             shrunk = fitting_stride(count, config, 0) < config.stride
-            report += cls(samples=1, stride_shrunk=int(shrunk), clip_padded=int(count < config.clip_frames))
+            padded = count < config.clip_frames
+            report += cls(samples=videos, stride_shrunk=videos * shrunk, clip_padded=videos * padded)
         return report
 
     def text(self) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.videos import Videos
 
 
 def resolve_split_columns(
@@ -36,7 +36,7 @@ def resolve_split_columns(
     return tuple(dict.fromkeys(given or available))
 
 
-def select_videos(entries: Sequence[VideoEntry], split_column: str | None, part: str) -> tuple[VideoEntry, ...]:
+def select_videos(videos: Videos, split_column: str | None, part: str) -> Videos:
     """Return the videos in one part of a split, in their order, or all videos if `split_column` is None.
 
     A video whose manifest cell is empty belongs to no part.
@@ -45,17 +45,17 @@ def select_videos(entries: Sequence[VideoEntry], split_column: str | None, part:
         ValueError: the split column does not exist, `part` is empty, or the part contains no videos.
     """
     if split_column is None:
-        return tuple(entries)
+        return videos
     if not part:
         raise ValueError(
             f"part: must not be empty; name a part of {split_column} (videos with an empty cell are in no part)"
         )
-    resolve_split_columns(sorted({name for entry in entries for name in entry.splits}), [split_column])
-    chosen = tuple(entry for entry in entries if entry.splits.get(split_column) == part)
-    if not chosen:
-        parts = sorted({entry.splits.get(split_column, "") for entry in entries} - {""})
+    resolve_split_columns(sorted(videos.split_columns), [split_column])
+    parts = videos.split(split_column)
+    chosen = parts.where(part)
+    if not len(chosen):
         raise ValueError(
             f"part: {part!r} of split column {split_column!r} contains no videos; "
-            f"parts with videos: {', '.join(parts) or 'none'}"
+            f"parts with videos: {', '.join(parts.used) or 'none'}"
         )
-    return chosen
+    return videos.select(chosen)

@@ -17,7 +17,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cmd_extract.schema import ShardHeader, VideoEntry
-from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.folders import open_folders
+from cmd_extract.shard.videos import Videos
 from cmd_extract.system.validation import require
 from cmd_train.data.dataset import DamagedSampleError, read_frames, require_frames
 from cmd_train.data.sampling import SamplingConfig, evaluation_clips, plan_clip
@@ -43,13 +44,13 @@ class ShardItem(TypedDict, total=False):
 
 
 class ShardDataset(Dataset[ShardItem]):
-    """Clips of the videos in an output folder of ``cmd-extract run``; one item per video.
+    """Clips of the videos in one or several output folders of ``cmd-extract run``; one item per video.
 
     It can be used by workers of any start method. Random clips are drawn with torch's random generator, which
     ``DataLoader`` seeds differently in every worker and epoch.
 
     Args:
-        folder: the output folder.
+        folder: the output folder, or several that were extracted with the same settings.
         split_column: split column of the manifest; None for all videos.
         part: part of that split.
         clip_frames: frames T per clip.
@@ -71,13 +72,13 @@ class ShardDataset(Dataset[ShardItem]):
             small frames.
     """
 
-    videos: tuple[VideoEntry, ...]
+    videos: Videos
     classes: tuple[str, ...]
     header: ShardHeader
 
     def __init__(
         self,
-        folder: str | PathLike[str],
+        folder: str | PathLike[str] | Sequence[str | PathLike[str]],
         *,
         split_column: str | None = None,
         part: str = "train",
@@ -90,13 +91,15 @@ class ShardDataset(Dataset[ShardItem]):
     ) -> None:
         require(clips is None or clips >= 1, f"clips: must be at least 1, got {clips}")
         require(clips is None or not motion, "motion: needs random clips; remove clips")
-        self._shards = ShardSet(Path(folder))
+        given = [folder] if isinstance(folder, (str, PathLike)) else folder
+        self._shards = open_folders([Path(each) for each in given])
         self.header = self._shards.header
         require_frames(self.header)
         self.videos = select_videos(self._shards.videos, split_column, part)
-        self.classes = tuple(classes or sorted({video.label for video in self.videos} - {""}))
+        labels = self.videos.names("label").used
+        self.classes = tuple(classes or labels)
         self._numbers: Mapping[str, int] = {name: number for number, name in enumerate(self.classes)}
-        unknown = sorted({video.label for video in self.videos} - {"", *self.classes})
+        unknown = sorted(set(labels) - set(self.classes))
         require(not unknown, f"classes: {', '.join(unknown[:5])} of the selected videos missing")
         self._sampling = SamplingConfig(clip_frames=clip_frames, stride=stride, motion_room=False)
         self._clips, self._motion, self._transform = clips, motion, transform

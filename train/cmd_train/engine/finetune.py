@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from cmd_extract.console.progress import ProgressDisplay
-from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.folders import Folders
 from cmd_extract.shard.remote import RemoteFolder, open_shards
+from cmd_extract.shard.videos import Videos
 from cmd_train.checkpoints.initial import initialize
 from cmd_train.config import TrainConfig
 from cmd_train.distributed import errors as rank_errors
@@ -39,15 +41,18 @@ class LabeledVideos:
         unlabeled: number of videos left out because they have no label.
     """
 
-    entries: tuple[VideoEntry, ...]
+    entries: Videos
     classes: tuple[str, ...]
     unlabeled: int
 
     @property
     def class_numbers(self) -> list[int]:
         """Class number of each entry."""
+        labels = self.entries.names("label")
         number_of = {name: number for number, name in enumerate(self.classes)}
-        return [number_of[entry.label] for entry in self.entries]
+        numbers = np.array([number_of.get(name, -1) for name in labels.names])
+        classes: list[int] = numbers[labels.codes].tolist()
+        return classes
 
     @property
     def record(self) -> dict[str, Any]:
@@ -60,14 +65,15 @@ class LabeledVideos:
         }
 
 
-def select_classes(entries: Sequence[VideoEntry]) -> LabeledVideos:
+def select_classes(entries: Videos) -> LabeledVideos:
     """Select the videos that have a label, and determine the classes.
 
     Raises:
         ValueError: there are fewer than two classes.
     """
-    labeled = tuple(entry for entry in entries if entry.label)
-    classes = tuple(sorted({entry.label for entry in labeled}))
+    labels = entries.names("label")
+    labeled = entries.select(np.flatnonzero(np.array(labels.names, object)[labels.codes] != ""))
+    classes = tuple(labels.used)
     if len(classes) < MIN_CLASSES:
         found = f"the label {classes[0]!r} only ({len(labeled)} videos)" if classes else "no labels"
         raise ValueError(

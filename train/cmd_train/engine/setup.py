@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.shard.remote import CachedShardSet
+from cmd_extract.shard.videos import Videos
 from cmd_train.config import TrainConfig
 from cmd_train.data.dataset import PretrainDataset, VideoSource, require_frames
 from cmd_train.data.epoch_sampler import EpochSampler
@@ -40,12 +41,12 @@ class TrainingVideos:
         description: the selection in words, for the log.
     """
 
-    entries: tuple[VideoEntry, ...]
+    entries: Videos
     config: TrainConfig
     description: str
 
 
-def select_training_videos(videos: Sequence[VideoEntry], config: TrainConfig) -> TrainingVideos:
+def select_training_videos(videos: Videos, config: TrainConfig) -> TrainingVideos:
     """Select the videos to train on: one part of a split, or all videos.
 
     Args:
@@ -62,8 +63,7 @@ def select_training_videos(videos: Sequence[VideoEntry], config: TrainConfig) ->
     if data.all_videos:
         column, reason = None, "--all-videos"
     else:
-        available = sorted({name for entry in videos for name in entry.splits})
-        columns = resolve_split_columns(available, [data.split_column] if data.split_column else [])
+        columns = resolve_split_columns(sorted(videos.split_columns), [data.split_column] if data.split_column else [])
         column = columns[0] if columns else None
         reason = "the shards have no split columns"
         if column is None and data.train_part != "train":
@@ -119,7 +119,7 @@ class TrainingTask:
     model: nn.Module
     objective: Objective
     shards: VideoSource
-    entries: Sequence[VideoEntry]
+    entries: Videos
     config: TrainConfig
     run_dir: Path
     context: RankContext
@@ -187,7 +187,7 @@ def prepare_run(task: TrainingTask) -> RunStart:
     return RunStart(sampler=sampler, optimizer=optimizer, resumed=resumed, stored=stored, damage=damage)
 
 
-def preflight(config: TrainConfig, entries: Sequence[VideoEntry], data_hash: str, context: RankContext) -> None:
+def preflight(config: TrainConfig, entries: Videos, data_hash: str, context: RankContext) -> None:
     """Reject settings that would fail later, or from which nothing could be learned; a collective operation.
 
     Args:
@@ -209,7 +209,7 @@ def preflight(config: TrainConfig, entries: Sequence[VideoEntry], data_hash: str
             f"optim.batch_size: must be a multiple of {shares} and at least {2 * shares}, got {batch}; the number of "
             f"ranks is {context.world_size}, optim.accumulate is {parts}, and a micro-batch needs at least 2 clips"
         )
-    if config.run.knn_epochs and len({entry.label for entry in entries} - {""}) < 2:
+    if config.run.knn_epochs and len(entries.names("label").used) < 2:
         raise ValueError("run.knn_epochs: needs videos with at least 2 different labels; set it to 0")
     hashes = gather_texts(data_hash, context)
     others = [str(rank) for rank, other in enumerate(hashes) if other != hashes[0]]

@@ -15,7 +15,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from cmd_extract.schema import VideoEntry
+from cmd_extract.shard.videos import Videos
 from cmd_train.augment.apply import center_crop
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import EvalSample
@@ -55,10 +55,9 @@ class RetrievalMonitor:
         context: this process among all.
     """
 
-    def __init__(
-        self, shards: VideoSource, entries: Sequence[VideoEntry], config: TrainConfig, context: RankContext
-    ) -> None:
-        self._labeled = [entry for entry in entries if entry.label]
+    def __init__(self, shards: VideoSource, entries: Videos, config: TrainConfig, context: RankContext) -> None:
+        self._labels = [label for label in entries.names("label").texts() if label]
+        self._labeled = entries.select([row for row, label in enumerate(entries.names("label").texts()) if label])
         self._shards, self._config, self._context = shards, config, context
 
     def __call__(self, model: nn.Module) -> dict[str, float]:
@@ -84,14 +83,14 @@ class RetrievalMonitor:
         numbers = gather(torch.tensor(found + [-1] * missing, device=device)).tolist()
         # Restore the order of videos: ties are ordered by row, and must not depend on the number of ranks.
         order = sorted((row for row, number in enumerate(numbers) if number >= 0), key=numbers.__getitem__)
-        labels = [self._labeled[numbers[row]].label for row in order]
+        labels = [self._labels[numbers[row]] for row in order]
         recall = leave_one_out_recall(features[order], labels, RECALL_AT)
         return {f"retrieval_r{k}": value for k, value in recall.items()}
 
     @torch.no_grad()
     def _embed(self, backbone: Backbone, own: Sequence[int]) -> tuple[Tensor, list[int]]:
         """Return the (V, F) features of this rank's readable videos, and their numbers."""
-        entries = [self._labeled[number] for number in own]
+        entries = self._labeled.select(own)
         channels = backbone.feature_channels
         features, found = [torch.empty(0, channels, device=self._context.device)], []
         if entries:

@@ -13,6 +13,7 @@ from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
 from cmd_train.checkpoints.initial import training_provenance
 from cmd_train.config import build_config
 from cmd_train.data.selection import select_videos
+from tests.listed_videos import ListedVideos
 from tests.unit.cmd_train.data.test_dataset import entries
 
 # v4 is a copy of v0 under another name.
@@ -115,6 +116,6 @@ def test_groups_of_the_training_videos_cause_a_warning() -> None:
 
 
 def test_an_empty_part_is_rejected() -> None:
-    videos = [replace(entry, splits={"split1": ""}) for entry in entries()]
+    videos = ListedVideos([replace(entry, splits={"split1": ""}) for entry in entries()])
     with pytest.raises(ValueError, match="part: must not be empty; name a part of split1"):
         select_videos(videos, "split1", "")

@@ -16,6 +16,7 @@ from cmd_eval.results.files import write_result
 from cmd_train.checkpoints.files import load_checkpoint, save_checkpoint
 from cmd_train.cli.main import main as train_main
 from cmd_train.config import build_config
+from tests.listed_videos import ListedVideos
 from tests.unit.cmd_eval.report import result_files as results
 from tests.unit.cmd_train.data.test_dataset import entries
 
@@ -70,7 +71,8 @@ def shards_with(monkeypatch: pytest.MonkeyPatch, *rows: tuple[str, str, str, str
         for n, (entry, (mark, group, first, second)) in enumerate(zip(entries() * 3, rows, strict=False))
     ]  # fmt: skip
     monkeypatch.setattr(
-        "cmd_eval.experiments.auxiliary.open_folders", lambda _: SimpleNamespace(videos=videos, data_hash="h")
+        "cmd_eval.experiments.auxiliary.open_folders",
+        lambda _: SimpleNamespace(videos=ListedVideos(videos), data_hash="h"),
     )
 
 

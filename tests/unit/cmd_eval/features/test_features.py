@@ -30,6 +30,7 @@ from cmd_eval.features.store import (
 from cmd_eval.results.schema import Provenance
 from cmd_train.config import build_config
 from cmd_train.monitoring.neighbors import nearest
+from tests.listed_videos import ListedVideos
 from tests.unit.cmd_train.data.test_dataset import entries
 
 VIDEOS = VideoTable(
@@ -278,7 +279,9 @@ class Net(torch.nn.Module):
 
 @pytest.mark.parametrize("batch_size", [1, 3, 64])
 def test_features_that_are_not_finite_name_the_video(batch_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    videos = [SimpleNamespace(video_id="dark"), SimpleNamespace(video_id="bright")]
+    videos = ListedVideos(
+        [replace(entry, video_id=name) for entry, name in zip(entries(), ("dark", "bright"), strict=False)]
+    )
     samples = [torch.full((2, 2, 8, 8, 3), value, dtype=torch.uint8) for value in (0, 200)]
     monkeypatch.setattr("cmd_eval.features.clips.EvalDataset", lambda *_: None)
     monkeypatch.setattr("cmd_eval.features.clips.iterate_samples", lambda *_, **__: samples)
@@ -290,7 +293,7 @@ def test_features_that_are_not_finite_name_the_video(batch_size: int, monkeypatc
         device=torch.device("cpu"),
         batch_size=batch_size,
     )
-    features = embed_videos(Net(), None, videos, protocol)  # type: ignore[arg-type] # stand-ins
+    features = embed_videos(Net(), None, videos, protocol)  # type: ignore[arg-type] # stand-in
     assert next(features).tolist() == [[1.0] * 3] * 2
     with pytest.raises(ValueError, match="bright: the network's features are not finite"):
         next(features)
@@ -309,7 +312,7 @@ def test_tensors_are_divided_into_batches_of_one_size(rows: int) -> None:
 def embedding(monkeypatch: pytest.MonkeyPatch, value: float) -> Callable[..., Features]:
     """``embed_to_file`` with a network whose features are all ``value``."""
     net = SimpleNamespace(width=3)
-    videos = [replace(entry, video_id=f"v{n}") for n, entry in enumerate(entries()[:2])]
+    videos = ListedVideos([replace(entry, video_id=f"v{n}") for n, entry in enumerate(entries()[:2])])
     checkpoint = SimpleNamespace(config={"settings": build_config("demo").as_dict()})
     monkeypatch.setattr("cmd_eval.features.embed.load_checkpoint", lambda _: checkpoint)
     monkeypatch.setattr(
@@ -378,7 +381,7 @@ _BOUNDED = """
 import resource, sys
 import numpy as np, torch
 from cmd_eval.features.store import FeatureRows
-from cmd_train.monitoring.neighbors import nearest
+from tests.listed_videos import ListedVideos
 torch.set_num_threads(1)
 table = np.memmap(sys.argv[1], np.float32, "r", shape=(180_000, 256))
 rows = np.arange(180_000)

@@ -15,8 +15,9 @@ from cmd_eval.report.summary import main_results, pretext_sentences, summarize, 
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.config import build_config
+from tests.indexes import write_index
 from tests.unit.cmd_eval.report import result_files as results
-from tests.unit.cmd_extract.shard.test_reader_writer import write_shard
+from tests.unit.cmd_extract.shard.test_reader_writer import entry_of, write_shard
 
 SETTINGS = build_config("demo").as_dict()
 
@@ -105,22 +106,8 @@ def test_shards_are_opened_at_the_recorded_or_the_given_path(tmp_path: Path) -> 
 
 def indexed_shards(folder: Path) -> ShardSet:
     path, _ = write_shard(folder)
-    from cmd_extract import schema
-    from cmd_extract.shard.reader import ShardReader
-
-    index = {
-        "format": schema.FORMAT_NAME,
-        "version": schema.FORMAT_VERSION,
-        "config_hash": ShardReader(path).header.config_hash,
-        "config": {},
-        "totals": {},
-        "shards": [
-            {"name": path.name, "sha256": "0", "rows": [0, 5], "rows_hash": "r"}
-            | dict.fromkeys(("size_bytes", "videos", "frames", "failures", "damaged"), 0)
-        ],
-        "columns": {"label": ["l"] * 5, "group": ["g"] * 5, "split1": ["test", *["train"] * 4]},
-    }
-    (folder / schema.INDEX_NAME).write_text(json.dumps(index))
+    columns = {"label": ["l"] * 5, "group": ["g"] * 5, "split1": ["test", *["train"] * 4]}
+    write_index(folder, [entry_of(path)], columns)
     return ShardSet(folder)
 
 

@@ -17,13 +17,14 @@ from cmd_extract.decode.video import ExtractedVideo
 from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.file import OpenShard, open_hdf5
+from cmd_extract.shard.index import ShardEntry
 from cmd_extract.shard.reader import ShardReader, ShardSet
 from cmd_extract.shard.writer import ShardWriter
 from cmd_extract.system.reading import OpenFiles
+from tests.indexes import write_index
 
 CONFIG = ExtractConfig(width=64, height=48, frame_short_side=24)
 GRID = (6, 8)
-NO_COLUMNS: dict[str, list[str]] = {"label": [""] * 5, "group": [""] * 5}
 
 
 def fake_video(folder: Path, frames: int, seed: int) -> tuple[ExtractedVideo, dict]:
@@ -89,11 +90,17 @@ def write_shard(folder: Path, videos: int = 3) -> tuple[Path, list[dict]]:
     return folder / "shard-00000.h5", contents
 
 
+def entry_of(path: Path) -> ShardEntry:
+    """Return the entry of the shard of ``write_shard`` in an index."""
+    return ShardEntry(path.name, "0" * 64, path.stat().st_size, 3, 75, 1, 0, first_row=0, end_row=5, rows_hash="r")
+
+
 def test_round_trip(tmp_path: Path) -> None:
     path, contents = write_shard(tmp_path)
     reader = ShardReader(path)
     columns = {"label": ["a", "b", "c", "d", "e"], "group": ["g"] * 5, "split1": ["test", "", "train", "", "val"]}
-    entries = reader.entries(columns)
+    write_index(tmp_path, [entry_of(path)], columns)
+    entries = ShardSet(tmp_path).videos
     assert [e.video_id for e in entries] == ["vidéo 0", "vidéo 1", "vidéo 2"]
     assert [e.row for e in entries] == [0, 2, 4]
     assert [(e.label, e.group, e.splits) for e in entries] == [
@@ -123,7 +130,7 @@ def test_round_trip(tmp_path: Path) -> None:
 def test_open_descriptors_do_not_grow_with_the_shards(tmp_path: Path) -> None:
     path, contents = write_shard(tmp_path)
     files = OpenFiles(limit=2)
-    readers = [ShardReader(shutil.copy(path, tmp_path / f"{i}.h5"), i, files) for i in range(6)]
+    readers = [ShardReader(shutil.copy(path, tmp_path / f"{i}.h5"), files) for i in range(6)]
     before = len(list(Path("/proc/self/fd").iterdir()))
     for reader in readers:
         np.testing.assert_array_equal(reader.motion(0, 0, 5).grid_quarter_px, contents[0]["grid"])
@@ -174,14 +181,14 @@ def test_no_dataset_has_variable_length_strings_and_jpegs_are_contiguous(tmp_pat
 
 def test_a_shard_without_videos_contains_its_failures(tmp_path: Path) -> None:
     path, _ = write_shard(tmp_path, videos=0)
-    assert ShardReader(path).entries(NO_COLUMNS) == ()
+    assert len(ShardReader(path).video_rows()) == 0
     assert len(ShardReader(path).failures()) == 1
 
 
 def test_a_reader_can_be_used_after_pickling_and_closing(tmp_path: Path) -> None:
     path, contents = write_shard(tmp_path)
     reader = ShardReader(path)
-    reader.entries(NO_COLUMNS)
+    assert len(reader.video_rows()) == 3
     copy = pickle.loads(pickle.dumps(reader))
     reader.close()
     for one in (reader, copy):
@@ -193,10 +200,10 @@ def test_unknown_versions_and_other_files_are_rejected(tmp_path: Path) -> None:
     with h5py.File(path, "r+") as file:
         file.attrs[schema.ATTR_VERSION] = 99
     with pytest.raises(ShardError, match="version 99"):
-        ShardReader(path).entries(NO_COLUMNS)
+        ShardReader(path).video_rows()
     (tmp_path / "text.h5").write_text("not HDF5")
     with pytest.raises(ShardError, match=r"text\.h5"):
-        ShardReader(tmp_path / "text.h5").entries(NO_COLUMNS)
+        ShardReader(tmp_path / "text.h5").video_rows()
     with pytest.raises(ShardError, match=r"index\.json"):
         ShardSet(tmp_path)
 

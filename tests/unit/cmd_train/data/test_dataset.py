@@ -25,6 +25,7 @@ from cmd_train.engine.dry_run import perform_dry_run
 from cmd_train.engine.loop import train
 from cmd_train.engine.objective import PretrainObjective
 from cmd_train.engine.setup import TrainingTask
+from tests.listed_videos import ListedVideos
 
 HEADER = ShardHeader(
     config={}, config_hash="", canonical_width=68, canonical_height=52, frame_width=34, frame_height=26, cell_px=8
@@ -261,7 +262,7 @@ def test_shards_without_small_frames_are_rejected_before_anything_is_written(tmp
         model=nn.Identity(),
         objective=objective,
         shards=shards,
-        entries=entries(),
+        entries=ListedVideos(entries()),
         config=config,
         run_dir=run_dir,
         context=RankContext(rank=0, world_size=1, device=torch.device("cpu")),
@@ -273,12 +274,12 @@ def test_shards_without_small_frames_are_rejected_before_anything_is_written(tmp
             perform(task)
     assert not run_dir.exists()
     with pytest.raises(ValueError, match="no-frames"):
-        EvalDataset(shards, entries(), SAMPLING)
+        EvalDataset(shards, ListedVideos(entries()), SAMPLING)
 
 
 def test_evaluation_reads_each_frame_only_once() -> None:
     shards = MemoryShards()
-    data = EvalDataset(shards, entries(), SAMPLING, clips=3)
+    data = EvalDataset(shards, ListedVideos(entries()), SAMPLING, clips=3)
     assert len(data) == 3
     sample = data[2]
     # 30 frames, span 13: clips start at 0, 8 and 17.

@@ -31,6 +31,7 @@ from cmd_train.losses.supervised import supervised_loss
 from cmd_train.models.backbones import build_backbone
 from cmd_train.models.build import build_classifier, build_model
 from cmd_train.recipes import AUXILIARY_MOTION, RECIPES, check_recipe
+from tests.listed_videos import ListedVideos
 from tests.unit.cmd_train.data.test_dataset import SAMPLING, MemoryShards, entries
 from tests.unit.cmd_train.engine.test_step import HEADER, batch, configured
 from tests.unit.cmd_train.models.test_parity import published_state
@@ -88,8 +89,9 @@ def test_recipes_of_the_other_command_are_rejected() -> None:
 # Classes
 
 
-def labeled(*labels: str) -> tuple:
-    return tuple(replace(entry, label=label) for entry, label in zip((*entries(), *entries()), labels, strict=False))
+def labeled(*labels: str) -> ListedVideos:
+    given = zip((*entries(), *entries()), labels, strict=False)
+    return ListedVideos([replace(entry, label=label) for entry, label in given])
 
 
 def test_classes_are_the_sorted_labels_and_unlabeled_videos_are_counted() -> None:

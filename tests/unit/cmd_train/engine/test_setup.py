@@ -6,18 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from cmd_extract.schema import VideoEntry
 from cmd_train.config import build_config
 from cmd_train.engine.setup import select_training_videos
+from tests.listed_videos import ListedVideos
 from tests.unit.cmd_train.data.test_dataset import entries
 
 
-def videos(*columns: str) -> tuple[VideoEntry, ...]:
+def videos(*columns: str) -> ListedVideos:
     """Videos whose parts alternate between train and test in the given split columns."""
     parts = ("train", "test")
-    return tuple(
+    return ListedVideos([
         replace(entry, splits=dict.fromkeys(columns, parts[number % 2])) for number, entry in enumerate(entries())
-    )
+    ])  # fmt: skip
 
 
 def test_only_split_column_is_used() -> None:
