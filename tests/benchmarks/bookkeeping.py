@@ -10,10 +10,12 @@ its own; the memory includes Python and its libraries. The shards are links to a
 
 plan      Reading and checking the manifest, and dividing it into shards, with their hashes and that of the manifest.
 load      The same in a later run or another task: comparing the manifest with the recorded plan, and loading that.
+index     `cmd-extract run` that finds all shards built, but no index: opens each shard once.
 restart   `cmd-extract run` that finds everything done, from the plan to the index.
+open_set  `ShardSet`, and the entry of the last video.
 
-With --plan-only, restart is left out, which needs a file per shard; the default is then shards of 256 videos, up to 10
-million videos. Slopes are fitted from 10,000 videos on, if there are two such sizes.
+With --plan-only, only plan and load are measured: the others need a file per shard; the default is then shards of 256
+videos, up to 10 million videos. Slopes are fitted from 10,000 videos on, if there are two such sizes.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import argparse
 import bisect
 import contextlib
 import json
+import pickle
 import resource
+import shutil
 import subprocess
 import tempfile
 import time
@@ -30,16 +34,22 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import h5py
+
 from cmd_extract.manifest.rows import ManifestFile
 from cmd_extract.run.pipeline import prepare_folders, run_extraction
 from cmd_extract.run.plan_file import PLAN_NAME
 from cmd_extract.run.record import plan_run
+from cmd_extract.schema import ATTR_ROWS_HASH
+from cmd_extract.shard.index import ShardIndex
+from cmd_extract.shard.reader import ShardSet
 from tests.benchmarks.fake_extraction import link_shards, make_job, write_manifest
 from tests.benchmarks.growth import slope
 from tests.benchmarks.measuring import PYTHON, describe_machine
 from tests.paths import ROOT
 
-STEPS = ("plan", "load", "restart")
+PLAN_STEPS = ("plan", "load")
+STEPS = (*PLAN_STEPS, "index", "restart", "open_set")
 PLAN_SIZES = (1000, 10_000, 100_000, 1_000_000, 10_000_000)
 FITTED_FROM = 10_000
 TIMEOUT_S = 3600
@@ -88,6 +98,25 @@ def restart(folder: Path, videos_per_shard: int) -> None:
     assert (summary.videos, summary.new_videos) == (planned.rows, 0), "everything was done"
 
 
+def index(folder: Path, videos_per_shard: int) -> None:
+    """Run an extraction of which only the index is missing."""
+    restart(folder, videos_per_shard)
+
+
+def open_set(folder: Path, videos_per_shard: int) -> None:
+    """Open the shards."""
+    path, rows_hash = folder / "out" / "shard-00000.h5", ShardIndex(folder / "out").shard(0).rows_hash
+    own = shutil.copy(path, folder)
+    with h5py.File(own, "r+") as file:  # unlike its copies, it is opened and checked
+        file.attrs[ATTR_ROWS_HASH] = rows_hash
+    shutil.move(own, path)
+    with printed_cost():
+        shards = ShardSet(folder / "out")
+        last, pickled = shards.videos[-1], pickle.dumps(shards)
+    assert last.shard == (len(shards.videos) - 1) // videos_per_shard
+    assert len(pickled) < 10_000, "processes share the columns"
+
+
 @contextlib.contextmanager
 def printed_cost() -> Iterator[None]:
     """Print the cost of the block as JSON."""
@@ -113,7 +142,7 @@ def measure_size(videos: int, videos_per_shard: int, *, plan_only: bool) -> dict
             write_manifest(folder / "m.csv", videos)
         else:
             call("prepare", folder, videos, videos_per_shard)
-        steps = STEPS[:-1] if plan_only else STEPS
+        steps = PLAN_STEPS if plan_only else STEPS
         costs = {step: call(step, folder, videos_per_shard).splitlines()[-1] for step in steps}
         return {step: Measured(**json.loads(cost)) for step, cost in costs.items()}
 
