@@ -236,7 +236,7 @@ def hash_json(value: Any) -> str:
 def hash_records(records: Sequence[VideoRecord]) -> str:
     """Return the hash of what decides the content of shards: row, id and path of manifest rows, in order.
 
-    Labels, groups and splits are not part of it; they are stored in the index (``columns_of``) and may change.
+    Labels, groups and splits are not part of it; they are stored in the index and may change.
     """
     rows, ids, paths = [r.row for r in records], [r.video_id for r in records], [r.path for r in records]
     return hashlib.sha256(f"[{','.join(row_texts(rows, ids, paths))}]".encode()).hexdigest()
@@ -250,13 +250,6 @@ def row_texts(rows: Sequence[int], ids: Sequence[str], paths: Sequence[str]) -> 
         return [f'[{row},"{video_id}","{path}"]' for row, video_id, path in zip(rows, ids, paths, strict=True)]
     values = zip(rows, ids, paths, strict=True)
     return [json.dumps(row, separators=(",", ":"), ensure_ascii=True) for row in values]
-
-
-def columns_of(records: Sequence[VideoRecord]) -> dict[str, list[str]]:
-    """Return the columns of a manifest that the index stores: label, group and split columns, one value per row."""
-    columns = {"label": [r.label for r in records], "group": [r.group for r in records]}
-    splits = sorted({name for r in records for name in r.splits})
-    return columns | {name: [r.splits.get(name, "") for r in records] for name in splits}
 
 
 class FailedRow(NamedTuple):
