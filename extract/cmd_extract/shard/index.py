@@ -311,6 +311,9 @@ class IndexedVideos(Videos):
         if column == "keyframe_count":
             counts: NDArray[np.int64] = np.diff(self._index.column(VIDEO_FIRST_KEYFRAME))
             return counts
+        if column == "shard":
+            videos = np.diff(self._index.column(SHARD_FIRST_VIDEO))
+            return np.repeat(np.arange(len(videos)), videos)
         return self._index.column(f"video/{column}")
 
     def texts(self, column: str) -> Iterator[str]:

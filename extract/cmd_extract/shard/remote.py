@@ -144,9 +144,10 @@ def _fetch_index(url: str, cache: ShardCache) -> Path:
 def _parse_head(url: str, index: bytes) -> dict[str, Any]:
     remedy = "publish the extraction again"
     try:
-        return check_head(url, json.loads(index), remedy)
+        head = json.loads(index)
     except (ValueError, RecursionError) as error:
         raise ShardError(f"{url}: not an index of shards ({error}); {remedy}") from None
+    return check_head(url, head, remedy)
 
 
 def _fetch_table(url: str, path: Path, sha256: str, limits: SourceLimits) -> None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cmd_extract.schema import VideoEntry
 
-NUMBERS = ("row", "frame_count", "fps", "source_width", "source_height", "keyframe_count")
+NUMBERS = ("row", "frame_count", "fps", "source_width", "source_height", "keyframe_count", "shard")
 """Numeric columns, named like the attributes of ``VideoEntry``."""
 TEXTS = ("video_id", "fingerprint")
 """Text columns with mostly different values."""
@@ -196,7 +196,8 @@ class JoinedVideos(Videos):
 
     def numbers(self, column: str) -> NDArray[Any]:
         """Return (V,) values of one of ``NUMBERS``; read-only."""
-        return np.concatenate([part.numbers(column) for part in self._parts])
+        first = self._first_shards if column == "shard" else [0] * len(self._parts)
+        return np.concatenate([part.numbers(column) + start for part, start in zip(self._parts, first, strict=False)])
 
     def texts(self, column: str) -> Iterator[str]:
         """Yield the values of one of ``TEXTS``."""

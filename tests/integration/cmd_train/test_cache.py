@@ -13,6 +13,7 @@ import pytest
 
 from cmd_extract.cli.main import main as extract_main
 from cmd_extract.errors import CacheError, ShardError
+from cmd_extract.shard.index import ShardIndex
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.shard.remote import CachedShardSet, RemoteFolder
 from cmd_extract.sources import remote
@@ -45,7 +46,7 @@ def server(few_shards: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Faulty
 
 
 def sizes(folder: Path) -> list[int]:
-    return [shard["size_bytes"] for shard in json.loads((folder / "index.json").read_text())["shards"]]
+    return [shard.size_bytes for shard in ShardIndex(folder).shards()]
 
 
 def remote_folder(url: str, cache: Path, max_bytes: int) -> RemoteFolder:
@@ -184,10 +185,10 @@ def test_an_unreachable_server_is_an_error(few_shards: Path, tmp_path: Path) -> 
 
 def test_names_in_an_index_cannot_leave_the_cache(few_shards: Path, tmp_path: Path) -> None:
     index = json.loads((few_shards / "index.json").read_text())
-    index["shards"][0]["name"] = "../shard-0.h5"
+    index["table"]["name"] = "../index.h5"
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "index.json").write_text(json.dumps(index))
-    with faulty_server(tmp_path / "site") as server, pytest.raises(ShardError, match="not the name of a shard"):
+    with faulty_server(tmp_path / "site") as server, pytest.raises(ShardError, match="is not a file name"):
         CachedShardSet(remote_folder(server.url, tmp_path / "cache", 10**9))
 
 

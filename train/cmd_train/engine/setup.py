@@ -14,7 +14,6 @@ from torch import nn
 from torch.utils.data import Sampler
 
 from cmd_extract.console.progress import ProgressDisplay
-from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.shard.remote import CachedShardSet
 from cmd_extract.shard.videos import Videos
@@ -78,9 +77,7 @@ def select_training_videos(videos: Videos, config: TrainConfig) -> TrainingVideo
     return TrainingVideos(entries=entries, config=resolved, description=description)
 
 
-def choose_shuffling(
-    shards: ShardSet, entries: Sequence[VideoEntry], config: TrainConfig, log: Callable[[str], None]
-) -> TrainConfig:
+def choose_shuffling(shards: ShardSet, entries: Videos, config: TrainConfig, log: Callable[[str], None]) -> TrainConfig:
     """Return the configuration with ``data.shuffle_shards`` resolved, if the shards are read through a cache.
 
     Raises:
@@ -88,7 +85,7 @@ def choose_shuffling(
     """
     if not isinstance(shards, CachedShardSet):
         return config
-    sizes = [shards.remote_shards[number].size_bytes for number in {entry.shard for entry in entries}]
+    sizes = [shards.remote_shards[number].size_bytes for number in np.unique(entries.numbers("shard"))]
     count = config.data.shuffle_shards or shards_per_block(sizes, shards.cache.max_bytes)
     log(
         f"Reading {len(sizes)} shards of {sum(sizes) / 1e9:.3g} GB through a cache of "
@@ -169,7 +166,7 @@ def prepare_run(task: TrainingTask) -> RunStart:
         epochs=config.optim.epochs,
         seed=config.run.seed,
         samples_per_video=config.data.samples_per_video,
-        shards=tuple(entry.shard for entry in task.entries) if config.data.shuffle_shards else (),
+        shards=tuple(task.entries.numbers("shard").tolist()) if config.data.shuffle_shards else (),
         shuffle_shards=config.data.shuffle_shards,
         rank=context.rank,
         world_size=context.world_size,
@@ -235,5 +232,5 @@ def batch_sampler(task: TrainingTask, sampler: EpochSampler, first_step: int) ->
     remaining = replace(sampler, first_step=first_step)
     if not isinstance(task.shards, CachedShardSet):
         return remaining
-    numbers = np.array([entry.shard for entry in task.entries])
+    numbers = task.entries.numbers("shard")
     return ReadAhead(remaining, numbers, task.shards.remote_shards, task.shards.cache, task.config.data.workers)
