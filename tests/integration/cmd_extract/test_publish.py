@@ -219,9 +219,9 @@ def test_run_publishes_at_its_end(proxy: FaultyProxy, few_shards: Path, out: Pat
 def test_run_publishes_each_shard_and_continues(proxy: FaultyProxy, few_shards: Path, tmp_path: Path, url: str) -> None:
     out, manifest = tmp_path / "out", few_shards.parent / "videos" / "manifest.csv"
     command = ("run", manifest, out, "--videos-per-shard", 7, "--workers", 1, "--publish", url)
-    missing = json.loads((few_shards / "index.json").read_text())["shards"][2]
+    missing = ShardIndex(few_shards).shard(2).first_row
     # The third shard fails: the two before it are published already, without an index.
-    source = manifest.parent / list(csv.DictReader(manifest.open()))[missing["rows"][0]]["path"]
+    source = manifest.parent / list(csv.DictReader(manifest.open()))[missing]["path"]
     source.rename(tmp_path / "moved")
     result = cli(*command, "--max-failures", 0)
     assert result.exit_code == 4, result.output

@@ -381,7 +381,7 @@ _BOUNDED = """
 import resource, sys
 import numpy as np, torch
 from cmd_eval.features.store import FeatureRows
-from tests.listed_videos import ListedVideos
+from cmd_train.monitoring.neighbors import nearest
 torch.set_num_threads(1)
 table = np.memmap(sys.argv[1], np.float32, "r", shape=(180_000, 256))
 rows = np.arange(180_000)

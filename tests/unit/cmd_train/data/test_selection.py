@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from cmd_train.data.selection import resolve_split_columns, select_videos
+from tests.listed_videos import ListedVideos
 from tests.unit.cmd_train.data.test_dataset import entries
 
 
@@ -38,12 +39,12 @@ def test_an_unknown_column_is_rejected_with_the_available_ones(available: list[s
 
 def test_one_part_of_a_split_is_selected_in_order() -> None:
     (video, *_) = entries()
-    videos = [
+    videos = ListedVideos([
         replace(video, video_id=name, splits={"split1": part, "split2": "test"})
         for name, part in (("a", "train"), ("b", "test"), ("c", ""), ("d", "train"))
-    ]
-    assert select_videos(videos, None, "train") == tuple(videos)
-    assert select_videos(videos, "split1", "train") == (videos[0], videos[3])
+    ])  # fmt: skip
+    assert select_videos(videos, None, "train") == videos
+    assert list(select_videos(videos, "split1", "train")) == [videos[0], videos[3]]
     with pytest.raises(ValueError, match="part: must not be empty"):
         select_videos(videos, "split1", "")
     with pytest.raises(ValueError, match=r"part: 'val' of split column 'split1' .* parts with videos: test, train"):
