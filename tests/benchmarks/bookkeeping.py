@@ -37,7 +37,7 @@ from pathlib import Path
 import h5py
 
 from cmd_extract.manifest.rows import ManifestFile
-from cmd_extract.run.pipeline import prepare_folders, run_extraction
+from cmd_extract.run.pipeline import BuildSettings, prepare_folders, run_extraction
 from cmd_extract.run.plan_file import PLAN_NAME
 from cmd_extract.run.record import plan_run
 from cmd_extract.schema import ATTR_ROWS_HASH
@@ -94,7 +94,7 @@ def restart(folder: Path, videos_per_shard: int) -> None:
     job = make_job(folder, folder / "m.csv")
     planned = plan_run(job.out, ManifestFile(folder / "m.csv"), videos_per_shard, root=folder)
     with printed_cost():
-        summary = run_extraction(planned, job, workers=1)
+        summary = run_extraction(planned, job, BuildSettings(workers=1))
     assert (summary.videos, summary.new_videos) == (planned.rows, 0), "everything was done"
 
 

@@ -67,7 +67,11 @@ def write_gated_ffmpeg(folder: Path, binary: FfmpegBinary) -> Path:
 
 def results(out: Path) -> dict[str, str]:
     """Return the checksums of all output files that must be reproducible."""
-    paths = [*out.glob("shard-*.h5"), *(out / f for f in ("index.json", "failures.csv", "damaged.csv"))]
+    paths = [
+        *out.glob("shard-*.h5"),
+        *out.glob("index-*.h5"),
+        *(out / f for f in ("index.json", "failures.csv", "damaged.csv")),
+    ]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 

@@ -21,7 +21,7 @@ from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.video import ExtractedVideo, extract_video
 from cmd_extract.manifest.rows import ListedRows
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.pipeline import run_extraction
+from cmd_extract.run.pipeline import BuildSettings, run_extraction
 from cmd_extract.run.record import plan_run
 from cmd_extract.schema import VideoRecord
 from tests.cluster.extraction import SHARD_OPTIONS, SHARDS, SOME_FAILED, SmallExtraction, results
@@ -128,7 +128,9 @@ def test_video_that_kills_workers_fails_without_affecting_other_videos(
     with dask_processes(tmp_path, 2) as dask:  # with nannies, which restart workers
         backend = partial(build_with_dask, DaskCluster(scheduler_file=dask.scheduler_file))
         summary = run_extraction(
-            plan_run(job.out, ListedRows(rows), 4), job, workers=1, extract=hostile_extract, backend=backend
+            plan_run(job.out, ListedRows(rows), 4),
+            job,
+            BuildSettings(workers=1, extract=hostile_extract, backend=backend),
         )
     assert (summary.videos, summary.failures, summary.shards) == (6, 2, 2)
     with (out / "failures.csv").open() as stream:
@@ -157,7 +159,9 @@ def test_worker_deaths_without_a_single_culprit_are_an_error(
         backend = partial(build_with_dask, DaskCluster(scheduler_file=dask.scheduler_file))
         with pytest.raises(RuntimeError, match=r"workers died repeatedly while building 1 shard \(shard-00000\.h5\)"):
             run_extraction(
-                plan_run(job.out, ListedRows(rows), 2), job, workers=1, extract=deadly_extract, backend=backend
+                plan_run(job.out, ListedRows(rows), 2),
+                job,
+                BuildSettings(workers=1, extract=deadly_extract, backend=backend),
             )
     assert not list(out.glob("shard-*.h5"))
 

@@ -130,7 +130,7 @@ def _repair(
 ) -> None:
     """Extract shards again, with the options of the command."""
     from cmd_extract.decode.ffmpeg import find_ffmpeg
-    from cmd_extract.run.pipeline import run_extraction
+    from cmd_extract.run.pipeline import BuildSettings, run_extraction
     from cmd_extract.run.relabel import check_labels
     from cmd_extract.run.workers import default_workers
     from cmd_extract.schema import SHARD_PATTERN
@@ -143,8 +143,10 @@ def _repair(
         run_extraction(
             recorded.planned,
             job,
-            workers=workers or default_workers(),
-            redo=frozenset(SHARD_PATTERN.format(number) for number in shards),
+            BuildSettings(
+                workers=workers or default_workers(),
+                redo=frozenset(SHARD_PATTERN.format(number) for number in shards),
+            ),
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from cmd_extract.cli.run_options import ClusterOptions, RunOptions
     from cmd_extract.cluster.task import TaskSummary
     from cmd_extract.run.job import RunJob
+    from cmd_extract.run.pipeline import BuildSettings
     from cmd_extract.run.plan import ShardPlan, Share
     from cmd_extract.run.record import RunSummary
 
@@ -98,9 +100,9 @@ if TYPE_CHECKING:
 @options.publish
 @options.accept_ffmpeg
 @click.option("--dry-run", is_flag=True, help="Show the plan and the estimated size; write nothing.")
-@click.option("--task", type=click.IntRange(0), help="Build only this task's share of the shards, with --num-tasks.")
+@click.option("--task", type=click.IntRange(0), help="Build this task's share of the shards first, with --num-tasks.")
 @click.option("--num-tasks", type=click.IntRange(1), help="Total number of tasks.  [default with --array: its size]")
-@click.option("--array", is_flag=True, help="Build only the share of this task of the Slurm job array.")
+@click.option("--array", is_flag=True, help="Build the share of this task of the Slurm job array first.")
 @options.stale_after
 @click.option("--backend", type=click.Choice(["local", "dask"]), default="local", help="Where to build shards.")
 @click.option(
@@ -122,9 +124,9 @@ def run(
     MANIFEST. Every video is extracted in a separate process; a
     crash, hang or out-of-memory error there does not affect other videos.
 
-    With --array in a Slurm job array, or with --task and --num-tasks, only this task's share of the shards is built.
-    `cmd-extract status OUT` shows the progress of all tasks; `cmd-extract merge OUT` writes the index once they are
-    finished.
+    With --array in a Slurm job array, or with --task and --num-tasks, this process is one of several: it builds its
+    share of the shards, then any others that no task has begun. `cmd-extract status OUT` shows the progress of all
+    tasks; `cmd-extract merge OUT` writes the index once they are finished.
 
     \b
     Exit codes:
@@ -135,7 +137,7 @@ def run(
       4    stopped, because more videos than --max-failures failed
       130  interrupted (Ctrl-C or SIGTERM); run the same command again to continue
     """  # noqa: D301 - a raw string would show the \b by which click keeps line breaks
-    from cmd_extract.cli.run_options import parse_cluster_options, parse_failure_limit, parse_run_options
+    from cmd_extract.cli.run_options import parse_cluster_options, parse_run_options
     from cmd_extract.cluster.shares import is_array_task
     from cmd_extract.decode.ffmpeg import find_ffmpeg
     from cmd_extract.run.plan import count_rows
@@ -147,8 +149,6 @@ def run(
     requested = parse_run_options(manifest, out, given)
     plans = cluster.share.of(requested.planned.plans) if cluster.share else requested.planned.plans
     rows = count_rows(plans)
-    limit = given["max_failures"]
-    max_failures = None if limit is None else parse_failure_limit(limit, rows)
     binary = find_ffmpeg(ffmpeg_path)
     try:
         job = accept_ffmpeg(requested.job(out, scratch, binary), given["accept_ffmpeg"])
@@ -156,40 +156,55 @@ def run(
         raise click.UsageError(str(error)) from error
     click.echo(f"{cluster.share or 'all shards'}: {rows} videos; {binary.version} ({binary.path})", err=True)
     if cluster.share is None and is_array_task(os.environ):
-        click.echo("note: this task of a Slurm job array builds all shards; --array builds only its share", err=True)
+        click.echo(
+            "note: this task of a Slurm job array builds all shards; with --array, the tasks share them", err=True
+        )
     if dry_run:
         _show_plan(requested, plans, job)
         return
-    settings = {"workers": workers, "max_failures": max_failures}
-    _extract(requested, job, cluster, settings, given["publish"])
+    settings = _build_settings(requested, cluster, workers, out, given["max_failures"], rows)
+    _extract(requested, job, cluster.share, settings, given["publish"])
+
+
+def _build_settings(
+    requested: RunOptions, cluster: ClusterOptions, workers: int, out: Path, max_failures: str | None, rows: int
+) -> BuildSettings:
+    from cmd_extract.cli.run_options import parse_failure_limit
+    from cmd_extract.decode.video import extract_video
+    from cmd_extract.run.pipeline import BuildSettings
+    from cmd_extract.system.claims import Claims
+
+    limit = None if max_failures is None else parse_failure_limit(max_failures, rows or requested.planned.rows)
+    return BuildSettings(
+        workers=workers,
+        max_failures=limit,
+        extract=partial(extract_video, reader=requested.reader),
+        claims=Claims(out=out, stale_seconds=cluster.stale_after),
+        backend=cluster.backend,
+        retry_stages=requested.retry_stages,
+    )
 
 
 def _extract(
-    requested: RunOptions, job: RunJob, cluster: ClusterOptions, settings: dict[str, Any], publish: str | None
+    requested: RunOptions, job: RunJob, share: Share | None, settings: BuildSettings, publish: str | None
 ) -> None:
-    """Build the shards, or the task's share of them, and print a summary; exit with 3 if videos failed."""
+    """Build the shards, the task's share of them first, and print a summary; exit with 3 if videos failed."""
     from cmd_extract.cluster.task import run_task
-    from cmd_extract.decode.video import extract_video
     from cmd_extract.run.pipeline import run_extraction
     from cmd_extract.run.publish import ShardUploader
-    from cmd_extract.system.claims import Claims
     from cmd_extract.system.signals import interruptible
 
-    settings = settings | {"extract": partial(extract_video, reader=requested.reader)}
-    if cluster.share:
-        claims = Claims(out=job.out, stale_seconds=cluster.stale_after)
+    if share:
         with interruptible():
-            task = run_task(requested.planned, job, cluster.share, claims=claims, **settings)
-        _print_task(task, cluster.share, job.out)
+            task = run_task(requested.planned, job, share, settings)
+        _print_task(task, share, job.out)
         return
     with interruptible(), contextlib.ExitStack() as stack:
         if publish is not None:
             warn = partial(click.echo, err=True)
             uploader = stack.enter_context(ShardUploader(job.out, publish, job.limits.sources, warn))
-            settings["on_finished"] = lambda shard: uploader.add(shard.name, shard.written.sha256)
-        summary = run_extraction(
-            requested.planned, job, backend=cluster.backend, retry_stages=requested.retry_stages, **settings
-        )
+            settings = replace(settings, on_finished=lambda shard: uploader.add(shard.name, shard.written.sha256))
+        summary = run_extraction(requested.planned, job, settings)
     _print_summary(summary, job.out)
     if publish is not None:
         publish_folder(job.out, publish, job.limits.sources)
@@ -222,7 +237,8 @@ def _print_summary(summary: RunSummary, out: Path) -> None:
 def _print_task(summary: TaskSummary, share: Share, out: Path) -> None:
     rate = summary.frames / summary.seconds if summary.seconds else 0.0
     click.echo(f"{share} is complete")
-    click.echo(f"shards    {summary.shards} built, {summary.existing} existing or built by other tasks")
+    helped = f" ({summary.helped} for other tasks)" if summary.helped else ""
+    click.echo(f"shards    {summary.shards} built{helped}, {summary.existing} existing or built by other tasks")
     click.echo(f"videos    {summary.videos} extracted, {summary.failures} failed; {rate:.0f} frames/s")
     if summary.damaged:
         click.echo(f"damaged   {summary.damaged}, extracted as far as possible; `merge` lists them in damaged.csv")

@@ -18,9 +18,9 @@ from cmd_extract.decode.vectors import choose_reader
 from cmd_extract.errors import STAGES
 from cmd_extract.manifest.rows import ManifestFile
 from cmd_extract.run.job import Limits, RunJob
-from cmd_extract.run.pipeline import Backend
 from cmd_extract.run.plan import Planned, ShardLimits, Share
 from cmd_extract.run.record import RunIdentity, check_folder, plan_run, read_record
+from cmd_extract.run.work import Backend
 from cmd_extract.sources.location import Root
 from cmd_extract.system.validation import parse_number
 

@@ -27,8 +27,8 @@ from cmd_extract.run.containment import Extract
 from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.journal import WorkerJournal, count_progress
-from cmd_extract.run.pipeline import ShardWork
 from cmd_extract.run.plan import ShardPlan
+from cmd_extract.run.work import ShardWork
 from cmd_extract.system.files import remove, scratch_folder
 
 _POLL_SECONDS = 1.0
@@ -117,9 +117,8 @@ def build_with_dask(
         for plan, shard in results:
             journal.add_shard(shard.written.frames, len(plan.rows), shard.failures)
             yield shard
-            failed = count_progress(work.scratch).failures
-            if work.max_failures is not None and failed > work.max_failures:
-                raise FailureLimitError(failed)
+            if work.exceeds_limit(counts := count_progress(work.scratch)):
+                raise FailureLimitError(counts.failures)
 
 
 def _results(
@@ -212,7 +211,9 @@ def build_on_worker(work: ShardWork, plan: ShardPlan, described: Mapping[str, An
     _check_software(job, described)
     job.scratch.mkdir(parents=True, exist_ok=True)
     with scratch_folder(job.scratch) as scratch:
-        return replace(work, job=job, scratch=scratch)(plan)
+        shard = replace(work, job=job, scratch=scratch).build(plan)
+    assert shard is not None  # the scheduler alone decides who builds it
+    return shard
 
 
 def _find_own_ffmpeg(submitted: FfmpegBinary) -> FfmpegBinary:

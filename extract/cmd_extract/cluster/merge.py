@@ -60,8 +60,6 @@ def merge_tasks(
     )
     write_record(job, RunIdentity.of(job, recorded.planned), summary)
     claims.remove_ended()
-    with contextlib.suppress(OSError):  # not empty while a restarted task is running
-        claims.folder.rmdir()
     return summary
 
 

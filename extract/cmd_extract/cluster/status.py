@@ -60,7 +60,7 @@ class FolderStatus:
 
     Attributes:
         shards: state of each shard by name: ``done``, ``running``, ``stale`` (its builder no longer responds),
-            ``failed`` (its task ended without it) or ``waiting``.
+            ``failed`` (its task ended without it, and no task is running) or ``waiting``.
         tasks: all tasks that have been started.
         merged: whether the index exists.
     """
@@ -89,6 +89,7 @@ def read_status(out: Path, claims: Claims) -> FolderStatus:
     present = {entry.name for entry in os.scandir(out)}
     tasks = _task_statuses(attempts, present, total)
     attempt_states = _attempt_states(total, tasks)
+    running = any(task.last.state == RUNNING for task in tasks)
     shards, claimed = {}, set(claims.names())
     for number in range(total):
         name = schema.SHARD_PATTERN.format(number)
@@ -97,7 +98,7 @@ def read_status(out: Path, claims: Claims) -> FolderStatus:
         elif name in claimed and (claim := claims.read(name, now)):
             shards[name] = STALE if claims.is_stale(claim) else RUNNING
         else:
-            shards[name] = _unclaimed_state(attempt_states.get(number, set()))
+            shards[name] = WAITING if running else _unclaimed_state(attempt_states.get(number, set()))
     return FolderStatus(shards=shards, tasks=tasks, merged=schema.INDEX_NAME in present)
 
 
@@ -142,7 +143,7 @@ def _attempt_states(total: int, tasks: Sequence[TaskStatus]) -> dict[int, set[st
 
 
 def _unclaimed_state(attempt_states: set[str]) -> str:
-    """Return the state of a missing, unclaimed shard; it will not be built if all its tasks have ended."""
-    if not attempt_states or RUNNING in attempt_states:
+    """Return the state of a missing, unclaimed shard while no task is running."""
+    if not attempt_states:
         return WAITING
     return FAILED if attempt_states & {FAILED, STOPPED} else STALE

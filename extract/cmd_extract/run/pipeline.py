@@ -1,28 +1,27 @@
-"""Runs an extraction: plans shards, has workers build them, writes the index.
+"""Runs an extraction, or one task of it: plans shards, builds those that no other process builds.
 
-A shard is a pure function of its manifest rows and the configuration. Both are recorded in it, so that an interrupted
-run can recognize finished shards and continue.
+A run on a single machine is task 0 of 1, followed by writing the index; several tasks are followed by a merge.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from cmd_extract.decode.video import ExtractedVideo, extract_video
-from cmd_extract.errors import FailureLimitError, RunError, VideoError, run_error
-from cmd_extract.manifest.records import resolve_path
-from cmd_extract.run.containment import ContainedExtractor, Extract
+from cmd_extract.decode.video import extract_video
+from cmd_extract.errors import FailureLimitError
+from cmd_extract.run.containment import Extract
 from cmd_extract.run.division import plan_shards
-from cmd_extract.run.finished import FinishedShard, describe_shard, extracted_rows
+from cmd_extract.run.finished import FinishedShard
+from cmd_extract.run.hand_out import OtherShards, build_unclaimed
 from cmd_extract.run.index import remove_index, write_failures, write_index
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.journal import WorkerJournal, count_progress, read_failures
-from cmd_extract.run.plan import Planned, ShardPlan, Share, count_rows
+from cmd_extract.run.journal import read_failures
+from cmd_extract.run.plan import Planned, Share, count_rows
 from cmd_extract.run.plan_file import save_plan
 from cmd_extract.run.progress import watch_journals
 from cmd_extract.run.record import (
@@ -35,124 +34,68 @@ from cmd_extract.run.record import (
 )
 from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.run.task_log import ShardLog, TaskLog
+from cmd_extract.run.work import Backend, ShardWork
 from cmd_extract.run.workers import build_locally
-from cmd_extract.schema import VideoRecord
-from cmd_extract.shard.writer import ShardWriter
-from cmd_extract.sources.access import require_packages
-from cmd_extract.system.files import remove, remove_leftovers, scratch_folder
+from cmd_extract.schema import FailedRow
+from cmd_extract.system.claims import Claims
+from cmd_extract.system.files import remove_leftovers, scratch_folder
+from cmd_extract.system.liveness import file_system_time
+
+_ALL = Share(task=0, num_tasks=1)
+_ROUNDING_NS = 1000  # of a time in seconds as a floating-point number
 
 
 @dataclass(frozen=True, kw_only=True)
-class ShardWork:
-    """Builds shards in a worker process; can be pickled.
+class BuildSettings:
+    """How a process builds shards.
 
     Attributes:
-        job: settings of the run.
-        scratch: the run's folder for temporary files.
-        max_failures: maximum number of videos that may fail in this run; None for no limit.
+        workers: number of processes.
+        max_failures: maximum number of rows in the share that may fail, over all runs; None for no limit.
         extract: extracts one video, in a separate process.
+        claims: claims in the output folder; None for the default.
+        backend: builds the shards, without claims; None for ``workers`` processes on this machine.
+        redo: names of shards to build again even if they look finished. The old file stays until the new one is
+            complete.
+        retry_stages: shards with failures of these stages are built again in the same way.
+        on_finished: called with each shard that this process has built, as soon as it is logged.
     """
 
-    job: RunJob
-    scratch: Path
-    max_failures: int | None
-    extract: Extract
-
-    def __call__(self, plan: ShardPlan) -> FinishedShard:
-        """Extract the videos of one shard and write it.
-
-        Raises:
-            FailureLimitError: too many videos failed.
-            RunError: the output or scratch folder cannot be written, a process cannot be started, or a video fails that
-                the existing shard has, which then is kept.
-        """
-        job, folder = self.job, self.scratch / f"{plan.name}.videos"
-        journal, before = WorkerJournal(self.scratch), extracted_rows(plan, self.job)
-        try:
-            folder.mkdir()
-            writer = ShardWriter(
-                job.out / plan.name,
-                workdir=folder,
-                config=job.config,
-                described=job.described,
-                software=job.software,
-                rows_hash=plan.rows_hash,
-            )
-            records = plan.read_records()
-            require_packages([resolve_path(record, job.root) for record in records])
-            with ContainedExtractor(job.config, job.binary, job.limits, self.extract) as extractor:
-                for record in records:
-                    failed = self._add_record(record, folder, extractor, writer, journal)
-                    if failed and record.row in before:
-                        raise RunError(
-                            f"{job.out / plan.name}: kept, because it has the video {record.video_id!r}, which cannot "
-                            f"be extracted again ({failed}); make its source readable and run the same command again, "
-                            "or remove the shard to extract without it"
-                        )
-            # An existing index may describe the shard that is replaced now.
-            remove_index(job.out)
-            return describe_shard(job.out / plan.name, writer.finish())
-        except OSError as error:
-            raise run_error(error, " or ".join(dict.fromkeys((str(job.out), str(job.scratch))))) from None
-        finally:
-            remove(folder)
-
-    def _add_record(
-        self,
-        record: VideoRecord,
-        folder: Path,
-        extractor: ContainedExtractor[ExtractedVideo],
-        writer: ShardWriter,
-        journal: WorkerJournal,
-    ) -> VideoError | None:
-        """Add one video or one failure to the shard; return the failure."""
-        # Each video has its own folder, because a killed process may keep writing for a moment.
-        workdir = folder / str(record.row)
-        workdir.mkdir()
-        try:
-            video = extractor.extract(resolve_path(record, self.job.root), workdir)
-            writer.add_video(record, video)
-            journal.add_video(video.frame_count)
-            return None
-        except VideoError as error:
-            writer.add_failure(record, error)
-            journal.add_failure(record, error)
-            if self.max_failures is not None and (failed := count_progress(self.scratch).failures) > self.max_failures:
-                raise FailureLimitError(failed) from None
-            return error
-        finally:
-            remove(workdir)
+    workers: int
+    max_failures: int | None = None
+    extract: Extract = extract_video
+    claims: Claims | None = None
+    backend: Backend | None = None
+    redo: frozenset[str] = frozenset()
+    retry_stages: frozenset[str] = frozenset()
+    on_finished: Callable[[FinishedShard], None] = lambda shard: None
 
 
-Backend = Callable[[ShardWork, Sequence[ShardPlan]], Iterator[FinishedShard]]
-"""Builds shards and yields them as they are finished, in any order."""
+@dataclass(frozen=True, kw_only=True)
+class BuiltShare:
+    """What a process has built.
+
+    Attributes:
+        identity, planned: the run as recorded, and all shards, see ``prepare_folders``.
+        state: the share of this process as it was before.
+        shards: the shards built, by name; some may belong to other tasks.
+    """
+
+    identity: RunIdentity
+    planned: Planned
+    state: OutputState
+    shards: dict[str, FinishedShard]
 
 
-def run_extraction(
-    planned: Planned,
-    job: RunJob,
-    *,
-    workers: int,
-    max_failures: int | None = None,
-    extract: Extract = extract_video,
-    redo: frozenset[str] = frozenset(),
-    backend: Backend | None = None,
-    retry_stages: frozenset[str] = frozenset(),
-    on_finished: Callable[[FinishedShard], None] = lambda shard: None,
-) -> RunSummary:
-    """Extract the videos of a manifest into ``job.out``, continuing earlier runs.
+def run_extraction(planned: Planned, job: RunJob, settings: BuildSettings) -> RunSummary:
+    """Extract the videos of a manifest into ``job.out``, continuing earlier runs, and write the index.
+
+    Other processes may work on the same folder. Shards that they are building are waited for.
 
     Args:
         planned: all shards, see ``plan_run``.
         job: settings of the run.
-        workers: number of processes.
-        max_failures: maximum number of rows that may fail, over all runs; None for no limit.
-        extract: extracts one video, in a separate process.
-        redo: names of shards to build again even if they look finished. The old file stays until the new one is
-            complete.
-        backend: builds the shards; None for ``workers`` processes on this machine.
-        retry_stages: shards with failures of these stages are built again in the same way.
-        on_finished: called with each shard that this run has built, as soon as it is logged.
+        settings: how to build shards.
 
     Raises:
         ShardError: the folder contains an extraction of another manifest or configuration, or sources have changed.
@@ -160,64 +103,107 @@ def run_extraction(
         FailureLimitError: too many videos failed; finished shards and ``failures.csv`` are kept.
     """
     start = time.monotonic()
-    identity, planned = prepare_folders(job, planned)
-    plans = planned.plans
+    built = build_share(planned, job, _ALL, settings)
     with contextlib.closing(ShardLog(job.out)) as log:
-        state = read_state(plans, job, redo=redo, retry_stages=retry_stages, log=log)
-        state.check_sources()
-        add_rows(job, identity)
-        backend = backend or partial(build_locally, workers)
-        built = _build_shards(state, backend, extract, max_failures, planned.rows, on_finished)
-        check_folder(job, identity)  # another run may have added rows
+        elsewhere = [plan for plan in built.state.todo if plan.name not in built.shards]
+        shards = read_state(elsewhere, job, log=log).finished | built.shards
+        check_folder(job, built.identity)  # another run may have added rows
         summary = RunSummary(
-            **write_index(state, built, log),
-            shards=len(plans),
-            new_videos=sum(shard.written.videos for shard in built.values()),
-            new_frames=sum(shard.written.frames for shard in built.values()),
+            **write_index(built.state, shards, log),
+            shards=len(built.planned.plans),
+            new_videos=sum(shard.written.videos for shard in built.shards.values()),
+            new_frames=sum(shard.written.frames for shard in built.shards.values()),
             seconds=time.monotonic() - start,
         )
-    write_record(job, identity, summary)
+    write_record(job, built.identity, summary)
     return summary
 
 
-def _build_shards(
-    state: OutputState,
-    backend: Backend,
-    extract: Extract,
-    max_failures: int | None,
-    total: int,
-    on_finished: Callable[[FinishedShard], None],
+def build_share(planned: Planned, job: RunJob, share: Share, settings: BuildSettings) -> BuiltShare:
+    """Build the shards of one task, then help others; return once all shards of the share are finished.
+
+    Raises:
+        ShardError, RunError, FailureLimitError: see ``run_extraction``; of several tasks, none writes ``failures.csv``.
+    """
+    identity, planned = prepare_folders(job, planned)
+    with contextlib.ExitStack() as stack:
+        stale_seconds = (settings.claims or Claims(out=job.out)).stale_seconds
+        log = stack.enter_context(_open_log(job.out, share, stale_seconds))
+        state = read_state(
+            share.of(planned.plans), job, redo=settings.redo, retry_stages=settings.retry_stages, log=log
+        )
+        state.check_sources()
+        add_rows(job, identity)
+        if share == _ALL and state.todo:
+            log = stack.enter_context(TaskLog(job.out, share, stale_seconds))
+        try:
+            shards = _build(planned, state, share, settings, log)
+        finally:
+            # An error in one worker kills the others, perhaps in the middle of a shard.
+            for folder in {job.out, job.scratch}:
+                remove_leftovers(folder)
+            Claims(out=job.out).remove_ended()
+    return BuiltShare(identity=identity, planned=planned, state=state, shards=shards)
+
+
+def _open_log(out: Path, share: Share, stale_seconds: float) -> contextlib.AbstractContextManager[ShardLog]:
+    """Open the log for the shards that are read. Only one of several tasks is an attempt even with nothing to build."""
+    return contextlib.closing(ShardLog(out)) if share == _ALL else TaskLog(out, share, stale_seconds)
+
+
+def _build(
+    planned: Planned, state: OutputState, share: Share, settings: BuildSettings, log: ShardLog
 ) -> dict[str, FinishedShard]:
-    """Build the missing shards and log each of them; ``total`` is the number of manifest rows."""
-    job, failed_before = state.job, state.failures
-    remaining = None if max_failures is None else max_failures - len(failed_before)
-    try:
-        with scratch_folder(job.scratch) as scratch:
-            try:
-                if remaining is not None and remaining < 0:
-                    raise FailureLimitError(len(failed_before))
-                work = ShardWork(job=job, scratch=scratch, max_failures=remaining, extract=extract)
-                if not state.todo:
-                    return {}
-                with (
-                    TaskLog(job.out, Share(task=0, num_tasks=1)) as log,
-                    watch_journals(scratch, count_rows(state.todo), count_rows(state.done)),
-                ):
-                    built = {}
-                    for shard in backend(work, state.todo):
-                        built[shard.name] = log.add(shard)
-                        on_finished(shard)
-                    return built
-            except FailureLimitError:
-                failures = sorted(failed_before + read_failures(scratch))
-                if state.todo:
-                    remove_index(job.out)  # it does not match the table, whether or not a shard was replaced
-                write_failures(job.out, failures)
-                raise FailureLimitError(len(failures), total) from None
-    finally:
-        # An error in one worker kills the others, perhaps in the middle of a shard.
-        for folder in {job.out, job.scratch}:
-            remove_leftovers(folder)
+    """Build the unfinished shards and log each of them."""
+    job, todo = state.job, state.todo
+    with scratch_folder(job.scratch) as scratch:
+        try:
+            work = _shard_work(planned, state, settings, scratch)
+            if share == _ALL and not todo:
+                return {}
+            built = {}
+            with watch_journals(scratch, count_rows(todo), count_rows(state.done)) as say:
+                if settings.backend:
+                    results = settings.backend(work, todo)
+                else:
+                    others, build = OtherShards(planned.plans, share, job.out), partial(build_locally, settings.workers)
+                    results = build_unclaimed(work, build, todo, others, say)
+                with contextlib.closing(results):
+                    for shard in results:
+                        if shard is not None:
+                            built[shard.name] = log.add(shard)
+                            settings.on_finished(shard)
+            return built
+        except FailureLimitError:
+            failures = sorted(state.failures + read_failures(scratch))
+            if share == _ALL:
+                _write_failures(state, failures)
+            raise FailureLimitError(len(failures), planned.rows if share == _ALL else None) from None
+
+
+def _shard_work(planned: Planned, state: OutputState, settings: BuildSettings, scratch: Path) -> ShardWork:
+    job, max_failures = state.job, settings.max_failures
+    if max_failures is not None:
+        max_failures -= len(state.failures)
+        if max_failures < 0:
+            raise FailureLimitError(len(state.failures))
+    replaces = settings.redo or settings.retry_stages
+    return ShardWork(
+        job=job,
+        scratch=scratch,
+        extract=settings.extract,
+        max_failures=max_failures,
+        limit_rows=count_rows(state.plans) or planned.rows,
+        claims=None if settings.backend else settings.claims or Claims(out=job.out),
+        since_ns=round(file_system_time(job.out) * 1e9) + _ROUNDING_NS if replaces else 0,
+    )
+
+
+def _write_failures(state: OutputState, failures: list[FailedRow]) -> None:
+    """Write ``failures.csv`` of a run that stops because of it."""
+    if state.todo:
+        remove_index(state.job.out)  # it does not match the table, whether or not a shard was replaced
+    write_failures(state.job.out, failures)
 
 
 def prepare_folders(job: RunJob, planned: Planned) -> tuple[RunIdentity, Planned]:

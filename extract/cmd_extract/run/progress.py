@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,7 +31,9 @@ class _JournalWatcher(threading.Thread):
         counts = count_progress(self._folder)
         rate = counts.frames / max(time.monotonic() - self._start, 1e-6)
         note = f"{counts.frames} frames, {rate:.0f} frames/s, {counts.failures} failed"
-        self._display.update(self._done + counts.videos, self._done + self._todo, note)
+        if self._todo or counts.videos:
+            videos = self._done + counts.videos
+            self._display.update(videos, max(videos, self._done + self._todo), note)
 
     def stop(self) -> None:
         self._stop_event.set()
@@ -40,22 +42,22 @@ class _JournalWatcher(threading.Thread):
 
 
 @contextmanager
-def watch_journals(folder: Path, todo: int, done: int) -> Iterator[None]:
+def watch_journals(folder: Path, todo: int, done: int) -> Iterator[Callable[[str], None]]:
     """Show the progress of the workers during the block.
 
     Args:
         folder: the run's scratch folder.
-        todo: number of videos to extract in this run; if 0, nothing is shown.
+        todo: number of videos to extract in this run; it may extract more, for other tasks.
         done: number of videos finished by earlier runs.
+
+    Yields:
+        Prints a line.
     """
-    if not todo:
-        yield
-        return
     with ProgressDisplay("extract") as display:
         watcher = _JournalWatcher(folder, todo, done, display)
         watcher.show()
         watcher.start()
         try:
-            yield
+            yield display.log
         finally:
             watcher.stop()

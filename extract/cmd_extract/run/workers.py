@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import resource_tracker
 from typing import TypeVar
@@ -22,7 +22,7 @@ def default_workers() -> int:
     return allotted_cores(os.environ, joblib.cpu_count())
 
 
-def build_locally(workers: int, build: Callable[[S], T], plans: Sequence[S]) -> Iterator[T]:
+def build_locally(workers: int, build: Callable[[S], T], plans: Sequence[S]) -> Generator[T, None, None]:
     """Build, or check, shards in ``workers`` processes on this machine.
 
     One worker runs in this process.

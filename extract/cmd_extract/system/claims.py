@@ -157,12 +157,14 @@ class Claims:
         return sorted(p.name for p in self.folder.glob("shard-*")) if self.folder.is_dir() else []
 
     def remove_ended(self) -> None:
-        """Remove the claims of processes on this machine that have ended, as far as they can be read and removed."""
+        """Remove the claims of processes on this machine that have ended, as far as possible, and an empty folder."""
         for name in self.names():
             with contextlib.suppress(OSError):
                 owner = _read_owner(self.folder / name)
                 if owner and owner.has_ended(Owner.current()):
                     _unlink(self.folder / name)
+        with contextlib.suppress(OSError):  # not empty, or missing
+            self.folder.rmdir()
 
     def _acquire(self, name: str) -> bool:
         path = self.folder / name

@@ -112,7 +112,10 @@ def test_a_refused_run_adds_no_rows(folder: Path, tasks: tuple[object, ...]) -> 
 
 def test_labels_of_an_index_without_the_added_rows_cannot_be_replaced(folder: Path) -> None:
     out, manifest = folder / "out", write_manifest(folder, NAMES)
-    assert call("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 4)[0] == 0
+    # Their videos fail, so that a task adds the rows, but no shard.
+    for name in NAMES[3:]:
+        (folder / name).unlink()
+    assert call("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 2, "--max-failures", 0)[0] == 4
     code, output = call("relabel", out, manifest)
     assert code == 1
     assert "has only 2 of 4 shards" in output

@@ -24,7 +24,7 @@ from cmd_extract.errors import FailureLimitError, VideoError
 from cmd_extract.manifest.rows import ListedRows
 from cmd_extract.run.containment import ContainedExtractor
 from cmd_extract.run.job import Limits, RunJob
-from cmd_extract.run.pipeline import run_extraction
+from cmd_extract.run.pipeline import BuildSettings, run_extraction
 from cmd_extract.run.record import plan_run
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.reader import ShardSet
@@ -112,7 +112,9 @@ def test_only_the_offending_video_fails(one_video: Path, ffmpeg: FfmpegBinary, t
     names = [name for kind in bad for name in (kind, f"fine{kind}")]
     rows = make_rows(tmp_path, one_video, names)
     job = make_job(tmp_path, tmp_path / "out", ffmpeg, timeout=10.0)
-    summary = run_extraction(plan_run(job.out, ListedRows(rows), 6), job, workers=workers, extract=hostile_extract)
+    summary = run_extraction(
+        plan_run(job.out, ListedRows(rows), 6), job, BuildSettings(workers=workers, extract=hostile_extract)
+    )
     assert (summary.videos, summary.failures) == (6, 6)
     found = failures(tmp_path / "out")
     assert {name: stage for name, (stage, _) in found.items()} == bad
@@ -131,7 +133,9 @@ def test_other_videos_do_not_depend_on_the_offending_one(one_video: Path, ffmpeg
     rows = make_rows(tmp_path / "v", one_video, ["a", "segv", "b"])
     for out, workers in (("x", 1), ("y", 2)):
         job = make_job(tmp_path / "v", tmp_path / out, ffmpeg)
-        run_extraction(plan_run(job.out, ListedRows(rows), 3), job, workers=workers, extract=hostile_extract)
+        run_extraction(
+            plan_run(job.out, ListedRows(rows), 3), job, BuildSettings(workers=workers, extract=hostile_extract)
+        )
     name = "shard-00000.h5"
     assert (tmp_path / "x" / name).read_bytes() == (tmp_path / "y" / name).read_bytes()
 
@@ -142,7 +146,7 @@ def test_memory_limit_covers_ffmpeg(make_video: MakeVideo, ffmpeg: FfmpegBinary,
     make_video(tmp_path / "huge.mkv", *fast, source="color", size="8192x8192", frames=3)
     rows = [VideoRecord(row=0, video_id="huge", path="huge.mkv")]
     job = make_job(tmp_path, tmp_path / "out", ffmpeg, max_memory_mb=128)
-    summary = run_extraction(plan_run(job.out, ListedRows(rows)), job, workers=1)
+    summary = run_extraction(plan_run(job.out, ListedRows(rows)), job, BuildSettings(workers=1))
     assert summary.failures == 1
     ((stage, reason),) = failures(tmp_path / "out").values()
     assert stage == "memory", reason
@@ -160,7 +164,7 @@ def test_too_little_memory_to_start_ffmpeg_is_not_a_crash(
 ) -> None:
     rows = make_rows(tmp_path, one_video, ["a"])
     job = make_job(tmp_path, tmp_path / "out", ffmpeg, max_memory_mb=64)
-    run_extraction(plan_run(job.out, ListedRows(rows)), job, workers=1, extract=extract_beside_a_buffer)
+    run_extraction(plan_run(job.out, ListedRows(rows)), job, BuildSettings(workers=1, extract=extract_beside_a_buffer))
     assert failures(tmp_path / "out")["a"] == ("memory", "ffmpeg needs more memory than --max-memory-mb allows")
 
 
@@ -173,7 +177,9 @@ def test_special_files_are_rejected(one_video: Path, ffmpeg: FfmpegBinary, tmp_p
     rows = [VideoRecord(row=i, video_id=n, path=f"{n}.mp4") for i, n in enumerate(names)]
     start = time.monotonic()
     summary = run_extraction(
-        plan_run(tmp_path / "out", ListedRows(rows)), make_job(tmp_path, tmp_path / "out", ffmpeg), workers=1
+        plan_run(tmp_path / "out", ListedRows(rows)),
+        make_job(tmp_path, tmp_path / "out", ffmpeg),
+        BuildSettings(workers=1),
     )
     assert time.monotonic() - start < 20
     assert (summary.videos, summary.failures) == (1, 3)
@@ -187,7 +193,7 @@ def test_endless_file_times_out(ffmpeg: FfmpegBinary, tmp_path: Path) -> None:
     run_extraction(
         plan_run(tmp_path / "out", ListedRows(rows)),
         make_job(tmp_path, tmp_path / "out", ffmpeg, timeout=1.5),
-        workers=1,
+        BuildSettings(workers=1),
     )
     assert failures(tmp_path / "out")["growing"][0] == "timeout"
 
@@ -199,15 +205,23 @@ def test_failure_limit_stops_the_run_and_keeps_finished_shards(
     rows = make_rows(tmp_path, one_video, names)
     job = make_job(tmp_path, tmp_path / "out", ffmpeg)
     with pytest.raises(FailureLimitError):
-        run_extraction(plan_run(job.out, ListedRows(rows), 2), job, workers=1, max_failures=1, extract=hostile_extract)
+        run_extraction(
+            plan_run(job.out, ListedRows(rows), 2),
+            job,
+            BuildSettings(workers=1, max_failures=1, extract=hostile_extract),
+        )
     assert [p.name for p in (tmp_path / "out").glob("shard-*.h5")] == ["shard-00000.h5"]
     assert set(failures(tmp_path / "out")) == {"bug-1", "bug-2"}
     summary = run_extraction(
-        plan_run(job.out, ListedRows(rows), 2), job, workers=1, max_failures=3, extract=hostile_extract
+        plan_run(job.out, ListedRows(rows), 2), job, BuildSettings(workers=1, max_failures=3, extract=hostile_extract)
     )
     assert (summary.videos, summary.failures) == (5, 3)
     with pytest.raises(FailureLimitError):
-        run_extraction(plan_run(job.out, ListedRows(rows), 2), job, workers=1, max_failures=2, extract=hostile_extract)
+        run_extraction(
+            plan_run(job.out, ListedRows(rows), 2),
+            job,
+            BuildSettings(workers=1, max_failures=2, extract=hostile_extract),
+        )
     assert len(list((tmp_path / "out").glob("shard-*.h5"))) == 4
 
 

@@ -23,7 +23,7 @@ from cmd_extract.run import containment
 from cmd_extract.run import record as run_record
 from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.pipeline import run_extraction
+from cmd_extract.run.pipeline import BuildSettings, run_extraction
 from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import hash_json
 from cmd_extract.shard.reader import ShardSet
@@ -148,9 +148,7 @@ def test_any_backend_removes_the_index_before_it_replaces_a_shard(folder: Path, 
     run_extraction(
         run_record.plan_run(out, manifest, 1),
         job,
-        workers=1,
-        backend=backend,
-        redo=frozenset({"shard-00002.h5"}),
+        BuildSettings(workers=1, backend=backend, redo=frozenset({"shard-00002.h5"})),
     )
     assert found == [True, False], "it describes the shards until the first of them is replaced"
     assert (out / "index.json").exists()
@@ -218,14 +216,14 @@ def test_a_shard_of_another_configuration_never_gets_into_the_index(folder: Path
     for gop, place in ((2, out), (3, other)):
         config = ExtractConfig(width=160, height=120, frame_short_side=48, gop=gop)
         jobs[gop] = RunJob(root=folder, out=place, scratch=place, config=config, binary=ffmpeg)
-    run_extraction(run_record.plan_run(other, manifest, 1), jobs[3], workers=1)
+    run_extraction(run_record.plan_run(other, manifest, 1), jobs[3], BuildSettings(workers=1))
 
     def backend(work: Any, plans: Any) -> Iterator[FinishedShard]:
         yield from build_locally(1, work, plans)
         shutil.copy(other / "shard-00002.h5", out / "shard-00002.h5")
 
     with pytest.raises(ShardError, match=r"shard-00002\.h5: removed during the run, or replaced"):
-        run_extraction(run_record.plan_run(out, manifest, 1), jobs[2], workers=1, backend=backend)
+        run_extraction(run_record.plan_run(out, manifest, 1), jobs[2], BuildSettings(workers=1, backend=backend))
     assert not (out / "index.json").exists()
 
 

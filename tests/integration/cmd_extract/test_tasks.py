@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -25,13 +26,20 @@ from cmd_extract.run.task_log import read_attempts
 from cmd_extract.schema import FRAME_JPEG, MOTION_GRID
 from cmd_extract.shard.index import ShardIndex
 from cmd_extract.system.claims import Owner
-from tests.cluster.extraction import write_gated_ffmpeg
+from tests.cluster.extraction import built, write_gated_ffmpeg
 from tests.command_line import call as run_command
 
 SHARDS = 5
 OPTIONS = ("--videos-per-shard", "2", "--workers", "1", "--size", "64x48", "--frame-short-side", "24")
 SOME_FAILED = 3  # exit code
 PROGRAM = (sys.executable, "-c", "from cmd_extract.cli.main import main; main()")
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.05)
 
 
 def run(*arguments: object) -> tuple[int, str]:
@@ -62,7 +70,11 @@ def reference(manifest: Path) -> dict[str, str]:
 
 
 def results(out: Path) -> dict[str, str]:
-    paths = [*out.glob("shard-*.h5"), *(out / f for f in ("index.json", "failures.csv", "damaged.csv"))]
+    paths = [
+        *out.glob("shard-*.h5"),
+        *out.glob("index-*.h5"),
+        *(out / f for f in ("index.json", "failures.csv", "damaged.csv")),
+    ]
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in paths}
 
 
@@ -79,11 +91,17 @@ def test_tasks_produce_the_same_output_as_a_single_run(
     manifest: Path, reference: dict[str, str], tmp_path: Path, num_tasks: int
 ) -> None:
     out = tmp_path / "out"
-    for task in reversed(range(num_tasks)):
-        code, output = run("run", manifest, out, *OPTIONS, "--task", task, "--num-tasks", num_tasks)
+    task = ("run", manifest, out, *OPTIONS, "--num-tasks", num_tasks, "--task")
+    code, output = run(*task, 1)
+    assert code == 0, output
+    helped = {2: "5 built (3 for other tasks), 0 existing", 7: "5 built (4 for other tasks), 0 existing"}[num_tasks]
+    assert helped in output, "a task that has finished its share helps the others"
+    assert "damaged   1, extracted as far" in output
+    for other in reversed(range(num_tasks)):
+        code, output = run(*task, other)
         assert code == 0, output
-        assert not (out / "index.json").exists()
-    assert "damaged   1, extracted as far" in output  # task 0 runs last
+        assert "0 built" in output
+    assert not (out / "index.json").exists()
     code, output = run("merge", out)
     assert code == SOME_FAILED
     assert f"1 damaged ({out / 'damaged.csv'})" in output
@@ -104,18 +122,21 @@ def test_shares_of_a_job_array_are_taken_only_on_request(
     code, output = run("run", manifest, out, *OPTIONS, "--array")
     assert code == 0, output
     assert "task 1 of 4: 2 videos" in output
-    assert [path.name for path in out.glob("shard-*.h5")] == ["shard-00001.h5"]
+    (log,) = (out / "tasks").glob("*.jsonl")
+    names = [event["name"] for event in map(json.loads, log.read_text().splitlines()[1:-1])]
+    assert names == [f"shard-{n:05d}.h5" for n in (1, 2, 3, 4, 0)], "its own share first, then those of the next tasks"
     # Somebody's array over other things: each task makes an extraction of its own.
     code, output = run("run", manifest, tmp_path / "own", *OPTIONS)
     assert code == SOME_FAILED, output
-    assert "note: this task of a Slurm job array builds all shards; --array builds only its share" in output
+    assert "note: this task of a Slurm job array builds all shards; with --array, the tasks share them" in output
     assert results(tmp_path / "own") == reference
 
 
 def test_merge_can_accept_failed_videos(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 2)
-    assert run("merge", out, "--allow-failures")[0] == 1, "shards are missing"
+    (out / "shard-00001.h5").unlink()
+    assert run("merge", out, "--allow-failures")[0] == 1, "a shard is missing"
     run("run", manifest, out, *OPTIONS, "--task", 1, "--num-tasks", 2)
     code, output = run("merge", out, "--allow-failures")
     assert code == 0, output
@@ -176,8 +197,9 @@ def test_status_uses_the_clock_of_the_file_system(
     for task, offset in enumerate((9000, -9000)):
         monkeypatch.setattr(time, "time", lambda offset=offset: clock() + offset)
         run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 2, "--max-failures", task)
+    (out / "shard-00001.h5").unlink()
     write_claim(out, 1)
-    assert "1 running, 0 stale" in run("status", out)[1]
+    assert "4 done, 1 running, 0 stale" in run("status", out)[1]
     monkeypatch.setattr(time, "time", clock)
     first, second = read_attempts(out, clock(), 180)
     assert clock() - 300 < first.started_seconds <= second.started_seconds <= clock() + 300
@@ -196,21 +218,21 @@ def test_removed_shard_is_not_done(manifest: Path, tmp_path: Path) -> None:
 
 def test_merge_names_missing_shards_and_status_shows_the_reason(manifest: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    share = ("--num-tasks", 3, "--task")
-    assert run("run", manifest, out, *OPTIONS, *share, 0)[0] == 0
-    code, output = run("run", manifest, out, *OPTIONS, *share, 1, "--max-failures", "0")
+    code, output = run("run", manifest, out, *OPTIONS, "--num-tasks", 3, "--task", 1, "--max-failures", "0")
     assert code == 4, output  # shards 1 and 4; the row without a file is in 4
     code, output = run("merge", out)
     assert code == 1
-    assert "missing 2 shards (shard-00002.h5; shard-00004.h5) of 5" in output
+    assert "missing 4 shards (shard-00000.h5; shard-00002.h5; shard-00003.h5; shard-00004.h5) of 5" in output
     write_claim(out, 2)
     code, output = run("status", out, "--shards")
     assert code == 0
-    assert "5 shards: 3 done, 1 running, 0 stale, 1 failed, 0 waiting" in output
+    assert "5 shards: 1 done, 1 running, 0 stale, 1 failed, 2 waiting" in output
     assert "failed, more than --max-failures allows" in output
-    assert re.search(r"^shard-00002.h5 +running\nshard-00004.h5 +failed$", output, re.MULTILINE)
+    assert re.search(
+        r"^shard-00002.h5 +running\nshard-00003.h5 +waiting\nshard-00004.h5 +failed$", output, re.MULTILINE
+    )
     os.utime(out / "claims" / "shard-00002.h5", (0, 0))
-    assert "3 done, 0 running, 1 stale, 1 failed" in run("status", out)[1]
+    assert "1 done, 0 running, 1 stale, 1 failed, 2 waiting" in run("status", out)[1]
     # A run with a different number of tasks builds the missing shards.
     assert run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 1)[0] == 0
     assert run("merge", out)[0] == SOME_FAILED
@@ -235,10 +257,7 @@ def test_task_waits_for_a_claimed_shard_and_takes_over_a_stale_claim(
     codes: list[int] = []
     waiting = threading.Thread(target=lambda: codes.append(run_in_process(task)))
     waiting.start()
-    end = time.monotonic() + 120
-    while len(list(out.glob("shard-*.h5"))) < SHARDS - 1:
-        assert time.monotonic() < end
-        time.sleep(0.1)
+    wait_until(lambda: len(list(out.glob("shard-*.h5"))) == SHARDS - 1)
     assert waiting.is_alive()
     assert not (out / "shard-00003.h5").exists()
     stop.set()
@@ -247,6 +266,76 @@ def test_task_waits_for_a_claimed_shard_and_takes_over_a_stale_claim(
     assert codes == [0]
     assert run("merge", out)[0] == SOME_FAILED
     assert results(out) == reference
+
+
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP])
+def test_other_tasks_do_the_work_of_one_that_is_killed_or_hangs(
+    manifest: Path, reference: dict[str, str], ffmpeg: FfmpegBinary, tmp_path: Path, kind: signal.Signals
+) -> None:
+    out, command = tmp_path / "out", [*PROGRAM, "run", manifest, tmp_path / "out", *OPTIONS, "--stale-after", "3"]
+    gated = write_gated_ffmpeg(tmp_path, ffmpeg)
+    gate = tmp_path / "gates" / "v0"  # in the first shard of task 0
+    gate.touch()
+    task = subprocess.Popen(
+        [*command, "--task", "0", "--num-tasks", "2", "--ffmpeg", gated],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        wait_until((out / "claims" / "shard-00000.h5").exists)
+        task.send_signal(kind)
+        gate.unlink()
+        code, output = run(*command[3:], "--task", 1, "--num-tasks", 2, "--ffmpeg", gated)
+        assert code == 0, output
+        assert "5 built (3 for other tasks)" in output
+        assert run("merge", out)[0] == SOME_FAILED, "the merge need not wait for the task that hangs"
+        assert results(out) == reference
+        task.send_signal(signal.SIGCONT)
+        assert task.wait(120) == (-kind if kind == signal.SIGKILL else 0)
+        assert results(out) == reference
+    finally:
+        task.kill()
+        task.wait()
+
+
+def test_a_task_does_not_wait_for_shards_that_others_are_building(manifest: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    claim, stop = write_claim(out, 1), threading.Event()
+
+    def keep_alive() -> None:
+        while not stop.wait(0.1):
+            os.utime(claim)
+
+    owner = threading.Thread(target=keep_alive)
+    owner.start()
+    try:
+        code, output = run("run", manifest, out, *OPTIONS, "--task", 0, "--num-tasks", 2, "--stale-after", "20")
+    finally:
+        stop.set()
+        owner.join()
+    assert code == 0, output
+    assert "waiting for shard-00001.h5, claimed by another process (n1, process 1)" in output
+    assert "4 built (1 for other tasks), 0 existing" in output
+    assert claim.exists()
+
+
+def test_processes_without_shares_divide_the_work(manifest: Path, reference: dict[str, str], tmp_path: Path) -> None:
+    command = [*PROGRAM, "run", manifest, tmp_path / "out", *OPTIONS]
+    processes = [subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) for _ in range(2)]
+    assert [process.wait(120) for process in processes] == [SOME_FAILED] * 2
+    assert results(tmp_path / "out") == reference
+    assert built(tmp_path / "out") == [f"shard-{n:05d}.h5" for n in range(SHARDS)], "each shard is built once"
+
+
+def test_a_helping_task_may_have_failures_in_proportion(manifest: Path, tmp_path: Path) -> None:
+    (manifest.parent / "lost.csv").write_text("id,path\n" + "".join(f"v{i},lost{i}.mp4\n" for i in range(10)))
+    task = ("run", manifest.parent / "lost.csv", tmp_path / "out", *OPTIONS, "--num-tasks", 5, "--task", 2)
+    code, output = run(*task, "--max-failures", "99%")
+    assert code == 4, output
+    assert not list((tmp_path / "out").glob("shard-*.h5")), "2 of 2 failed, where 1 may"
+    assert run(*task, "--max-failures", "2")[0] == 0, "10 failures in 5 shares, with 2 for each"
+    assert len(list((tmp_path / "out").glob("shard-*.h5"))) == SHARDS
 
 
 def run_in_process(arguments: tuple[object, ...]) -> int:
@@ -264,10 +353,8 @@ def test_stopped_task_releases_its_claims_and_logs_its_state(
     command = [*PROGRAM, "run", manifest, out, *OPTIONS, "--workers", "2", "--ffmpeg", gated]
     task = subprocess.Popen([*command, "--task", "0", "--num-tasks", "1"], stderr=subprocess.DEVNULL)
     try:
-        end = time.monotonic() + 120
-        while sorted(p.name for p in (out / "claims").glob("shard-*")) != ["shard-00001.h5", "shard-00002.h5"]:
-            assert time.monotonic() < end
-            time.sleep(0.05)
+        claimed = ["shard-00001.h5", "shard-00002.h5"]
+        wait_until(lambda: sorted(p.name for p in (out / "claims").glob("shard-*")) == claimed)
         task.terminate()  # as a scheduler does at the time limit
         assert task.wait(120) == 130
     finally:
@@ -275,7 +362,7 @@ def test_stopped_task_releases_its_claims_and_logs_its_state(
         task.wait()
     (log,) = (out / "tasks").glob("*.jsonl")
     assert json.loads(log.read_text().splitlines()[-1])["state"] == "stopped"
-    assert not list((out / "claims").iterdir())
+    assert not (out / "claims").exists()
     assert not list(out.glob(".*"))
     for gate in gates:
         gate.unlink()

@@ -14,8 +14,8 @@ from cmd_extract.decode.video import ExtractedVideo, extract_video
 from cmd_extract.errors import FfmpegError, VideoError
 from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.pipeline import ShardWork
 from cmd_extract.run.plan import ShardPlan
+from cmd_extract.run.work import ShardWork
 from cmd_extract.schema import ATTR_SOFTWARE, VideoRecord
 
 BINARY = FfmpegBinary(path="", version="")

@@ -24,7 +24,7 @@ folder = Path(sys.argv[1])
 with watch_journals(folder, todo=3, done=2):
     WorkerJournal(folder).add_shard(frames=40, rows=1, failures=[])
     WorkerJournal(folder).add_shard(frames=80, rows=2, failures=[(7, "b.mp4", "open", "missing")])
-with watch_journals(folder, todo=0, done=5):
+with watch_journals(folder / "another", todo=0, done=5):
     pass
 sys.exit(3 if "rich" in sys.modules else 0)
 """
