@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
-from urllib.parse import unquote
+from urllib.parse import parse_qs, unquote
 
 
 class FaultyServer:
@@ -153,12 +153,15 @@ class FaultyProxy:
     Attributes:
         url: address of the proxy.
         requests: method and path of each request, in order.
+        sent: number of bytes in each answer.
         fault: called with method, path and the number of earlier requests of this method and path; returns ``503``,
-            ``cut`` (connection closed without an answer), ``flip`` (one byte of an upload is changed) or ''.
+            ``cut`` (connection closed without an answer), ``half`` (closed within the answer), ``flip`` (one byte of an
+            upload is changed) or ''.
     """
 
     def __init__(self, target: str) -> None:
         self.requests: list[tuple[str, str]] = []
+        self.sent: list[int] = []
         self.fault: Callable[[str, str, int], str] = lambda method, path, earlier: ""
         host, _, port = target.removeprefix("http://").partition(":")
         outer = self
@@ -193,7 +196,9 @@ class FaultyProxy:
                 length = answer.getheader("Content-Length", "0") if self.command == "HEAD" else str(len(data))
                 self.send_header("Content-Length", length)
                 self.end_headers()
-                self.wfile.write(data)
+                outer.sent.append(len(data))
+                self.close_connection |= fault == "half"
+                self.wfile.write(data[: len(data) // 2] if fault == "half" else data)
                 upstream.close()
 
             do_GET = do_HEAD = do_PUT = do_POST = do_DELETE = forward  # noqa: N815 - names of the base class
@@ -237,11 +242,12 @@ def object_store(bucket: str) -> Iterator[str]:
         server.stop()
 
 
-class _GoogleHandler(BaseHTTPRequestHandler):
-    """The requests of Google Cloud Storage's JSON interface that read, write and remove objects."""
+class GoogleHandler(BaseHTTPRequestHandler):
+    """The requests of Google Cloud Storage's JSON interface that list, read and write objects."""
 
     protocol_version = "HTTP/1.1"
     objects: ClassVar[dict[str, bytes]] = {}
+    same_page: ClassVar[bool] = False  # whether listings never end
 
     def log_message(self, format: str, *args: object) -> None: ...
 
@@ -254,6 +260,9 @@ class _GoogleHandler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         path, _, query = self.path.partition("?")
+        if path.endswith("/o"):
+            self.list_objects(parse_qs(query))
+            return
         name = unquote(path.rpartition("/o/")[2])
         data = self.objects.get(name)
         if data is None or "/o/" not in path:
@@ -265,6 +274,13 @@ class _GoogleHandler(BaseHTTPRequestHandler):
             state = {"size": str(len(data)), "etag": hashlib.md5(data).hexdigest(), "generation": "1"}
             dates = {"updated": "2026-01-01T00:00:00.000Z", "timeCreated": "2026-01-01T00:00:00.000Z"}
             self.answer(json.dumps({"name": name, "bucket": "bucket", **state, **dates}).encode())
+
+    def list_objects(self, query: dict[str, list[str]]) -> None:
+        names = sorted(name for name in self.objects if name.startswith(query.get("prefix", [""])[0]))
+        start = 0 if self.same_page else int(query.get("pageToken", ["0"])[0])
+        stop = start + int(query["maxResults"][0])
+        page: dict[str, object] = {"items": [{"name": name} for name in names[start:stop]]} if names else {}
+        self.answer(json.dumps(page | ({"nextPageToken": str(stop)} if stop < len(names) else {})).encode())
 
     def do_POST(self) -> None:
         body = self.rfile.read(int(self.headers["Content-Length"]))
@@ -279,14 +295,14 @@ class _GoogleHandler(BaseHTTPRequestHandler):
 @contextlib.contextmanager
 def google_store() -> Iterator[tuple[str, dict[str, bytes]]]:
     """Run a minimal server of Google's interface; yields its address and its objects by name."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _GoogleHandler)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), GoogleHandler)
     server.daemon_threads = True
     thread = threading.Thread(target=server.serve_forever, args=(0.05,))
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_port}", _GoogleHandler.objects
+        yield f"http://127.0.0.1:{server.server_port}", GoogleHandler.objects
     finally:
         server.shutdown()
         server.server_close()
         thread.join()
-        _GoogleHandler.objects.clear()
+        GoogleHandler.objects.clear()

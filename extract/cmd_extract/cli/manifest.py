@@ -10,13 +10,17 @@ import click
 from cmd_extract.cli import options
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from cmd_extract.manifest.sources import ManifestSource
+    from cmd_extract.sources.limits import SourceLimits
+    from cmd_extract.sources.location import RemoteFile
 
 _FORMATS = ("auto", "csv", "list", "folder", "tar", "ucf101", "hmdb51", "kinetics", "ssv2", "diving48")
 
 
 @click.command(short_help="Create a manifest of a dataset.")
-@click.argument("source", type=click.Path(exists=True, path_type=Path))
+@click.argument("source", type=options.PathOrUrl())
 @click.argument("manifest", type=click.Path(dir_okay=False, path_type=Path))
 @click.option("--format", "form", type=click.Choice(_FORMATS), default="auto", help="Format of SOURCE.")
 @click.option(
@@ -35,24 +39,62 @@ _FORMATS = ("auto", "csv", "list", "folder", "tar", "ucf101", "hmdb51", "kinetic
     default="error",
     help="How to treat rows without a video file (kinetics only).",
 )
-def manifest(source: Path, manifest: Path, form: str, videos: Path | None, root: Path | None, missing: str) -> None:
+@options.remote_requests
+def manifest(
+    source: Path | RemoteFile,
+    manifest: Path,
+    form: str,
+    videos: Path | None,
+    root: Path | None,
+    missing: str,
+    remote_timeout: float,
+    remote_retries: int,
+) -> None:
     """Create the manifest MANIFEST from SOURCE.
 
     SOURCE is a CSV file with a column "path", a list of lines "video.mp4 label", a folder of the form <class>/<file>,
     a tar file or a folder of tar files, or the official lists of UCF101, HMDB51, Kinetics, Something-Something v2 or
     Diving48; see data_manifests/README.md.
+
+    SOURCE may also be the URL of a folder of videos or tar files in an object store (s3://, gs://), or of a tar file
+    (also https://). Paths in the manifest then are URLs.
     """
     from cmd_extract.manifest.detect import detect_format
     from cmd_extract.manifest.records import write_manifest
+    from cmd_extract.sources.limits import SourceLimits
 
-    form = detect_format(source) if form == "auto" else form
-    found = _read_source(source, form, videos, root or manifest.absolute().parent, missing)
+    if isinstance(source, Path):
+        form = detect_format(source) if form == "auto" else form
+        found = _read_source(source, form, videos, root or manifest.absolute().parent, missing)
+    else:
+        _check_url_options(form, {"--videos": videos, "--root": root}, missing)
+        limits = SourceLimits(timeout_seconds=remote_timeout, retries=remote_retries)
+        form, found = _read_url(source.url, form, limits)
     write_manifest(found.records, manifest)
     for note in found.notes:
         click.echo(note, err=True)
     labels = {record.label for record in found.records} - {""}
     splits = ", ".join(found.records[0].splits) or "none"
     click.echo(f"{manifest}: {len(found.records)} videos ({form}), {len(labels)} classes, split columns: {splits}")
+
+
+def _check_url_options(form: str, folders: Mapping[str, Path | None], missing: str) -> None:
+    if form not in ("auto", "folder", "tar"):
+        raise click.UsageError(f"--format: {form} requires a local SOURCE; download it first")
+    for name, folder in folders.items():
+        if folder is not None:
+            raise click.UsageError(f"{name}: not used with a URL as SOURCE, whose videos are listed by their URLs")
+    if missing != "error":
+        raise click.UsageError("--missing: not used with a URL as SOURCE")
+
+
+def _read_url(url: str, form: str, limits: SourceLimits) -> tuple[str, ManifestSource]:
+    from cmd_extract.console.progress import ProgressDisplay
+    from cmd_extract.manifest.remote import from_url
+    from cmd_extract.system.signals import interruptible
+
+    with interruptible(), ProgressDisplay("manifest", "tar files") as display:
+        return from_url(url, form, limits=limits, progress=display.update)
 
 
 def _read_source(source: Path, form: str, videos: Path | None, root: Path, missing: str) -> ManifestSource:

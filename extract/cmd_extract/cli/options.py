@@ -39,17 +39,24 @@ class Seconds(click.FloatRange):
         return seconds
 
 
-class RootFolder(click.Path):
-    """An existing folder, or a URL prefix."""
+class PathOrUrl(click.Path):
+    """An existing file or folder, or a URL."""
 
-    def __init__(self) -> None:
-        super().__init__(exists=True, file_okay=False, path_type=Path)
+    def __init__(self, *, file_okay: bool = True) -> None:
+        super().__init__(exists=True, file_okay=file_okay, path_type=Path)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         """Convert the text of an option."""
         from cmd_extract.sources.location import is_url, parse_root
 
         return parse_root(value) if isinstance(value, str) and is_url(value) else super().convert(value, param, ctx)
+
+
+class RootFolder(PathOrUrl):
+    """An existing folder, or a URL prefix."""
+
+    def __init__(self) -> None:
+        super().__init__(file_okay=False)
 
 
 shards_argument = click.argument("out", type=EXISTING_FOLDER)

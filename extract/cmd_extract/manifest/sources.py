@@ -10,7 +10,7 @@ import csv
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
@@ -27,7 +27,7 @@ from cmd_extract.manifest.table import (
 )
 from cmd_extract.schema import VideoRecord
 from cmd_extract.sources.access import is_remote, problem_of
-from cmd_extract.sources.location import Source, is_url, locate, relative_text
+from cmd_extract.sources.location import RemoteFile, Source, is_url, locate, relative_text
 
 # fmt: off
 VIDEO_EXTENSIONS = frozenset({
@@ -138,12 +138,17 @@ def ids_of_paths(paths: Sequence[str]) -> tuple[str, ...]:
 
 
 def assemble(
-    source: Path, videos: Sequence[SourceVideo], *, root: Path, notes: Sequence[str] = (), missing: Sequence[str] = ()
+    source: Path | RemoteFile,
+    videos: Sequence[SourceVideo],
+    *,
+    root: Path,
+    notes: Sequence[str] = (),
+    missing: Sequence[str] = (),
 ) -> ManifestSource:
     """Create manifest rows from videos, in the given order.
 
     Args:
-        source: path that the user gave, for messages.
+        source: what the user gave, for messages.
         videos: at least one.
         root: folder that the paths of videos below it are relative to.
         notes, missing: see ``ManifestSource``.
@@ -159,7 +164,7 @@ def assemble(
         hint = normalization_hint(next(iter(absent)).file)
         raise ManifestError(f"{source}: {listed} of {len(videos)} not found; check the paths{hint}")
     remote = sum(is_remote(video.file) for video in videos)
-    if remote:
+    if remote and isinstance(source, Path):  # not if they were listed
         notes = [*notes, f"{source}: {remote} remote videos; whether they exist was not checked"]
     if not videos:
         raise ManifestError(f"{source}: no videos found; video extensions: {' '.join(sorted(VIDEO_EXTENSIONS))}")
@@ -292,7 +297,24 @@ def from_folder(folder: Path, *, root: Path) -> ManifestSource:
         ManifestError: the folder does not exist, contains no videos, or a name is invalid.
     """
     base = absolute_folder(folder)
-    files, ignored = list_files(base)
+    return from_names(folder, *list_files(base), file_of=lambda name: base / name, root=root)
+
+
+def from_names(
+    folder: Path | RemoteFile, files: Sequence[str], ignored: int, *, file_of: Callable[[str], Source], root: Path
+) -> ManifestSource:
+    """Create manifest rows from the names of all files below a folder; see ``from_folder``.
+
+    Args:
+        folder: the folder that the user gave, for messages.
+        files: names relative to the folder, in order.
+        ignored: number of hidden files and folders.
+        file_of: returns the location of a name.
+        root: folder that paths in the manifest are relative to.
+
+    Raises:
+        ManifestError: there are no videos, or a name is invalid.
+    """
     names = [file for file in files if is_video_name(file)]
     other = Counter(PurePosixPath(file).suffix.lower() or "no extension" for file in files if not is_video_name(file))
     tops = {name.partition("/")[0]: "/" in name for name in names}
@@ -304,7 +326,7 @@ def from_folder(folder: Path, *, root: Path) -> ManifestSource:
         splits = {"split": parts[folders.pop(0)]} if by_part else {}
         label = usable_name(folders[0]) if folders else ""
         place = f"{folder}, file {name!r}"
-        found.append(SourceVideo(place=place, file=base / name, video_id=video_id, label=label, splits=splits))
+        found.append(SourceVideo(place=place, file=file_of(name), video_id=video_id, label=label, splits=splits))
     notes: list[str] = []
     if by_part:
         notes.append(f"{folder}: the top-level folders are split parts, written to column 'split'")

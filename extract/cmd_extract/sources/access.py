@@ -124,15 +124,19 @@ def read_chunks(source: RemoteFile | TarMember, limits: SourceLimits, max_bytes:
             yield opened.read(offset, min(offset + REQUEST_BYTES, start + size))
 
 
-def read_member(source: TarMember, max_bytes: int) -> bytes:
-    """Return the first bytes of a small member of a tar file.
+def read_archive(archive: Path | RemoteFile, limits: SourceLimits, keep: Callable[[str], bool]) -> TarIndex:
+    """Read the members of a tar file once, unlike ``tar_index``, from several threads at once.
+
+    Args:
+        archive: the tar file.
+        limits: time limit and retries of requests.
+        keep: see ``read_index``.
 
     Raises:
-        VideoError: the archive cannot be read or has no such member.
+        VideoError: it cannot be read, is compressed or not a tar file.
     """
-    with _open(source.archive, SourceLimits()) as opened:
-        start, size = _index_of(source.archive, opened).find(source.member)
-        return opened.read(start, start + min(size, max_bytes))
+    with _open(archive, limits) as opened:
+        return read_index(opened.read, opened.length, keep)
 
 
 def spool(source: Source, folder: Path, limits: SourceLimits) -> Path:

@@ -6,6 +6,7 @@ Nothing else in this project opens network connections, and FFmpeg never does.
 from __future__ import annotations
 
 import importlib
+import os
 import random
 import time
 from collections.abc import Callable, Iterable
@@ -23,6 +24,7 @@ REQUEST_BYTES = 8 << 20
 
 _MODULES = {"http": "aiohttp", "https": "aiohttp", "s3": "s3fs", "gs": "gcsfs"}
 _CHUNK_BYTES = 256 << 10
+_PAGE_KEYS = 1000  # the most that both kinds of stores list at once
 _FIRST_PAUSE_SECONDS, _MAX_PAUSE_SECONDS = 0.5, 8.0
 _TRY_AGAIN, _ABSENT = (408, 425, 429), (404, 410)
 _VERSION_KEYS = ("ETag", "etag", "Last-Modified", "LastModified", "generation", "mtime", "updated")
@@ -110,6 +112,28 @@ class RemoteObject:
             raise
         return sorted(PurePosixPath(entry["name"]).name for entry in entries if entry["type"] == "file")
 
+    def names_below(self) -> list[str]:
+        """Return the names of all objects below this folder of an object store, relative to it, in byte order.
+
+        There are none if the folder does not exist. Pages are requested one by one, so that each has its own time limit
+        and retries.
+
+        Raises:
+            VideoError: they cannot be listed.
+        """
+        if not self._path:
+            raise VideoError("open", "the URL names no bucket")
+        request = partial(_s3_page if self._url.startswith("s3://") else _gs_page, self._system)
+        keys, token = self._attempt(request, token="")
+        while token:
+            page, following = self._attempt(request, token=token)
+            if following == token:
+                raise VideoError("open", "the server sends the same page of its listing again and again")
+            keys += page
+            token = following
+        start = len(_key_prefix(self._path))
+        return sorted((key[start:] for key in keys if not key.endswith("/")), key=os.fsencode)
+
     def upload(self, path: Path) -> None:
         """Replace the remote file by a local one.
 
@@ -194,6 +218,29 @@ class RemoteReader:
                 f"{start} to {stop}; it must state the true size and support range requests",
             )
         return data
+
+
+def _key_prefix(path: str) -> str:
+    """Return what the keys of all objects in a folder start with; ``path`` starts with the bucket."""
+    folder = path.partition("/")[2]
+    return f"{folder}/" if folder else ""
+
+
+async def _s3_page(system: Any, path: str, *, token: str) -> tuple[list[str], str]:
+    """Return the keys on one page of a listing, and the token of the next page; '' on the last one."""
+    words = {"Bucket": path.partition("/")[0], "Prefix": _key_prefix(path), "MaxKeys": _PAGE_KEYS, **system.req_kw}
+    page = await system._call_s3("list_objects_v2", **words, **({"ContinuationToken": token} if token else {}))
+    keys = [entry["Key"] for entry in page.get("Contents", ())]
+    return keys, page["NextContinuationToken"] if page["IsTruncated"] else ""
+
+
+async def _gs_page(system: Any, path: str, *, token: str) -> tuple[list[str], str]:
+    """As ``_s3_page``."""
+    words = {"prefix": _key_prefix(path), "maxResults": _PAGE_KEYS, "pageToken": token or None}
+    page = await system._call(
+        "GET", "b/{}/o", path.partition("/")[0], **words, fields="items(name),nextPageToken", json_out=True
+    )
+    return [entry["name"] for entry in page.get("items", ())], page.get("nextPageToken", "")
 
 
 async def _read_range(system: Any, url: str, *, start: int, end: int) -> bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import BinaryIO, cast
 
 from cmd_extract.errors import VideoError
@@ -13,6 +13,8 @@ from cmd_extract.sources.location import member_name
 
 READ_INDEX_BYTES = 64 << 10
 """Bytes read at once while looking for headers."""
+KEPT_BYTES = 1024
+"""Maximum number of bytes kept of a member."""
 
 _MAGIC = {
     b"\x1f\x8b": "gzip",
@@ -32,11 +34,13 @@ class TarIndex:
     Attributes:
         members: maps names of regular files to offset and size of their data; of equal names, the last one counts.
         others: names of links, devices and sparse files, and of files outside the archive's folder (``../name``).
+        contents: maps names of the members that were to be kept to the start of their data.
         problem: why the archive cannot be read, from where on; empty if it is complete.
     """
 
     members: dict[str, tuple[int, int]] = field(default_factory=dict)
     others: set[str] = field(default_factory=set)
+    contents: dict[str, bytes] = field(default_factory=dict)
     problem: str = ""
 
     def find(self, name: str) -> tuple[int, int]:
@@ -91,12 +95,15 @@ class _HeaderReader(io.BufferedReader):
         return super().read(size)
 
 
-def read_index(read: Callable[[int, int], bytes], length: int) -> TarIndex:
+def read_index(
+    read: Callable[[int, int], bytes], length: int, keep: Callable[[str], bool] = lambda name: False
+) -> TarIndex:
     """Read the headers of a tar file.
 
     Args:
         read: returns the bytes from the first offset up to the second.
         length: size of the archive in bytes.
+        keep: called with the name of each member; returns whether to keep the first ``KEPT_BYTES`` of its data.
 
     Raises:
         VideoError: the file is compressed or not a tar file.
@@ -113,15 +120,15 @@ def read_index(read: Callable[[int, int], bytes], length: int) -> TarIndex:
     stream = cast(BinaryIO, _HeaderReader(_Ranges(read, length), READ_INDEX_BYTES))
     try:
         with tarfile.open(fileobj=stream, mode="r:") as archive:
-            problem = _add_members(archive, index, length) or _check_end(stream, archive.offset, length)
+            problem = _add_members(archive, index, length, keep) or _check_end(stream, archive.offset, length)
     except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
         if not index.members:
             raise VideoError("open", f"not a tar file, or damaged at its start: {error}") from None
         problem = f"damaged ({error})"
-    return TarIndex(index.members, index.others, problem)
+    return replace(index, problem=problem)
 
 
-def _add_members(archive: tarfile.TarFile, index: TarIndex, length: int) -> str:
+def _add_members(archive: tarfile.TarFile, index: TarIndex, length: int, keep: Callable[[str], bool]) -> str:
     """Add all members to ``index``; return why the last one is incomplete, or ''."""
     last = -1
     while (info := archive.next()) is not None:
@@ -133,9 +140,14 @@ def _add_members(archive: tarfile.TarFile, index: TarIndex, length: int) -> str:
         if info.offset_data + info.size > length:
             return f"truncated in member {name!r}"
         index.members.pop(name, None)
+        index.contents.pop(name, None)
         index.others.discard(name)
         if info.type in _REGULAR and not info.issparse() and ".." not in name.split("/"):
             index.members[name] = (info.offset_data, info.size)
+            if keep(name):  # mostly in the buffer, behind the header
+                stream = cast(BinaryIO, archive.fileobj)
+                stream.seek(info.offset_data)
+                index.contents[name] = stream.read(min(info.size, KEPT_BYTES))
         elif not info.isdir():
             index.others.add(name)
     return ""

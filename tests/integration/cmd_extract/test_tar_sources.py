@@ -129,6 +129,13 @@ def test_unusable_archives_give_no_manifest(content: bytes, message: str, tmp_pa
     assert not (tmp_path / "m.csv").exists()
 
 
+def test_an_archive_with_another_name_is_refused(videos: Path, tmp_path: Path) -> None:
+    pack(videos, tmp_path / "videos.data")
+    result = cli("manifest", tmp_path / "videos.data", tmp_path / "m.csv", "--format", "tar")
+    assert result.exit_code == 1
+    assert "videos.data: the path or URL of a tar file must end in .tar; rename or copy it" in result.output
+
+
 def test_missing_members_in_a_list_are_reported_with_the_reason(videos: Path, tmp_path: Path) -> None:
     pack(videos, tmp_path / "v.tar")
     (tmp_path / "list.csv").write_text("path\nv.tar::run/a.mp4\nv.tar::run/z.mp4\n")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cmd_extract.errors import VideoError
-from cmd_extract.sources.access import fingerprint, problem_of, read_member, sizes, spool, tar_index
+from cmd_extract.sources.access import fingerprint, problem_of, read_archive, read_chunks, sizes, spool, tar_index
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import TarMember
 
@@ -33,6 +33,10 @@ def write_tar(path: Path, files: dict[str, bytes], extra: tuple[tarfile.TarInfo,
 
 def spooled(archive: Path, member: str, folder: Path, limits: SourceLimits = LIMITS) -> Path:
     return spool(TarMember(archive, member), folder, limits)
+
+
+def read_member(source: TarMember, size: int) -> bytes:
+    return b"".join(read_chunks(source, LIMITS))[:size]
 
 
 def test_members_are_read_in_place(tmp_path: Path) -> None:
@@ -57,6 +61,19 @@ def test_of_equal_names_the_last_counts_as_in_tar(tmp_path: Path) -> None:
         info.size = 3
         appended.addfile(info, io.BytesIO(b"new"))
     assert read_member(TarMember(archive, "a.mp4"), 10) == b"new"
+
+
+def test_the_start_of_chosen_members_is_kept(tmp_path: Path) -> None:
+    files = {"a.mp4": bytes(100_000), "a.cls": b"old", "b.cls": b"\0" * 5000, "c.cls": b"", "d.mp4": b"end"}
+    archive = write_tar(tmp_path / "v.tar", files)
+    with tarfile.open(archive, "a") as appended:
+        info = tarfile.TarInfo("a.cls")
+        info.size = 3
+        appended.addfile(info, io.BytesIO(b"new"))
+    index = read_archive(archive, LIMITS, lambda name: name.endswith(".cls"))
+    assert index.contents == {"a.cls": b"new", "b.cls": bytes(1024), "c.cls": b""}
+    assert set(index.members) == set(files)
+    assert index.problem == ""
 
 
 def test_a_replaced_archive_is_read_again(tmp_path: Path) -> None:
