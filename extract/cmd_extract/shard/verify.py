@@ -22,7 +22,7 @@ from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, VideoRecord
 from cmd_extract.shard.index import ShardEntry, ShardIndex
 from cmd_extract.shard.locations import chunk_table
 from cmd_extract.shard.reader import ShardReader
-from cmd_extract.sources.access import fingerprint, problem_of
+from cmd_extract.sources.access import fingerprint, means_deleted
 from cmd_extract.sources.location import Source
 
 _BLOCK_FRAMES = 256
@@ -135,7 +135,8 @@ def verify_folder(
         index_name: the index to compare with.
         decode: whether to decode every JPEG, which takes most of the time.
         sources: manifest rows whose labels, groups and splits are compared with the index, and whose files are compared
-            with the stored fingerprints; missing files are skipped, also remote ones.
+            with the stored fingerprints; missing files are skipped, also remote ones and missing members of
+            complete tar files.
         resolve: returns the location of a row's video.
         part: task and number of tasks. Each task checks its part of the shards, task 0 also the index and the tables.
         spread: applies the check to the shards.
@@ -293,13 +294,13 @@ def _check_sources(file: h5py.File, sources: Mapping[int, Source], unread: list[
     rows, fingerprints = file[schema.VIDEO_ROW][:].tolist(), file[schema.VIDEO_FINGERPRINT][:]
     for row, expected in dict(zip(rows, fingerprints, strict=True)).items():
         source = sources.get(row)
-        if source is None or problem_of(source):
+        if source is None:
             continue
         try:
             if fingerprint(source) != bytes(expected).decode():
                 yield f"source {source} has changed since it was extracted"
         except (VideoError, OSError) as error:
-            if not isinstance(error.__cause__, FileNotFoundError):  # of a remote source
+            if not means_deleted(error):
                 unread.append(f"source {source} cannot be read ({error}); the shard is not affected")
 
 

@@ -201,6 +201,15 @@ def problem_of(source: Source) -> str:
     return ""
 
 
+def means_deleted(error: BaseException) -> bool:
+    """Return whether an error of ``fingerprint`` means that the source or its tar file does not exist, or not any more.
+
+    A tar file that is damaged, compressed or something else says nothing about its members.
+    """
+    cause = error.__cause__ if isinstance(error, VideoError) else error
+    return isinstance(cause, FileNotFoundError | NotADirectoryError)
+
+
 def is_remote(source: Source) -> bool:
     """Return whether a source is read over the network."""
     return not isinstance(source, Path) and isinstance(_file_of(source), RemoteFile)

@@ -47,15 +47,18 @@ class TarIndex:
         """Return offset and size of a member.
 
         Raises:
-            VideoError: there is no such regular file in the archive.
+            VideoError: there is no such regular file in the archive; with ``FileNotFoundError`` as its cause if the
+                archive is complete.
         """
         place = self.members.get(name)
         if place is not None:
             return place
         if name in self.others:
             raise VideoError("open", f"{name!r} is a link, device or sparse file, or outside the archive's folder")
-        damage = f" before its damage: {self.problem}" if self.problem else ""
-        raise VideoError("open", f"the tar file has no member {name!r}{damage}")
+        missing = f"the tar file has no member {name!r}"
+        if self.problem:
+            raise VideoError("open", f"{missing} before its damage: {self.problem}")
+        raise VideoError("open", missing) from FileNotFoundError(name)
 
 
 class _Ranges(io.RawIOBase):

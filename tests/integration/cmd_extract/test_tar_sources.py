@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -165,3 +166,27 @@ def test_changed_members_are_noticed(videos: Path, tmp_path: Path) -> None:
     assert "has changed since it was extracted" in cli("verify", tmp_path / "out").output
     archive.unlink()  # deleted sources are not an error
     assert cli(*command).exit_code == 0
+
+
+def test_verify_names_damaged_archives_but_not_deleted_members(videos: Path, tmp_path: Path) -> None:
+    archive = pack(videos, tmp_path / "v.tar")
+    whole = archive.read_bytes()
+    assert cli("manifest", archive, tmp_path / "m.csv").exit_code == 0
+    assert cli("run", tmp_path / "m.csv", tmp_path / "out", *SMALL).exit_code == 0
+    damaged = {
+        "has no member 'walk/c.mp4' before its damage: truncated in member 'walk/c.mp4'": whole[:-12000],
+        "the tar file is compressed (gzip)": gzip.compress(whole),
+        "not a tar file, or damaged at its start": bytes(range(256)) * 40,
+    }
+    for reason, data in damaged.items():
+        archive.write_bytes(data)
+        result = cli("verify", tmp_path / "out")
+        assert result.exit_code == 1, result.output
+        assert f"source {archive}::walk/c.mp4 cannot be read (open: " in result.output
+        assert reason in result.output
+        assert result.output.count("cannot be read") == (1 if "before" in reason else 3), result.output
+        assert "--repair" not in result.output
+    pack(videos, archive, "run/a.mp4", "run/b.mp4")  # a complete archive without the last member
+    assert cli("verify", tmp_path / "out").exit_code == 0
+    archive.unlink()
+    assert cli("verify", tmp_path / "out").exit_code == 0
