@@ -24,6 +24,12 @@ COMMANDS = [(group, name) for group, command in GROUPS.items() for name in comma
 # EMPTY is an empty folder, NOTES a text file, LIST a manifest; OUT does not exist.
 BAD_INPUT = [
     ("cmd-extract", 2, "run LIST OUT --size banana", "size: must be WxH such as 340x256, got 'banana'"),
+    (
+        "cmd-extract",
+        2,
+        "run LIST OUT --gop 1_2",
+        "'--gop': '1_2' is not a valid integer; write the number in the digits",
+    ),
     ("cmd-extract", 1, "run NOTES OUT", "notes.txt"),
     ("cmd-extract", 2, "submit LIST OUT --dry-run -- --task 0", "--task: cannot be passed to the tasks"),
     ("cmd-extract", 1, "status EMPTY", "EMPTY"),
@@ -77,6 +83,17 @@ def test_every_command_has_help(group: str, name: str) -> None:
     assert result.exit_code == 0, result.output
     assert "Error" not in result.output
     assert result.output.startswith("Usage: ")
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_numbers_of_all_options_are_plain(group: str) -> None:
+    numbers = (click.types.IntParamType, click.types.FloatParamType)
+    found = [p for c in GROUPS[group].commands.values() for p in c.params if isinstance(p.type, numbers)]
+    assert found
+    for param in found:
+        for text in ("6_4", "\N{FULLWIDTH DIGIT SIX}4"):
+            with pytest.raises(click.BadParameter, match="write the number in the digits 0 to 9, without underscores"):
+                param.type(text, param)
 
 
 @pytest.mark.parametrize("group", GROUPS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import select
 import shlex
 import sys
@@ -28,6 +29,13 @@ class CommandGroup(click.Group):
     def __init__(self, *args: Any, interrupted: str = "Run the same command again to continue.", **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._interrupted = interrupted
+
+    def add_command(self, cmd: click.Command, name: str | None = None) -> None:
+        """Add a command. Its numbers must be written in the digits 0 to 9, without underscores."""
+        for param in cmd.params:
+            if isinstance(param.type, click.types.IntParamType | click.types.FloatParamType):
+                param.type = _plain_number(param.type)
+        super().add_command(cmd, name)
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """List commands in workflow order, the order in which they were added."""
@@ -59,6 +67,20 @@ class CommandGroup(click.Group):
             else:
                 click.echo(f"Error: {str(error) or type(error).__name__}", err=True)
             ctx.exit(getattr(error, "exit_code", EXIT_ERROR))
+
+
+def _plain_number(kind: click.ParamType[Any]) -> click.ParamType[Any]:
+    """Return a copy of a number type that refuses underscores and digits of other scripts, which Python accepts."""
+
+    def convert(value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and ("_" in value or not value.isascii()):
+            text = f"{value!r} is not a valid {kind.name}; write the number in the digits 0 to 9, without underscores."
+            kind.fail(text, param, ctx)
+        return kind.convert(value, param, ctx)
+
+    plain = copy.copy(kind)
+    plain.convert = convert  # type: ignore[method-assign] # of this copy only, which keeps its class for the help text
+    return plain
 
 
 def _stdout_is_open() -> bool:
