@@ -124,7 +124,8 @@ def _read_archives(
     indexes: list[TarIndex] = []
     with ThreadPoolExecutor(min(len(archives), _ARCHIVES_AT_ONCE)) as pool:
         try:
-            for index in pool.map(read, archives):
+            # A single one is read in this thread, which Ctrl-C interrupts at once.
+            for index in (pool.map if len(archives) > 1 else map)(read, archives):
                 indexes.append(index)
                 progress(len(indexes), len(archives))
         finally:
