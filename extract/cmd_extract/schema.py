@@ -227,10 +227,30 @@ def grid_shape(width: int, height: int, cell_px: int) -> tuple[int, int]:
     return -(-height // cell_px), -(-width // cell_px)
 
 
+_HALF = 32  # of the digits of a hash
+
+
 def hash_json(value: Any) -> str:
     """Return the SHA-256 (hex) of a JSON-serializable value in canonical form: sorted keys, no spaces."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def join_hashes(everything: str, shards: str) -> str:
+    """Return a data hash: half of the hash of shards, labels, groups and splits, then half of that of the shards."""
+    return everything[:_HALF] + shards[:_HALF]
+
+
+def join_data_hashes(hashes: Sequence[str]) -> str:
+    """Return the data hash of several folders."""
+    return join_hashes(hash_json(hashes), hash_json([each[_HALF:] for each in hashes]))
+
+
+def is_relabeled(data_hash: str | None, other: str | None) -> bool:
+    """Return whether two data hashes are of the same shards with other labels, groups or splits."""
+    if not data_hash or not other or data_hash == other:
+        return False
+    return bool(data_hash[_HALF:]) and data_hash[_HALF:] == other[_HALF:]
 
 
 def hash_records(records: Sequence[VideoRecord]) -> str:

@@ -17,6 +17,7 @@ from cmd_eval.results.files import read_result
 from cmd_extract.cli.main import main as extract_main
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.errors import ShardError
+from cmd_extract.schema import is_relabeled
 from cmd_extract.shard.folders import JoinedShardSet, join_paths, open_folders, split_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.synthetic.dataset import SyntheticConfig, synthesize
@@ -89,6 +90,8 @@ def test_a_video_is_in_no_part_of_a_split_that_only_another_folder_has(few_shard
     keep = [number for number, name in enumerate(rows[0].split(",")) if name != "split"]
     manifest.write_text("\n".join(",".join(np.array(row.split(","))[keep]) for row in rows) + "\n")
     joined = JoinedShardSet([few_shards, extract(manifest, without)])
+    assert is_relabeled(joined.data_hash, open_folders([few_shards, more_shards]).data_hash), "the same shards"
+    assert not is_relabeled(joined.data_hash, ShardSet(few_shards).data_hash)
     assert [video.splits for video in joined.videos[-4:]] == [{"split": ""}] * 4
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from cmd_eval.data.table import VideoTable
 from cmd_eval.results.schema import Provenance
+from cmd_extract.schema import is_relabeled
 from cmd_train.config import config_from_dict
 
 Rows = NDArray[np.int64]
@@ -156,7 +157,14 @@ class TrainingSet:
     labeled_only: bool = False
 
     def rows(self, videos: VideoTable, data_hash: str) -> Rows | None:
-        """Return the rows of a shard set that were trained on; None if the network was trained on other shards."""
+        """Return the rows of a shard set that were trained on.
+
+        All rows, if the network was trained on all videos of the same shards before they were relabeled; None if it was
+        trained on a part of them then, or on other shards.
+        """
+        relabeled = is_relabeled(self.data_hash, data_hash)
+        if relabeled and self.split_column is None:
+            return np.arange(len(videos))
         if self.data_hash != data_hash:
             return None
         parts = [self.part] * len(videos) if self.split_column is None else videos.splits[self.split_column]
@@ -221,6 +229,12 @@ def training_notes(
     for number, training in enumerate(training_sets(provenance, classifier=classifier)):
         who, verb = ("the checkpoint's initial weights", "were") if number else ("the checkpoint", "was")
         trained = training.rows(videos, provenance.data_hash)
+        if trained is None and is_relabeled(training.data_hash, provenance.data_hash):
+            notes.append(
+                f"{who} {verb} trained on part {training.part!r} of {training.split_column} before the shards were "
+                f"relabeled; whether it contained {what} is unknown"
+            )
+            continue
         if trained is None:
             notes.append(f"{who} {verb} trained on other shards; whether these contain {what} is unknown")
             continue

@@ -10,6 +10,7 @@ from typing import Any
 from cmd_eval.report.inputs import RunInputs
 from cmd_eval.report.tables import Record, features_name, method_name, percent, trained_first
 from cmd_eval.results.tables import split_name
+from cmd_extract.schema import is_relabeled
 from cmd_extract.shard.reader import ShardSet
 
 _SHORT_HASH = 12
@@ -144,8 +145,9 @@ def _data_facts(inputs: RunInputs, shards: ShardSet | None) -> list[tuple[str, s
     facts = [("training data", f"data hash {trained_on[:_SHORT_HASH]}" if trained_on else "unknown")]
     others = {record["provenance"]["data_hash"]: None for record in inputs.all_results}
     for digest in others:
-        same = "same as" if digest == trained_on else "not"
-        note = f" ({same} the training data)" if trained_on else ""
+        same = "same as the training data" if digest == trained_on else "not the training data"
+        same = "the training data, relabeled since" if is_relabeled(digest, trained_on) else same
+        note = f" ({same})" if trained_on else ""
         facts.append(("evaluation data", f"data hash {digest[:_SHORT_HASH]}{note}"))
     if shards is not None:
         labels, groups = shards.videos.names("label").used, shards.videos.names("group").used

@@ -13,7 +13,7 @@ import torch
 from cmd_eval.features.query import embed_query, extract_query, load_embedder, nearest_others_of
 from cmd_eval.features.store import FeatureError, Features
 from cmd_eval.tasks.search_picture import Strip, draw_search, frames_of
-from cmd_extract.schema import VideoEntry
+from cmd_extract.schema import VideoEntry, is_relabeled
 from cmd_extract.shard.folders import Folders, join_paths, open_folders, split_paths
 from cmd_extract.shard.reader import ShardSet
 from cmd_train.monitoring.neighbors import nearest
@@ -158,10 +158,15 @@ def _open_shards(features: Features, given: Folders) -> ShardSet:
         raise FeatureError(f"{paths}: the shards of {features.path} no longer exist; pass the new path with --shards")
     opened = open_folders(folders)
     # Features that were imported without shards record no hash of shards.
-    if features.provenance.shards and opened.data_hash != features.provenance.data_hash:
+    expected = features.provenance.data_hash
+    if features.provenance.shards and is_relabeled(opened.data_hash, expected):
+        raise FeatureError(
+            f"{features.path}: computed before {paths} was relabeled; compute the features again (`cmd-eval embed`)"
+        )
+    if features.provenance.shards and opened.data_hash != expected:
         raise FeatureError(
             f"{paths}: not the shards of {features.path} (data hash {opened.data_hash[:8]}, "
-            f"expected {features.provenance.data_hash[:8]}); pass the right ones with --shards"
+            f"expected {expected[:8]}); pass the right ones with --shards"
         )
     return opened
 

@@ -154,7 +154,10 @@ def relabel(out: Path, manifest: Path) -> None:
     """
     from cmd_extract.run.relabel import relabel
 
-    click.echo(f"{out}: {relabel(out, manifest).text}")
+    found = relabel(out, manifest)
+    click.echo(f"{out}: {found.text}")
+    if found.changed or found.added or found.removed:
+        click.echo("Compute features again (`cmd-eval embed`); runs on the old labels and splits cannot be continued.")
 
 
 @click.command(short_help="Generate a labeled dataset of small videos.")

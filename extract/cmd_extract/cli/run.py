@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from cmd_extract.run.pipeline import BuildSettings
     from cmd_extract.run.plan import ShardPlan, Share
     from cmd_extract.run.record import RunSummary
+    from cmd_extract.shard.index import ShardIndex
 
 
 @click.command(short_help="Extract videos into shards.")
@@ -192,6 +193,7 @@ def _extract(
     from cmd_extract.cluster.task import run_task
     from cmd_extract.run.pipeline import run_extraction
     from cmd_extract.run.publish import ShardUploader
+    from cmd_extract.shard.index import find_indexes
     from cmd_extract.system.signals import interruptible
 
     if share:
@@ -204,8 +206,10 @@ def _extract(
             warn = partial(click.echo, err=True)
             uploader = stack.enter_context(ShardUploader(job.out, publish, job.limits.sources, warn))
             settings = replace(settings, on_finished=lambda shard: uploader.add(shard.name, shard.written.sha256))
+        before = find_indexes(job.out)
         summary = run_extraction(requested.planned, job, settings)
     _print_summary(summary, job.out)
+    _print_relabeling(before, job.out, requested.manifest)
     if publish is not None:
         publish_folder(job.out, publish, job.limits.sources)
     if summary.failures:
@@ -232,6 +236,18 @@ def _print_summary(summary: RunSummary, out: Path) -> None:
     if count := count_notes(out):
         click.echo(f"notes     {count}, listed in {out / 'notes.csv'}")
     click.echo(f"shards    {summary.shards}, {summary.size_bytes / 1e6:.1f} MB, in {out}")
+
+
+def _print_relabeling(before: Sequence[ShardIndex], out: Path, manifest: Path) -> None:
+    """Print a note if labels, groups or splits of an earlier manifest have been replaced."""
+    from cmd_extract.schema import is_relabeled
+    from cmd_extract.shard.index import ShardIndex
+
+    after = ShardIndex(out)
+    removed = sorted({name for index in before for name in index.split_columns} - {*after.split_columns})
+    if removed or any(is_relabeled(index.data_hash, after.data_hash) for index in before):
+        removal = f"; split columns removed: {', '.join(removed)}" if removed else ""
+        click.echo(f"note: the labels, groups and splits in {out} are now those of {manifest}{removal}", err=True)
 
 
 def _print_task(summary: TaskSummary, share: Share, out: Path) -> None:

@@ -220,10 +220,13 @@ class IndexWriter:
             file.create_dataset(VALUES.format(name), data=values, track_times=False)
 
     def _data_hash(self) -> str:
-        """Return ``schema.hash_json([checksums of the shards, {column: cells}])`` without holding the cells."""
-        digest = hashlib.sha256(b"[[")
+        """Return the data hash, see ``schema.join_hashes``, without holding the cells.
+
+        The hashes are those of the JSON values ``[checksums of the shards, {column: cells}]`` and of the checksums.
+        """
         checksums = [f'"{sha256.decode()}"' for b in self._columns[names.SHARD_SHA256].blocks() for sha256 in b]
-        digest.update(f"{','.join(checksums)}],{{".encode())
+        shards = f"[{','.join(checksums)}]".encode()
+        digest = hashlib.sha256(b"[" + shards + b",{")
         for number, name in enumerate(sorted(self._cells)):
             digest.update(f"{',' * bool(number)}{json.dumps(name)}:[".encode())
             texts, separator = [json.dumps(value) for value in self._cells[name].values], ""
@@ -232,7 +235,7 @@ class IndexWriter:
                 separator = ","
             digest.update(b"]")
         digest.update(b"}]")
-        return digest.hexdigest()
+        return schema.join_hashes(digest.hexdigest(), hashlib.sha256(shards).hexdigest())
 
     def close(self) -> None:
         """Close the temporary files."""

@@ -47,7 +47,7 @@ class JoinedShardSet(ShardSet):
         self._sets = [ShardSet(folder) for folder in folders]
         self._check()
         self.header, self.config_hash = self._sets[0].header, self._sets[0].config_hash
-        self.data_hash = schema.hash_json([each.data_hash for each in self._sets])
+        self.data_hash = schema.join_data_hashes([each.data_hash for each in self._sets])
         self._first_shards = [0, *itertools.accumulate(each.shard_count for each in self._sets)]
         self.videos = JoinedVideos([each.videos for each in self._sets], self._first_shards)
 

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from cmd_eval.cli.main import main as eval_main
+from cmd_extract.schema import is_relabeled
 from cmd_extract.shard.reader import ShardSet
 from tests.integration.cmd_extract.test_resume import SIZE, X264, call
 
@@ -48,10 +49,13 @@ def test_relabeling_equals_an_extraction_of_the_new_manifest(out: Path, tmp_path
     new.write_text(AFTER)
     code, output = call("relabel", out, new)
     assert code == 0, output
-    assert output == f"{out}: label: 2 of 3 values changed; split2: added; split1: removed\n"
+    assert output.splitlines()[0] == f"{out}: label: 2 of 3 values changed; split2: added; split1: removed"
+    assert "Compute features again" in output
     assert stamps(out) == before
     assert labels(out) == [("a", "walk", "g1", {"split2": ""}), ("b", "Größe", "g2", {"split2": "val"})]
-    assert ShardSet(out).data_hash != data_hash, "features and checkpoints of other splits must not be mistaken for new"
+    after = ShardSet(out).data_hash
+    assert after != data_hash, "features and checkpoints of other splits must not be mistaken for new"
+    assert is_relabeled(data_hash, after), "but their shards are known to be the same"
     assert call("verify", out)[0] == 0, "run.json names the new manifest"
     assert call("run", new, tmp_path / "fresh", *OPTIONS)[0] == 3
     assert contents(out) == contents(tmp_path / "fresh")
@@ -67,8 +71,12 @@ def test_a_run_after_an_edit_of_the_splits_extracts_nothing(out: Path, tmp_path:
     code, output = call("run", tmp_path / "m.csv", out, *OPTIONS)
     assert code == 3, output
     assert "(0 in this run)" in output
+    assert f"note: the labels, groups and splits in {out} are now those of {tmp_path / 'm.csv'}\n" in output
     assert stamps(out) == before
     assert labels(out)[1] == ("b", "", "g2", {"split1": "test"})
+    (tmp_path / "m.csv").write_text("".join(f"{line.rpartition(',')[0]}\n" for line in BEFORE.splitlines()))
+    assert "split columns removed: split1" in call("run", tmp_path / "m.csv", out, *OPTIONS)[1]
+    assert "note:" not in call("run", tmp_path / "m.csv", out, *OPTIONS)[1]
     assert call("verify", out)[0] == 0
 
 

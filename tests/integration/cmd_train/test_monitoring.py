@@ -148,6 +148,12 @@ def test_different_and_mixed_shards_are_rejected(monitored: Path, few_shards: Pa
     result = pretrain(shards, monitored, optim__epochs=3, run__knn_epochs=1)
     assert result.exit_code == 1
     assert "contains a run on different shards" in result.output
+    relabeled = tmp_path / "relabeled"
+    shutil.copytree(few_shards, relabeled)
+    update_index(relabeled, group=["one"] * ShardIndex(relabeled).row_count)
+    result = pretrain(relabeled, monitored, optim__epochs=3, run__knn_epochs=1)
+    assert result.exit_code == 1
+    assert "contains a run on these shards before they were relabeled" in result.output
     mixed = tmp_path / "mixed"
     shutil.copytree(few_shards, mixed)
     shutil.copy(mixed / "shard-00000.h5", mixed / "shard-00001.h5")

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from cmd_extract.schema import is_relabeled
 from cmd_train.checkpoints.files import Checkpoint, CheckpointError, list_checkpoints, load_checkpoint, set_aside
 from cmd_train.config import MUTABLE_FIELDS, changed_fields
 from cmd_train.distributed.process_group import RankContext, gather_texts
@@ -103,8 +104,11 @@ def _check_same_run(run_dir: Path, checkpoint: Checkpoint, stored: dict[str, Any
     if ("classes" in checkpoint.config) != ("classes" in stored):
         task = "fine-tuning" if "classes" in checkpoint.config else "pre-training"
         raise CheckpointError(f"{run_dir} contains a {task} run; choose another folder")
-    if checkpoint.config.get("data_hash") != stored["data_hash"]:
-        raise CheckpointError(f"{run_dir} contains a run on different shards; choose another folder")
+    trained_on = checkpoint.config.get("data_hash")
+    if trained_on != stored["data_hash"]:
+        before = " before they were relabeled" if is_relabeled(trained_on, stored["data_hash"]) else ""
+        shards = "these shards" if before else "different shards"
+        raise CheckpointError(f"{run_dir} contains a run on {shards}{before}; choose another folder")
     changed = changed_fields(checkpoint.config["settings"], stored["settings"])
     changed = [change for change in changed if not change.startswith(MUTABLE_FIELDS)]
     if changed:

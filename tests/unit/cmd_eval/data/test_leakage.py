@@ -99,6 +99,25 @@ def test_a_classifier_is_not_tested_on_its_training_videos_in_any_split() -> Non
     assert "other shards; whether these contain test videos is unknown" in note
 
 
+def test_the_training_videos_of_relabeled_shards_are_known_if_all_were_used() -> None:
+    shards, other = "c" * 32, "e" * 32
+    now = {"data_hash": "a" * 32 + shards, "trained_on": "b" * 32 + shards}
+    with pytest.raises(ValueError, match="trained on 2 of the 2 test videos"):
+        check_test_videos(VIDEOS, labeled_part(VIDEOS, "split1", "test"), trained(None, **now))
+    (note,) = training_notes(trained("split1", **now), VIDEOS, rows(2), "split1", "queries")
+    assert note.startswith("the checkpoint was trained on part 'train' of split1 before the shards were relabeled;")
+    before = {"data_hash": now["trained_on"], "split_column": None, "train_part": "train"}
+    given = trained(
+        "split1", data_hash=now["data_hash"], trained_on=now["data_hash"], initial_weights={"trained_on": before}
+    )
+    (note,) = training_notes(given, VIDEOS, rows(2, 3), "split1", "queries")
+    assert note == "warning: split1: the checkpoint's initial weights were trained on 2 of the 2 queries"
+    (note,) = training_notes(
+        trained(None, **now | {"trained_on": "a" * 32 + other}), VIDEOS, rows(2), "split1", "queries"
+    )
+    assert "other shards" in note
+
+
 def test_videos_without_a_label_do_not_count_for_a_classifier() -> None:
     """v2, a test video of split1, is here a copy of v5, which has no label and was left out of fine-tuning."""
     videos = replace(VIDEOS, fingerprints=("0", "1", "2", "3", "0", "2"))
