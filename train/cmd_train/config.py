@@ -287,7 +287,7 @@ def _unknown_field(key: str) -> str:
     known = [f"{section}.{name}" for section in base for name in base[section]]
     near = difflib.get_close_matches(key, known, n=3)
     hint = f". Did you mean {' or '.join(near)}?" if near else "."
-    return f"{key}: unknown setting{hint} `cmd-train recipes ucf101` prints all settings"
+    return f"{key}: unknown setting{hint} `cmd-train recipes RECIPE` prints all settings"
 
 
 def parse_overrides(pairs: Iterable[str]) -> dict[str, Any]:

@@ -64,6 +64,7 @@ def embed(
     videos, width = features.mean_VF.shape
     if is_main:
         click.echo(f"{out}: features of {videos} videos, {embedding.clips} clips per video, {width} values per clip")
+        click.echo(f"Next: cmd-eval search VIDEO --embeddings {out}", err=True)
 
 
 @click.command(short_help="Import the features of any other model.")

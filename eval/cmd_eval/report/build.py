@@ -247,8 +247,7 @@ def _missing_results(inputs: RunInputs) -> list[str]:
     commands = {
         "retrieval": f"cmd-eval retrieval {run} SHARDS",
         "probe": f"cmd-eval probe {run} SHARDS",
-        "recognition": f"cmd-eval recognition {run} SHARDS",
-        "auxiliary": "cmd-eval auxiliary SHARDS OUT",
-        "decoupling": f"cmd-eval decoupling SHARDS --both {run} ...",
     }
+    if "classes" in inputs.config:
+        commands["recognition"] = f"cmd-eval recognition {run} SHARDS"
     return [f"{kind}: no result; run `{command}`" for kind, command in commands.items() if kind not in inputs.results]

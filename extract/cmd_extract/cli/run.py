@@ -236,6 +236,7 @@ def _print_summary(summary: RunSummary, out: Path) -> None:
     if count := count_notes(out):
         click.echo(f"notes     {count}, listed in {out / 'notes.csv'}")
     click.echo(f"shards    {summary.shards}, {summary.size_bytes / 1e6:.1f} MB, in {out}")
+    click.echo(f"Next: cmd-train pretrain {out} RUN_DIR", err=True)
 
 
 def _print_relabeling(before: Sequence[ShardIndex], out: Path, manifest: Path) -> None:

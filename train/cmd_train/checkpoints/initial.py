@@ -110,6 +110,8 @@ def open_source(path: Path) -> WeightsSource:
         OSError: it cannot be read.
     """
     path = follow_best(path)
+    if not path.exists():
+        raise ValueError(f"{path}: does not exist{_ALLOWED_SOURCES}")
     if path.is_dir() or is_weights_file(path):
         checkpoint = load_checkpoint(path) if path.is_dir() else read_weights(path)
         return WeightsSource(file=checkpoint.weights_file, state=checkpoint.weights, checkpoint=checkpoint)

@@ -75,7 +75,8 @@ class EpochSampler(Sampler[list[tuple[int, int]]]):
         require(
             self.steps_per_epoch > 0,
             f"{_BATCH}: must be at most the {self.samples_per_epoch} samples of an epoch ({self.video_count} videos, "
-            f"data.samples_per_video={self.samples_per_video}), got {self.global_batch}",
+            f"data.samples_per_video={self.samples_per_video}), got {self.global_batch}; lower it, or choose a "
+            "recipe for small datasets (`cmd-train recipes`)",
         )
         require_range(self, "first_step", ge=0, le=self.total_steps)
 

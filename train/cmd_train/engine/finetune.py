@@ -131,6 +131,11 @@ def run_finetuning(
         config = choose_shuffling(shards, labeled.entries, chosen.config, log_once)
         objective = SupervisedObjective(config, shards.header, labeled.class_numbers, len(labeled.classes))
         log_once(chosen.description)
+        if not shards.videos.split_columns:
+            log_once(
+                "No videos are held out for `cmd-eval recognition`. To hold some out, add a column 'split' with train "
+                "and test to the manifest, run `cmd-extract relabel`, and fine-tune in a new folder"
+            )
         if labeled.unlabeled:
             log_once(f"Left out {labeled.unlabeled} videos without a label")
         network = f"{config.model.backbone}{' with motion prediction' * config.model.motion_head} on {context.device}"

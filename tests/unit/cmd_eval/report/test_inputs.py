@@ -255,6 +255,7 @@ def test_incomplete_results_are_listed_and_the_rest_is_shown(tmp_path: Path) -> 
     assert "broken.json: incomplete or invalid probe result (Object missing required field `top1`" in left_out
     assert "uneven.json: incomplete or invalid recognition result (confusion: 1 entries for 4 classes" in left_out
     assert "probe: no result; run `cmd-eval probe" in left_out
+    assert "recognition: no result" not in left_out, "a pre-training run has no classifier"
     page = (tmp_path / "report.html").read_text()
     assert "trained network, step 9" in page
     assert 'id="probe"' not in page
