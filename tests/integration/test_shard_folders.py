@@ -77,6 +77,8 @@ def test_videos_of_all_folders_are_read_from_their_own_shards(few_shards: Path, 
         assert joined.frame_jpegs(entry, [3, 1]) == shards.frame_jpegs(video, [3, 1])
         assert joined.keyframe_jpeg(entry, 1) == shards.keyframe_jpeg(video, 1)
         assert np.array_equal(joined.motion(entry, 2, 9).grid_quarter_px, shards.motion(video, 2, 9).grid_quarter_px)
+        assert np.array_equal(joined.pts_seconds(entry), shards.pts_seconds(video))
+        assert np.array_equal(joined.frame_types(entry), shards.frame_types(video))
     assert joined.header == ShardSet(few_shards).header
     hashes = {open_folders(given).data_hash for given in (folders, folders[::-1], few_shards, [more_shards])}
     assert len(hashes) == 4

@@ -6,17 +6,11 @@ import bisect
 import itertools
 import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from cmd_extract import schema
 from cmd_extract.errors import ShardError
-from cmd_extract.schema import MotionGrid, VideoEntry
-from cmd_extract.shard.reader import ShardSet
+from cmd_extract.shard.reader import ShardReader, ShardSet
 from cmd_extract.shard.videos import JoinedVideos
 
 Folders = Path | Sequence[Path]
@@ -51,9 +45,6 @@ class JoinedShardSet(ShardSet):
         self._first_shards = [0, *itertools.accumulate(each.shard_count for each in self._sets)]
         self.videos = JoinedVideos([each.videos for each in self._sets], self._first_shards)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return vars(self)
-
     @property
     def shard_count(self) -> int:
         """Number of shards of all folders."""
@@ -80,30 +71,9 @@ class JoinedShardSet(ShardSet):
         totals = [each.totals for each in self._sets]
         return {key: sum(each[key] for each in totals) for key in totals[0]}
 
-    def _locate(self, entry: VideoEntry) -> tuple[ShardSet, VideoEntry]:
-        """Return the folder's own shard set and entry of a video."""
-        folder = bisect.bisect_right(self._first_shards, entry.shard) - 1
-        return self._sets[folder], replace(entry, shard=entry.shard - self._first_shards[folder])
-
-    def frame_jpegs(self, entry: VideoEntry, frames: Sequence[int]) -> list[memoryview]:
-        """Return the JPEGs of some frames of a video, see ``ShardSet.frame_jpegs``."""
-        shards, own = self._locate(entry)
-        return shards.frame_jpegs(own, frames)
-
-    def keyframe_jpeg(self, entry: VideoEntry, keyframe: int) -> memoryview:
-        """Return the JPEG of a keyframe of a video, see ``ShardSet.keyframe_jpeg``."""
-        shards, own = self._locate(entry)
-        return shards.keyframe_jpeg(own, keyframe)
-
-    def motion(self, entry: VideoEntry, start: int, stop: int) -> MotionGrid:
-        """Return the motion of consecutive frames of a video, see ``ShardSet.motion``."""
-        shards, own = self._locate(entry)
-        return shards.motion(own, start, stop)
-
-    def read_motion(self, entry: VideoEntry, start: int, grid: NDArray[np.int16], valid: NDArray[np.bool_]) -> None:
-        """Read the motion of consecutive frames of a video into arrays, see ``ShardSet.read_motion``."""
-        shards, own = self._locate(entry)
-        shards.read_motion(own, start, grid, valid)
+    def _reader(self, shard: int) -> ShardReader:
+        folder = bisect.bisect_right(self._first_shards, shard) - 1
+        return self._sets[folder]._reader(shard - self._first_shards[folder])
 
 
 def open_folders(folders: Folders) -> ShardSet:
