@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import click
 from click.testing import CliRunner, Result
@@ -16,6 +17,17 @@ def call(command: click.Command, *arguments: object) -> Result:
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception
     return result
+
+
+class Outcome(NamedTuple):
+    exit_code: int
+    output: str
+
+
+def outcome(command: click.Command, *arguments: object) -> Outcome:
+    """Invoke a command like ``call``; return its exit code and output."""
+    result = call(command, *arguments)
+    return Outcome(result.exit_code, result.output)
 
 
 def train_here(arguments: Sequence[str]) -> None:

@@ -7,20 +7,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import click
 import pytest
 from PIL import Image
 
 from cmd_extract.cli.main import main as extract_main
 from cmd_extract.decode.source import estimate_frame_count, open_input
 from cmd_train.cli.main import main as train_main
-from tests.command_line import call as run_command
+from tests.command_line import outcome
 from tests.integration.cmd_train.training import options
-
-
-def call(command: click.Command, *arguments: object) -> tuple[int, str]:
-    result = run_command(command, *arguments)
-    return result.exit_code, result.output
 
 
 def tree(folder: Path) -> dict[str, tuple[int, int]]:
@@ -37,7 +31,7 @@ def job(few_shards: Path, tmp_path: Path) -> tuple[Path, Path]:
 
 def test_dry_run_of_extraction_into_a_new_folder(job: tuple[Path, Path], tmp_path: Path) -> None:
     before = tree(tmp_path)
-    code, output = call(extract_main, "run", job[0], tmp_path / "new" / "out", "--videos-per-shard", 7, "--dry-run")
+    code, output = outcome(extract_main, "run", job[0], tmp_path / "new" / "out", "--videos-per-shard", 7, "--dry-run")
     assert code == 0
     assert "24 videos in 4 shards" in output
     assert "0 shards, 0 videos\nto do     4 shards, 24 videos" in output
@@ -51,7 +45,7 @@ def test_dry_run_of_a_partial_extraction(job: tuple[Path, Path], tmp_path: Path)
     (shards / "shard-00001.h5").unlink()
     (shards / "index.json").unlink()
     before = tree(tmp_path)
-    code, output = call(extract_main, "run", manifest, shards, "--videos-per-shard", 7, "--dry-run")
+    code, output = outcome(extract_main, "run", manifest, shards, "--videos-per-shard", 7, "--dry-run")
     assert code == 0
     assert "finished  3 shards, 17 videos\nto do     1 shards, 7 videos" in output
     remaining = sum(path.stat().st_size for path in shards.glob("shard-*.h5")) / 17 * 7
@@ -63,7 +57,7 @@ def test_dry_run_of_one_task_lists_missing_files(job: tuple[Path, Path], tmp_pat
     manifest = tmp_path / "moved.csv"
     shutil.copy(job[0], manifest)
     arguments = ["--videos-per-shard", 7, "--task", 1, "--num-tasks", 2, "--dry-run"]
-    code, output = call(extract_main, "run", manifest, tmp_path / "out", *arguments)
+    code, output = outcome(extract_main, "run", manifest, tmp_path / "out", *arguments)
     assert code == 0
     assert "10 videos in 2 shards" in output
     assert "missing   10 files" in output
@@ -75,11 +69,11 @@ def test_dry_run_rejects_what_a_run_rejects(job: tuple[Path, Path], tmp_path: Pa
     manifest, shards = job
     before = tree(tmp_path)
     arguments = ["--videos-per-shard", 7, "--size", "256x256", "--dry-run"]
-    code, output = call(extract_main, "run", manifest, shards, *arguments)
+    code, output = outcome(extract_main, "run", manifest, shards, *arguments)
     assert (code, "width: 340 is now 256" in output) == (1, True)
-    code, output = call(extract_main, "run", manifest, manifest, "--dry-run")
+    code, output = outcome(extract_main, "run", manifest, manifest, "--dry-run")
     assert (code, "not a folder" in output) == (1, True)
-    code, output = call(extract_main, "submit", manifest, shards, "--", "--dry-run")
+    code, output = outcome(extract_main, "submit", manifest, shards, "--", "--dry-run")
     assert (code, "put it before the --" in output) == (2, True)
     assert tree(tmp_path) == before
 
@@ -116,13 +110,13 @@ def test_frame_counts_from_headers(tmp_path: Path, make_video: Callable[..., Pat
 
 def test_dry_run_of_training_writes_nothing(few_shards: Path, tmp_path: Path) -> None:
     arguments = options(optim__epochs=5)
-    code, output = call(train_main, "pretrain", few_shards, tmp_path / "run", *arguments, "--dry-run")
+    code, output = outcome(train_main, "pretrain", few_shards, tmp_path / "run", *arguments, "--dry-run")
     assert code == 0, output
     # 24 videos in batches of 8, without a remainder.
     assert "steps       15: 5 epochs of 3 steps, 8 samples per step" in output
     assert "8 samples:" in output
     assert output.endswith("nothing was written\n")
-    code, output = call(train_main, "finetune", few_shards, tmp_path / "run", *finetune_options(5), "--dry-run")
+    code, output = outcome(train_main, "finetune", few_shards, tmp_path / "run", *finetune_options(5), "--dry-run")
     assert code == 0, output
     assert "24 videos, 2 classes" in output
     assert "steps       15: 5 epochs of 3 steps, 8 samples per step" in output
@@ -136,24 +130,24 @@ def finetune_options(epochs: int, *, all_videos: bool = True) -> list[str]:
 
 def test_dry_run_of_training_reads_the_last_checkpoint(few_shards: Path, tmp_path: Path) -> None:
     run_dir = tmp_path / "run"
-    assert call(train_main, "finetune", few_shards, run_dir, *finetune_options(1))[0] == 0
+    assert outcome(train_main, "finetune", few_shards, run_dir, *finetune_options(1))[0] == 0
     before = tree(tmp_path)
-    code, output = call(train_main, "finetune", few_shards, run_dir, *finetune_options(1), "--dry-run")
+    code, output = outcome(train_main, "finetune", few_shards, run_dir, *finetune_options(1), "--dry-run")
     assert code == 0
     assert "Continuing after step 3 of 3" in output
     assert "All steps are completed" in output
-    code, output = call(train_main, "finetune", few_shards, run_dir, *finetune_options(2), "--dry-run")
+    code, output = outcome(train_main, "finetune", few_shards, run_dir, *finetune_options(2), "--dry-run")
     assert (code, "optim.epochs: 1 is now 2" in output) == (1, True)
     arguments = [*finetune_options(1, all_videos=False), "--split-column", "x"]
-    code, output = call(train_main, "finetune", few_shards, run_dir, *arguments, "--dry-run")
+    code, output = outcome(train_main, "finetune", few_shards, run_dir, *arguments, "--dry-run")
     assert (code, "split column 'x' is not in the shards" in output) == (1, True)
     assert tree(tmp_path) == before
 
 
 def test_preview_as_jpeg(few_shards: Path, tmp_path: Path) -> None:
     arguments = ["--video", "left-clouds-00", "--frames", 1, "--start", 5]
-    assert call(extract_main, "preview", few_shards, *arguments, "--output", tmp_path / "p.jpg")[0] == 0
+    assert outcome(extract_main, "preview", few_shards, *arguments, "--output", tmp_path / "p.jpg")[0] == 0
     with Image.open(tmp_path / "p.jpg") as picture:
         assert picture.format == "JPEG"
-    code, output = call(extract_main, "preview", few_shards, *arguments, "--output", tmp_path / "p.bmp")
+    code, output = outcome(extract_main, "preview", few_shards, *arguments, "--output", tmp_path / "p.bmp")
     assert (code, "must end in .png, .jpg, .gif" in output) == (1, True)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -12,9 +10,8 @@ import pytest
 
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.shard.reader import ShardSet
-from tests.integration.cmd_extract.test_resume import SIZE, X264, call, contents, write_manifest
+from tests.integration.cmd_extract.extraction import SIZE, X264, MakeVideo, all_files, call, contents, write_manifest
 
-MakeVideo = Callable[..., Path]
 NAMES = ["a.mp4", "b.mp4", "lost.mp4", "c.mp4", "d.mp4"]
 OPTIONS = ("--workers", 1, *SIZE)
 
@@ -27,14 +24,6 @@ def original(make_video: MakeVideo, tmp_path_factory: pytest.TempPathFactory) ->
         make_video(folder / f"{name}.mp4", *X264, frames=3 + number)
     assert call("run", write_manifest(folder, NAMES[:3]), folder / "out", "--videos-per-shard", 2, *OPTIONS)[0] == 3
     return folder
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    shutil.copytree(original, tmp_path / "copy")
-    record = tmp_path / "copy" / "out" / "run.json"
-    record.write_text(record.read_text().replace(str(original), str(tmp_path / "copy")))
-    return tmp_path / "copy"
 
 
 @pytest.mark.parametrize("tasks", [0, 2])
@@ -88,13 +77,13 @@ def test_rows_can_be_added_while_the_first_ones_are_unfinished(folder: Path) -> 
 )
 def test_other_changes_are_refused(folder: Path, names: list[str], options: tuple[object, ...], message: str) -> None:
     out = folder / "out"
-    before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+    before = all_files(out)
     for more in ((), ("--task", 0, "--num-tasks", 1), ("--dry-run",)):
         code, output = call("run", write_manifest(folder, names), out, *OPTIONS, *options, *more)
         assert code == 1, output
         assert message in output
         assert "Nothing was changed" in output
-    assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
+    assert all_files(out) == before
 
 
 @pytest.mark.parametrize("tasks", [(), ("--task", 0, "--num-tasks", 1)])

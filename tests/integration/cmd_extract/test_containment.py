@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import ctypes
 import faulthandler
 import os
@@ -12,7 +11,6 @@ import subprocess
 import sys
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -28,8 +26,8 @@ from cmd_extract.run.pipeline import BuildSettings, run_extraction
 from cmd_extract.run.record import plan_run
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.reader import ShardSet
+from tests.integration.cmd_extract.extraction import PROGRAM, MakeVideo, contents, read_rows
 
-MakeVideo = Callable[..., Path]
 CONFIG = ExtractConfig(width=64, height=48, frame_short_side=24)
 
 
@@ -76,8 +74,7 @@ def make_job(folder: Path, out: Path, ffmpeg: FfmpegBinary, timeout: float = 60.
 
 
 def failures(out: Path) -> dict[str, tuple[str, str]]:
-    with (out / "failures.csv").open() as stream:
-        return {row["path"].removesuffix(".mp4"): (row["stage"], row["reason"]) for row in csv.DictReader(stream)}
+    return {row["path"].removesuffix(".mp4"): (row["stage"], row["reason"]) for row in read_rows(out / "failures.csv")}
 
 
 def processes_with(text: str) -> list[str]:
@@ -225,7 +222,6 @@ def test_failure_limit_stops_the_run_and_keeps_finished_shards(
     assert len(list((tmp_path / "out").glob("shard-*.h5"))) == 4
 
 
-PROGRAM = "from cmd_extract.cli.main import main; main()"
 # A worker closes its connection while the child process extracts a video; the child must exit quietly.
 DISCONNECTS = """
 import multiprocessing, sys
@@ -276,10 +272,6 @@ def twelve_videos(
         stream.write("id,path\n" + "".join(f"{i},{video.name}\n" for i in range(11)) + "gone,gone.mp4\n")
     subprocess.run([sys.executable, "-c", PROGRAM, "run", folder / "m.csv", folder / "out", "--videos-per-shard", "1"])
     return folder, folder / "out"
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and p.name != "run.json"}
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -21,8 +20,8 @@ from cmd_extract.decode.spool import MotionStream
 from cmd_extract.decode.video import ExtractedVideo, check_frames, extract_video, same_times
 from cmd_extract.errors import VideoError
 from cmd_extract.schema import Damage
+from tests.integration.cmd_extract.extraction import MakeVideo
 
-MakeVideo = Callable[..., Path]
 DAMAGED = {"ucf_bitflips.avi", "kinetics_bitflips.mp4", "ucf_truncated.avi"}
 CHECKED_FRAMES = 16
 

@@ -7,7 +7,6 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -15,22 +14,14 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from cmd_extract.cli.main import main
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.source import probe
 from cmd_extract.decode.transcode import transcode
 from cmd_extract.decode.video import extract_video
-from cmd_extract.schema import grid_shape
 from cmd_extract.shard.reader import ShardSet
-from tests.command_line import call as run_command
-
-MakeVideo = Callable[..., Path]
-
-
-def run(*arguments: object) -> tuple[int, str]:
-    result = run_command(main, *arguments)
-    return result.exit_code, result.output
+from tests.integration.cmd_extract.drawn_vectors import draw_vectors
+from tests.integration.cmd_extract.extraction import MakeVideo, all_files, call, read_rows
 
 
 def write_manifest(path: Path, rows: list[tuple[str, str]]) -> Path:
@@ -58,7 +49,7 @@ def videos(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> P
 @pytest.fixture(scope="module")
 def extracted(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("shards") / "out"
-    code, output = run("run", videos / "manifest.csv", out, "--workers", 2, "--videos-per-shard", 2)
+    code, output = call("run", videos / "manifest.csv", out, "--workers", 2, "--videos-per-shard", 2)
     assert code == 3, output
     return out
 
@@ -67,8 +58,7 @@ def test_every_row_is_extracted_or_listed_as_failure(videos: Path, extracted: Pa
     shards = ShardSet(extracted)
     counts = {entry.video_id: entry.frame_count for entry in shards.videos}
     assert counts == {"-x.avi": 25, "b frames.mp4": 40, "one.mp4": 1, "slow.mkv": 9}
-    with (extracted / "failures.csv").open() as stream:
-        failures = list(csv.DictReader(stream))
+    failures = read_rows(extracted / "failures.csv")
     assert {f["path"]: f["stage"] for f in failures} == {"empty.mp4": "probe", "text.mp4": "probe", "gone.mp4": "open"}
     assert all(f["reason"] for f in failures)
     rows = [entry.row for entry in shards.videos] + [int(f["row"]) for f in failures]
@@ -101,7 +91,7 @@ def test_frames_keyframes_and_motion_are_aligned(videos: Path, extracted: Path) 
 
 def test_output_does_not_depend_on_workers_or_interruptions(videos: Path, extracted: Path, tmp_path: Path) -> None:
     out = tmp_path / "again"
-    assert run("run", videos / "manifest.csv", out, "--workers", 1, "--videos-per-shard", 2)[0] == 3
+    assert call("run", videos / "manifest.csv", out, "--workers", 1, "--videos-per-shard", 2)[0] == 3
     names = sorted(p.name for p in extracted.glob("shard-*.h5"))
     assert len(names) == 4
     (table,) = extracted.glob("index-*.h5")
@@ -110,23 +100,23 @@ def test_output_does_not_depend_on_workers_or_interruptions(videos: Path, extrac
     untouched = (out / names[0]).stat().st_mtime_ns
     (out / names[1]).unlink()
     (out / "index.json").unlink()
-    code, output = run("run", videos / "manifest.csv", out, "--workers", 2, "--videos-per-shard", 2)
+    code, output = call("run", videos / "manifest.csv", out, "--workers", 2, "--videos-per-shard", 2)
     assert code == 3, output
     assert all((out / n).read_bytes() == (extracted / n).read_bytes() for n in compared)
     assert (out / names[0]).stat().st_mtime_ns == untouched, "finished shards are left alone"
 
 
 def test_different_configuration_is_rejected(videos: Path, extracted: Path) -> None:
-    before = {p.name: p.read_bytes() for p in extracted.iterdir() if p.is_file()}
-    code, output = run("run", videos / "manifest.csv", extracted, "--gop", 10, "--videos-per-shard", 2)
+    before = all_files(extracted)
+    code, output = call("run", videos / "manifest.csv", extracted, "--gop", 10, "--videos-per-shard", 2)
     assert code == 1
     assert "gop: 12 is now 10" in output
-    assert {p.name: p.read_bytes() for p in extracted.iterdir() if p.is_file()} == before
+    assert all_files(extracted) == before
 
 
 @pytest.mark.parametrize("arguments", [("--size", "big"), ("--gop", "0"), ("--cell", "4"), ("--workers", "0")])
 def test_usage_errors_exit_with_2(videos: Path, tmp_path: Path, arguments: tuple[str, str]) -> None:
-    code, _ = run("run", videos / "manifest.csv", tmp_path / "out", *arguments)
+    code, _ = call("run", videos / "manifest.csv", tmp_path / "out", *arguments)
     assert code == 2
     assert not (tmp_path / "out").exists()
 
@@ -134,7 +124,7 @@ def test_usage_errors_exit_with_2(videos: Path, tmp_path: Path, arguments: tuple
 def test_constant_frame_rate_h264_and_coarse_cells(videos: Path, tmp_path: Path) -> None:
     manifest = write_manifest(tmp_path / "m.csv", [("v", str(videos / "b frames.mp4"))])
     options = ("--fps", "15", "--codec", "h264", "--cell", "16", "--size", "320x240")
-    code, output = run("run", manifest, tmp_path / "out", *options)
+    code, output = call("run", manifest, tmp_path / "out", *options)
     assert code == 0, output
     shards = ShardSet(tmp_path / "out")
     (entry,) = shards.videos
@@ -143,31 +133,6 @@ def test_constant_frame_rate_h264_and_coarse_cells(videos: Path, tmp_path: Path)
     motion = shards.motion(entry, 0, 20)
     assert motion.valid.shape == (20, 15, 20)
     assert motion.valid.any()
-
-
-def rasterize_with_pyav(path: Path, width: int, height: int) -> tuple[np.ndarray, np.ndarray]:
-    """Compute the grid independently: PyAV with one thread, a plain loop over vectors, drawing pixels."""
-    rows, columns = grid_shape(width, height, 8)
-    grids, valids = [], []
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.options = {"flags2": "+export_mvs"}
-        stream.thread_type = "NONE"
-        stream.thread_count = 1
-        for frame in container.decode(stream):
-            canvas = np.zeros((2, height, width), np.int16)
-            seen = np.zeros((height, width), bool)
-            side = frame.side_data.get("MOTION_VECTORS")
-            for v in side or ():
-                top, left = v.dst_y - v.h // 2, v.dst_x - v.w // 2
-                area = np.s_[max(top, 0) : top + v.h, max(left, 0) : left + v.w]
-                canvas[0][area] = -v.motion_x * 4 // v.motion_scale
-                canvas[1][area] = -v.motion_y * 4 // v.motion_scale
-                seen[area] = True
-            grids.append(canvas[:, ::8, ::8])
-            valids.append(seen[::8, ::8])
-    assert grids[0].shape == (2, rows, columns)
-    return np.stack(grids), np.stack(valids)
 
 
 @pytest.mark.parametrize("codec", ["mpeg4", "h264"])
@@ -183,7 +148,7 @@ def check_grid(source: Path, config: ExtractConfig, ffmpeg: FfmpegBinary, folder
         (folder / name).mkdir()
     video = extract_video(source, config, folder / "extract", ffmpeg)
     files = transcode(source, probe(source), config, folder / "canonical", ffmpeg)
-    grid, valid = rasterize_with_pyav(files.canonical, config.width, config.height)
+    grid, valid, _ = draw_vectors(files.canonical)
     stored = np.frombuffer(video.grid.read_bytes(), np.int16).reshape(grid.shape)
     np.testing.assert_array_equal(stored, grid)
     np.testing.assert_array_equal(np.frombuffer(video.valid.read_bytes(), bool).reshape(valid.shape), valid)
@@ -198,7 +163,7 @@ def test_real_videos(real_videos: Path, ffmpeg: FfmpegBinary, tmp_path: Path) ->
     broken = ["empty.mp4", "fight_truncated.mp4", "kinetics_audio_only.mp4", "ucf_bitflips.avi", "ucf_truncated.avi"]
     files = [real_videos / "formats" / "derived" / name for name in broken]
     manifest = write_manifest(tmp_path / "m.csv", [(f.name, str(f)) for f in files])
-    code, output = run("run", manifest, tmp_path / "out")
+    code, output = call("run", manifest, tmp_path / "out")
     assert code == 3, output
     assert {e.video_id for e in ShardSet(tmp_path / "out").videos} == {"ucf_bitflips.avi", "ucf_truncated.avi"}
     assert json.loads((tmp_path / "out" / "index.json").read_text())["totals"]["failures"] == 3
@@ -217,7 +182,7 @@ def test_disguised_playlist_cannot_open_other_files(videos: Path, tmp_path: Path
     (tmp_path / "concat.mp4").write_text("ffconcat version 1.0\nfile other.mp4\n")
     (tmp_path / "hls.mp4").write_text("#EXTM3U\n#EXT-X-TARGETDURATION:10\n#EXTINF:10,\nother.mp4\n#EXT-X-ENDLIST\n")
     manifest = write_manifest(tmp_path / "m.csv", [("concat", "concat.mp4"), ("hls", "hls.mp4")])
-    code, output = run("run", manifest, tmp_path / "out")
+    code, output = call("run", manifest, tmp_path / "out")
     assert code == 3, output
     assert json.loads((tmp_path / "out" / "index.json").read_text())["totals"]["videos"] == 0
 

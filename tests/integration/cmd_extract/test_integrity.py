@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from multiprocessing import Pipe
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,8 @@ from cmd_extract.run.pipeline import BuildSettings, run_extraction
 from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import hash_json
 from cmd_extract.shard.reader import ShardSet
-from tests.integration.cmd_extract.test_resume import SIZE, X264, call, write_manifest
+from tests.integration.cmd_extract.extraction import PROGRAM, SIZE, X264, MakeVideo, call, contents, write_manifest
 
-MakeVideo = Callable[..., Path]
 OPTIONS = ("--workers", 1, "--videos-per-shard", 1, *SIZE)
 # Kills the process once it has replaced a shard.
 KILLED = """
@@ -62,10 +61,6 @@ def python(program: str, *arguments: object) -> subprocess.Popen[str]:
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def files(out: Path) -> list[tuple[str, bytes]]:
-    return [(path.name, path.read_bytes()) for path in out.iterdir() if path.is_file() and path.name != "run.json"]
-
-
 @pytest.fixture(scope="module")
 def original(make_video: MakeVideo, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with two videos, a third that is missing, their manifest and its extraction."""
@@ -75,14 +70,6 @@ def original(make_video: MakeVideo, tmp_path_factory: pytest.TempPathFactory) ->
     manifest = write_manifest(folder, ["a.mp4", "lost.mp4", "b.mp4"])
     assert call("run", manifest, folder / "out", *OPTIONS)[0] == 3
     return folder
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    shutil.copytree(original, tmp_path / "copy")
-    record = tmp_path / "copy" / "out" / "run.json"
-    record.write_text(record.read_text().replace(str(original), str(tmp_path / "copy")))
-    return tmp_path / "copy"
 
 
 @pytest.mark.parametrize("path", ["retry", "repair", "task", "continued"])
@@ -110,11 +97,11 @@ def test_the_index_is_gone_before_a_shard_is_replaced(folder: Path, path: str) -
     assert call(*run)[0] == 0
     assert call("verify", out)[0] == 0
     assert call("run", folder / "m.csv", folder / "fresh", *OPTIONS)[0] == 0
-    assert dict(files(out)) == dict(files(folder / "fresh"))
+    assert contents(out) == contents(folder / "fresh")
 
 
 def test_a_killed_repair_continues_with_the_checksums_that_it_had(folder: Path) -> None:
-    out, expected = folder / "out", dict(files(folder / "out"))
+    out, expected = folder / "out", contents(folder / "out")
     for name in ("shard-00000.h5", "shard-00002.h5"):
         data = bytearray(expected[name])
         data[data.index(b"\xff\xd8") + 200] ^= 1  # in a JPEG, which can still be decoded
@@ -129,7 +116,7 @@ def test_a_killed_repair_continues_with_the_checksums_that_it_had(folder: Path) 
     code, output = call(*repair)
     assert code == 0, output
     assert "shard-00002.h5" in output
-    assert dict(files(out)) == expected
+    assert contents(out) == expected
 
 
 def test_any_backend_removes_the_index_before_it_replaces_a_shard(folder: Path, ffmpeg: FfmpegBinary) -> None:
@@ -277,7 +264,7 @@ def test_another_package_called_ffmpeg_is_found_before_the_first_video(
 ) -> None:
     (tmp_path / "ffmpeg").mkdir()
     (tmp_path / "ffmpeg" / "__init__.py").write_text(content)
-    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from cmd_extract.cli.main import main; main()"
+    program = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); {PROGRAM}"
     for command in (("run", original / "m.csv", tmp_path / "out", *OPTIONS), ("synthesize", tmp_path / "out")):
         process = python(program, *command)
         _, errors = process.communicate(timeout=60)
@@ -338,7 +325,7 @@ main()
 
 
 def test_output_that_nobody_reads_ends_quietly(original: Path) -> None:
-    process = python("from cmd_extract.cli.main import main; main()", "inspect", original / "out")
+    process = python(PROGRAM, "inspect", original / "out")
     assert process.stdout
     assert process.stderr
     process.stdout.close()

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
-from collections.abc import Callable
 from pathlib import Path
 
 import av
@@ -20,13 +19,10 @@ from PIL import Image
 
 import cmd_extract
 from cmd_extract.api.frames import VideoFrames, iterate_videos
-from cmd_extract.cli.main import main
 from cmd_extract.config import ExtractConfig
 from cmd_extract.decode.grid import rasterize
 from cmd_extract.decode.vectors import VECTOR_DTYPE, FrameVectors
-from tests.command_line import call
-
-MakeVideo = Callable[..., Path]
+from tests.integration.cmd_extract.extraction import MakeVideo, call
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +57,8 @@ def test_motion_of_the_source_stream_is_what_a_shard_stores(tmp_path: Path, make
     video = make_video(tmp_path / "videos" / "a.avi", "-c:v", "mpeg4", "-g", "12", "-bf", "2", size="340x256")
     (tmp_path / "manifest.csv").write_text("id,path\na,videos/a.avi\n")
     arguments = (tmp_path / "manifest.csv", tmp_path / "shards", "--transcode", "never", "--workers", 1)
-    result = call(main, "run", *arguments)
-    assert result.exit_code == 0, result.output
+    code, output = call("run", *arguments)
+    assert code == 0, output
     shards = cmd_extract.open_shards(tmp_path / "shards")
     motion = cmd_extract.read_motion(video, stream="source").read()
     assert np.array_equal(motion.grid_quarter_px, shards.motion("a").grid_quarter_px)

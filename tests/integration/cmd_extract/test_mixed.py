@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cmd_extract.decode.ffmpeg import FfmpegBinary
-from tests.integration.cmd_extract.test_sources import extract, only
+from tests.integration.cmd_extract.extraction import MakeVideo, extract, only
 
-MakeVideo = Callable[..., Path]
 CUT = 9
 
 

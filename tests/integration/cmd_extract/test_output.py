@@ -6,13 +6,11 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-MakeVideo = Callable[..., Path]
-PROGRAM = "from cmd_extract.cli.main import main; main()"
+from tests.integration.cmd_extract.extraction import PROGRAM, MakeVideo, contents
 
 
 def run(*arguments: object, file_bytes: int | None = None) -> tuple[int, str]:
@@ -42,10 +40,6 @@ def expected(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str
     out = tmp_path_factory.mktemp("expected") / "out"
     assert run("run", videos / "m.csv", out, "--workers", 1)[0] == 0
     return contents(out)
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and p.name != "run.json"}
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections.abc import Iterator
@@ -10,26 +9,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 
-from cmd_extract.cli.main import main
 from cmd_extract.run.publish import LOG_NAME, fetch, publish
 from cmd_extract.shard.index import ShardIndex
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.sources import remote
 from cmd_extract.sources.limits import SourceLimits
-from tests.command_line import call
 from tests.indexes import update_index
+from tests.integration.cmd_extract.extraction import call, read_rows
 from tests.remote_servers import FaultyProxy, object_store
 
 pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
 
 LIMITS = SourceLimits(timeout_seconds=20, retries=2)
 BUCKET = "shards"
-
-
-def cli(*words: object) -> Result:
-    return call(main, *words)
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +80,7 @@ def uploads(proxy: FaultyProxy) -> list[str]:
 
 
 def test_copies_are_complete_and_the_index_comes_last(proxy: FaultyProxy, out: Path, url: str, tmp_path: Path) -> None:
-    result = cli("publish", out, url)
+    result = call("publish", out, url)
     assert result.exit_code == 0, result.output
     copy = stored(url, tmp_path / "copy")
     names = {path.name for path in out.iterdir() if path.is_file()} - {LOG_NAME}
@@ -97,14 +90,14 @@ def test_copies_are_complete_and_the_index_comes_last(proxy: FaultyProxy, out: P
     assert (uploads(proxy)[0], uploads(proxy)[-1]) == ("run.json", "index.json")
 
     proxy.requests.clear()
-    assert cli("publish", out, url).exit_code == 0
+    assert call("publish", out, url).exit_code == 0
     assert {method for method, _ in proxy.requests} <= {"HEAD", "GET"}
     assert [path for method, path in proxy.requests if method == "GET" and path.endswith(".h5")] == []
 
 
 def test_an_interrupted_copy_is_continued(proxy: FaultyProxy, out: Path, url: str, tmp_path: Path) -> None:
     proxy.fault = lambda method, path, earlier: "503" if path.endswith("shard-00002.h5") else ""
-    result = cli("publish", out, url, "--remote-retries", "1")
+    result = call("publish", out, url, "--remote-retries", "1")
     assert result.exit_code == 1
     assert "cannot publish" in result.output
     assert "index.json" not in stored_names(url)
@@ -112,7 +105,7 @@ def test_an_interrupted_copy_is_continued(proxy: FaultyProxy, out: Path, url: st
         stream.write('{"url": "s3://cut')  # a crash while writing
     proxy.fault = lambda method, path, earlier: ""
     proxy.requests.clear()
-    assert cli("publish", out, url).exit_code == 0
+    assert call("publish", out, url).exit_code == 0
     assert not {"shard-00000.h5", "shard-00001.h5"} & set(uploads(proxy))
     assert len(ShardSet(stored(url, tmp_path / "copy")).videos) == len(ShardSet(out).videos)
 
@@ -133,7 +126,7 @@ def test_faults_that_pass_are_repaired(
 
 def test_a_store_that_changes_data_is_an_error(proxy: FaultyProxy, out: Path, url: str) -> None:
     proxy.fault = lambda method, path, earlier: "flip" if method == "PUT" and path.endswith("1.h5") else ""
-    result = cli("publish", out, url, "--remote-retries", "1")
+    result = call("publish", out, url, "--remote-retries", "1")
     assert result.exit_code == 1
     assert "the copy does not match" in result.output
     assert "index.json" not in stored_names(url)
@@ -178,39 +171,39 @@ def test_notes_of_an_earlier_state_are_removed(proxy: FaultyProxy, out: Path, ur
 def test_copies_follow_an_extraction_with_added_rows(proxy: FaultyProxy, out: Path, url: str, tmp_path: Path) -> None:
     record = json.loads((out / "run.json").read_text())
     more = record | {"parts": [*record["parts"], [1, 1, "0" * 64]]}
-    assert cli("publish", out, url).exit_code == 0
-    assert cli("fetch", url, tmp_path / "copy").exit_code == 0
+    assert call("publish", out, url).exit_code == 0
+    assert call("fetch", url, tmp_path / "copy").exit_code == 0
     (out / "run.json").write_text(json.dumps(more))
-    assert cli("publish", out, url).exit_code == 0
-    assert cli("fetch", url, tmp_path / "copy").exit_code == 0
+    assert call("publish", out, url).exit_code == 0
+    assert call("fetch", url, tmp_path / "copy").exit_code == 0
     assert json.loads((tmp_path / "copy" / "run.json").read_text()) == more
     (out / "run.json").write_text(json.dumps(record))
-    assert "contains another extraction" in cli("publish", out, url).output, "it has fewer rows"
+    assert "contains another extraction" in call("publish", out, url).output, "it has fewer rows"
 
 
 def test_damaged_shards_and_other_extractions_are_refused(proxy: FaultyProxy, out: Path, url: str) -> None:
     data = bytearray((out / "shard-00001.h5").read_bytes())
     data[len(data) // 2] ^= 1
     (out / "shard-00001.h5").write_bytes(data)
-    result = cli("publish", out, url)
+    result = call("publish", out, url)
     assert result.exit_code == 1
     assert "checksum does not match the index, so it was not published" in result.output
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(record | {"parts": [[24, 7, "0" * 64]]}))
-    result = cli("publish", out, url)
+    result = call("publish", out, url)
     assert result.exit_code == 1
     assert "contains another extraction" in result.output
     (out / "index.json").unlink()
-    assert "no index.json found" in cli("publish", out, url).output
+    assert "no index.json found" in call("publish", out, url).output
 
 
 def test_run_publishes_at_its_end(proxy: FaultyProxy, few_shards: Path, out: Path, tmp_path: Path, url: str) -> None:
     command = ("run", few_shards.parent / "videos" / "manifest.csv", out, "--videos-per-shard", 7)
-    wrong = cli(*command, "--publish", "https://host/folder")
+    wrong = call(*command, "--publish", "https://host/folder")
     assert wrong.exit_code == 2
     assert "must start with s3:// or gs://" in wrong.output
-    assert "pass it to `cmd-extract merge`" in cli(*command, "--publish", url, "--task", 0, "--num-tasks", 2).output
-    result = cli(*command, "--publish", url)
+    assert "pass it to `cmd-extract merge`" in call(*command, "--publish", url, "--task", 0, "--num-tasks", 2).output
+    result = call(*command, "--publish", url)
     assert result.exit_code == 0, result.output
     assert "published: " in result.output
     assert len(ShardSet(stored(url, tmp_path / "copy")).videos) == len(ShardSet(out).videos)
@@ -221,15 +214,15 @@ def test_run_publishes_each_shard_and_continues(proxy: FaultyProxy, few_shards: 
     command = ("run", manifest, out, "--videos-per-shard", 7, "--workers", 1, "--publish", url)
     missing = ShardIndex(few_shards).shard(2).first_row
     # The third shard fails: the two before it are published already, without an index.
-    source = manifest.parent / list(csv.DictReader(manifest.open()))[missing]["path"]
+    source = manifest.parent / read_rows(manifest)[missing]["path"]
     source.rename(tmp_path / "moved")
-    result = cli(*command, "--max-failures", 0)
+    result = call(*command, "--max-failures", 0)
     assert result.exit_code == 4, result.output
     assert {"run.json", "shard-00000.h5", "shard-00001.h5"} <= stored_names(url)
     assert "index.json" not in stored_names(url)
     (tmp_path / "moved").rename(source)
     proxy.requests.clear()
-    result = cli(*command)
+    result = call(*command)
     assert result.exit_code == 0, result.output
     assert not {"shard-00000.h5", "shard-00001.h5"} & set(uploads(proxy))
     assert uploads(proxy)[-1] == "index.json"
@@ -239,7 +232,7 @@ def test_run_publishes_each_shard_and_continues(proxy: FaultyProxy, few_shards: 
     # A store that fails does not end the extraction, but the command.
     proxy.fault = lambda method, path, earlier: "503" if method == "PUT" else ""
     words = ["run", manifest, tmp_path / "other", "--videos-per-shard", 12, "--publish", f"{url}-2"]
-    result = cli(*words, "--remote-retries", 0)
+    result = call(*words, "--remote-retries", 0)
     assert result.exit_code == 1
     assert "shards are not published while the run goes on: request" in result.output
     assert "cannot publish" in result.output
@@ -250,13 +243,13 @@ def test_fetched_copies_are_complete_and_continued(proxy: FaultyProxy, out: Path
     publish(out, url, LIMITS)
     copy = tmp_path / "copy"
     proxy.fault = lambda method, path, earlier: "cut" if method == "GET" and path.endswith("2.h5") else ""
-    result = cli("fetch", url, copy, "--remote-retries", "1")
+    result = call("fetch", url, copy, "--remote-retries", "1")
     assert result.exit_code == 1, result.output
     assert "cannot fetch" in result.output
     assert not (copy / "index.json").exists()
     proxy.fault = lambda method, path, earlier: "503" if not earlier else ""
     proxy.requests.clear()
-    result = cli("fetch", url, copy)
+    result = call("fetch", url, copy)
     assert result.exit_code == 0, result.output
     assert "3 existing" in result.output
     names = {path.name for path in out.iterdir() if path.is_file()} - {LOG_NAME}
@@ -268,18 +261,18 @@ def test_fetched_copies_are_complete_and_continued(proxy: FaultyProxy, out: Path
 def test_damaged_foreign_and_missing_extractions_are_not_fetched(
     proxy: FaultyProxy, out: Path, url: str, tmp_path: Path
 ) -> None:
-    assert "no index.json found" in cli("fetch", url, tmp_path / "none").output
+    assert "no index.json found" in call("fetch", url, tmp_path / "none").output
     publish(out, url, LIMITS)
     folder = url.removeprefix("s3://")
     file_system().pipe_file(f"{folder}/shard-00001.h5", b"other")
-    result = cli("fetch", url, tmp_path / "damaged")
+    result = call("fetch", url, tmp_path / "damaged")
     assert (result.exit_code, "shard-00001.h5: damaged" in result.output) == (1, True)
     record = json.loads((out / "run.json").read_text())
     (out / "run.json").write_text(json.dumps(record | {"config_hash": "0" * 64}))
-    assert "contains another extraction" in cli("fetch", url, out).output
+    assert "contains another extraction" in call("fetch", url, out).output
     index = json.loads((out / "index.json").read_text())
     index["table"]["name"] = "../../evil.h5"
     file_system().pipe_file(f"{folder}/index.json", json.dumps(index).encode())
-    result = cli("fetch", url, tmp_path / "evil")
+    result = call("fetch", url, tmp_path / "evil")
     assert (result.exit_code, "not a file name" in result.output) == (1, True)
     assert not list(tmp_path.rglob("evil.h5"))

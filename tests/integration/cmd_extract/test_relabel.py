@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from cmd_eval.cli.main import main as eval_main
 from cmd_extract.schema import is_relabeled
 from cmd_extract.shard.reader import ShardSet
-from tests.integration.cmd_extract.test_resume import SIZE, X264, call
+from tests.command_line import outcome
+from tests.integration.cmd_extract.extraction import SIZE, X264, MakeVideo, call, contents
 
-MakeVideo = Callable[..., Path]
 BEFORE = "id,path,label,group,split1\na,a.mp4,run,g1,train\nlost,lost.mp4,run,,test\nb,b.mp4,,g2,train\n"
 AFTER = "path,id,label,group,split2\na.mp4,a,walk,g1,\nlost.mp4,lost,run,,test\nb.mp4,b,Größe,g2,val\n"
 OPTIONS = ("--workers", 1, "--videos-per-shard", 2, *SIZE)
@@ -28,10 +26,6 @@ def out(make_video: MakeVideo, tmp_path: Path) -> Path:
     (tmp_path / "m.csv").write_text(BEFORE)
     assert call("run", tmp_path / "m.csv", tmp_path / "out", *OPTIONS)[0] == 3
     return tmp_path / "out"
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and p.name != "run.json"}
 
 
 def stamps(out: Path) -> dict[str, tuple[int, int]]:
@@ -169,13 +163,13 @@ def test_one_file_in_both_parts_can_be_evaluated(make_video: MakeVideo, tmp_path
     rows = "a,a.mp4,x,train\ncopy,a.mp4,x,test\nb,b.mp4,y,train\nc,c.mp4,y,test\n"
     (tmp_path / "m.csv").write_text(f"id,path,label,split\n{rows}")
     assert call("run", tmp_path / "m.csv", tmp_path / "out", "--workers", 1, *SIZE)[0] == 0
-    baseline = ["baseline", str(tmp_path / "out")]
-    result = CliRunner().invoke(eval_main, baseline)
-    assert result.exit_code == 1
-    assert "query copy and gallery video a are the same file" in result.output
-    result = CliRunner().invoke(eval_main, [*baseline, "--skip-copies"])
-    assert result.exit_code == 0, result.output
-    assert "split: 1 queries were left out as copies of files in part 'train'" in result.output
+    baseline = (eval_main, "baseline", tmp_path / "out")
+    code, output = outcome(*baseline)
+    assert code == 1
+    assert "query copy and gallery video a are the same file" in output
+    code, output = outcome(*baseline, "--skip-copies")
+    assert code == 0, output
+    assert "split: 1 queries were left out as copies of files in part 'train'" in output
     (tmp_path / "m.csv").write_text(f"id,path,label,split\n{rows.replace('x,test', 'x,')}")
     assert call("relabel", tmp_path / "out", tmp_path / "m.csv")[0] == 0
-    assert CliRunner().invoke(eval_main, baseline).exit_code == 0
+    assert outcome(*baseline).exit_code == 0

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from click.testing import Result
 
-from cmd_extract.cli.main import main
 from cmd_extract.errors import VideoError
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.sources import remote
 from cmd_extract.sources.access import fingerprint, sizes, spool
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import RemoteFile
-from tests.command_line import call
+from tests.integration.cmd_extract.extraction import SMALL, MakeVideo, call, read_rows
 from tests.remote_servers import FaultyServer, faulty_server, google_store, object_store
 
 # gcsfs asks Google's servers for properties of the bucket through another interface, which the test server lacks.
@@ -26,18 +23,8 @@ os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
 pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
 pytest.importorskip("gcsfs", reason="the extra `remote` is not installed")
 
-SMALL = ("--size", "64x48", "--frame-short-side", "24", "--workers", "1")
 LIMITS = SourceLimits(timeout_seconds=2, retries=2)
 BUCKET = "videos"
-
-
-def cli(*words: object) -> Result:
-    return call(main, *words)
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 @pytest.fixture(autouse=True)
@@ -46,7 +33,7 @@ def _short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> Path:
     folder = tmp_path_factory.mktemp("served")
     video = make_video(folder / "good.mp4", "-c:v", "libx264", frames=8)
     names = ("503.mp4", "cut.mp4", "slow.mp4", "short.mp4", "long.mp4", "no-range.mp4", "changes.mp4", "always503.mp4")
@@ -163,9 +150,9 @@ def test_a_run_with_faults_records_failures_and_retries_them(
     out = tmp_path / "out"
     limits = ("--remote-timeout", "1", "--remote-retries", "2")
     command = ("run", tmp_path / "m.csv", out, "--root", server.url, *SMALL, *limits, "--videos-per-shard", "8")
-    result = cli(*command)
+    result = call(*command)
     assert result.exit_code == 3, result.output
-    failed = {row["path"]: (row["stage"], row["reason"]) for row in rows(out / "failures.csv")}
+    failed = {row["path"]: (row["stage"], row["reason"]) for row in read_rows(out / "failures.csv")}
     assert set(failed) == {"always503.mp4", "slow.mp4", "missing.mp4", "v.tar::run/z.mp4"}
     assert {stage for stage, _ in failed.values()} == {"open"}
     assert [video.video_id for video in ShardSet(out).videos] == ["good", "503", "member", "local"]
@@ -173,11 +160,11 @@ def test_a_run_with_faults_records_failures_and_retries_them(
     assert fingerprints == {fingerprint(folder / "good.mp4").encode()}
 
     server.faults = {}
-    again = cli(*command, "--retry-failures", "open")
+    again = call(*command, "--retry-failures", "open")
     assert again.exit_code == 3, again.output
-    assert {row["path"] for row in rows(out / "failures.csv")} == {"missing.mp4", "v.tar::run/z.mp4"}
+    assert {row["path"] for row in read_rows(out / "failures.csv")} == {"missing.mp4", "v.tar::run/z.mp4"}
     assert len(ShardSet(out).videos) == 6
-    verified = cli("verify", out)
+    verified = call("verify", out)
     assert verified.exit_code == 0, verified.output
     assert not [path for path in out.rglob("*") if path.name.startswith((".extract-", "source"))]
 
@@ -193,28 +180,28 @@ def test_changed_and_unreachable_sources_stop_a_restart(server: FaultyServer, fo
     (folder / "edited.mp4").write_bytes((folder / "good.mp4").read_bytes())
     (tmp_path / "m.csv").write_text(f"id,path\na,{server.url}/edited.mp4\nb,{server.url}/v.tar::run/a.mp4\n")
     command = ("run", tmp_path / "m.csv", tmp_path / "out", *SMALL, "--remote-retries", "1", "--videos-per-shard", "1")
-    assert cli(*command).exit_code == 0
+    assert call(*command).exit_code == 0
     (tmp_path / "out" / "shard-00001.h5").unlink()
-    assert cli(*command).exit_code == 0, "a process that has checked sizes starts one that reads a source"
+    assert call(*command).exit_code == 0, "a process that has checked sizes starts one that reads a source"
     gets = server.requests["GET edited.mp4"]
-    assert cli(*command).exit_code == 0
+    assert call(*command).exit_code == 0
     assert server.requests["GET edited.mp4"] == gets, "sizes are compared without reading the file"
     (folder / "edited.mp4").write_bytes((folder / "good.mp4").read_bytes() + b"tail")
-    result = cli(*command)
+    result = call(*command)
     assert (result.exit_code, "edited.mp4: " in result.output) == (1, True)
     (folder / "edited.mp4").unlink()
-    assert cli(*command).exit_code == 0, "deleted sources are not an error"
-    assert cli("verify", tmp_path / "out").exit_code == 0
+    assert call(*command).exit_code == 0, "deleted sources are not an error"
+    assert call("verify", tmp_path / "out").exit_code == 0
     (folder / "edited.mp4").write_bytes((folder / "good.mp4").read_bytes())
     server.faults["edited.mp4"] = "503"
     before = {path: path.read_bytes() for path in (tmp_path / "out").glob("shard-*.h5")}
-    result = cli("verify", tmp_path / "out")
+    result = call("verify", tmp_path / "out")
     assert result.exit_code == 1, result.output
     assert "edited.mp4 cannot be read" in result.output
     assert "--repair" not in result.output
-    assert cli("verify", tmp_path / "out", "--repair").exit_code == 1
+    assert call("verify", tmp_path / "out", "--repair").exit_code == 1
     assert {path: path.read_bytes() for path in (tmp_path / "out").glob("shard-*.h5")} == before
-    result = cli(*command)
+    result = call(*command)
     assert result.exit_code == 1
     assert "cannot check whether remote source files have changed" in result.output
 
@@ -226,19 +213,19 @@ def test_videos_in_an_object_store(s3: str, folder: Path, tmp_path: Path) -> Non
         f"path,label\ns3://{BUCKET}/data/a b/good.mp4,x\ns3://{BUCKET}/data/a b/v.tar::run/b.mp4,y\n"
         f"s3://{BUCKET}/none.mp4,x\ns3://nobucket/none.mp4,x\n"
     )
-    listed = cli("manifest", tmp_path / "list.csv", tmp_path / "m.csv")
+    listed = call("manifest", tmp_path / "list.csv", tmp_path / "m.csv")
     assert listed.exit_code == 0, listed.output
     assert "4 remote videos; whether they exist was not checked" in listed.output
     out = tmp_path / "out"
-    dry = cli("run", tmp_path / "m.csv", out, *SMALL, "--dry-run")
+    dry = call("run", tmp_path / "m.csv", out, *SMALL, "--dry-run")
     assert "remote    4 videos, not checked" in dry.output
-    result = cli("run", tmp_path / "m.csv", out, *SMALL, "--remote-retries", "0")
+    result = call("run", tmp_path / "m.csv", out, *SMALL, "--remote-retries", "0")
     assert result.exit_code == 3, result.output
-    assert [row["reason"] for row in rows(out / "failures.csv")] == ["the remote file does not exist"] * 2
+    assert [row["reason"] for row in read_rows(out / "failures.csv")] == ["the remote file does not exist"] * 2
     assert {bytes(data) for data in _fingerprints(out)} == {fingerprint(folder / "good.mp4").encode()}
-    assert cli("run", tmp_path / "m.csv", out, *SMALL).exit_code == 3
+    assert call("run", tmp_path / "m.csv", out, *SMALL).exit_code == 3
     put(folder / "v.tar", "data/a b/good.mp4")
-    result = cli("run", tmp_path / "m.csv", out, *SMALL)
+    result = call("run", tmp_path / "m.csv", out, *SMALL)
     assert result.exit_code == 1
     assert "source files have changed" in result.output
 
@@ -246,7 +233,7 @@ def test_videos_in_an_object_store(s3: str, folder: Path, tmp_path: Path) -> Non
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
     (tmp_path / "m.csv").write_text("id,path\na,s3://bucket/a.mp4\n")
-    result = cli("run", tmp_path / "m.csv", tmp_path / "out", *SMALL)
+    result = call("run", tmp_path / "m.csv", tmp_path / "out", *SMALL)
     assert result.exit_code == 1
     assert "pip install 'context-motion-decoupling[remote]'" in result.output
 

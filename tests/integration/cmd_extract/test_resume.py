@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import h5py
 import pytest
-from click.testing import CliRunner
 
-from cmd_extract.cli.main import main
 from cmd_extract.run import finished
 from cmd_extract.schema import SHARD_GLOB
 from cmd_extract.sources.access import fingerprint
-
-MakeVideo = Callable[..., Path]
-X264 = ("-c:v", "libx264")
-SIZE = ("--size", "160x120", "--frame-short-side", "48")
-
-
-def call(*arguments: object) -> tuple[int, str]:
-    result = CliRunner().invoke(main, [str(a) for a in arguments])
-    return result.exit_code, result.output
-
-
-def write_manifest(folder: Path, names: list[str]) -> Path:
-    path = folder / "m.csv"
-    path.write_text("id,path\n" + "".join(f"{name},{name}\n" for name in names))
-    return path
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and p.name != "run.json"}
-
-
-def table(path: Path) -> list[dict[str, str]]:
-    with path.open() as stream:
-        return list(csv.DictReader(stream))
+from tests.integration.cmd_extract.extraction import SIZE, X264, MakeVideo, call, contents, read_rows, write_manifest
 
 
 def test_failures_are_retried_by_stage(make_video: MakeVideo, tmp_path: Path) -> None:
@@ -52,7 +25,7 @@ def test_failures_are_retried_by_stage(make_video: MakeVideo, tmp_path: Path) ->
     manifest, out = write_manifest(tmp_path, names), tmp_path / "out"
     run = ("run", manifest, out, "--workers", 1, "--videos-per-shard", 1, *SIZE)
     assert call(*run)[0] == 3
-    stages = {row["path"]: row["stage"] for row in table(out / "failures.csv")}
+    stages = {row["path"]: row["stage"] for row in read_rows(out / "failures.csv")}
     assert stages == {"lost.mp4": "open", "text.mp4": "probe"}
     (tmp_path / "b.mp4").rename(tmp_path / "lost.mp4")  # found again; the missing b.mp4 is not needed any more
     stamps = {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*.h5")}
@@ -60,7 +33,7 @@ def test_failures_are_retried_by_stage(make_video: MakeVideo, tmp_path: Path) ->
     assert {p.name: p.stat().st_mtime_ns for p in out.glob("shard-*.h5")} == stamps
     code, output = call(*run, "--retry-failures", "timeout,open")
     assert code == 3, output
-    assert [row["path"] for row in table(out / "failures.csv")] == ["text.mp4"]
+    assert [row["path"] for row in read_rows(out / "failures.csv")] == ["text.mp4"]
     changed = {p.name for p in out.glob("shard-*.h5") if p.stat().st_mtime_ns != stamps[p.name]}
     assert changed == {"shard-00001.h5"}
     shutil.copy(tmp_path / "lost.mp4", tmp_path / "b.mp4")
@@ -162,7 +135,7 @@ def test_the_failure_limit_has_exit_code_4(make_video: MakeVideo, tmp_path: Path
         code, output = call(*run, "--max-failures", limit)
         assert code == 4, output
         assert "--max-failures" in output
-    assert len(table(tmp_path / "out" / "failures.csv")) == 2
+    assert len(read_rows(tmp_path / "out" / "failures.csv")) == 2
     assert (tmp_path / "out" / "shard-00000.h5").exists()
     assert call(*run, "--max-failures", "2")[0] == 3
 
@@ -179,7 +152,7 @@ def test_damage_is_counted_and_listed(make_video: MakeVideo, tmp_path: Path, opt
     code, output = call("run", manifest, out, "--workers", 1, *SIZE, *options)
     assert code == 0, output
     assert "damaged   2" in output
-    found = {row["id"]: (row["row"], row["damage"]) for row in table(out / "damaged.csv")}
+    found = {row["id"]: (row["row"], row["damage"]) for row in read_rows(out / "damaged.csv")}
     assert set(found) == {"short.avi", "corrupt.avi"}
     assert "frames missing" in found["short.avi"][1]
     assert found["corrupt.avi"] == ("2", "decode errors")
@@ -203,4 +176,4 @@ def test_real_files_give_the_same_bytes_with_1_and_2_workers(real_videos: Path, 
         options = ("--workers", workers, "--videos-per-shard", 2, "--transcode", "auto")
         assert call("run", manifest, tmp_path / str(workers), *options)[0] == 3
     assert contents(tmp_path / "1") == contents(tmp_path / "2")
-    assert [row["damage"] for row in table(tmp_path / "1" / "damaged.csv")] == ["decode errors, frames missing"]
+    assert [row["damage"] for row in read_rows(tmp_path / "1" / "damaged.csv")] == ["decode errors, frames missing"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 import shutil
 import subprocess
@@ -14,37 +13,14 @@ import h5py
 import numpy as np
 import pytest
 import simplejpeg
-from click.testing import CliRunner
 
 from cmd_extract import schema
-from cmd_extract.cli.main import main
 from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.source import open_input, probe
 from cmd_extract.schema import VideoEntry
 from cmd_extract.shard.reader import ShardSet
-
-MakeVideo = Callable[..., Path]
-X264 = ("-c:v", "libx264")
-PLAIN = (*X264, "-bf", "0", "-refs", "1", "-g", "12")
-SIZE = ("--size", "160x120", "--frame-short-side", "48")
-
-
-def extract(folder: Path, *options: str, root: Path | None = None) -> tuple[Path, dict[str, str]]:
-    """Extract all videos of a folder; return the output folder and the reason of each failure by path."""
-    files = sorted(p.name for p in folder.iterdir() if p.suffix != ".csv" and p.name != "out")
-    with (folder / "m.csv").open("w", newline="", errors="surrogateescape") as stream:
-        csv.writer(stream).writerows([("id", "path"), *((f"v{i}", name) for i, name in enumerate(files))])
-    out = folder / "out"
-    result = CliRunner().invoke(main, ["run", str(folder / "m.csv"), str(out), "--workers", "1", *SIZE, *options])
-    assert result.exit_code in (0, 3), result.output
-    with (out / "failures.csv").open(errors="surrogateescape") as stream:
-        return out, {row["path"]: f"{row['stage']}: {row['reason']}" for row in csv.DictReader(stream)}
-
-
-def only(out: Path) -> tuple[ShardSet, VideoEntry]:
-    shards = ShardSet(out)
-    (entry,) = shards.videos
-    return shards, entry
+from tests.integration.cmd_extract.drawn_vectors import draw_vectors
+from tests.integration.cmd_extract.extraction import PLAIN, X264, MakeVideo, call, extract, only, read_rows
 
 
 def pictures(shards: ShardSet, entry: VideoEntry) -> np.ndarray:
@@ -58,33 +34,6 @@ def own_vectors(out: Path) -> dict[str, bool]:
             ids = [bytes(i).decode() for i in file[schema.VIDEO_ID][:]]
             found |= dict(zip(ids, file[schema.VIDEO_OWN_VECTORS][:].astype(bool).tolist(), strict=True))
     return found
-
-
-def independent_grid(path: Path) -> tuple[np.ndarray, np.ndarray, str]:
-    """Return grids, masks and frame types from PyAV with one thread, drawn by a plain loop over past vectors."""
-    grids, valids, types = [], [], ""
-    with av.open(str(path)) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.options = {"flags2": "+export_mvs"}
-        stream.thread_type = "NONE"
-        for frame in container.decode(stream):
-            canvas, seen = (
-                np.zeros((2, frame.height, frame.width), np.int16),
-                np.zeros((frame.height, frame.width), bool),
-            )
-            for v in frame.side_data.get("MOTION_VECTORS") or ():
-                if v.source < 0:
-                    top, left = v.dst_y - v.h // 2, v.dst_x - v.w // 2
-                    area = np.s_[max(top, 0) : top + v.h, max(left, 0) : left + v.w]
-                    canvas[0][area], canvas[1][area] = (
-                        -v.motion_x * 4 // v.motion_scale,
-                        -v.motion_y * 4 // v.motion_scale,
-                    )
-                    seen[area] = True
-            grids.append(canvas[:, ::8, ::8])
-            valids.append(seen[::8, ::8])
-            types += "?IPB"[int(frame.pict_type)]
-    return np.stack(grids), np.stack(valids), types
 
 
 def test_both_readers_write_the_same_bytes(make_video: MakeVideo, tmp_path: Path) -> None:
@@ -104,7 +53,7 @@ def test_own_vectors_equal_those_of_the_source(make_video: MakeVideo, tmp_path: 
     out, failures = extract(tmp_path, "--transcode", "never")
     assert not failures
     shards, entry = only(out)
-    grid, valid, types = independent_grid(source)
+    grid, valid, types = draw_vectors(source)
     motion = shards.motion(entry, 0, entry.frame_count)
     np.testing.assert_array_equal(motion.valid, valid)
     np.testing.assert_array_equal(motion.grid_quarter_px, grid)
@@ -271,12 +220,12 @@ def test_default_stream_comes_first_then_the_one_with_most_frames(
     _, entry = only(out)
     sizes = {"short": (96, 64, 5), "long": (64, 48, 9)}
     assert (entry.source_width, entry.source_height, entry.frame_count) == sizes[expected]
-    (note,) = csv.DictReader((out / "notes.csv").read_text().splitlines())
+    (note,) = read_rows(out / "notes.csv")
     assert note["id"] == "v0"
     assert f"{entry.source_width}x{entry.source_height}, {entry.frame_count} frames" in note["note"]
     assert "640x480, 1 frame" in note["note"]
-    result = CliRunner().invoke(main, ["verify", str(out)])
-    assert result.exit_code == 0, result.output
+    code, output = call("verify", out)
+    assert code == 0, output
 
 
 def test_cover_pictures_are_no_videos(make_video: MakeVideo, ffmpeg_run: Callable[..., None], tmp_path: Path) -> None:
@@ -370,5 +319,5 @@ def test_segments_equal_slices_of_the_whole_video(make_video: MakeVideo, tmp_pat
         assert bytes(pieces.keyframe_jpeg(piece, 0)) == bytes(shards.keyframe_jpeg(whole, first))
         start = stop
     assert start == whole.frame_count
-    result = CliRunner().invoke(main, ["verify", str(tmp_path / "cut" / "out")])
-    assert result.exit_code == 0, result.output
+    code, output = call("verify", tmp_path / "cut" / "out")
+    assert code == 0, output

@@ -4,27 +4,16 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from cmd_extract.cli.main import main
 from cmd_extract.cluster import slurm as submission
 from cmd_extract.errors import SlurmError
-from tests.command_line import call
 from tests.fake_slurm import FakeSlurm
+from tests.integration.cmd_extract.extraction import MakeVideo, all_files, call
 
 OPTIONS = ("--videos-per-shard", "2", "--workers", "1", "--size", "64x48", "--frame-short-side", "24")
-
-
-def run(*arguments: object) -> tuple[int, str]:
-    result = call(main, *arguments)
-    return result.exit_code, result.output
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def write_manifest(folder: Path, rows: int) -> Path:
@@ -37,7 +26,7 @@ def test_submit_shows_its_scripts_and_rejects_invalid_options_of_run(tmp_path: P
     manifest = write_manifest(tmp_path, 9)
     out = tmp_path / "it's 100% mine"
     options = ("--partition", "main", "--array-parallelism", 2, "--num-tasks", 3, "--time", "1:00", "--mem", "2G")
-    code, output = run("submit", manifest, out, *options, "--dry-run", "--", "--videos-per-shard", 2)
+    code, output = call("submit", manifest, out, *options, "--dry-run", "--", "--videos-per-shard", 2)
     assert code == 0, output
     lines = output.splitlines()
     expected = ("--array=0-2%2", "--partition=main", "--time=1:00", "--mem=2G", "--requeue")
@@ -47,10 +36,10 @@ def test_submit_shows_its_scripts_and_rejects_invalid_options_of_run(tmp_path: P
         line.startswith("exec ") and line.endswith("--array --num-tasks 3 --videos-per-shard 2") for line in lines
     )
     assert not out.exists()
-    code, output = run("submit", manifest, out, "--dry-run", "--", "--videos-per-shrad", 2)
+    code, output = call("submit", manifest, out, "--dry-run", "--", "--videos-per-shrad", 2)
     assert code == 2
     assert "--videos-per-shrad" in output
-    code, output = run("submit", manifest, out, "--dry-run", "--", "--transcode", "never", "--fps", 25)
+    code, output = call("submit", manifest, out, "--dry-run", "--", "--transcode", "never", "--fps", 25)
     assert code == 2, "values are checked, not only names"
     assert "fps" in output
 
@@ -61,22 +50,22 @@ def test_submit_shows_its_scripts_and_rejects_invalid_options_of_run(tmp_path: P
 )
 def test_submit_rejects_options_that_contradict_an_array(tmp_path: Path, arguments: tuple[object, ...]) -> None:
     manifest = write_manifest(tmp_path, 9)
-    code, output = run("submit", manifest, tmp_path / "out", "--dry-run", "--", *arguments)
+    code, output = call("submit", manifest, tmp_path / "out", "--dry-run", "--", *arguments)
     assert code == 2
     assert f"{arguments[0]}: cannot be passed to the tasks" in output
 
 
-def test_submit_rejects_a_folder_with_another_extraction(make_video: Callable[..., Path], tmp_path: Path) -> None:
+def test_submit_rejects_a_folder_with_another_extraction(make_video: MakeVideo, tmp_path: Path) -> None:
     make_video(tmp_path / "v0.mp4", "-c:v", "libx264", frames=6, size="64x48")
     manifest, out = write_manifest(tmp_path, 1), tmp_path / "out"
-    assert run("run", manifest, out, *OPTIONS)[0] == 0
-    before = contents(out)
-    code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS)
+    assert call("run", manifest, out, *OPTIONS)[0] == 0
+    before = all_files(out)
+    code, output = call("submit", manifest, out, "--dry-run", "--", *OPTIONS)
     assert code == 0, output
-    code, output = run("submit", manifest, out, "--dry-run", "--", *OPTIONS, "--gop", 6)
+    code, output = call("submit", manifest, out, "--dry-run", "--", *OPTIONS, "--gop", 6)
     assert code == 1
     assert "gop: 12 is now 6" in output
-    assert contents(out) == before
+    assert all_files(out) == before
 
 
 @pytest.fixture
@@ -87,13 +76,11 @@ def fake_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeSlurm:
     return slurm
 
 
-def test_submitted_jobs_extract_and_merge(
-    make_video: Callable[..., Path], fake_slurm: FakeSlurm, tmp_path: Path
-) -> None:
+def test_submitted_jobs_extract_and_merge(make_video: MakeVideo, fake_slurm: FakeSlurm, tmp_path: Path) -> None:
     for i in range(3):  # the fourth file is missing
         make_video(tmp_path / f"v{i}.mp4", "-c:v", "libx264", frames=4, size="64x48")
     manifest, out = write_manifest(tmp_path, 4), tmp_path / "50% mine"
-    code, output = run("submit", manifest, out, "--num-tasks", 2, "--wait", "--", *OPTIONS)
+    code, output = call("submit", manifest, out, "--num-tasks", 2, "--wait", "--", *OPTIONS)
     assert code == 3, output
     assert "submitted job array 100 and merge job 101" in output
     assert "2 shards, 3 videos, 1 failed" in output, "the log of the merge is shown"
@@ -106,11 +93,11 @@ def test_submitted_jobs_extract_and_merge(
     logs = {path.name: path.read_text() for path in (out / "jobs" / "logs").glob("*.log")}
     assert logs.keys() == {"extract-100_0.log", "extract-100_1.log", "merge-101.log"}
     assert "task 1 of 2: 2 videos" in logs["extract-100_1.log"]
-    assert run("run", manifest, tmp_path / "single", *OPTIONS)[0] == 3
+    assert call("run", manifest, tmp_path / "single", *OPTIONS)[0] == 3
     assert (out / "index.json").read_bytes() == (tmp_path / "single" / "index.json").read_bytes()
     # A merge that accepts failed videos, and one of an incomplete extraction, in the job's own environment.
     script = (out / "jobs" / "merge.sbatch").read_text()
-    code, output = run("submit", manifest, out, "--allow-failures", "--dry-run", "--", *OPTIONS)
+    code, output = call("submit", manifest, out, "--allow-failures", "--dry-run", "--", *OPTIONS)
     assert code == 0, output
     tolerant = output[output.index("merge.sbatch\n#!/bin/bash") :].partition("\n# sbatch")[0].partition("\n")[2]
     assert merge_in_job(tolerant, 7, out) == 0
@@ -131,28 +118,28 @@ def test_size_of_the_array_is_checked_before_submission(fake_slurm: FakeSlurm, t
     arguments = ("submit", manifest, out, "--dry-run")
     shards = ("--", "--videos-per-shard", 2)
     fake_slurm.configure({"MaxArraySize": 5, "SchedulerParameters": "bf_continue"})
-    code, output = run("submit", manifest, out, "--num-tasks", 6, *shards)
+    code, output = call("submit", manifest, out, "--num-tasks", 6, *shards)
     assert code == 1
     assert "at most 5 tasks per job array" in output
     assert "got 6; choose a smaller --num-tasks" in output
     assert not out.exists()
     assert not fake_slurm.jobs()
-    assert "#SBATCH --array=0-4\n" in run(*arguments, "--num-tasks", 5, *shards)[1]
-    assert "#SBATCH --array=0-4\n" in run(*arguments, *shards)[1], "the default is lowered"
-    assert "#SBATCH --array=0-1\n" in run(*arguments, "--num-tasks", 6, "--", "--videos-per-shard", 6)[1]
+    assert "#SBATCH --array=0-4\n" in call(*arguments, "--num-tasks", 5, *shards)[1]
+    assert "#SBATCH --array=0-4\n" in call(*arguments, *shards)[1], "the default is lowered"
+    assert "#SBATCH --array=0-1\n" in call(*arguments, "--num-tasks", 6, "--", "--videos-per-shard", 6)[1]
     fake_slurm.configure({"MaxArraySize": 5, "SchedulerParameters": "bf_continue,max_array_tasks=3"})
-    assert "at most 3 tasks" in run(*arguments, "--num-tasks", 4, *shards)[1]
+    assert "at most 3 tasks" in call(*arguments, "--num-tasks", 4, *shards)[1]
     fake_slurm.configure({"MaxArraySize": 0})
-    assert "does not allow job arrays" in run(*arguments, *shards)[1]
+    assert "does not allow job arrays" in call(*arguments, *shards)[1]
     fake_slurm.configure({})
-    assert "#SBATCH --array=0-5\n" in run(*arguments, *shards)[1], "the limit is not known"
+    assert "#SBATCH --array=0-5\n" in call(*arguments, *shards)[1], "the limit is not known"
 
 
 def test_nothing_is_written_without_sbatch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manifest, out = write_manifest(tmp_path, 2), tmp_path / "new" / "out"
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    code, output = run("submit", manifest, out)
+    code, output = call("submit", manifest, out)
     assert code == 1
     assert "sbatch not found; run this command on a host that can submit Slurm jobs" in output
     assert not (tmp_path / "new").exists()
@@ -161,13 +148,13 @@ def test_nothing_is_written_without_sbatch(tmp_path: Path, monkeypatch: pytest.M
 def test_rejected_jobs_are_reported(fake_slurm: FakeSlurm, tmp_path: Path) -> None:
     manifest, out = write_manifest(tmp_path, 1), tmp_path / "new" / "out"
     fake_slurm.reject(100)
-    code, output = run("submit", manifest, out)
+    code, output = call("submit", manifest, out)
     assert code == 1
     assert output.splitlines()[-1].endswith("Batch job submission failed: Invalid partition name specified")
     assert not (tmp_path / "new").exists(), "`status` would report jobs that do not exist"
     (fake_slurm.root / "reject-100").unlink()
     fake_slurm.reject(101)
-    code, output = run("submit", manifest, out)
+    code, output = call("submit", manifest, out)
     assert code == 1
     assert "the array was submitted as job 100, but its merge job was not" in output
     assert (out / "jobs" / "logs").is_dir()
@@ -177,7 +164,7 @@ def test_rejected_jobs_are_reported(fake_slurm: FakeSlurm, tmp_path: Path) -> No
     ("option", "expected"), [((), "--mem=1025M"), (("--merge-mem", "7G"), "--mem=7G"), (("--merge-mem", "default"), "")]
 )
 def test_merge_job_requests_memory(tmp_path: Path, option: tuple[str, ...], expected: str) -> None:
-    code, output = run("submit", write_manifest(tmp_path, 9), tmp_path / "out", *option, "--dry-run")
+    code, output = call("submit", write_manifest(tmp_path, 9), tmp_path / "out", *option, "--dry-run")
     assert code == 0, output
     merge_script = output.partition("merge.sbatch\n")[2]
     assert [line for line in merge_script.splitlines() if "--mem" in line] == [f"#SBATCH {expected}"] * bool(expected)

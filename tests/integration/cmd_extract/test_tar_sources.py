@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import csv
 import gzip
 import tarfile
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import pytest
-from click.testing import Result
 
-from cmd_extract.cli.main import main
 from cmd_extract.shard.reader import ShardSet
-from tests.command_line import call
-
-SMALL = ("--size", "64x48", "--frame-short-side", "24", "--workers", "1")
-
-
-def cli(*words: object) -> Result:
-    return call(main, *words)
+from tests.integration.cmd_extract.extraction import SMALL, MakeVideo, call, read_rows
 
 
 @pytest.fixture(scope="module")
-def videos(tmp_path_factory: pytest.TempPathFactory, make_video: Callable[..., Path]) -> Path:
+def videos(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) -> Path:
     folder = tmp_path_factory.mktemp("videos")
     for number, name in enumerate(("run/a", "run/b", "walk/c")):
         make_video(folder / f"{name}.mp4", "-c:v", "libx264", source="testsrc2" if number else "smptebars", frames=8)
@@ -36,11 +26,6 @@ def pack(videos: Path, archive: Path, *names: str) -> Path:
         for name in names or ("run/a.mp4", "run/b.mp4", "walk/c.mp4"):
             tar.add(videos / name, name)
     return archive
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
 
 
 def columns(out: Path) -> list[tuple[str, bytes]]:
@@ -56,16 +41,16 @@ def columns(out: Path) -> list[tuple[str, bytes]]:
 
 def test_videos_of_a_tar_file_give_the_same_shards(videos: Path, tmp_path: Path) -> None:
     archive = pack(videos, tmp_path / "v.tar")
-    assert cli("manifest", archive, tmp_path / "tar.csv").exit_code == 0
-    assert cli("manifest", videos, tmp_path / "plain.csv", "--root", videos).exit_code == 0
-    tar, plain = rows(tmp_path / "tar.csv"), rows(tmp_path / "plain.csv")
+    assert call("manifest", archive, tmp_path / "tar.csv").exit_code == 0
+    assert call("manifest", videos, tmp_path / "plain.csv", "--root", videos).exit_code == 0
+    tar, plain = read_rows(tmp_path / "tar.csv"), read_rows(tmp_path / "plain.csv")
     assert [row["path"] for row in tar] == ["v.tar::run/a.mp4", "v.tar::run/b.mp4", "v.tar::walk/c.mp4"]
     assert [(r["id"], r["label"]) for r in tar] == [(r["id"], r["label"]) for r in plain]
     for name, root in (("tar", tmp_path), ("plain", videos)):
-        result = cli("run", tmp_path / f"{name}.csv", tmp_path / name, "--root", root, *SMALL)
+        result = call("run", tmp_path / f"{name}.csv", tmp_path / name, "--root", root, *SMALL)
         assert result.exit_code == 0, result.output
     assert columns(tmp_path / "tar") == columns(tmp_path / "plain")
-    assert cli("verify", tmp_path / "tar").exit_code == 0
+    assert call("verify", tmp_path / "tar").exit_code == 0
     assert not list(tmp_path.rglob("source*"))
 
 
@@ -77,10 +62,10 @@ def test_a_folder_of_tar_files_with_classes_as_in_webdataset(videos: Path, tmp_p
             label.write_text(f"{number}\n")
             tar.add(label, "0001.cls")
             tar.add(label, "0001.json")
-    result = cli("manifest", tmp_path, tmp_path / "m.csv")
+    result = call("manifest", tmp_path, tmp_path / "m.csv")
     assert result.exit_code == 0, result.output
     assert "ignored 2 members without a video extension" in result.output
-    assert [(r["id"], r["path"], r["label"]) for r in rows(tmp_path / "m.csv")] == [
+    assert [(r["id"], r["path"], r["label"]) for r in read_rows(tmp_path / "m.csv")] == [
         (f"train-{n}/0001", f"train-{n}.tar::0001.mp4", str(n)) for n in range(2)
     ]
 
@@ -100,11 +85,11 @@ def test_unreadable_members_fail_in_stage_open(videos: Path, tmp_path: Path) -> 
     }
     lines = [f"{name},{path}" for name, path in paths.items()]
     (tmp_path / "m.csv").write_text("\n".join(["id,path", *lines]) + "\n")
-    dry = cli("run", tmp_path / "m.csv", tmp_path / "out", *SMALL, "--dry-run")
+    dry = call("run", tmp_path / "m.csv", tmp_path / "out", *SMALL, "--dry-run")
     assert "missing   5 files" in dry.output, dry.output
-    result = cli("run", tmp_path / "m.csv", tmp_path / "out", *SMALL)
+    result = call("run", tmp_path / "m.csv", tmp_path / "out", *SMALL)
     assert result.exit_code == 3, result.output
-    failed = rows(tmp_path / "out" / "failures.csv")
+    failed = read_rows(tmp_path / "out" / "failures.csv")
     assert {row["stage"] for row in failed} == {"open"}
     expected = {
         "missing": "no member 'run/z.mp4'",
@@ -124,7 +109,7 @@ def test_unreadable_members_fail_in_stage_open(videos: Path, tmp_path: Path) -> 
 )
 def test_unusable_archives_give_no_manifest(content: bytes, message: str, tmp_path: Path) -> None:
     (tmp_path / "v.tar").write_bytes(content)
-    result = cli("manifest", tmp_path / "v.tar", tmp_path / "m.csv")
+    result = call("manifest", tmp_path / "v.tar", tmp_path / "m.csv")
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "m.csv").exists()
@@ -132,7 +117,7 @@ def test_unusable_archives_give_no_manifest(content: bytes, message: str, tmp_pa
 
 def test_an_archive_with_another_name_is_refused(videos: Path, tmp_path: Path) -> None:
     pack(videos, tmp_path / "videos.data")
-    result = cli("manifest", tmp_path / "videos.data", tmp_path / "m.csv", "--format", "tar")
+    result = call("manifest", tmp_path / "videos.data", tmp_path / "m.csv", "--format", "tar")
     assert result.exit_code == 1
     assert "videos.data: the path or URL of a tar file must end in .tar; rename or copy it" in result.output
 
@@ -140,7 +125,7 @@ def test_an_archive_with_another_name_is_refused(videos: Path, tmp_path: Path) -
 def test_missing_members_in_a_list_are_reported_with_the_reason(videos: Path, tmp_path: Path) -> None:
     pack(videos, tmp_path / "v.tar")
     (tmp_path / "list.csv").write_text("path\nv.tar::run/a.mp4\nv.tar::run/z.mp4\n")
-    result = cli("manifest", tmp_path / "list.csv", tmp_path / "m.csv")
+    result = call("manifest", tmp_path / "list.csv", tmp_path / "m.csv")
     assert result.exit_code == 1
     assert "line 3" in result.output
     assert "no member 'run/z.mp4'" in result.output
@@ -148,10 +133,10 @@ def test_missing_members_in_a_list_are_reported_with_the_reason(videos: Path, tm
 
 def test_changed_members_are_noticed(videos: Path, tmp_path: Path) -> None:
     archive = pack(videos, tmp_path / "v.tar")
-    assert cli("manifest", archive, tmp_path / "m.csv").exit_code == 0
+    assert call("manifest", archive, tmp_path / "m.csv").exit_code == 0
     command = ("run", tmp_path / "m.csv", tmp_path / "out", *SMALL)
-    assert cli(*command).exit_code == 0
-    assert cli(*command).exit_code == 0
+    assert call(*command).exit_code == 0
+    assert call(*command).exit_code == 0
     (tmp_path / "other").mkdir()
     changed = tmp_path / "other" / "run" / "b.mp4"
     changed.parent.mkdir()
@@ -159,20 +144,20 @@ def test_changed_members_are_noticed(videos: Path, tmp_path: Path) -> None:
     with tarfile.open(archive, "w") as tar:
         tar.add(videos / "run/a.mp4", "run/a.mp4")
         tar.add(changed, "run/b.mp4")
-    result = cli(*command)
+    result = call(*command)
     assert result.exit_code == 1
     assert "v.tar::run/b.mp4: " in result.output
     assert "1 file (" in result.output
-    assert "has changed since it was extracted" in cli("verify", tmp_path / "out").output
+    assert "has changed since it was extracted" in call("verify", tmp_path / "out").output
     archive.unlink()  # deleted sources are not an error
-    assert cli(*command).exit_code == 0
+    assert call(*command).exit_code == 0
 
 
 def test_verify_names_damaged_archives_but_not_deleted_members(videos: Path, tmp_path: Path) -> None:
     archive = pack(videos, tmp_path / "v.tar")
     whole = archive.read_bytes()
-    assert cli("manifest", archive, tmp_path / "m.csv").exit_code == 0
-    assert cli("run", tmp_path / "m.csv", tmp_path / "out", *SMALL).exit_code == 0
+    assert call("manifest", archive, tmp_path / "m.csv").exit_code == 0
+    assert call("run", tmp_path / "m.csv", tmp_path / "out", *SMALL).exit_code == 0
     damaged = {
         "has no member 'walk/c.mp4' before its damage: truncated in member 'walk/c.mp4'": whole[:-12000],
         "the tar file is compressed (gzip)": gzip.compress(whole),
@@ -180,13 +165,13 @@ def test_verify_names_damaged_archives_but_not_deleted_members(videos: Path, tmp
     }
     for reason, data in damaged.items():
         archive.write_bytes(data)
-        result = cli("verify", tmp_path / "out")
+        result = call("verify", tmp_path / "out")
         assert result.exit_code == 1, result.output
         assert f"source {archive}::walk/c.mp4 cannot be read (open: " in result.output
         assert reason in result.output
         assert result.output.count("cannot be read") == (1 if "before" in reason else 3), result.output
         assert "--repair" not in result.output
     pack(videos, archive, "run/a.mp4", "run/b.mp4")  # a complete archive without the last member
-    assert cli("verify", tmp_path / "out").exit_code == 0
+    assert call("verify", tmp_path / "out").exit_code == 0
     archive.unlink()
-    assert cli("verify", tmp_path / "out").exit_code == 0
+    assert call("verify", tmp_path / "out").exit_code == 0

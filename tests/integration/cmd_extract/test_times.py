@@ -23,10 +23,9 @@ from cmd_extract.decode.own_stream import CODECS_WITH_VECTORS
 from cmd_extract.decode.source import probe
 from cmd_extract.decode.video import ExtractedVideo, cut_into_segments, extract_video
 from cmd_extract.schema import Damage
+from tests.integration.cmd_extract.extraction import PLAIN, X264, MakeVideo, extract, only
 from tests.integration.cmd_extract.stamped_videos import FRAMES, SIZE, pack_b_frames, restamp, restamp_flv
-from tests.integration.cmd_extract.test_sources import PLAIN, X264, extract, only
 
-MakeVideo = Callable[..., Path]
 WAYS = [("always", True), ("always", False), ("auto", True), ("never", True), ("never", False)]
 MPEG4 = ("-c:v", "mpeg4", "-bf", "0", "-g", "12")
 # Ticks of 1/90000 s.

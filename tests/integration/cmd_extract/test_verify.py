@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,16 +11,8 @@ import pytest
 from PIL import Image
 
 from cmd_extract import schema
-from cmd_extract.cli.main import main
-from tests.command_line import call as run_command
 from tests.indexes import update_index
-
-MakeVideo = Callable[..., Path]
-
-
-def call(*arguments: object) -> tuple[int, str]:
-    result = run_command(main, *arguments)
-    return result.exit_code, result.output
+from tests.integration.cmd_extract.extraction import SIZE, MakeVideo, call, contents
 
 
 @pytest.fixture(scope="module")
@@ -32,21 +23,8 @@ def original(tmp_path_factory: pytest.TempPathFactory, make_video: MakeVideo) ->
     (folder / "bad.mp4").write_text("not a video")
     rows = [f"{n},{n}.mp4,class {n},train" for n in ("a", "bad", "b", "c")]
     (folder / "m.csv").write_text("\n".join(["id,path,label,split", *rows]) + "\n")
-    size = ("--size", "160x120", "--frame-short-side", "48")
-    assert call("run", folder / "m.csv", folder / "out", "--videos-per-shard", 2, "--workers", 1, *size)[0] == 3
+    assert call("run", folder / "m.csv", folder / "out", "--videos-per-shard", 2, "--workers", 1, *SIZE)[0] == 3
     return folder
-
-
-@pytest.fixture
-def folder(original: Path, tmp_path: Path) -> Path:
-    shutil.copytree(original, tmp_path / "copy")
-    record = tmp_path / "copy" / "out" / "run.json"
-    record.write_text(record.read_text().replace(str(original), str(tmp_path / "copy")))
-    return tmp_path / "copy"
-
-
-def contents(out: Path) -> dict[str, bytes]:
-    return {p.name: p.read_bytes() for p in out.iterdir() if p.is_file() and p.name != "run.json"}
 
 
 def test_an_intact_extraction_has_no_problems(folder: Path) -> None:

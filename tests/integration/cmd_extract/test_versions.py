@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -12,9 +11,8 @@ import pytest
 
 from cmd_extract import schema
 from cmd_extract.shard.reader import ShardSet
-from tests.integration.cmd_extract.test_resume import SIZE, X264, call, write_manifest
+from tests.integration.cmd_extract.extraction import SIZE, X264, MakeVideo, all_files, call, write_manifest
 
-MakeVideo = Callable[..., Path]
 OTHER = schema.FORMAT_VERSION + 1
 
 
@@ -65,10 +63,6 @@ def test_verify_finds_a_table_of_chunks_that_does_not_match(finished: Path, tmp_
     assert "motion/valid_chunk does not match motion/valid" in output
 
 
-def files(out: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in out.rglob("*") if path.is_file()}
-
-
 @pytest.mark.parametrize(
     "command",
     [
@@ -84,7 +78,7 @@ def files(out: Path) -> dict[str, bytes]:
 )
 def test_another_version_is_not_continued(finished: Path, other: Path, command: tuple[object, ...]) -> None:
     (other / "shard-00001.h5").unlink()
-    before = files(other)
+    before = all_files(other)
     manifest = (finished.parent / "m.csv",) if command[0] == "run" else ()
     rows = ("--videos-per-shard", 2, *SIZE) if command[0] == "run" else ()
     code, output = call(command[0], *manifest, other, *command[1:], *rows)
@@ -94,7 +88,7 @@ def test_another_version_is_not_continued(finished: Path, other: Path, command: 
         in output
     )
     assert "Nothing was changed" in output
-    assert files(other) == before
+    assert all_files(other) == before
 
 
 @pytest.mark.parametrize("command", [("verify", "--no-sources"), ("inspect",), ("preview", "--video", "a.mp4")])
