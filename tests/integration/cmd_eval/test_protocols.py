@@ -24,7 +24,7 @@ from cmd_train.checkpoints.files import Checkpoint, load_checkpoint, save_checkp
 from cmd_train.config import config_from_dict
 from cmd_train.models.build import build_classifier, build_model
 from tests.command_line import call
-from tests.integration.cmd_eval.test_features import make_run
+from tests.integration.cmd_eval.checkpoint_runs import make_run
 
 CLIPS = 10
 MEAN, STD = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
