@@ -33,7 +33,7 @@ from cmd_extract.console.progress import ProgressDisplay
 from cmd_extract.console.tables import format_markdown
 from cmd_extract.shard.folders import join_paths, open_folders
 from cmd_extract.shard.reader import ShardSet
-from cmd_extract.system.files import write_whole
+from cmd_extract.system.files import write_atomically
 
 UNTRAINED = "untrained"
 BASELINES = {MOTION_GRIDS: motion_grid_features, COLOR_HISTOGRAM: color_histogram_features}
@@ -124,7 +124,7 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
     """Write the result file, and the same tables as Markdown beside it."""
     write_result(path, record)
     text = evidence_table(record, format_markdown) + "\n"
-    write_whole(path.with_suffix(".md"), lambda temporary: temporary.write_text(text, "utf-8"))
+    write_atomically(path.with_suffix(".md"), text)
 
 
 def _train(plan: EvidencePlan, data_hash: str, options: RunOptions) -> None:

@@ -16,12 +16,11 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from itertools import takewhile
 from pathlib import Path
 
 from cmd_extract.errors import SlurmError
-from cmd_extract.system.files import remove, remove_leftovers, write_whole
+from cmd_extract.system.files import remove, remove_leftovers, write_atomically
 
 JOBS_FOLDER = "jobs"
 _LOGS_FOLDER = "logs"
@@ -170,7 +169,7 @@ def submit(submission: Submission) -> tuple[str, str]:
     submission.logs.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
     for path, text in submission.scripts().items():
-        write_whole(path, partial(Path.write_text, data=text, encoding="utf-8"))
+        write_atomically(path, text)
     try:
         array = _sbatch(submission.array_script)
     except SlurmError:

@@ -16,7 +16,7 @@ from cmd_extract.run.state import OutputState
 from cmd_extract.run.task_log import ShardLog
 from cmd_extract.schema import DamagedRow, FailedRow, NoteRow
 from cmd_extract.shard.index import ShardEntry, find_indexes
-from cmd_extract.system.files import scratch_folder, sync, write_whole
+from cmd_extract.system.files import scratch_folder, sync, write_atomically
 
 _DAMAGED_COLUMNS = ("row", "id", "damage")
 _NOTES_COLUMNS = ("row", "id", "note")
@@ -91,5 +91,4 @@ def write_failures(out: Path, failures: Iterable[FailedRow]) -> None:
 
 
 def _write_table(path: Path, columns: tuple[str, ...], rows: Iterable[tuple[object, ...]]) -> None:
-    data = csv_bytes([columns, *rows])
-    write_whole(path, lambda temporary: temporary.write_bytes(data))
+    write_atomically(path, csv_bytes([columns, *rows]))

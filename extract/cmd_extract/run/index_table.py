@@ -21,7 +21,7 @@ from cmd_extract.shard.index import ShardEntry, ShardIndex, cell_of, find_indexe
 from cmd_extract.shard.index_format import CODES, FIRST, VALUES
 from cmd_extract.shard.reader import ShardReader
 from cmd_extract.sources.access import fingerprint
-from cmd_extract.system.files import sync, write_whole
+from cmd_extract.system.files import sync, write_atomically
 from cmd_extract.system.mapping import map_file
 
 _BLOCK = 1 << 16
@@ -200,7 +200,7 @@ class IndexWriter:
         temporary.replace(self._out / table["name"])
         text = json.dumps(head, indent=1) + "\n"
         # Syncs the folder, too.
-        write_whole(self._out / schema.INDEX_NAME, lambda path: path.write_text(text, "utf-8"))
+        write_atomically(self._out / schema.INDEX_NAME, text)
         (self._out / schema.PREVIOUS_INDEX_NAME).unlink(missing_ok=True)
         for path in replaced - {self._out / table["name"]}:
             path.unlink(missing_ok=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from cmd_extract.manifest.rows import ManifestFile
 from cmd_extract.run.plan import ManifestPart, Planned, ShardLimits, ShardPlans
-from cmd_extract.system.files import write_whole
+from cmd_extract.system.files import atomic_write
 
 PLAN_NAME = "tasks/plan.npz"
 _VERSION = 1
@@ -29,16 +29,11 @@ def save_plan(out: Path, planned: Planned) -> None:
         return
     path = out / PLAN_NAME
     path.parent.mkdir(exist_ok=True)
-    values = {"manifest_sha256": planned.manifest_sha256, "parts": planned.parts}
-    asked = {"recorded": planned.recorded, "limits": planned.limits}
-    head = json.dumps({"version": _VERSION, **values, **asked})
+    values = {name: getattr(planned, name) for name in ("manifest_sha256", "parts", "recorded", "limits")}
+    head = json.dumps({"version": _VERSION, **values})
     arrays = {name: getattr(planned.plans, name) for name in _ARRAYS}
-
-    def write(temporary: Path) -> None:
-        with temporary.open("wb") as stream:
-            np.savez(stream, head=np.frombuffer(head.encode(), np.uint8), **arrays)
-
-    write_whole(path, write)
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        np.savez(stream, head=np.frombuffer(head.encode(), np.uint8), **arrays)
 
 
 def load_plan(out: Path, source: ManifestFile, recorded: Sequence[ManifestPart], limits: ShardLimits) -> Planned | None:

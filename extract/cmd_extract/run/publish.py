@@ -21,8 +21,8 @@ from cmd_extract.shard.index_format import check_head, read_checksums
 from cmd_extract.sources.access import fingerprint, read_chunks
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import RemoteFile
-from cmd_extract.sources.remote import RemoteObject, require_remote
-from cmd_extract.system.files import atomic_write, remove_leftovers, sync, write_whole
+from cmd_extract.sources.remote import RemoteObject, RemoteState, require_remote
+from cmd_extract.system.files import atomic_write, remove_leftovers, sync, write_atomically
 
 LOG_NAME = "published.jsonl"
 """Records in the output folder which copies have been verified."""
@@ -59,7 +59,7 @@ class Copied:
 
     Attributes:
         copied: number of files that were copied.
-        existing: number of files of which there was a verified copy.
+        existing: number of files that already had a verified copy.
         copied_bytes: size of the copied files.
     """
 
@@ -213,7 +213,7 @@ def fetch(
         # No index while files beside it are replaced.
         if not (out / INDEX_NAME).exists() or (out / INDEX_NAME).read_bytes() != index:
             (out / INDEX_NAME).unlink(missing_ok=True)
-        write_whole(here, lambda temporary: temporary.write_bytes(record))
+        write_atomically(here, record)
         others = {name for name in names if name not in (RUN_NAME, INDEX_NAME) and not fnmatch(name, _TABLES)}
         files = sorted({*others, *checksums} - {table})
         for number, name in enumerate(files):
@@ -223,7 +223,7 @@ def fetch(
         raise RunError(f"cannot fetch {url}: {error.reason}") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ShardError(f"{url}: not a valid extraction ({type(error).__name__}: {error}); publish it again") from None
-    write_whole(out / INDEX_NAME, lambda temporary: temporary.write_bytes(index))
+    write_atomically(out / INDEX_NAME, index)
     for path in out.glob(_TABLES):
         if path != ShardIndex(out).table_path:
             path.unlink()
@@ -282,6 +282,15 @@ class _Publisher:
     def _object(self, name: str) -> RemoteObject:
         return RemoteObject(f"{self._url}/{name}", self._limits)
 
+    def _state(self, name: str) -> RemoteState | None:
+        """Return size and version of a copy; None if there is none."""
+        try:
+            return self._object(name).state()
+        except VideoError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+
     def check_destination(self) -> None:
         """Check that the destination is empty or contains a copy of the same extraction."""
         try:
@@ -302,23 +311,13 @@ class _Publisher:
         copy = self._copies.get(f"{self._url}/{name}")
         if copy is None or copy.sha256 != sha256:
             return False
-        try:
-            state = self._object(name).state()
-        except VideoError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return False
-            raise
-        return (state.size, state.version) == (copy.size, copy.version)
+        state = self._state(name)
+        return state is not None and (state.size, state.version) == (copy.size, copy.version)
 
     def remove(self, name: str) -> None:
         """Remove a copy, if there is one."""
-        try:
-            self._object(name).state()
-        except VideoError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                return
-            raise
-        self._object(name).remove()
+        if self._state(name) is not None:
+            self._object(name).remove()
 
     def copy(self, name: str, expected: str | None) -> int | None:
         """Copy a file and verify the copy.

@@ -23,12 +23,12 @@ from cmd_extract.run.plan_file import load_plan
 from cmd_extract.run.shard_size import estimate_below
 from cmd_extract.schema import hash_json
 from cmd_extract.sources.location import Root, parse_root, root_text
-from cmd_extract.system.files import create_exclusively, write_whole
+from cmd_extract.system.files import create_exclusively, write_atomically
 
 _CREATION_SECONDS = 10.0
 _POLL_SECONDS = 0.05
 _ONLY_ADDED = "rows can only be added at the end (to leave videos out, empty their split cells and relabel)"
-VERSION_PREFIX = "ffmpeg version "
+_VERSION_PREFIX = "ffmpeg version "
 _READER_PACKAGE = "motion-vector-extractor"
 
 
@@ -78,9 +78,9 @@ class RunIdentity:
         before, after = self.config, new.config
         changed = [key for key in {**before, **after} if before.get(key) != after.get(key)]
         found += [f"{key}: {before.get(key)!r} is now {after.get(key)!r}" for key in changed]
-        majors = {major_version(str(config.get("ffmpeg"))) for config in (before, after)}
+        majors = {_major_version(str(config.get("ffmpeg"))) for config in (before, after)}
         if changed == ["ffmpeg"] and len(majors) == 1 and None not in majors:
-            name = after["ffmpeg"].removeprefix(VERSION_PREFIX)
+            name = after["ffmpeg"].removeprefix(_VERSION_PREFIX)
             found[-1] += f"; `cmd-extract run` continues with it if called with --accept-ffmpeg {name}"
         return found
 
@@ -114,9 +114,9 @@ def plan_run(
     return saved or plan_shards(source, recorded, limits, None if root is None else estimate_below(root))
 
 
-def major_version(ffmpeg_version: str) -> str | None:
+def _major_version(ffmpeg_version: str) -> str | None:
     """Return the major version of an FFmpeg; None for builds without a release number."""
-    match = re.match(rf"{VERSION_PREFIX}n?(\d+)\.", ffmpeg_version)
+    match = re.match(rf"{_VERSION_PREFIX}n?(\d+)\.", ffmpeg_version)
     return match[1] if match else None
 
 
@@ -136,11 +136,11 @@ def accept_ffmpeg(job: RunJob, accepted: str | None) -> RunJob:
     if accepted is None:
         return job
     version = job.binary.version
-    if accepted.removeprefix(VERSION_PREFIX) != version.removeprefix(VERSION_PREFIX):
+    if accepted.removeprefix(_VERSION_PREFIX) != version.removeprefix(_VERSION_PREFIX):
         raise ValueError(f"accept_ffmpeg: {accepted!r} is not the FFmpeg of this run, {job.binary.path}: {version!r}")
     record = read_record(job.out)
     recorded = str(record.identity.config.get("ffmpeg")) if record else version
-    if recorded != version and (major_version(version) is None or major_version(version) != major_version(recorded)):
+    if recorded != version and (_major_version(version) is None or _major_version(version) != _major_version(recorded)):
         raise ValueError(
             f"accept_ffmpeg: {job.out} was extracted with {recorded!r}; only another release of the same major version "
             f"can be accepted, got {version!r}"
@@ -192,7 +192,7 @@ def write_record(job: RunJob, identity: RunIdentity, summary: RunSummary) -> Non
     files may be moved.
     """
     text = _record_text(job, identity, summary)
-    write_whole(job.out / schema.RUN_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
+    write_atomically(job.out / schema.RUN_NAME, text)
 
 
 def claim_folder(job: RunJob, identity: RunIdentity) -> RunIdentity:
@@ -223,7 +223,7 @@ def add_rows(job: RunJob, identity: RunIdentity) -> None:
     record = read_record(job.out)
     if record and len(record.identity.parts) < len(identity.parts):
         text = _record_text(job, identity)
-        write_whole(job.out / schema.RUN_NAME, lambda temporary: temporary.write_text(text, "utf-8"))
+        write_atomically(job.out / schema.RUN_NAME, text)
 
 
 def _check_when_written(job: RunJob, identity: RunIdentity) -> None:

@@ -23,7 +23,7 @@ from cmd_extract.run.record import read_record
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.index import ShardIndex, cell_of
 from cmd_extract.shard.reader import ShardReader
-from cmd_extract.system.files import scratch_folder, write_whole
+from cmd_extract.system.files import scratch_folder, write_atomically
 
 _ROWS_MUST_MATCH = "a manifest with other rows, ids or paths must be extracted into another folder"
 
@@ -167,4 +167,4 @@ def _record_manifest(out: Path, manifest: Path) -> None:
     path = out / schema.RUN_NAME
     record = json.loads(path.read_text("utf-8")) | {"manifest": str(manifest.absolute())}
     text = json.dumps(record, indent=1) + "\n"
-    write_whole(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    write_atomically(path, text)

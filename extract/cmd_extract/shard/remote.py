@@ -19,7 +19,7 @@ from cmd_extract.shard.reader import ShardSet
 from cmd_extract.sources.access import read_chunks
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import RemoteFile
-from cmd_extract.system.files import atomic_write, write_whole
+from cmd_extract.system.files import atomic_write, write_atomically
 from cmd_extract.system.reading import OpenFiles
 
 # A process needs few open shards at once, and each open one is kept in the cache.
@@ -133,7 +133,7 @@ def _fetch_index(url: str, cache: ShardCache) -> Path:
         if not (folder / INDEX_NAME).exists():
             folder.mkdir(parents=True, exist_ok=True)
             _fetch_table(f"{url}/{table['name']}", folder / table["name"], table["sha256"], cache.limits)
-            write_whole(folder / INDEX_NAME, lambda temporary: temporary.write_bytes(index))
+            write_atomically(folder / INDEX_NAME, index)
     except VideoError as error:
         raise CacheError(f"{url}/{table['name']}: {error.reason}") from error
     except OSError as error:

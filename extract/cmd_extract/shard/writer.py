@@ -26,7 +26,7 @@ from cmd_extract.schema import VideoRecord
 from cmd_extract.shard.hdf5_file import new_hdf5
 from cmd_extract.shard.locations import chunk_table
 from cmd_extract.shard.spool import Failure, Sample, Spool
-from cmd_extract.system.files import write_whole
+from cmd_extract.system.files import atomic_write
 
 # Small enough for the CPU cache between reading and writing.
 _COPY_BYTES = 1 << 20
@@ -35,7 +35,7 @@ _COPY_FRAMES = 128
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenShard:
-    """Entry of a shard in the index.
+    """A shard that has been written, and its totals.
 
     Attributes:
         name: file name.
@@ -108,11 +108,13 @@ class ShardWriter:
         """
         workdir = self._spool.folder
         if workdir.stat().st_dev == self._target.parent.stat().st_dev:
-            write_whole(self._target, self._write)
+            with atomic_write(self._target) as temporary:
+                self._write(temporary)
         else:
             local = workdir / self._target.name
             self._write(local)
-            write_whole(self._target, lambda temporary: shutil.copyfile(local, temporary))
+            with atomic_write(self._target) as temporary:
+                shutil.copyfile(local, temporary)
         with self._target.open("rb") as stream:
             digest = hashlib.file_digest(stream, "sha256").hexdigest()
         return WrittenShard(

@@ -24,13 +24,13 @@ from cmd_extract.manifest.records import write_manifest
 from cmd_extract.schema import VideoRecord
 from cmd_extract.synthetic.scenes import MOTIONS, draw_frames, make_scene, video_rng
 from cmd_extract.synthetic.textures import CONTEXTS
-from cmd_extract.system.files import atomic_write, remove_leftovers
+from cmd_extract.system.files import atomic_write, remove_leftovers, write_atomically
 from cmd_extract.system.validation import require, require_range
 
-MANIFEST_NAME = "manifest.csv"
-CONFIG_NAME = "synthetic.json"
-SPLIT_COLUMN = "split"
-MAX_ERROR_LINES = 10
+_MANIFEST_NAME = "manifest.csv"
+_CONFIG_NAME = "synthetic.json"
+_SPLIT_COLUMN = "split"
+_MAX_ERROR_LINES = 10
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +99,7 @@ def plan(config: SyntheticConfig) -> tuple[VideoRecord, ...]:
                         path=f"videos/{video_id}.mp4",
                         label=motion,
                         group=context,
-                        splits={SPLIT_COLUMN: part},
+                        splits={_SPLIT_COLUMN: part},
                     )
                 )
     return tuple(records)
@@ -162,8 +162,8 @@ def synthesize(
     for _ in joblib.Parallel(n_jobs=workers, return_as="generator_unordered")(jobs) if missing else ():
         done += 1
         progress(done, len(records))
-    write_manifest(records, out / MANIFEST_NAME)
-    return out / MANIFEST_NAME
+    write_manifest(records, out / _MANIFEST_NAME)
+    return out / _MANIFEST_NAME
 
 
 def _claim_folder(config: SyntheticConfig, out: Path) -> None:
@@ -172,11 +172,10 @@ def _claim_folder(config: SyntheticConfig, out: Path) -> None:
     Raises:
         ValueError: the folder contains a dataset with other settings.
     """
-    path = out / CONFIG_NAME
+    path = out / _CONFIG_NAME
     text = json.dumps(asdict(config), indent=2) + "\n"
     if not path.is_file():
-        with atomic_write(path) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_atomically(path, text)
     elif path.read_text(encoding="utf-8") != text:
         raise ValueError(f"out: {out} contains videos with other settings ({path}); choose another folder or remove it")
 
@@ -224,5 +223,5 @@ def _encode(command: list[str], frames: Iterator[NDArray[np.uint8]], errors: IO[
         code = process.wait()
     if code != 0 or broken:
         errors.seek(0)
-        lines = errors.read().decode(errors="replace").strip().splitlines()[-MAX_ERROR_LINES:]
+        lines = errors.read().decode(errors="replace").strip().splitlines()[-_MAX_ERROR_LINES:]
         raise SynthesisError(f"{video_id}: {command[0]!r} exited with code {code}: {' | '.join(lines) or 'no output'}")

@@ -8,9 +8,8 @@ import os
 import secrets
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from cmd_extract.system.liveness import (
     TEMPORARY_PREFIX,
@@ -24,8 +23,8 @@ from cmd_extract.system.liveness import (
 # Some file systems cannot sync at all, others (CIFS, vboxsf, some FUSE) cannot open or sync folders. There is no other
 # way to protect their files from a power cut.
 _NO_SYNC = (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
-_MAX_NAME_BYTES = 120
 _NO_FOLDER_SYNC = (*_NO_SYNC, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR)
+_MAX_NAME_BYTES = 120
 
 
 def temporary_path(path: Path) -> Path:
@@ -112,15 +111,10 @@ def atomic_write(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file atomically.
-
-    Args:
-        path: file to create or replace.
-        write: called with the temporary path to write to.
-    """
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Write a small file atomically, a text as UTF-8; see ``atomic_write``."""
     with atomic_write(path) as temporary:
-        write(temporary)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def create_exclusively(path: Path, text: str) -> bool:
@@ -151,7 +145,7 @@ def _link(source: Path, path: Path) -> bool | None:
     try:
         path.hardlink_to(source)
     except FileExistsError:
-        # NFS reports an error if it repeats a request of which it lost the answer, but then there are two names.
+        # NFS reports an error if it repeats a request because the reply was lost, but then there are two names.
         return source.stat().st_nlink > 1
     except OSError:
         return None

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from cmd_extract.shard.drawing import color_motion
-from cmd_extract.system.files import write_whole
+from cmd_extract.system.files import atomic_write
 from cmd_train.data.batch import Batch
 
 _MAX_SAMPLES = 6
@@ -36,7 +36,8 @@ def draw_batch(batch: Batch, video_ids: Sequence[str], path: Path) -> None:
     for row in rows:
         picture.paste(row, (0, top))
         top += row.height
-    write_whole(path, picture.save)
+    with atomic_write(path) as temporary:
+        picture.save(temporary)
 
 
 def _draw_sample(batch: Batch, number: int, video_id: str) -> Image.Image:

@@ -18,7 +18,7 @@ from cmd_extract.system.files import (
     scratch_folder,
     sync,
     temporary_path,
-    write_whole,
+    write_atomically,
 )
 from cmd_extract.system.liveness import Heartbeat, file_system_time
 
@@ -94,7 +94,8 @@ def test_files_being_written_have_a_heartbeat(tmp_path: Path, monkeypatch: pytes
 
     with scratch_folder(tmp_path) as scratch:
         wait_for_heartbeat(scratch)
-        write_whole(tmp_path / "shard", wait_for_heartbeat)
+        with atomic_write(tmp_path / "shard") as temporary:
+            wait_for_heartbeat(temporary)
     assert len(seen) == 2
     assert names(tmp_path) == {"shard"}
 
@@ -117,8 +118,8 @@ def test_a_failed_write_keeps_the_old_file(tmp_path: Path) -> None:
         temporary.write_text("half")
         raise OSError("disk full")
 
-    with pytest.raises(OSError, match="disk full"):
-        write_whole(path, fail)
+    with pytest.raises(OSError, match="disk full"), atomic_write(path) as temporary:
+        fail(temporary)
     assert names(tmp_path) == {"index.json"}
     assert path.read_text() == "old"
 
@@ -177,7 +178,7 @@ def test_file_systems_without_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, folders_only: bool
 ) -> None:
     monkeypatch.setattr(os, "fsync", without_sync(number, folders_only=folders_only))
-    write_whole(tmp_path / "file", lambda path: path.write_text("whole"))
+    write_atomically(tmp_path / "file", "whole")
     assert (tmp_path / "file").read_text() == "whole"
 
 
@@ -205,6 +206,6 @@ def test_exactly_one_creates_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_temporary_names_fit_the_file_system(tmp_path: Path) -> None:
     for name in ("n" * 250 + ".csv", "\u00fc" * 125 + ".csv"):
-        write_whole(tmp_path / name, lambda path: path.write_text("whole"))
+        write_atomically(tmp_path / name, b"whole")
         assert temporary_path(tmp_path / name).suffix == ".csv"
         assert (tmp_path / name).read_text() == "whole"
