@@ -41,7 +41,7 @@ class VideoFrames:
         self.frame_count = len(extracted.sizes)
         self.width, self.height = config.frame_size
         self._bytes = map_file(extracted.jpeg, np.uint8).data
-        self._stops = np.cumsum(extracted.sizes).tolist()
+        self._offsets = [0, *np.cumsum(extracted.sizes).tolist()]
 
     def read(self, frames: Sequence[int]) -> NDArray[np.uint8]:
         """Decode some frames, in this order; repeated ones only once.
@@ -57,8 +57,8 @@ class VideoFrames:
             raise IndexError(
                 f"frames {distinct[0]} to {distinct[-1]} of {self.path}, which has {self.frame_count} frames"
             )
-        starts = [0, *self._stops]
-        decoded = decode_jpegs([self._bytes[starts[f] : starts[f + 1]] for f in distinct], self.width, self.height)
+        jpegs = [self._bytes[self._offsets[frame] : self._offsets[frame + 1]] for frame in distinct]
+        decoded = decode_jpegs(jpegs, self.width, self.height)
         return decoded[[distinct.index(frame) for frame in frames]]
 
 

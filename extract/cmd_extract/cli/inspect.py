@@ -74,7 +74,7 @@ def verify(
                 index_name=index_name,
                 decode=not quick,
                 sources=recorded.records if recorded and sources else None,
-                resolve=lambda record: resolve_path(record, recorded.root) if recorded else Path(),
+                resolve=partial(resolve_path, root=recorded.root) if recorded else None,
                 part=part,
                 spread=partial(_check_shards, workers),
                 progress=display.update,

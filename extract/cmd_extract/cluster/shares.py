@@ -19,8 +19,8 @@ _REMEDY = "Pass --num-tasks with the total number of tasks (their IDs count from
 def find_share(environ: Mapping[str, str], task: int | None, num_tasks: int | None, *, array: bool) -> Share | None:
     """Return the share of this process.
 
-    A share is taken only if requested. In particular, a process in somebody's job array, which may run over folders,
-    seeds or anything else, builds all shards by default.
+    A share is taken only if requested: a process in a job array, which may run over folders, seeds or anything else,
+    builds all shards by default.
 
     Args:
         environ: environment variables, perhaps of a Slurm job array.

@@ -84,7 +84,7 @@ def _plain_number(kind: click.ParamType[Any]) -> click.ParamType[Any]:
 
 
 def _stdout_is_open() -> bool:
-    """Return whether somebody still reads what is written to standard output."""
+    """Return whether the reader of standard output, such as a pager, is still there."""
     try:
         poller = select.poll()
         poller.register(sys.stdout.fileno(), 0)

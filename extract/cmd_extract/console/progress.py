@@ -80,7 +80,7 @@ class ProgressDisplay:
         if self._bar:
             self._bar.console.print(text, markup=False, emoji=False, highlight=False, soft_wrap=True)
             return
-        with contextlib.suppress(OSError):  # nobody reads it any more, which must not end hours of work
+        with contextlib.suppress(OSError):  # a closed standard error must not end hours of work
             print(text, file=sys.stderr, flush=True)
 
     def _estimate(self, done: int, total: int, now: float) -> str:

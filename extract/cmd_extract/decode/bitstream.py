@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from cmd_extract.decode.headers import (
+    IDR_NAL,
     SequenceParameters,
     SliceHeader,
     parse_sequence,
@@ -21,8 +22,7 @@ from cmd_extract.errors import BitstreamError
 
 _VOP_START = b"\x00\x00\x01\xb6"
 _VOP_TYPES = "IPBS"
-_SLICE_NALS = (1, 5)
-_IDR_NAL = 5
+_SLICE_NALS = (1, IDR_NAL)
 _SPS_NAL = 7
 
 
@@ -123,7 +123,7 @@ def mixed_picture_type(packet: bytes, length_bytes: int) -> str | None:
     try:
         slices = (nal for nal in _nals(packet, length_bytes) if nal[0] & 31 in _SLICE_NALS)
         first = next(slices, None)
-        if first is None or first[0] & 31 == _IDR_NAL or parse_slice_type(first) != "I":
+        if first is None or first[0] & 31 == IDR_NAL or parse_slice_type(first) != "I":
             return None
         others = {parse_slice_type(nal) for nal in slices}
     except (BitstreamError, IndexError):

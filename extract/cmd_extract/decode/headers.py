@@ -9,10 +9,12 @@ from functools import cache
 
 from cmd_extract.errors import BitstreamError
 
+IDR_NAL = 5
+"""Type of the NAL units of an IDR picture, at which decoding can start."""
+
 _LAYER_START = re.compile(rb"\x00\x00\x01[\x20-\x2f]")
 _MAX_LAYER_BYTES = 192  # including both quantizer matrices
 _SLICE_TYPES = "PBISS"
-_IDR_NAL = 5
 _HIGH_PROFILES = (100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135)
 _MAX_HEADER_BYTES = 64
 
@@ -127,7 +129,7 @@ def parse_slice(nal: bytes, sequence: SequenceParameters) -> SliceHeader:
     if sequence.separate_planes:
         bits.read(2)
     frame_number = bits.read(sequence.frame_number_bits)
-    idr = nal[0] & 31 == _IDR_NAL
+    idr = nal[0] & 31 == IDR_NAL
     display_order = None
     if sequence.whole_frames and sequence.display_order_bits:
         if idr:

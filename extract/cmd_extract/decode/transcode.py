@@ -181,25 +181,25 @@ def transcode(
         canonical=None if frames_only else workdir / "canonical.avi",
         frames=workdir / "frames.nut" if config.store_frames else None,
         keyframes=None if frames_only else workdir / "keyframes.nut",
-        stamps=workdir / "stamps.txt",
     )
     if frames_only and files.frames is None:
-        return replace(files, stamps=None)
+        return files
     if (left := memory_left()) is not None and left < _LOADED_BYTES:
         raise VideoError("memory", _NEEDS_MORE)
-    status, log = _run(build_command(source, info, config, files, binary), workdir / "ffmpeg.log", files.stamps)
+    stamps = workdir / "stamps.txt"
+    status, log = _run(build_command(source, info, config, files, binary), workdir / "ffmpeg.log", stamps)
     if log.out_of_memory:
         # An error even if FFmpeg exits with 0: the picture it had no memory for is missing from the outputs.
         raise VideoError("memory", _NEEDS_MORE)
     if status != 0:
         raise _explain_failure(status, log, workdir)
-    return replace(files, decode_errors=log.damage, first_error=log.first_error)
+    return replace(files, stamps=stamps, decode_errors=log.damage, first_error=log.first_error)
 
 
-def _run(command: Sequence[str], log: Path, stamps: Path | None) -> tuple[int, FfmpegLog]:
+def _run(command: Sequence[str], log: Path, stamps: Path) -> tuple[int, FfmpegLog]:
     with (
         log.open("wb") as stderr,
-        (stamps or Path(os.devnull)).open("wb") as stdout,
+        stamps.open("wb") as stdout,
         subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,

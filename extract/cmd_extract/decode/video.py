@@ -102,7 +102,7 @@ def cut_into_segments(video: ExtractedVideo, seconds: float | None) -> list[tupl
     cuts = [0]
     if seconds is not None:
         indices = video.keyframe_indices.tolist()
-        # Exactly the decimal number that was asked for: 0.6 as a binary number exceeds three fifths.
+        # Exactly the given decimal number: 0.6 as a binary floating-point number is not three fifths.
         segments = video.times.intervals(indices, Fraction(str(seconds)))
         # The first sample starts at frame 0, which need not be an I-frame.
         for index, segment, before in zip(indices, segments, [0, *segments], strict=False):

@@ -38,8 +38,8 @@ class DryRun:
     """Plan of a run.
 
     Attributes:
-        rows, shards: of the manifest, or of this task's share.
-        rows_done, shards_done: of finished shards, which would be kept.
+        rows, shards: numbers of rows and shards of the manifest, or of this task's share.
+        rows_done, shards_done: those of the finished shards, which would be kept.
         missing: videos to extract that are neither files nor members of a tar file.
         remote: number of remote videos to extract, which are not looked for.
         headers: number of headers read for ``frames``.

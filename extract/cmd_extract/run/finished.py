@@ -70,7 +70,7 @@ class FinishedShard:
     def changed_sources(self, records: Sequence[VideoRecord], job: RunJob) -> list[str]:
         """Describe the sources whose size has changed since they were extracted.
 
-        Missing sources are not needed any more. ``cmd-extract verify`` also finds changes that keep the size.
+        Missing sources are no longer needed. ``cmd-extract verify`` also finds changes that keep the size.
 
         Args:
             records: all manifest rows of the shard.
@@ -125,7 +125,7 @@ def describe_shard(path: Path, written: WrittenShard) -> FinishedShard:
     """Describe a shard that this process has just written.
 
     Raises:
-        ShardError: it is not a shard any more.
+        ShardError: it is no longer a shard.
     """
     stamp = file_stamp(str(path.parent), path.name)
     if stamp is None:

@@ -210,7 +210,7 @@ class Planned(NamedTuple):
         plans: the shards.
         parts: the manifest rows, in the parts in which they were added to the output folder.
         manifest_sha256: hash of the bytes of the manifest file.
-        recorded, limits: what was asked for, see ``division.plan_shards``.
+        recorded, limits: arguments of ``division.plan_shards``, from which the plan was made.
         is_saved: whether the plan was read from the output folder, see ``cmd_extract.run.plan_file``.
     """
 

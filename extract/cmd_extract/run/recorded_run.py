@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -72,7 +72,7 @@ def read_recorded_run(out: Path, manifest: Path | None = None, root: Root | None
     if manifest is None:
         raise ShardError(f"{out / schema.RUN_NAME}: names no manifest; pass it with --manifest")
     try:
-        config = ExtractConfig(**{f.name: identity.config[f.name] for f in fields(ExtractConfig)})
+        config = ExtractConfig.from_description(identity.config)
         ffmpeg_version = str(identity.config["ffmpeg"])
     except (KeyError, ValueError, TypeError) as error:
         raise ShardError(f"{out / schema.RUN_NAME}: invalid configuration ({error}); restore the file") from None
@@ -84,10 +84,4 @@ def read_recorded_run(out: Path, manifest: Path | None = None, root: Root | None
             f"{manifest}: has changed since {out} was extracted (rows, ids or paths); pass the original manifest with "
             "--manifest"
         )
-    return RecordedRun(
-        root=root,
-        manifest=manifest,
-        config=config,
-        planned=planned,
-        ffmpeg_version=ffmpeg_version,
-    )
+    return RecordedRun(root=root, manifest=manifest, config=config, planned=planned, ffmpeg_version=ffmpeg_version)

@@ -171,7 +171,7 @@ class ShardCache:
         """Remove unused copies until ``size`` bytes fit; return how many bytes are missing, 0 or less if they do."""
         found = list(self._files())
         missing = sum(status.st_size for _, status in found) + size - self.max_bytes
-        # Unfinished downloads that nobody holds are of killed processes.
+        # Unfinished downloads without a lock belong to killed processes.
         order = {path: (not _is_partial(path), -next_use(path), status.st_atime_ns) for path, status in found}
         for path, status in sorted(found, key=lambda each: order[each[0]]) if missing > 0 else []:
             if remove_unused(path):

@@ -63,7 +63,7 @@ def open_hdf5(path: Path) -> h5py.File:
 
 
 class OpenShard:
-    """Location of the data in a shard. The data are read from the file directly, HDF5 is not needed any more.
+    """Location of the data in a shard, which are then read from the file directly, without HDF5.
 
     Args:
         path: the HDF5 file.

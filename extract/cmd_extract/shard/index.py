@@ -55,6 +55,7 @@ from cmd_extract.sources.access import fingerprint
 from cmd_extract.system.mapping import map_file
 
 _COUNTS = ("size_bytes", "frames", "failures", "damaged")
+_BLOCK = 1 << 16  # texts or rows at a time, so that a column need not fit into memory
 
 
 class ShardEntry(NamedTuple):
@@ -96,6 +97,7 @@ class ShardIndex:
         data_hash: hash of the shards' content and of the labels, groups and splits.
         split_columns: names of the split columns, sorted.
         row_count: number of manifest rows.
+        table_path: the table beside the index.
 
     Raises:
         ShardError: the file is missing, invalid or of another version, or its table is.
@@ -140,8 +142,8 @@ class ShardIndex:
     def texts(self, name: str) -> Iterator[str]:
         """Yield the texts of a column."""
         first, data = self._columns[FIRST.format(name)], self._columns[name]
-        for start in range(0, len(first) - 1, 1 << 16):  # in blocks, so that the column need not fit into memory
-            ends = first[start : start + (1 << 16) + 1].tolist()
+        for start in range(0, len(first) - 1, _BLOCK):
+            ends = first[start : start + _BLOCK + 1].tolist()
             block = data[ends[0] : ends[-1]].tobytes()
             yield from (
                 block[begin - ends[0] : end - ends[0]].decode("utf-8", "surrogateescape")
@@ -164,8 +166,8 @@ class ShardIndex:
         """Yield the value of ``label``, ``group`` or a split column for each manifest row."""
         column = self.row_column(name)
         names, codes = self.values(column), self._columns[CODES.format(column)]
-        for start in range(0, len(codes), 1 << 16):
-            yield from map(names.__getitem__, codes[start : start + (1 << 16)].tolist())
+        for start in range(0, len(codes), _BLOCK):
+            yield from map(names.__getitem__, codes[start : start + _BLOCK].tolist())
 
     def has_columns_of(self, records: Sequence[VideoRecord]) -> bool:
         """Return whether labels, groups and splits are those of manifest rows."""
@@ -275,7 +277,7 @@ class IndexedVideos(Videos):
         return count
 
     def entry(self, number: int) -> VideoEntry:
-        """Return the video with a number from 0 to V - 1."""
+        """See ``Videos.entry``."""
         index = self._index
         row = int(index.column(VIDEO_ROW)[number])
         first_video = index.column(SHARD_FIRST_VIDEO)
@@ -304,7 +306,7 @@ class IndexedVideos(Videos):
         )
 
     def numbers(self, column: str) -> NDArray[Any]:
-        """Return (V,) values of one of ``NUMBERS``; read-only."""
+        """See ``Videos.numbers``."""
         if column in ("source_width", "source_height"):
             size: NDArray[np.int32] = self._index.column(VIDEO_SOURCE_SIZE)[:, int(column == "source_height")]
             return size
@@ -317,19 +319,19 @@ class IndexedVideos(Videos):
         return self._index.column(f"video/{column}")
 
     def texts(self, column: str) -> Iterator[str]:
-        """Yield the values of one of ``TEXTS``."""
+        """See ``Videos.texts``."""
         if column == "video_id":
             return self._index.texts(VIDEO_ID)
         return (row.tobytes().hex() for row in self._index.column(VIDEO_FINGERPRINT))
 
     def names(self, column: str) -> Names:
-        """Return one of ``NAMES``."""
+        """See ``Videos.names``."""
         if column == CODEC:
             return Names(self._index.column(CODES.format(CODEC)).astype(np.int64), self._index.values(CODEC))
         return self._row_names(column)
 
     def split(self, column: str) -> Names:
-        """Return the parts of a split column; KeyError if there is none of this name."""
+        """See ``Videos.split``."""
         if column not in self.split_columns:
             raise KeyError(column)
         return self._row_names(column)

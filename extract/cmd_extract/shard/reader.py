@@ -204,7 +204,7 @@ class ShardReader:
             IndexError: a frame number is out of range.
             OSError: the data cannot be decompressed.
         """
-        data, count = self._data, max(stop - start, 0)  # an open HDF5 file per shard would be too many
+        data, count = self._data, max(stop - start, 0)
         grid = np.empty((count, *data.motion_grid.row_shape), np.int16)
         valid = np.empty((count, *data.motion_valid.row_shape), np.bool_)
         self.read_motion(position, start, grid, valid)

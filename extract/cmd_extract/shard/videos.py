@@ -14,13 +14,6 @@ from numpy.typing import NDArray
 
 from cmd_extract.schema import VideoEntry
 
-NUMBERS = ("row", "frame_count", "fps", "source_width", "source_height", "keyframe_count", "shard")
-"""Numeric columns, named like the attributes of ``VideoEntry``."""
-TEXTS = ("video_id", "fingerprint")
-"""Text columns with mostly different values."""
-NAMES = ("label", "group", "codec")
-"""Text columns with few values; the split columns are of this kind, too."""
-
 
 class Names(NamedTuple):
     """A text column with few values.
@@ -65,15 +58,20 @@ class Videos(Sequence[VideoEntry]):
 
     @abstractmethod
     def numbers(self, column: str) -> NDArray[Any]:
-        """Return (V,) values of one of ``NUMBERS``; read-only."""
+        """Return (V,) values of a numeric column, read-only.
+
+        Args:
+            column: ``row``, ``frame_count``, ``fps``, ``source_width``, ``source_height``, ``keyframe_count`` or
+                ``shard``.
+        """
 
     @abstractmethod
     def texts(self, column: str) -> Iterator[str]:
-        """Yield the values of one of ``TEXTS``."""
+        """Yield the values of a text column with mostly different values: ``video_id`` or ``fingerprint``."""
 
     @abstractmethod
     def names(self, column: str) -> Names:
-        """Return one of ``NAMES``."""
+        """Return a text column with few values: ``label``, ``group`` or ``codec``."""
 
     @abstractmethod
     def split(self, column: str) -> Names:
@@ -132,32 +130,32 @@ class SelectedVideos(Videos):
         self.split_columns = videos.split_columns
 
     def select(self, chosen: Sequence[int] | NDArray[np.int64]) -> Videos:
-        """Return the videos with these numbers, in this order."""
+        """See ``Videos.select``."""
         return SelectedVideos(self._videos, self._chosen[np.asarray(chosen, np.int64)])
 
     def __len__(self) -> int:
         return len(self._chosen)
 
     def entry(self, number: int) -> VideoEntry:
-        """Return the video with a number from 0 to V - 1."""
+        """See ``Videos.entry``."""
         return self._videos.entry(int(self._chosen[number]))
 
     def numbers(self, column: str) -> NDArray[Any]:
-        """Return (V,) values of one of ``NUMBERS``; read-only."""
+        """See ``Videos.numbers``."""
         values: NDArray[Any] = self._videos.numbers(column)[self._chosen]
         return values
 
     def texts(self, column: str) -> Iterator[str]:
-        """Yield the values of one of ``TEXTS``."""
+        """See ``Videos.texts``."""
         every = np.fromiter(self._videos.texts(column), object, len(self._videos))
         return iter(every[self._chosen].tolist())
 
     def names(self, column: str) -> Names:
-        """Return one of ``NAMES``."""
+        """See ``Videos.names``."""
         return self._selected(self._videos.names(column))
 
     def split(self, column: str) -> Names:
-        """Return the parts of a split column; KeyError if there is none of this name."""
+        """See ``Videos.split``."""
         return self._selected(self._videos.split(column))
 
     def _selected(self, found: Names) -> Names:
@@ -184,7 +182,7 @@ class JoinedVideos(Videos):
         return self._starts[-1]
 
     def entry(self, number: int) -> VideoEntry:
-        """Return the video with a number from 0 to V - 1."""
+        """See ``Videos.entry``."""
         folder = bisect.bisect_right(self._starts, number) - 1
         entry = self._parts[folder].entry(number - self._starts[folder])
         return replace(
@@ -195,12 +193,12 @@ class JoinedVideos(Videos):
         )
 
     def numbers(self, column: str) -> NDArray[Any]:
-        """Return (V,) values of one of ``NUMBERS``; read-only."""
+        """See ``Videos.numbers``."""
         first = self._first_shards if column == "shard" else [0] * len(self._parts)
         return np.concatenate([part.numbers(column) + start for part, start in zip(self._parts, first, strict=False)])
 
     def texts(self, column: str) -> Iterator[str]:
-        """Yield the values of one of ``TEXTS``."""
+        """See ``Videos.texts``."""
         for folder, part in enumerate(self._parts, start=1):
             if column == "video_id":
                 yield from (f"{folder}/{text}" for text in part.texts(column))
@@ -208,11 +206,11 @@ class JoinedVideos(Videos):
                 yield from part.texts(column)
 
     def names(self, column: str) -> Names:
-        """Return one of ``NAMES``."""
+        """See ``Videos.names``."""
         return _join([part.names(column) for part in self._parts])
 
     def split(self, column: str) -> Names:
-        """Return the parts of a split column; KeyError if there is none of this name."""
+        """See ``Videos.split``."""
         if column not in self.split_columns:
             raise KeyError(column)
         return _join([

@@ -197,7 +197,7 @@ def _create(path: Path) -> None:
 
 
 def _read_owner(path: Path) -> Owner | None:
-    """Return the owner that a claim file names; None if it is not written yet. If its owner died then, it expires."""
+    """Return the owner that a claim file names; None if it is not written yet."""
     try:
         return Owner(**json.loads(path.read_text("utf-8")))
     except (ValueError, TypeError):

@@ -55,7 +55,7 @@ class Interpreter:
         finally:
             theirs.close()
         self.pid = self._process.pid
-        # It may have ended already; whoever waits for a reply gets an EOFError then.
+        # It may have ended already; waiting for a reply then raises EOFError.
         with contextlib.suppress(BrokenPipeError, ConnectionResetError):
             self.connection.send((target, arguments))
 

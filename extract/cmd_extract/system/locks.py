@@ -41,13 +41,13 @@ def hold_shared(descriptor: int, path: Path) -> None:
 
 
 def release(descriptor: int) -> None:
-    """Unlock and close a descriptor; a copy that a forked process has inherited holds no lock any more either."""
+    """Unlock and close a descriptor; copies inherited by forked processes no longer hold the lock either."""
     fcntl.flock(descriptor, fcntl.LOCK_UN)
     os.close(descriptor)
 
 
 def remove_unused(path: Path) -> bool:
-    """Remove a file unless a process holds a lock on it; return whether it does not exist any more."""
+    """Remove a file unless a process holds a lock on it; return whether it is gone."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -107,7 +107,6 @@ def _lock(descriptor: int, kind: int, path: Path) -> bool:
     except BlockingIOError:
         return False
     except OSError as error:
-        raise OSError(
-            error.errno, f"{path}: cannot be locked ({error.strerror}); choose a folder on a local disk"
-        ) from (error)
+        reason = f"{path}: cannot be locked ({error.strerror}); choose a folder on a local disk"
+        raise OSError(error.errno, reason) from error
     return True

@@ -55,7 +55,7 @@ class OpenFiles:
         """Read ``count`` bytes of a file from position ``start`` on.
 
         Raises:
-            OSError: the file cannot be read, ends before, or is not the file that had the stamp.
+            OSError: the file cannot be read, is shorter, or is not the file that had the stamp.
         """
         if start < 0 or count < 0 or start + count > stamp.size_bytes:
             raise OSError(f"{path}: bytes {start} to {start + count} of a file of {stamp.size_bytes} bytes")

@@ -1,4 +1,4 @@
-"""Handling of Ctrl-C and SIGTERM: either one ends a run cleanly, and none is lost."""
+"""Handling of Ctrl-C and SIGTERM: both end a run cleanly, and neither is lost."""
 
 from __future__ import annotations
 
