@@ -13,8 +13,7 @@ from cmd_extract.decode.ffmpeg import FfmpegBinary
 from cmd_extract.decode.source import SourceInfo, probe
 from cmd_extract.decode.spool import spool_jpegs
 from cmd_extract.decode.transcode import transcode
-from cmd_extract.decode.video import utf8_path
-from cmd_extract.errors import VideoError
+from cmd_extract.decode.video import require_frames, utf8_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +49,5 @@ def extract_frames(source: Path, config: ExtractConfig, workdir: Path, binary: F
     files = transcode(source, info, replace(config, store_frames=True), workdir, binary, frames_only=True)
     target = workdir / "frames"
     sizes, _ = spool_jpegs(files.frames, target)
-    if len(sizes) == 0:
-        because = f": {files.first_error}" if files.first_error else ""
-        raise VideoError("transcode", f"no frame of the video could be decoded{because}")
+    require_frames(len(sizes), files.first_error)
     return ExtractedFrames(source=info, jpeg=target, sizes=sizes)

@@ -263,6 +263,17 @@ def _read_times(files: TranscodedFiles, info: SourceInfo, config: ExtractConfig,
     return increasing_ticks(stamps, info.time_base, may_jump=info.may_jump)
 
 
+def require_frames(frames: int, first_error: str) -> None:
+    """Check that FFmpeg has decoded at least one frame.
+
+    Raises:
+        VideoError: it has not; the reason contains FFmpeg's first error.
+    """
+    if frames == 0:
+        because = f": {first_error}" if first_error else ""
+        raise VideoError("transcode", f"no frame of the video could be decoded{because}")
+
+
 def check_frames(stream: MotionStream, frames: int, first_error: str = "") -> None:
     """Check that frame n is the same frame in all outputs; otherwise frames would be paired with another's motion.
 
@@ -275,9 +286,7 @@ def check_frames(stream: MotionStream, frames: int, first_error: str = "") -> No
         VideoError: the outputs do not match, or there is no frame or no I-frame.
     """
     indices = stream.keyframe_indices
-    if frames == 0:
-        because = f": {first_error}" if first_error else ""
-        raise VideoError("transcode", f"no frame of the video could be decoded{because}")
+    require_frames(frames, first_error)
     if frames != len(stream.types):
         raise VideoError("motion", f"{len(stream.types)} frames with motion vectors but {frames} JPEG frames")
     if len(indices) == 0:

@@ -24,6 +24,7 @@ from cmd_extract.schema import DamagedRow, FailedRow, NoteRow, VideoRecord
 from cmd_extract.shard.reader import ShardReader
 from cmd_extract.shard.writer import WrittenShard
 from cmd_extract.sources.access import fingerprint, sizes
+from cmd_extract.system.reading import FileStamp
 
 _WRITTEN_FIELDS = tuple(f.name for f in fields(WrittenShard))
 
@@ -58,9 +59,9 @@ class FinishedShard:
         return self.written.name
 
     @property
-    def stamp(self) -> tuple[int, int]:
-        """Size and modification time (ns) of the file, see ``file_stamp``."""
-        return self.written.size_bytes, self.mtime_ns
+    def stamp(self) -> FileStamp:
+        """Size and modification time of the file, see ``file_stamp``."""
+        return FileStamp(self.written.size_bytes, self.mtime_ns)
 
     def has_all_rows(self, plan: ShardPlan) -> bool:
         """Return whether the shard has exactly its manifest rows, each as one or more videos or as one failure."""
@@ -112,13 +113,13 @@ class FinishedShard:
         )
 
 
-def file_stamp(folder: str, name: str) -> tuple[int, int] | None:
-    """Return size and modification time (ns) of the file ``name`` in a folder, None if it does not exist."""
+def file_stamp(folder: str, name: str) -> FileStamp | None:
+    """Return size and modification time of the file ``name`` in a folder, None if it does not exist."""
     try:
         file = os.stat(f"{folder}/{name}")  # noqa: PTH116 (a Path takes longer than stat)
     except FileNotFoundError:
         return None
-    return file.st_size, file.st_mtime_ns
+    return FileStamp(file.st_size, file.st_mtime_ns)
 
 
 def describe_shard(path: Path, written: WrittenShard) -> FinishedShard:
@@ -151,7 +152,7 @@ def read_finished(plan: ShardPlan, job: RunJob) -> FinishedShard | None:
         written = WrittenShard(
             name=path.name,
             sha256=fingerprint(path),
-            size_bytes=stamp[0],
+            size_bytes=stamp.size_bytes,
             videos=len(reader.video_rows()),
             frames=reader.frame_count,
             failures=len(reader.failures()),
@@ -183,11 +184,11 @@ def extracted_rows(plan: ShardPlan, job: RunJob) -> frozenset[int]:
         return frozenset()
 
 
-def _describe(reader: ShardReader, written: WrittenShard, stamp: tuple[int, int]) -> FinishedShard:
+def _describe(reader: ShardReader, written: WrittenShard, stamp: FileStamp) -> FinishedShard:
     sources = dict(zip(reader.video_rows().tolist(), reader.source_bytes().tolist(), strict=True))
     return FinishedShard(
         written=written,
-        mtime_ns=stamp[1],
+        mtime_ns=stamp.mtime_ns,
         rows_hash=reader.rows_hash,
         config_hash=reader.header.config_hash,
         rows=np.array(list(sources), np.int64),
