@@ -33,7 +33,7 @@ QUARTER_PX = 4
 
 INDEX_NAME = "index.json"
 INDEX_TABLE_PATTERN = "index-{}.h5"
-"""Name of the table beside the index, with the beginning of its SHA-256."""
+"""File name of the table of the index; contains the start of its SHA-256."""
 PREVIOUS_INDEX_NAME = "index.previous.json"
 """Name of the index while shards that it describes are being replaced."""
 FAILURES_NAME = "failures.csv"

@@ -1,1 +1,1 @@
-"""The library: functions for scripts and notebooks, beside the command line."""
+"""The Python API: functions for scripts and notebooks."""

@@ -44,7 +44,7 @@ class VideoFrames:
         self._offsets = [0, *np.cumsum(extracted.sizes).tolist()]
 
     def read(self, frames: Sequence[int]) -> NDArray[np.uint8]:
-        """Decode some frames, in this order; repeated ones only once.
+        """Decode some frames, in this order; a repeated frame is decoded once.
 
         Returns:
             (N, height, width, 3) uint8, RGB.

@@ -50,7 +50,7 @@ class MotionStream:
         stamps: (F,) int64, time stamps in ticks of the source's time base; 0 in a canonical stream.
         has_stamp: (F,) bool, see ``FrameVectors``.
         keyframe_sizes: (K,) int64, bytes of each keyframe JPEG.
-        keyframe_numbers: (K,) int64, frame numbers of the keyframes that FFmpeg made beside a canonical stream; None if
+        keyframe_numbers: (K,) int64, frame numbers of the keyframes that FFmpeg made with a canonical stream; None if
             they come from the stream itself.
     """
 
@@ -75,7 +75,7 @@ def spool_jpegs(packets: Path | None, target: Path) -> tuple[NDArray[np.int64], 
     Raises:
         VideoError: there are no JPEGs.
     """
-    assert packets is not None, "made beside the canonical stream"
+    assert packets is not None, "made with the canonical stream"
     sizes, numbers = [], []
     with target.open("wb") as out:
         for number, jpeg in read_packets(packets):

@@ -98,7 +98,7 @@ def build_command(
             # I-frames of a canonical stream are exactly every gop-th frame, since scene cuts insert none.
             branch = branch.filter("select", f"not(mod(n,{config.gop}))").filter("scale", out_range="full")
         outputs.append(ffmpeg.output(branch, input_url(path), **_jpeg_options(config)))
-    # Even if next to nothing of a source can be decoded, its frames are wanted.
+    # Keep the frames that can be decoded, however few.
     general = ["-hide_banner", "-nostdin", "-nostats", "-loglevel", LOG_LEVEL, "-max_error_rate", "1"]
     if config.fps is None:
         general.append("-copyts")  # FFmpeg's own corrections depend on the container; see stamps.py for the rule

@@ -183,7 +183,7 @@ def _use_own_stream(
 def _read_canonical_stream(
     files: TranscodedFiles, config: ExtractConfig, reader: str, spool: VideoSpool
 ) -> MotionStream:
-    """Read the vectors of the canonical stream and the keyframes made beside it; delete both files."""
+    """Read the vectors of the canonical stream and the keyframes made with it; delete both files."""
     assert files.canonical is not None, "made unless the source's own vectors are used"
     stream = spool_motion(read_vectors(files.canonical, reader), config, spool)
     files.canonical.unlink()

@@ -32,7 +32,7 @@ class _Planner:
     """Divides rows into shards while they are read; keeps only those of the shard that is not complete yet.
 
     Attributes:
-        recorded: parts that an extraction has already.
+        recorded: parts that the extraction already has.
         limits: limits of shards after those.
         estimate: returns the expected bytes of rows; None to close shards by their number of rows.
     """
@@ -181,7 +181,7 @@ def plan_shards(
     limits: ShardLimits = _NO_LIMITS,
     estimate: Estimate | None = None,
 ) -> Planned:
-    """Divide a manifest into the rows that an extraction has already and a part of new rows, if any.
+    """Divide a manifest into the rows that an extraction already has and a part of new rows, if any.
 
     Args:
         source: the manifest.

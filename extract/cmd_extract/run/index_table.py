@@ -199,7 +199,7 @@ class IndexWriter:
         sync(temporary)
         temporary.replace(self._out / table["name"])
         text = json.dumps(head, indent=1) + "\n"
-        # Syncs the folder, too.
+        # Also syncs the folder.
         write_atomically(self._out / schema.INDEX_NAME, text)
         (self._out / schema.PREVIOUS_INDEX_NAME).unlink(missing_ok=True)
         for path in replaced - {self._out / table["name"]}:

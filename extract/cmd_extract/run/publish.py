@@ -109,7 +109,7 @@ def publish(
     try:
         publisher.check_destination()
         names = _ordered_names(out, index.table_path.name)
-        # An index must never describe other shards than those beside it.
+        # At no time may an index describe other shards than those stored with it.
         if not publisher.is_current(INDEX_NAME, fingerprint(out / INDEX_NAME)):
             publisher.remove(INDEX_NAME)
         if NOTES_NAME not in names:
@@ -210,7 +210,7 @@ def fetch(
         table = head["table"]["name"]
         sizes = [_fetch_file(source, out / table, head["table"]["sha256"], limits)]
         checksums = read_checksums(out / table, head)
-        # No index while files beside it are replaced.
+        # There must be no index while the files that it describes are replaced.
         if not (out / INDEX_NAME).exists() or (out / INDEX_NAME).read_bytes() != index:
             (out / INDEX_NAME).unlink(missing_ok=True)
         write_atomically(here, record)

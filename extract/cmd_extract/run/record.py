@@ -55,7 +55,7 @@ class RunIdentity:
 
     def is_extended_by(self, new: RunIdentity) -> bool:
         """Return whether another run has the same manifest rows, in the same shards, perhaps followed by more."""
-        # Of processes that plan the same rows at the same time, one decides how sources that change divide them.
+        # If sources change while several processes plan the same rows, one of them decides how the rows are divided.
         own, others = ([part._replace(sizes=()) for part in parts] for parts in (self.parts, new.parts))
         return others[: len(own)] == own
 
@@ -93,7 +93,7 @@ def plan_run(
     shard_gb: float | None = None,
     root: Root | None = None,
 ) -> Planned:
-    """Plan the shards of a run; rows that the output folder has already keep their shards.
+    """Plan the shards of a run; rows that the output folder already has keep their shards.
 
     Args:
         out: output folder, perhaps of an earlier run.
@@ -198,8 +198,8 @@ def write_record(job: RunJob, identity: RunIdentity, summary: RunSummary) -> Non
 def claim_folder(job: RunJob, identity: RunIdentity) -> RunIdentity:
     """Create ``run.json`` in a new output folder when a run starts; check that an existing one is of this extraction.
 
-    Of several runs that start in an empty folder at the same time, one creates the file, and all others compare
-    themselves with it.
+    If several runs start in an empty folder at the same time, one creates the file, and the others compare themselves
+    with it.
 
     Returns:
         The extraction of the folder.

@@ -70,14 +70,14 @@ class OpenShard:
         file: the same file, opened with ``open_hdf5``.
         files: open descriptors.
 
-    Raises:
-        OSError: the file has been replaced since it was opened.
-
     Attributes:
         frame_counts: (V,) int64, number of frames of each video.
         first_frame: (V,) int64, first row of each video in the frame columns.
         first_keyframe: (V + 1,) int64, first row of each video in the keyframe columns, and the number of keyframes.
         motion_grid, motion_valid: motion grids and validity masks of all frames.
+
+    Raises:
+        OSError: the file has been replaced since it was opened.
     """
 
     def __init__(self, path: Path, file: h5py.File, files: OpenFiles) -> None:

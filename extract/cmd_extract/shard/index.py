@@ -1,4 +1,4 @@
-"""The index of an output folder: ``index.json``, and the table beside it, whose columns are mapped into memory.
+"""The index of an output folder: ``index.json``, and its table, whose columns are mapped into memory.
 
 The table is an HDF5 file of contiguous columns. Processes that map it share its pages, and only pages that are used are
 read. ``extract/README.md`` documents it.
@@ -97,7 +97,7 @@ class ShardIndex:
         data_hash: hash of the shards' content and of the labels, groups and splits.
         split_columns: names of the split columns, sorted.
         row_count: number of manifest rows.
-        table_path: the table beside the index.
+        table_path: path of its table.
 
     Raises:
         ShardError: the file is missing, invalid or of another version, or its table is.

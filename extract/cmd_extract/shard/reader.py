@@ -256,7 +256,8 @@ class ShardSet:
         data_hash: hash of the shards' content and of the labels, groups and splits.
 
     Raises:
-        ShardError: the folder contains no complete extraction, or shards that do not belong together.
+        ShardError: the folder contains no complete extraction, shards are missing or do not match the index, or all
+            videos failed.
     """
 
     def __init__(self, folder: Path, files: OpenFiles | None = None) -> None:

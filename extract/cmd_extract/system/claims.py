@@ -147,7 +147,7 @@ class Claims:
             # In the output folder, whose leftovers of killed processes every run removes.
             present = file_system_time(self.out) if now is None else now
         except OSError as error:
-            if error.errno in _MISSING:  # perhaps together with the folder
+            if error.errno in _MISSING:  # the claim was removed, perhaps with the folder
                 return None
             raise
         return Claim(owner=owner, age_seconds=present - modified)

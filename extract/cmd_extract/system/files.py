@@ -69,7 +69,7 @@ def remove_leftovers(folder: Path, stale_seconds: float = 3600.0) -> None:
         return
     try:
         now = file_system_time(folder)
-    except OSError:  # a full disk, perhaps; without the clock, their age is unknown
+    except OSError:  # a full disk, for example; without the clock, their age is unknown
         return
     for path in others:
         with contextlib.suppress(OSError):
@@ -121,7 +121,7 @@ def create_exclusively(path: Path, text: str) -> bool:
     """Create a small text file with its whole content, unless it exists.
 
     Returns:
-        Whether this call created it. Of several processes that try at the same time, exactly one does.
+        Whether this call created it. If several processes try at the same time, exactly one does.
 
     Raises:
         OSError: the file cannot be written.
