@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from click.testing import CliRunner
 
 from cmd_extract.cli.main import main as extract_main
 from cmd_extract.decode.ffmpeg import FfmpegBinary, find_ffmpeg
 from cmd_extract.synthetic.dataset import SyntheticConfig, synthesize
+from tests.command_line import outcome
 
 REAL_VIDEOS = Path(__file__).resolve().parents[2] / "shared" / "videos"
 
@@ -55,7 +55,6 @@ def few_shards(tmp_path_factory: pytest.TempPathFactory, ffmpeg: FfmpegBinary) -
     folder = tmp_path_factory.mktemp("few")
     config = SyntheticConfig(videos_per_combination=2, frames=24, motions=("left", "up"))
     manifest = synthesize(config, folder / "videos", ffmpeg_binary=ffmpeg.path, workers=2, progress=lambda *_: None)
-    arguments = ["run", str(manifest), str(folder / "shards"), "--workers", "2", "--videos-per-shard", "7"]
-    result = CliRunner().invoke(extract_main, arguments)
-    assert result.exit_code == 0, result.output
+    code, output = outcome(extract_main, "run", manifest, folder / "shards", "--workers", 2, "--videos-per-shard", 7)
+    assert code == 0, output
     return folder / "shards"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import Result
 
 from cmd_eval.cli.main import main as eval_main
 from cmd_eval.features.store import read_features
@@ -23,7 +23,7 @@ from cmd_extract.shard.reader import ShardSet
 from cmd_extract.synthetic.dataset import SyntheticConfig, synthesize
 from cmd_train.checkpoints.files import load_checkpoint
 from cmd_train.cli.main import main as train_main
-from tests.command_line import call
+from tests.command_line import call, outcome
 from tests.integration.cmd_train.finetuning import settings as finetune_settings
 from tests.integration.cmd_train.training import options, same, weights
 
@@ -31,8 +31,8 @@ QUICK = ("--workers", 0, "--device", "cpu")
 
 
 def extract(manifest: Path, out: Path, *words: str) -> Path:
-    result = CliRunner().invoke(extract_main, ["run", str(manifest), str(out), "--videos-per-shard", "3", *words])
-    assert result.exit_code == 0, result.output
+    code, output = outcome(extract_main, "run", manifest, out, "--videos-per-shard", 3, *words)
+    assert code == 0, output
     return out
 
 

@@ -253,12 +253,16 @@ def start_run(folder: Path, out: Path, workers: int, count: int) -> subprocess.P
     process = subprocess.Popen(
         [*command, "--videos-per-shard", "1"], text=True, stderr=subprocess.PIPE, start_new_session=True
     )
+    wait_for_shards(process, out, count)
+    return process
+
+
+def wait_for_shards(process: subprocess.Popen[str], out: Path, count: int) -> None:
     deadline = time.monotonic() + 30
     while len(list(out.glob("shard-*.h5"))) < count:
         assert process.poll() is None, "the run ended too early"
         assert time.monotonic() < deadline
         time.sleep(0.005)
-    return process
 
 
 @pytest.fixture(scope="module")
@@ -320,11 +324,7 @@ def test_interrupted_repair_leaves_no_temporary_files_and_resumes(
         shard.unlink()
     command = [sys.executable, "-c", PROGRAM, "verify", str(out), "--repair", "--workers", "1"]
     process = subprocess.Popen(command, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 30
-    while not list(out.glob("shard-*.h5")):
-        assert process.poll() is None, "the run ended too early"
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for_shards(process, out, 1)
     process.terminate()
     _, output = process.communicate(timeout=20)
     assert process.returncode == 130, output

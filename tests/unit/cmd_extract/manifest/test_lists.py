@@ -6,7 +6,6 @@ import unicodedata
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
 
 from cmd_extract.cli.main import main
 from cmd_extract.errors import ManifestError
@@ -15,6 +14,7 @@ from cmd_extract.manifest.detect import detect_format
 from cmd_extract.manifest.records import read_manifest, write_manifest
 from cmd_extract.manifest.sources import from_csv, from_folder, from_list, part_of_folder
 from cmd_extract.schema import VideoRecord
+from tests.command_line import outcome
 from tests.unit.cmd_extract.manifest.video_files import touch, write
 
 BOM = "\ufeff"
@@ -153,7 +153,7 @@ def test_long_manifest_names(tmp_path: Path) -> None:
     assert longest.exists()
     touch(tmp_path / "videos", "a.mp4")
     for path in (tmp_path / f"{'x' * 300}.csv", tmp_path / f"{'y/' * 3000}m.csv"):
-        result = CliRunner().invoke(main, ["manifest", str(tmp_path / "videos"), str(path)])
-        assert result.exit_code == 1
-        assert result.output.endswith("the file system does not allow such long names; choose a shorter one\n")
-        assert ".extract-" not in result.output
+        code, output = outcome(main, "manifest", tmp_path / "videos", path)
+        assert code == 1
+        assert output.endswith("the file system does not allow such long names; choose a shorter one\n")
+        assert ".extract-" not in output
