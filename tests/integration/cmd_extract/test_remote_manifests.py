@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import tarfile
@@ -11,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from click.testing import Result
 
-from cmd_extract.cli.main import main
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.sources import remote
-from tests.command_line import call
+from tests.integration.cmd_extract.extraction import SMALL, MakeVideo, call, read_rows
 from tests.remote_servers import FaultyProxy, GoogleHandler, faulty_server, google_store, object_store
 
 # gcsfs asks Google's servers for properties of the bucket through another interface, which the test server lacks.
@@ -25,7 +22,6 @@ pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
 pytest.importorskip("gcsfs", reason="the extra `remote` is not installed")
 
 BUCKET = "listed"
-SMALL = ("--size", "64x48", "--frame-short-side", "24", "--workers", "1")
 KEYS = (
     "data/run/b.mp4", "data/run/a b.mp4", "data/walk/deep/c.mp4", "data/walk/é?#%41.avi", "data/walk/",
     "data/notes.txt", "data/.cache/x.mp4", "data/.cache/y.mp4", "data/run/._b.mp4", "database/other.mp4",
@@ -38,17 +34,8 @@ FOUND = [
 ]
 
 
-def cli(*words: object) -> Result:
-    return call(main, *words)
-
-
-def rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf-8") as stream:
-        return list(csv.DictReader(stream))
-
-
 def videos(path: Path, prefix: str) -> list[tuple[str, str, str]]:
-    return [(row["id"], row["path"].removeprefix(prefix), row["label"]) for row in rows(path)]
+    return [(row["id"], row["path"].removeprefix(prefix), row["label"]) for row in read_rows(path)]
 
 
 def tar_bytes(members: dict[str, bytes]) -> bytes:
@@ -107,7 +94,7 @@ def test_a_folder_of_an_object_store_is_listed_page_by_page(
     url: str, bucket: Any, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     put(bucket, dict.fromkeys(KEYS, b"x"))
-    result = cli("manifest", url, tmp_path / "m.csv")
+    result = call("manifest", url, tmp_path / "m.csv")
     assert result.exit_code == 0, result.output
     assert videos(tmp_path / "m.csv", f"s3://{BUCKET}/") == FOUND
     assert pages(proxy) == 5, "9 keys start with data/"
@@ -119,9 +106,9 @@ def test_a_folder_of_an_object_store_is_listed_page_by_page(
 
 def test_a_whole_bucket_with_split_parts(bucket: Any, proxy: FaultyProxy, tmp_path: Path) -> None:
     put(bucket, dict.fromkeys(("val/run/a.mp4", "train/run/a.mp4", "train/walk/a.mp4"), b"x"))
-    result = cli("manifest", f"s3://{BUCKET}", tmp_path / "m.csv")
+    result = call("manifest", f"s3://{BUCKET}", tmp_path / "m.csv")
     assert result.exit_code == 0, result.output
-    assert [(row["path"], row["label"], row["split"]) for row in rows(tmp_path / "m.csv")] == [
+    assert [(row["path"], row["label"], row["split"]) for row in read_rows(tmp_path / "m.csv")] == [
         (f"s3://{BUCKET}/train/run/a.mp4", "run", "train"),
         (f"s3://{BUCKET}/train/walk/a.mp4", "walk", "train"),
         (f"s3://{BUCKET}/val/run/a.mp4", "run", "val"),
@@ -135,8 +122,8 @@ def test_a_local_folder_gives_the_same_ids_and_labels(bucket: Any, proxy: Faulty
         path.parent.mkdir(parents=True, exist_ok=True)
         if not key.endswith("/"):
             path.write_bytes(b"x")
-    assert cli("manifest", f"s3://{BUCKET}/data", tmp_path / "remote.csv").exit_code == 0
-    assert cli("manifest", tmp_path / "data", tmp_path / "local.csv").exit_code == 0
+    assert call("manifest", f"s3://{BUCKET}/data", tmp_path / "remote.csv").exit_code == 0
+    assert call("manifest", tmp_path / "data", tmp_path / "local.csv").exit_code == 0
     assert videos(tmp_path / "remote.csv", f"s3://{BUCKET}/") == videos(tmp_path / "local.csv", "")
 
 
@@ -144,7 +131,7 @@ def test_a_local_folder_gives_the_same_ids_and_labels(bucket: Any, proxy: Faulty
 def test_faults_of_single_pages_are_repeated(kind: str, bucket: Any, proxy: FaultyProxy, tmp_path: Path) -> None:
     put(bucket, dict.fromkeys(KEYS, b"x"))
     proxy.fault = fail_page(kind, 2, 3)
-    result = cli("manifest", f"s3://{BUCKET}/data", tmp_path / "m.csv", "--remote-retries", "2")
+    result = call("manifest", f"s3://{BUCKET}/data", tmp_path / "m.csv", "--remote-retries", "2")
     assert result.exit_code == 0, result.output
     assert videos(tmp_path / "m.csv", f"s3://{BUCKET}/") == FOUND
     assert pages(proxy) == 7, "only the third page is requested again"
@@ -154,7 +141,7 @@ def test_faults_of_single_pages_are_repeated(kind: str, bucket: Any, proxy: Faul
 def test_faults_that_last_give_no_manifest(kind: str, bucket: Any, proxy: FaultyProxy, tmp_path: Path) -> None:
     put(bucket, dict.fromkeys(KEYS, b"x"))
     proxy.fault = fail_page(kind, 2, 99)
-    result = cli("manifest", f"s3://{BUCKET}/data", tmp_path / "m.csv", "--remote-retries", "1")
+    result = call("manifest", f"s3://{BUCKET}/data", tmp_path / "m.csv", "--remote-retries", "1")
     assert result.exit_code == 1
     assert f"s3://{BUCKET}/data: request for the remote file failed: " in result.output
     assert "in 2 attempts" in result.output
@@ -175,7 +162,7 @@ def test_faults_that_last_give_no_manifest(kind: str, bucket: Any, proxy: Faulty
 )
 def test_unusable_urls(source: str, message: str, bucket: Any, proxy: FaultyProxy, tmp_path: Path) -> None:
     put(bucket, {"data/a.mp4": b"x", "data/notes/n.txt": b"x", "data/notes/deep/v.tar": b"x"})
-    result = cli("manifest", source, tmp_path / "m.csv")
+    result = call("manifest", source, tmp_path / "m.csv")
     assert result.exit_code == 1, result.output
     assert message in result.output
     assert not (tmp_path / "m.csv").exists()
@@ -183,7 +170,7 @@ def test_unusable_urls(source: str, message: str, bucket: Any, proxy: FaultyProx
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(__import__("sys").modules, "s3fs", None)
-    result = cli("manifest", "s3://bucket/data", tmp_path / "m.csv")
+    result = call("manifest", "s3://bucket/data", tmp_path / "m.csv")
     assert result.exit_code == 1
     assert "pip install 'context-motion-decoupling[remote]'" in result.output
 
@@ -196,10 +183,10 @@ def test_remote_tar_files_give_the_manifest_of_local_ones_and_are_not_downloaded
         members = {f"{n:04}.{kind}": data for n in range(3) for kind, data in (("mp4", large), ("cls", b"%d\n" % n))}
         (tmp_path / f"train-{number}.tar").write_bytes(tar_bytes(members))
     put(bucket, {f"sets/{path.name}": path.read_bytes() for path in tmp_path.glob("*.tar")})
-    remote_result = cli("manifest", f"s3://{BUCKET}/sets", tmp_path / "remote.csv")
+    remote_result = call("manifest", f"s3://{BUCKET}/sets", tmp_path / "remote.csv")
     assert remote_result.exit_code == 0, remote_result.output
     assert "9 videos (tar), 3 classes" in remote_result.output
-    assert cli("manifest", tmp_path, tmp_path / "local.csv").exit_code == 0
+    assert call("manifest", tmp_path, tmp_path / "local.csv").exit_code == 0
     assert videos(tmp_path / "remote.csv", f"s3://{BUCKET}/sets/") == videos(tmp_path / "local.csv", "")
     assert videos(tmp_path / "remote.csv", f"s3://{BUCKET}/sets/")[1] == ("train-0/0001", "train-0.tar::0001.mp4", "1")
     assert sum(proxy.sent) < (9 << 20) / 8, "headers and classes only"
@@ -209,13 +196,13 @@ def test_remote_tar_files_give_the_manifest_of_local_ones_and_are_not_downloaded
 def test_faults_while_headers_are_read(kind: str, bucket: Any, proxy: FaultyProxy, tmp_path: Path) -> None:
     put(bucket, {"v.tar": tar_bytes({f"run/{n}.mp4": bytes(100_000) for n in range(3)})})
     proxy.fault = lambda method, path, earlier: kind if method == "GET" and earlier == 1 else ""
-    result = cli("manifest", f"s3://{BUCKET}/v.tar", tmp_path / "m.csv", "--remote-retries", "1")
+    result = call("manifest", f"s3://{BUCKET}/v.tar", tmp_path / "m.csv", "--remote-retries", "1")
     assert result.exit_code == 0, result.output
     assert videos(tmp_path / "m.csv", f"s3://{BUCKET}/") == [
         (f"run/{n}", f"v.tar::run/{n}.mp4", "run") for n in range(3)
     ]
     proxy.fault = lambda method, path, earlier: kind if method == "GET" else ""
-    result = cli("manifest", f"s3://{BUCKET}/v.tar", tmp_path / "n.csv", "--remote-retries", "1")
+    result = call("manifest", f"s3://{BUCKET}/v.tar", tmp_path / "n.csv", "--remote-retries", "1")
     assert result.exit_code == 1
     assert f"s3://{BUCKET}/v.tar: request for the remote file failed: " in result.output
     assert "in 2 attempts" in result.output
@@ -234,7 +221,7 @@ def test_damaged_remote_archives_give_no_manifest(
     content: bytes, message: str, bucket: Any, proxy: FaultyProxy, tmp_path: Path
 ) -> None:
     put(bucket, {"b.tar": content})
-    result = cli("manifest", f"s3://{BUCKET}", tmp_path / "m.csv")
+    result = call("manifest", f"s3://{BUCKET}", tmp_path / "m.csv")
     assert result.exit_code == 1
     assert message in result.output
     assert not (tmp_path / "m.csv").exists()
@@ -243,21 +230,19 @@ def test_damaged_remote_archives_give_no_manifest(
 def test_an_unreadable_archive_stops_the_others(bucket: Any, proxy: FaultyProxy, tmp_path: Path) -> None:
     put(bucket, {"0.tar": b"\x1f\x8b" + bytes(600)})
     put(bucket, {"1.tar": tar_bytes({f"{number}.mp4": bytes(70_000) for number in range(200)})})
-    result = cli("manifest", f"s3://{BUCKET}", tmp_path / "m.csv")
+    result = call("manifest", f"s3://{BUCKET}", tmp_path / "m.csv")
     assert result.exit_code == 1
     assert "0.tar: the tar file is compressed (gzip)" in result.output
     assert proxy.requests.count(("GET", f"/{BUCKET}/1.tar")) < 150
 
 
-def test_the_manifests_can_be_extracted(
-    bucket: Any, proxy: FaultyProxy, tmp_path: Path, make_video: Callable[..., Path]
-) -> None:
+def test_the_manifests_can_be_extracted(bucket: Any, proxy: FaultyProxy, tmp_path: Path, make_video: MakeVideo) -> None:
     data = make_video(tmp_path / "v.mp4", "-c:v", "libx264", frames=8).read_bytes()
     put(bucket, {"data/run/é #1?.mp4": data, "sets/0.tar": tar_bytes({"0.mp4": data, "0.cls": b"walk"})})
     for name, url in (("folder", f"s3://{BUCKET}/data"), ("tar", f"s3://{BUCKET}/sets")):
-        result = cli("manifest", url, tmp_path / f"{name}.csv")
+        result = call("manifest", url, tmp_path / f"{name}.csv")
         assert result.exit_code == 0, result.output
-        result = cli("run", tmp_path / f"{name}.csv", tmp_path / name, *SMALL)
+        result = call("run", tmp_path / f"{name}.csv", tmp_path / name, *SMALL)
         assert result.exit_code == 0, result.output
     assert [video.label for name in ("folder", "tar") for video in ShardSet(tmp_path / name).videos] == ["run", "walk"]
 
@@ -266,14 +251,14 @@ def test_a_tar_file_on_a_web_server(tmp_path: Path) -> None:
     (tmp_path / "v 1.tar").write_bytes(tar_bytes({"run/a.mp4": bytes(200_000), "walk/b.mp4": b"x"}))
     with faulty_server(tmp_path) as server:
         (tmp_path / "v-1.tar").write_bytes((tmp_path / "v 1.tar").read_bytes())
-        result = cli("manifest", f"{server.url}/v-1.tar", tmp_path / "m.csv")
+        result = call("manifest", f"{server.url}/v-1.tar", tmp_path / "m.csv")
         assert result.exit_code == 0, result.output
         assert videos(tmp_path / "m.csv", server.url) == [
             ("run/a", "/v-1.tar::run/a.mp4", "run"),
             ("walk/b", "/v-1.tar::walk/b.mp4", "walk"),
         ]
         server.faults["v-1.tar"] = "slow"
-        result = cli(
+        result = call(
             "manifest", f"{server.url}/v-1.tar", tmp_path / "n.csv", "--remote-timeout", "0.3", "--remote-retries", "0"
         )
         assert result.exit_code == 1
@@ -287,10 +272,10 @@ def test_a_folder_in_google_cloud_storage(tmp_path: Path, monkeypatch: pytest.Mo
     with google_store() as (url, objects):
         monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": url, "token": "anon"})
         objects |= dict.fromkeys(KEYS, b"x")
-        result = cli("manifest", "gs://bucket/data", tmp_path / "m.csv")
+        result = call("manifest", "gs://bucket/data", tmp_path / "m.csv")
         assert result.exit_code == 0, result.output
         assert videos(tmp_path / "m.csv", "gs://bucket/") == FOUND
-        assert "no such folder, or it is empty" in cli("manifest", "gs://bucket/none", tmp_path / "n.csv").output
+        assert "no such folder, or it is empty" in call("manifest", "gs://bucket/none", tmp_path / "n.csv").output
 
 
 def test_a_listing_that_never_ends_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -301,6 +286,6 @@ def test_a_listing_that_never_ends_is_an_error(tmp_path: Path, monkeypatch: pyte
     with google_store() as (url, objects):
         monkeypatch.setitem(fsspec.config.conf, "gs", {"endpoint_url": url, "token": "anon"})
         objects |= dict.fromkeys(KEYS, b"x")
-        result = cli("manifest", "gs://bucket/data", tmp_path / "m.csv")
+        result = call("manifest", "gs://bucket/data", tmp_path / "m.csv")
     assert result.exit_code == 1
     assert "gs://bucket/data: the server sends the same page of its listing again and again" in result.output
