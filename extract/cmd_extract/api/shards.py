@@ -154,7 +154,10 @@ def open_shards(folder: str | PathLike[str] | Sequence[str | PathLike[str]]) -> 
     """Open an output folder of ``cmd-extract run``, or several that were extracted with the same settings.
 
     Raises:
+        ValueError: the sequence is empty.
         ShardError: a folder contains no complete extraction, or was extracted with other settings.
     """
     given = [folder] if isinstance(folder, (str, PathLike)) else folder
+    if not given:
+        raise ValueError("folder: no folder given")
     return Shards([Path(each) for each in given])

@@ -117,7 +117,7 @@ def build_with_dask(
         for plan, shard in results:
             journal.add_shard(shard.written.frames, len(plan.rows), shard.failures)
             yield shard
-            if work.exceeds_limit(counts := count_progress(work.scratch)):
+            if work.limit.is_exceeded(counts := count_progress(work.scratch)):
                 raise FailureLimitError(counts.failures)
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from pathlib import Path
 
 from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.plan import ShardPlan, ShardPlans, Share
 from cmd_extract.run.work import Backend, ShardWork
 from cmd_extract.schema import SHARD_PATTERN
-from cmd_extract.system.claims import Claims
+from cmd_extract.system.claims import Claim
 
 _POLLS_PER_STALE_TIME = 20
 _MIN_POLL_SECONDS, _MAX_POLL_SECONDS = 0.1, 10.0
@@ -48,26 +48,33 @@ def build_unclaimed(
     missing, idle_since = list(own), None
     while True:
         missing = [plan for plan in missing if not work.is_finished(plan)]
-        free = _unclaimed(missing, claims)
         unfinished: list[ShardPlan] = []
+        held = claims.read_all()
+        free = [plan for plan in missing if plan.name not in held]
         if not free:
             unfinished = others.unfinished()
-            free = _unclaimed(unfinished, claims)
-        if free:
-            idle_since = None
-            yield from (shard for shard in backend(work, free) if shard is not None)
+            free = [plan for plan in unfinished if plan.name not in held]
+        built = set()
+        for shard in backend(work, free) if free else ():
+            if shard is not None:
+                built.add(shard.name)
+                yield shard
+        if built:
+            idle_since, missing = None, [plan for plan in missing if plan.name not in built]
             continue
         now = time.monotonic()
         if idle_since is None:
             idle_since = now
-        waiting = missing + [plan for plan in unfinished if not _is_renewed(plan, claims, now - idle_since)]
+        idle_seconds = now - idle_since
+        # A claim of the past, or none because it has just been released, says nothing about now.
+        waiting = missing + [p for p in unfinished if p.name not in held or held[p.name].age_seconds >= idle_seconds]
         if not waiting:
             return
         if idle_since == now:
-            on_wait(_describe(waiting, claims))
+            on_wait(_describe(waiting, held))
         # Rarely if the wait is long, because many processes may wait on one file system.
         longest = min(claims.stale_seconds / _POLLS_PER_STALE_TIME, _MAX_POLL_SECONDS)
-        time.sleep(min(max(now - idle_since, _MIN_POLL_SECONDS), longest))
+        time.sleep(min(max(idle_seconds, _MIN_POLL_SECONDS), longest))
 
 
 class OtherShards:
@@ -97,19 +104,8 @@ class OtherShards:
         return [self._plans[number] for number in self._numbers]
 
 
-def _unclaimed(plans: Iterable[ShardPlan], claims: Claims) -> list[ShardPlan]:
-    claimed = set(claims.names())
-    return [plan for plan in plans if plan.name not in claimed or not claims.is_held(plan.name)]
-
-
-def _is_renewed(plan: ShardPlan, claims: Claims, seconds: float) -> bool:
-    """Return whether the claim on a shard was renewed in the last ``seconds``."""
-    claim = claims.read(plan.name)
-    return claim is not None and claim.age_seconds < seconds
-
-
-def _describe(plans: Sequence[ShardPlan], claims: Claims) -> str:
-    claim = claims.read(plans[0].name)
+def _describe(plans: Sequence[ShardPlan], held: Mapping[str, Claim]) -> str:
+    claim = held.get(plans[0].name)
     owner = f" ({claim.owner.host}, process {claim.owner.pid})" if claim and claim.owner else ""
     more = f" and {len(plans) - 1} more" if len(plans) > 1 else ""
     return f"waiting for {plans[0].name}{more}, claimed by another process{owner}"

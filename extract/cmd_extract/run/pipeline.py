@@ -20,7 +20,7 @@ from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.hand_out import OtherShards, build_unclaimed
 from cmd_extract.run.index import remove_index, write_failures, write_index
 from cmd_extract.run.job import RunJob
-from cmd_extract.run.journal import read_failures
+from cmd_extract.run.journal import Counts, read_failures
 from cmd_extract.run.plan import Planned, Share, count_rows
 from cmd_extract.run.plan_file import save_plan
 from cmd_extract.run.progress import watch_journals
@@ -34,15 +34,13 @@ from cmd_extract.run.record import (
 )
 from cmd_extract.run.state import OutputState, read_state
 from cmd_extract.run.task_log import ShardLog, TaskLog
-from cmd_extract.run.work import Backend, ShardWork
+from cmd_extract.run.work import Backend, FailureLimit, ShardWork
 from cmd_extract.run.workers import build_locally
 from cmd_extract.schema import FailedRow
 from cmd_extract.system.claims import Claims
 from cmd_extract.system.files import remove_leftovers, scratch_folder
-from cmd_extract.system.liveness import file_system_time
 
 _ALL = Share(task=0, num_tasks=1)
-_ROUNDING_NS = 1000  # of a time in seconds as a floating-point number
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +106,10 @@ def run_extraction(planned: Planned, job: RunJob, settings: BuildSettings) -> Ru
         elsewhere = [plan for plan in built.state.todo if plan.name not in built.shards]
         shards = read_state(elsewhere, job, log=log).finished | built.shards
         check_folder(job, built.identity)  # another run may have added rows
+        failures = [failure for shard in (shards | built.state.finished).values() for failure in shard.failures]
+        if settings.max_failures is not None and len(failures) > settings.max_failures:  # those of other processes, too
+            write_failures(job.out, sorted(failures))
+            raise FailureLimitError(len(failures), built.planned.rows)
         summary = RunSummary(
             **write_index(built.state, shards, log),
             shards=len(built.planned.plans),
@@ -156,13 +158,22 @@ def _build(
 ) -> dict[str, FinishedShard]:
     """Build the unfinished shards and log each of them."""
     job, todo = state.job, state.todo
+    limit = FailureLimit(
+        count=settings.max_failures,
+        rows=count_rows(state.plans) or planned.rows,
+        failures=len(state.failures),
+        videos=count_rows(state.done),
+    )
     with scratch_folder(job.scratch) as scratch:
+        claims = None if settings.backend else settings.claims or Claims(out=job.out)
+        work = ShardWork(job=job, scratch=scratch, extract=settings.extract, limit=limit, claims=claims)
+        built: dict[str, FinishedShard] = {}
         try:
-            work = _shard_work(planned, state, settings, scratch)
+            if limit.is_exceeded(Counts()):
+                raise FailureLimitError(limit.failures)
             if share == _ALL and not todo:
-                return {}
-            built = {}
-            with watch_journals(scratch, count_rows(todo), count_rows(state.done)) as say:
+                return built
+            with watch_journals(scratch, count_rows(todo), limit.videos) as say:
                 if settings.backend:
                     results = settings.backend(work, todo)
                 else:
@@ -173,30 +184,14 @@ def _build(
                         if shard is not None:
                             built[shard.name] = log.add(shard)
                             settings.on_finished(shard)
-            return built
         except FailureLimitError:
+            if todo and all(map(work.is_finished, todo)):
+                return built  # only helping has failed, or other processes have finished the share
             failures = sorted(state.failures + read_failures(scratch))
             if share == _ALL:
                 _write_failures(state, failures)
             raise FailureLimitError(len(failures), planned.rows if share == _ALL else None) from None
-
-
-def _shard_work(planned: Planned, state: OutputState, settings: BuildSettings, scratch: Path) -> ShardWork:
-    job, max_failures = state.job, settings.max_failures
-    if max_failures is not None:
-        max_failures -= len(state.failures)
-        if max_failures < 0:
-            raise FailureLimitError(len(state.failures))
-    replaces = settings.redo or settings.retry_stages
-    return ShardWork(
-        job=job,
-        scratch=scratch,
-        extract=settings.extract,
-        max_failures=max_failures,
-        limit_rows=count_rows(state.plans) or planned.rows,
-        claims=None if settings.backend else settings.claims or Claims(out=job.out),
-        since_ns=round(file_system_time(job.out) * 1e9) + _ROUNDING_NS if replaces else 0,
-    )
+    return built
 
 
 def _write_failures(state: OutputState, failures: list[FailedRow]) -> None:

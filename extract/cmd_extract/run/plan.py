@@ -30,6 +30,7 @@ class ShardPlan:
             rows is never mistaken for this one.
         source: the manifest.
         start, stop: position of the rows there, see ``cmd_extract.manifest.rows.Block``.
+        replaces: size and modification time (ns) of a file that is to be built again even if it looks finished.
     """
 
     number: int
@@ -38,16 +39,23 @@ class ShardPlan:
     source: Rows
     start: int
     stop: int
+    replaces: tuple[int, int] | None = None
 
     @classmethod
-    def of(cls, number: int, records: Sequence[VideoRecord]) -> ShardPlan:
+    def of(cls, number: int, records: Sequence[VideoRecord], replaces: tuple[int, int] | None = None) -> ShardPlan:
         """Return a plan of rows in memory."""
-        rows = range(records[0].row, records[0].row + len(records))
-        source = ListedRows(tuple(records))
-        return cls(number=number, rows=rows, rows_hash=hash_records(records), source=source, start=0, stop=len(records))
+        return cls(
+            number=number,
+            rows=range(records[0].row, records[0].row + len(records)),
+            rows_hash=hash_records(records),
+            source=ListedRows(tuple(records)),
+            start=0,
+            stop=len(records),
+            replaces=replaces,
+        )
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return ShardPlan.of, (self.number, self.read_records())
+        return ShardPlan.of, (self.number, self.read_records(), self.replaces)
 
     @property
     def name(self) -> str:

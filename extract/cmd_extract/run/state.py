@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.manifest.table import summarize
-from cmd_extract.run.finished import FinishedShard, read_finished
+from cmd_extract.run.finished import FinishedShard, file_stamp, read_finished
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.plan import ShardPlan, read_each
 from cmd_extract.run.task_log import ShardLog, read_logged_shards
@@ -22,11 +22,13 @@ class OutputState:
         job: settings of the run.
         plans: all shards.
         finished: the finished shards, by name.
+        replaced: size and modification time (ns) of the shards to build again although they look finished, by name.
     """
 
     job: RunJob
     plans: Sequence[ShardPlan]
     finished: dict[str, FinishedShard]
+    replaced: Mapping[str, tuple[int, int]]
 
     @property
     def done(self) -> list[ShardPlan]:
@@ -36,7 +38,10 @@ class OutputState:
     @property
     def todo(self) -> list[ShardPlan]:
         """Shards to build."""
-        return [plan for plan in self.plans if plan.name not in self.finished]
+        todo = (plan for plan in self.plans if plan.name not in self.finished)
+        return [
+            replace(plan, replaces=self.replaced[plan.name]) if plan.name in self.replaced else plan for plan in todo
+        ]
 
     @property
     def failures(self) -> list[FailedRow]:
@@ -90,7 +95,7 @@ def read_state(
         PermissionError: a shard may not be read.
     """
     logged, config_hash = read_logged_shards(job.out, {plan.name for plan in plans}), job.config_hash
-    finished = {}
+    finished, replaced = {}, {}
     for number, plan in enumerate(plans):
         shard = None if plan.name in redo else logged.get(plan.name)
         known = shard and (shard.rows_hash, shard.config_hash) == (plan.rows_hash, config_hash)
@@ -100,5 +105,7 @@ def read_state(
                 log.add(shard)
         if shard and retry_stages.isdisjoint(failure.stage for failure in shard.failures):
             finished[plan.name] = shard
+        elif (shard or plan.name in redo) and (stamp := file_stamp(str(job.out), plan.name)):
+            replaced[plan.name] = stamp
         progress(number + 1, len(plans))
-    return OutputState(job=job, plans=plans, finished=finished)
+    return OutputState(job=job, plans=plans, finished=finished, replaced=replaced)

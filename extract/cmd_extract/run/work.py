@@ -27,6 +27,32 @@ from cmd_extract.system.files import remove
 
 
 @dataclass(frozen=True, kw_only=True)
+class FailureLimit:
+    """How many videos may fail.
+
+    Attributes:
+        count: maximum number of failures in the share of a task; None for no limit.
+        rows: number of manifest rows of the share.
+        failures, videos: number of failures in its finished shards, and of their rows.
+    """
+
+    count: int | None = None
+    rows: int = 1
+    failures: int = 0
+    videos: int = 0
+
+    def is_exceeded(self, now: Counts) -> bool:
+        """Return whether too many have failed, with those of this run.
+
+        A process that has extracted more than its share, because it builds shards of other tasks, may have
+        proportionally more failures.
+        """
+        if self.count is None:
+            return False
+        return self.failures + now.failures > self.count * max(1.0, (self.videos + now.videos) / self.rows)
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShardWork:
     """Builds shards in a worker process; can be pickled.
 
@@ -34,19 +60,15 @@ class ShardWork:
         job: settings of the run.
         scratch: the run's folder for temporary files.
         extract: extracts one video, in a separate process.
-        max_failures: maximum number of videos that may fail in this run, see ``exceeds_limit``; None for no limit.
-        limit_rows: number of manifest rows to which this limit applies.
+        limit: how many videos may fail.
         claims: claims in the output folder; None if no other process is asked.
-        since_ns: modification time (ns) up to which existing shards are to be replaced.
     """
 
     job: RunJob
     scratch: Path
     extract: Extract
-    max_failures: int | None = None
-    limit_rows: int = 1
+    limit: FailureLimit
     claims: Claims | None = None
-    since_ns: int = 0
 
     def __call__(self, plan: ShardPlan) -> FinishedShard | None:
         """Build a shard, unless another process is building it or has built it; in that case, return None.
@@ -57,23 +79,16 @@ class ShardWork:
             return self.build(plan)
         if self.is_finished(plan):
             return None
-        with self.claims.hold(plan.name) as acquired:
-            return self.build(plan) if acquired and not self.is_finished(plan) else None
+        try:
+            with self.claims.hold(plan.name) as acquired:
+                return self.build(plan) if acquired and not self.is_finished(plan) else None
+        except OSError as error:
+            raise run_error(error, str(self.claims.folder)) from None
 
     def is_finished(self, plan: ShardPlan) -> bool:
         """Return whether a shard exists that need not be replaced."""
         stamp = file_stamp(str(self.job.out), plan.name)
-        return stamp is not None and stamp[1] > self.since_ns and is_finished(plan, self.job)
-
-    def exceeds_limit(self, counts: Counts) -> bool:
-        """Return whether too many videos failed: more than ``max_failures``.
-
-        A process that has extracted more than ``limit_rows`` videos, because it builds shards of other tasks, may have
-        proportionally more failures.
-        """
-        if self.max_failures is None:
-            return False
-        return counts.failures > self.max_failures * max(1.0, counts.videos / self.limit_rows)
+        return stamp is not None and stamp != plan.replaces and is_finished(plan, self.job)
 
     def build(self, plan: ShardPlan) -> FinishedShard | None:
         """Extract the videos of one shard and write it, unless another process with claims has done so meanwhile.
@@ -106,10 +121,11 @@ class ShardWork:
                             f"be extracted again ({failed}); make its source readable and run the same command again, "
                             "or remove the shard to extract without it"
                         )
+            exists = (job.out / plan.name).exists()
             if self.claims is not None and self.is_finished(plan):
                 return None  # taken over by another process while this one did not respond
-            # An existing index may describe the shard that is replaced now.
-            remove_index(job.out)
+            if exists:  # and an index may describe it
+                remove_index(job.out)
             return describe_shard(job.out / plan.name, writer.finish())
         except OSError as error:
             raise run_error(error, " or ".join(dict.fromkeys((str(job.out), str(job.scratch))))) from None
@@ -136,7 +152,7 @@ class ShardWork:
         except VideoError as error:
             writer.add_failure(record, error)
             journal.add_failure(record, error)
-            if self.exceeds_limit(counts := count_progress(self.scratch)):
+            if self.limit.is_exceeded(counts := count_progress(self.scratch)):
                 raise FailureLimitError(counts.failures) from None
             return error
         finally:

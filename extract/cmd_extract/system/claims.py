@@ -129,9 +129,9 @@ class Claims:
         return claim is not None and not self.is_stale(claim)
 
     def is_stale(self, claim: Claim) -> bool:
-        """Return whether the claim has expired or its owner has ended."""
+        """Return whether the claim has expired, has a time that its owner cannot have set, or its owner has ended."""
         ended = claim.owner is not None and claim.owner.has_ended(Owner.current())
-        return ended or claim.age_seconds > self.stale_seconds
+        return ended or abs(claim.age_seconds) > self.stale_seconds
 
     def read(self, name: str, now: float | None = None) -> Claim | None:
         """Return the claim on a shard, or None if there is none.
@@ -154,7 +154,19 @@ class Claims:
 
     def names(self) -> list[str]:
         """Return the names of all claimed shards, including stale claims."""
-        return sorted(p.name for p in self.folder.glob("shard-*")) if self.folder.is_dir() else []
+        try:
+            return sorted(path.name for path in self.folder.iterdir() if path.name.startswith("shard-"))
+        except OSError as error:
+            if error.errno in _MISSING:
+                return []
+            raise
+
+    def read_all(self) -> dict[str, Claim]:
+        """Return the claims that are not stale, by name of the shard."""
+        names = self.names()
+        now = file_system_time(self.out) if names else None
+        found = {name: self.read(name, now) for name in names}
+        return {name: claim for name, claim in found.items() if claim is not None and not self.is_stale(claim)}
 
     def remove_ended(self) -> None:
         """Remove the claims of processes on this machine that have ended, as far as possible, and an empty folder."""
@@ -166,12 +178,18 @@ class Claims:
         with contextlib.suppress(OSError):  # not empty, or missing
             self.folder.rmdir()
 
+    def _create_folder(self) -> None:
+        try:
+            self.folder.mkdir(exist_ok=True)
+        except FileExistsError:  # not the error that there is a claim
+            raise NotADirectoryError(errno.ENOTDIR, "not a folder; remove it", str(self.folder)) from None
+
     def _acquire(self, name: str) -> bool:
         path = self.folder / name
         # Two tasks may replace the same stale claim. In the worst case both continue and do the same work.
-        for _ in range(_MAX_ATTEMPTS):
+        for attempt in range(_MAX_ATTEMPTS):
             try:
-                self.folder.mkdir(exist_ok=True)
+                self._create_folder()
                 _create(path)
                 return True
             except FileExistsError:
@@ -179,7 +197,8 @@ class Claims:
                     return False
                 _unlink(path)
             except OSError as error:
-                if error.errno not in _MISSING:  # a merge may just have removed the empty folder
+                # Another process may just have removed the empty folder.
+                if error.errno not in _MISSING or attempt == _MAX_ATTEMPTS - 1:
                     raise
         return False
 

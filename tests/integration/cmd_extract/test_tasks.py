@@ -338,6 +338,16 @@ def test_a_helping_task_may_have_failures_in_proportion(manifest: Path, tmp_path
     assert len(list((tmp_path / "out").glob("shard-*.h5"))) == SHARDS
 
 
+def test_a_task_stops_helping_at_too_many_failures(manifest: Path, tmp_path: Path) -> None:
+    paths = [f"v{i}.mp4" if i in (4, 5) else f"lost{i}.mp4" for i in range(10)]
+    (manifest.parent / "few.csv").write_text("id,path\n" + "".join(f"{path},{path}\n" for path in paths))
+    task = ("run", manifest.parent / "few.csv", tmp_path / "out", *OPTIONS, "--num-tasks", 5, "--task", 2)
+    code, output = run(*task, "--max-failures", 0)
+    assert code == 0, "its own share is complete"
+    assert "1 built, 0 existing" in output
+    assert [path.name for path in (tmp_path / "out").glob("shard-*.h5")] == ["shard-00002.h5"]
+
+
 def run_in_process(arguments: tuple[object, ...]) -> int:
     return subprocess.run([*PROGRAM, *map(str, arguments)], check=False, capture_output=True, timeout=120).returncode
 

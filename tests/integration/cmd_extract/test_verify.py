@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -127,6 +129,8 @@ def test_repair_rebuilds_exactly_the_damaged_shards(
     if damage == "flipped":
         data[len(data) // 2] ^= 1
         shard.write_bytes(data)
+        later = time.time() + 86_400
+        os.utime(shard, (later, later))  # as if written by a host whose clock is ahead
     elif damage == "truncated":
         shard.write_bytes(data[: len(data) // 2])
     elif damage == "missing":

@@ -23,7 +23,7 @@ from cmd_train.distributed.process_group import process_group
 from cmd_train.engine.dry_run import perform_dry_run
 from cmd_train.engine.finetune_start import load_start
 from cmd_train.engine.loop import TrainingResult, train
-from cmd_train.engine.setup import TrainingTask, choose_shuffling, select_training_videos
+from cmd_train.engine.setup import TrainingTask, TrainingVideos, choose_shuffling, select_training_videos
 from cmd_train.engine.supervised_objective import SupervisedObjective
 from cmd_train.models.build import build_classifier
 from cmd_train.models.supervised import SupervisedModel
@@ -92,6 +92,17 @@ def _load_start(
     return record
 
 
+def _log_videos(chosen: TrainingVideos, labeled: LabeledVideos, every: Videos, log: Callable[[str], None]) -> None:
+    log(chosen.description)
+    if not every.split_columns:
+        log(
+            "No videos are held out for `cmd-eval recognition`. To hold some out, add a column 'split' with train and "
+            "test to the manifest, run `cmd-extract relabel`, and fine-tune in a new folder"
+        )
+    if labeled.unlabeled:
+        log(f"Left out {labeled.unlabeled} videos without a label")
+
+
 def run_finetuning(
     folders: Folders | RemoteFolder,
     run_dir: Path,
@@ -130,14 +141,7 @@ def run_finetuning(
         labeled = select_classes(chosen.entries)
         config = choose_shuffling(shards, labeled.entries, chosen.config, log_once)
         objective = SupervisedObjective(config, shards.header, labeled.class_numbers, len(labeled.classes))
-        log_once(chosen.description)
-        if not shards.videos.split_columns:
-            log_once(
-                "No videos are held out for `cmd-eval recognition`. To hold some out, add a column 'split' with train "
-                "and test to the manifest, run `cmd-extract relabel`, and fine-tune in a new folder"
-            )
-        if labeled.unlabeled:
-            log_once(f"Left out {labeled.unlabeled} videos without a label")
+        _log_videos(chosen, labeled, shards.videos, log_once)
         network = f"{config.model.backbone}{' with motion prediction' * config.model.motion_head} on {context.device}"
         log_once(f"Fine-tuning {network}: {len(labeled.entries)} videos, {len(labeled.classes)} classes")
         model = build_classifier(config.model, len(labeled.classes), seed=config.run.seed)

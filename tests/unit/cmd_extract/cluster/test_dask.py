@@ -15,7 +15,7 @@ from cmd_extract.errors import FfmpegError, VideoError
 from cmd_extract.run.finished import FinishedShard
 from cmd_extract.run.job import RunJob
 from cmd_extract.run.plan import ShardPlan
-from cmd_extract.run.work import ShardWork
+from cmd_extract.run.work import FailureLimit, ShardWork
 from cmd_extract.schema import ATTR_SOFTWARE, VideoRecord
 
 BINARY = FfmpegBinary(path="", version="")
@@ -73,7 +73,7 @@ def build(
     def run(path: Path | str, version: str, **changes: object) -> FinishedShard:
         binary = FfmpegBinary(path=str(path), version=f"ffmpeg version {version}")
         job = RunJob(root=tmp_path, out=tmp_path, scratch=tmp_path, config=config, binary=binary)
-        work = ShardWork(job=job, scratch=tmp_path, max_failures=None, extract=extract_video)
+        work = ShardWork(job=job, scratch=tmp_path, extract=extract_video, limit=FailureLimit())
         return build_on_worker(work, plan, job.described | changes)
 
     return run

@@ -103,6 +103,29 @@ def test_heartbeat_renews_claim(tmp_path: Path) -> None:
             time.sleep(0.01)
 
 
+def test_a_claim_from_the_future_is_not_waited_for(tmp_path: Path) -> None:
+    claims = Claims(out=tmp_path, stale_seconds=50)
+    path = write_claim(claims, REMOTE)
+    assert list(claims.read_all()) == [SHARD]
+    later = time.time() + 3600
+    os.utime(path, (later, later))
+    assert not claims.is_held(SHARD)
+    assert not claims.read_all()
+
+
+@pytest.mark.parametrize("place", ["a file", "a broken link", "removed"])
+def test_a_claims_folder_that_cannot_be_used_is_an_error(tmp_path: Path, place: str) -> None:
+    claims = Claims(out=tmp_path / "out")
+    if place != "removed":
+        claims.out.mkdir()
+    if place == "a file":
+        claims.folder.touch()
+    elif place == "a broken link":
+        claims.folder.symlink_to(tmp_path / "missing")
+    with pytest.raises(FileNotFoundError if place == "removed" else NotADirectoryError), claims.hold(SHARD):
+        pass
+
+
 def test_empty_claim_is_valid_until_stale(tmp_path: Path) -> None:
     claims = Claims(out=tmp_path, stale_seconds=50)
     path = write_claim(claims, REMOTE)
