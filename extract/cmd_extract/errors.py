@@ -37,6 +37,11 @@ class VideoError(Exception):
     def __str__(self) -> str:
         return f"{self.path + ': ' if self.path else ''}{self.stage}: {self.reason}"
 
+    @property
+    def is_missing(self) -> bool:
+        """Whether the source does not exist."""
+        return isinstance(self.__cause__, FileNotFoundError)
+
     def of(self, path: str) -> VideoError:
         """Return the same error with the path of the video in its message."""
         return VideoError(self.stage, self.reason, path)

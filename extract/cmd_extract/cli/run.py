@@ -122,8 +122,8 @@ def run(
     """Extract the videos of MANIFEST into shards in the folder OUT.
 
     Run the same command again to continue an interrupted extraction, or to add the videos of new rows at the end of
-    MANIFEST. Every video is extracted in a separate process; a
-    crash, hang or out-of-memory error there does not affect other videos.
+    MANIFEST. Every video is extracted in a separate process; a crash, hang or out-of-memory error there does not affect
+    other videos.
 
     With --array in a Slurm job array, or with --task and --num-tasks, this process is one of several: it builds its
     share of the shards, then any others that no task has begun. `cmd-extract status OUT` shows the progress of all

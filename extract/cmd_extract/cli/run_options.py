@@ -111,7 +111,6 @@ def parse_run_options(manifest: Path, out: Path, given: Mapping[str, Any]) -> Ru
     except ValueError as error:
         raise click.UsageError(str(error)) from error
     root = given["root"] or manifest.parent
-    # One missing file must not stop a long run.
     return RunOptions(
         manifest=manifest,
         root=root,

@@ -76,7 +76,7 @@ def submit(
     requested.check_folder(out)
     shards = len(requested.planned.plans)
     if merge_mem is None:
-        merge_mem = estimate_merge_memory(manifest, requested.planned.rows)
+        merge_mem = estimate_merge_memory(requested.planned.rows)
     submission = Submission(
         manifest=manifest,
         out=out,

@@ -35,7 +35,7 @@ class TaskSummary:
 
 
 def run_task(planned: Planned, job: RunJob, share: Share, settings: BuildSettings) -> TaskSummary:
-    """Build the shards of one task, and those of other tasks that nobody is building.
+    """Build the shards of one task, and those of other tasks that no process is building.
 
     Running a task twice, at once or again, does no harm: finished shards are skipped, shards that another process is
     building are waited for, and taken over if that process stops responding.

@@ -1,7 +1,6 @@
 """Reading and writing of manifests: CSV files that list the videos of a dataset, one per row.
 
-``data_manifests/README.md`` documents the columns for users. ``cmd_extract.manifest.sources`` and
-``cmd_extract.manifest.datasets`` create manifests.
+``data_manifests/README.md`` documents the columns for users. Other modules of this package create manifests.
 """
 
 from __future__ import annotations

@@ -173,12 +173,12 @@ def _build(
                 raise FailureLimitError(limit.failures)
             if share == _ALL and not todo:
                 return built
-            with watch_journals(scratch, count_rows(todo), limit.videos) as say:
+            with watch_journals(scratch, count_rows(todo), limit.videos) as print_line:
                 if settings.backend:
                     results = settings.backend(work, todo)
                 else:
                     others, build = OtherShards(planned.plans, share, job.out), partial(build_locally, settings.workers)
-                    results = build_unclaimed(work, build, todo, others, say)
+                    results = build_unclaimed(work, build, todo, others, print_line)
                 with contextlib.closing(results):
                     for shard in results:
                         if shard is not None:
@@ -195,7 +195,7 @@ def _build(
 
 
 def _write_failures(state: OutputState, failures: list[FailedRow]) -> None:
-    """Write ``failures.csv`` of a run that stops because of it."""
+    """Write ``failures.csv`` of a run that stops because too many videos failed."""
     if state.todo:
         remove_index(state.job.out)  # it does not match the table, whether or not a shard was replaced
     write_failures(state.job.out, failures)

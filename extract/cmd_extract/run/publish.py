@@ -287,7 +287,7 @@ class _Publisher:
         try:
             return self._object(name).state()
         except VideoError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
+            if error.is_missing:
                 return None
             raise
 
@@ -296,7 +296,7 @@ class _Publisher:
         try:
             there = self._object(RUN_NAME).fetch(0, _MAX_RECORD_BYTES)
         except VideoError as error:
-            if isinstance(error.__cause__, FileNotFoundError):
+            if error.is_missing:
                 return
             raise
         try:

@@ -22,7 +22,7 @@ def default_workers() -> int:
     return allotted_cores(os.environ, joblib.cpu_count())
 
 
-def build_locally(workers: int, build: Callable[[S], T], plans: Sequence[S]) -> Generator[T, None, None]:
+def build_locally(workers: int, build: Callable[[S], T], items: Sequence[S]) -> Generator[T, None, None]:
     """Build, or check, shards in ``workers`` processes on this machine.
 
     One worker runs in this process.
@@ -30,7 +30,7 @@ def build_locally(workers: int, build: Callable[[S], T], plans: Sequence[S]) -> 
     Args:
         workers: maximum number of processes.
         build: processes one item; can be pickled.
-        plans: the items, such as shard plans.
+        items: the items, such as shard plans.
 
     Yields:
         Results of ``build`` as shards are finished, in any order.
@@ -38,9 +38,9 @@ def build_locally(workers: int, build: Callable[[S], T], plans: Sequence[S]) -> 
     Raises:
         RuntimeError: a worker was killed from outside.
     """
-    count = min(workers, len(plans)) or 1
+    count = min(workers, len(items)) or 1
     if count == 1:
-        yield from map(build, plans)
+        yield from map(build, items)
         return
     import joblib  # a tenth of the start-up time, which one worker does not need
     from joblib.externals.loky.backend import resource_tracker as joblib_tracker
@@ -59,7 +59,7 @@ def build_locally(workers: int, build: Callable[[S], T], plans: Sequence[S]) -> 
             initargs=(os.getpid(),),
         )
         with interrupts_blocked():
-            results = pool(joblib.delayed(build)(plan) for plan in plans)  # starts the workers
+            results = pool(joblib.delayed(build)(item) for item in items)  # starts the workers
         yield from results
     except BrokenProcessPool:
         raise RuntimeError(

@@ -122,7 +122,7 @@ def _fetch_index(url: str, cache: ShardCache) -> Path:
     try:
         index = _download(f"{url}/{INDEX_NAME}", cache.limits)
     except VideoError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if error.is_missing:
             raise ShardError(
                 f"{url}: no {INDEX_NAME} found; give the URL of a folder that `cmd-extract publish` has completed"
             ) from None

@@ -215,7 +215,7 @@ def _is_indexed(reader: ShardReader, index: ShardIndex, number: int) -> bool:
 def _check_rows(file: h5py.File, entry: ShardEntry) -> Iterator[str]:
     rows = {*file[schema.VIDEO_ROW][:].tolist(), *file[schema.FAILURE_ROW][:].tolist()}
     if rows != set(range(entry.first_row, entry.end_row)):
-        yield (f"videos and failures do not cover exactly the manifest rows {entry.first_row} to {entry.end_row - 1}")
+        yield f"videos and failures do not cover exactly the manifest rows {entry.first_row} to {entry.end_row - 1}"
 
 
 def _check_columns(file: h5py.File) -> Iterator[str]:

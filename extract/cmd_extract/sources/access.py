@@ -119,7 +119,8 @@ def read_chunks(source: RemoteFile | TarMember, limits: SourceLimits, max_bytes:
         if isinstance(source, TarMember):
             start, size = _index_of(source.archive, opened).find(source.member)
         if max_bytes is not None and size > max_bytes:
-            raise VideoError("open", f"has {size} bytes, more than the {limits.max_mb} MiB of --max-source-mb")
+            option = " of --max-source-mb" if max_bytes == limits.max_mb << 20 else ""
+            raise VideoError("open", f"has {size} bytes, more than the {max_bytes >> 20} MiB{option}")
         for offset in range(start, start + size, REQUEST_BYTES):
             yield opened.read(offset, min(offset + REQUEST_BYTES, start + size))
 
@@ -255,6 +256,6 @@ def _remote_size(source: Source, limits: SourceLimits) -> int | None:
         assert isinstance(source, RemoteFile), "local files are looked up separately"
         return RemoteReader(source.url, limits).state.size
     except VideoError as error:
-        if isinstance(error.__cause__, FileNotFoundError):
+        if error.is_missing:
             return None
         raise
