@@ -25,6 +25,7 @@ from cmd_extract.system.files import sync, write_atomically
 from cmd_extract.system.mapping import map_file
 
 _BLOCK = 1 << 16
+_ROWS_AT_ONCE = 4096
 _TOTALS = ("videos", "frames", "failures", "damaged", "size_bytes")
 
 
@@ -106,7 +107,9 @@ class IndexWriter:
         self._codec = _Codes(self._column(CODES.format(names.CODEC), np.uint32))
         self._cells = {name: _Codes(self._column(CODES.format(name), np.uint32)) for name in (names.LABEL, names.GROUP)}
         self._totals = dict.fromkeys(_TOTALS, 0)
-        self._rows = 0
+        self._rows = self._shards = 0
+        self._records: list[VideoRecord] = []  # not in the columns yet
+        self._entries: list[tuple[ShardEntry, int]] = []  # the same, each with the number of videos up to its end
         self._reused = range(0)  # shards to copy from the previous index
 
     def _column(self, name: str, dtype: Any, shape: tuple[int, ...] = ()) -> _Column:
@@ -116,6 +119,12 @@ class IndexWriter:
 
     def add_rows(self, records: Sequence[VideoRecord]) -> None:
         """Add the labels, groups and splits of manifest rows, which follow those added before."""
+        self._records += records
+        if len(self._records) >= _ROWS_AT_ONCE:
+            self._write_rows()
+
+    def _write_rows(self) -> None:
+        records, self._records = self._records, []
         for name in {name for record in records for name in record.splits} - set(self._cells):
             self._cells[name] = _Codes(self._column(f"split {name}", np.uint32))
             self._cells[name].column.append(np.zeros(self._rows))
@@ -123,15 +132,23 @@ class IndexWriter:
             codes.append([cell_of(name, record) for record in records])
         self._rows += len(records)
 
+    def _write_entries(self) -> None:
+        (entries, videos), self._entries = zip(*self._entries, strict=True) if self._entries else ((), ()), []
+        columns = self._columns
+        columns[names.SHARD_SHA256].append([shard.sha256.encode() for shard in entries])
+        columns[names.SHARD_ROWS_HASH].append([shard.rows_hash.encode() for shard in entries])
+        counts = [(shard.size_bytes, shard.frames, shard.failures, shard.damaged) for shard in entries]
+        columns[names.SHARD_COUNTS].append(np.array(counts).reshape(-1, 4))
+        columns[names.SHARD_FIRST_ROW].append([shard.end_row for shard in entries])
+        columns[names.SHARD_FIRST_VIDEO].append(videos)
+
     def add_shard(self, shard: ShardEntry) -> None:
         """Add a shard. Its videos are copied from the previous index if that has the same shard, otherwise read."""
-        columns, number = self._columns, len(self._columns[names.SHARD_SHA256])
-        columns[names.SHARD_SHA256].append([shard.sha256.encode()])
-        columns[names.SHARD_ROWS_HASH].append([shard.rows_hash.encode()])
-        columns[names.SHARD_COUNTS].append([(shard.size_bytes, shard.frames, shard.failures, shard.damaged)])
-        columns[names.SHARD_FIRST_ROW].append([shard.end_row])
+        number, self._shards = self._shards, self._shards + 1
         self._totals = {key: self._totals[key] + getattr(shard, key) for key in _TOTALS}
-        columns[names.SHARD_FIRST_VIDEO].append([self._totals["videos"]])
+        self._entries.append((shard, self._totals["videos"]))
+        if len(self._entries) >= _ROWS_AT_ONCE:
+            self._write_entries()
         if self._previous is not None and number < len(self._previous) and self._previous.shard(number) == shard:
             self._reused = range(self._reused.start if self._reused else number, number + 1)
         else:
@@ -174,6 +191,8 @@ class IndexWriter:
             Totals: videos, frames, failures, damaged, size_bytes.
         """
         self._copy_reused()
+        self._write_rows()
+        self._write_entries()
         splits = sorted(set(self._cells) - {names.LABEL, names.GROUP})
         data_hash = self._data_hash()
         temporary = self._scratch / "table.h5"
@@ -189,7 +208,7 @@ class IndexWriter:
             "config_hash": config_hash,
             "data_hash": data_hash,
             "totals": self._totals,
-            "shards": len(self._columns[names.SHARD_SHA256]),
+            "shards": self._shards,
             "rows": self._rows,
             "videos": self._totals["videos"],
             "split_columns": splits,

@@ -162,7 +162,7 @@ def _build(
         count=settings.max_failures,
         rows=count_rows(state.plans) or planned.rows,
         failures=len(state.failures),
-        videos=count_rows(state.done),
+        videos=count_rows(state.plans) - count_rows(todo),
     )
     with scratch_folder(job.scratch) as scratch:
         claims = None if settings.backend else settings.claims or Claims(out=job.out)

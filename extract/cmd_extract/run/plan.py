@@ -127,6 +127,26 @@ class ShardPlans(Sequence[ShardPlan]):
     def __len__(self) -> int:
         return len(self.numbers)
 
+    def __iter__(self) -> Iterator[ShardPlan]:
+        for first in range(0, len(self.numbers), _ROWS_AT_ONCE):
+            yield from self._plans_of(self.numbers[first : first + _ROWS_AT_ONCE])
+
+    def _plans_of(self, numbers: range) -> Iterator[ShardPlan]:
+        """Yield plans; many at once take a fifth of the time of ``__getitem__`` each."""
+        index = np.array(numbers, np.int64)
+        hashes = self.hashes[index].tobytes().hex()
+        columns = (c[i].tolist() for c in (self.first_rows, self.starts) for i in (index, index + 1))
+        for place, (number, row, end_row, start, stop) in enumerate(zip(numbers, *columns, strict=True)):
+            rows_hash = hashes[place * 64 : place * 64 + 64]
+            yield ShardPlan(
+                number=number,
+                rows=range(row, end_row),
+                rows_hash=rows_hash,
+                source=self.source,
+                start=start,
+                stop=stop,
+            )
+
     @overload
     def __getitem__(self, index: int) -> ShardPlan: ...
 
@@ -142,15 +162,8 @@ class ShardPlans(Sequence[ShardPlan]):
                 hashes=self.hashes,
                 numbers=self.numbers[index],
             )
-        number = self.numbers[index]
-        return ShardPlan(
-            number=number,
-            rows=range(*self.first_rows[number : number + 2].tolist()),
-            rows_hash=self.hashes[number].tobytes().hex(),
-            source=self.source,
-            start=int(self.starts[number]),
-            stop=int(self.starts[number + 1]),
-        )
+        (plan,) = self._plans_of(range(number := self.numbers[index], number + 1))
+        return plan
 
     def count_rows(self) -> int:
         """Return the number of manifest rows."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from cmd_extract.errors import ShardError, VideoError
 from cmd_extract.manifest.table import summarize
@@ -35,7 +36,7 @@ class OutputState:
         """Finished shards."""
         return [plan for plan in self.plans if plan.name in self.finished]
 
-    @property
+    @cached_property
     def todo(self) -> list[ShardPlan]:
         """Shards to build."""
         todo = (plan for plan in self.plans if plan.name not in self.finished)
@@ -54,10 +55,11 @@ class OutputState:
         Raises:
             ShardError: some have, or a remote one cannot be reached.
         """
+        done = self.done
         try:
             changed = [
                 text
-                for plan, records in zip(self.done, read_each(self.done), strict=True)
+                for plan, records in zip(done, read_each(done), strict=True)
                 for text in self.finished[plan.name].changed_sources(records, self.job)
             ]
         except VideoError as error:

@@ -233,6 +233,8 @@ def sizes(sources: Sequence[Source], limits: SourceLimits) -> list[int | None]:
         VideoError: a remote file cannot be reached, or its tar file not be read.
     """
     remote = [source for source in sources if is_remote(source)]
+    if not remote:
+        return list(map(_local_size, sources))
     with ThreadPoolExecutor(_CHECKS_AT_ONCE) as pool:
         found = dict(zip(remote, pool.map(lambda source: _remote_size(source, limits), remote), strict=True))
     return [found[source] if is_remote(source) else _local_size(source) for source in sources]
