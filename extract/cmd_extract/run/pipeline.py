@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -164,15 +164,15 @@ def _build(
         failures=len(state.failures),
         videos=count_rows(state.plans) - count_rows(todo),
     )
+    if limit.is_exceeded(Counts()):
+        raise _limit_error(planned, state, share, state.failures)
+    if share == _ALL and not todo:
+        return {}
+    built: dict[str, FinishedShard] = {}
     with scratch_folder(job.scratch) as scratch:
         claims = None if settings.backend else settings.claims or Claims(out=job.out)
         work = ShardWork(job=job, scratch=scratch, extract=settings.extract, limit=limit, claims=claims)
-        built: dict[str, FinishedShard] = {}
         try:
-            if limit.is_exceeded(Counts()):
-                raise FailureLimitError(limit.failures)
-            if share == _ALL and not todo:
-                return built
             with watch_journals(scratch, count_rows(todo), limit.videos) as print_line:
                 if settings.backend:
                     results = settings.backend(work, todo)
@@ -185,20 +185,22 @@ def _build(
                             built[shard.name] = log.add(shard)
                             settings.on_finished(shard)
         except FailureLimitError:
-            if todo and all(map(work.is_finished, todo)):
-                return built  # only helping has failed, or other processes have finished the share
-            failures = sorted(state.failures + read_failures(scratch))
-            if share == _ALL:
-                _write_failures(state, failures)
-            raise FailureLimitError(len(failures), planned.rows if share == _ALL else None) from None
+            # Otherwise only helping has failed, or other processes have finished the share.
+            if not all(map(work.is_finished, todo)):
+                raise _limit_error(planned, state, share, state.failures + read_failures(scratch)) from None
     return built
 
 
-def _write_failures(state: OutputState, failures: list[FailedRow]) -> None:
-    """Write ``failures.csv`` of a run that stops because too many videos failed."""
+def _limit_error(
+    planned: Planned, state: OutputState, share: Share, failures: Sequence[FailedRow]
+) -> FailureLimitError:
+    """Return the error of a run in which too many videos failed, and write ``failures.csv`` unless it is a task."""
+    if share != _ALL:
+        return FailureLimitError(len(failures))
     if state.todo:
         remove_index(state.job.out)  # it does not match the table, whether or not a shard was replaced
-    write_failures(state.job.out, failures)
+    write_failures(state.job.out, sorted(failures))
+    return FailureLimitError(len(failures), planned.rows)
 
 
 def prepare_folders(job: RunJob, planned: Planned) -> tuple[RunIdentity, Planned]:
