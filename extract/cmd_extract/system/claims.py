@@ -181,7 +181,7 @@ class Claims:
     def _create_folder(self) -> None:
         try:
             self.folder.mkdir(exist_ok=True)
-        except FileExistsError:  # not the error that there is a claim
+        except FileExistsError:  # unlike that of an existing claim
             raise NotADirectoryError(errno.ENOTDIR, "not a folder; remove it", str(self.folder)) from None
 
     def _acquire(self, name: str) -> bool:
