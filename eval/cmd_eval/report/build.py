@@ -35,7 +35,7 @@ from cmd_eval.results.published import identify_dataset
 from cmd_eval.results.tables import split_name
 from cmd_extract.shard.folders import Folders
 from cmd_extract.shard.reader import ShardSet
-from cmd_extract.system.files import atomic_write, remove_leftovers
+from cmd_extract.system.files import remove_leftovers, write_atomically
 
 _MAX_MOTION_PICTURES = 6
 _ACCURACY_CAPTION = (
@@ -86,8 +86,7 @@ def write_report(run_dir: Path, output: Path, folders: Folders = ()) -> WrittenR
     # File names need not be UTF-8.
     page = render_page(content).encode("utf-8", errors="backslashreplace")
     remove_leftovers(output.parent)
-    with atomic_write(output) as temporary:
-        temporary.write_bytes(page)
+    write_atomically(output, page)
     return WrittenReport(path=output, bytes=len(page), left_out=content["left_out"])
 
 

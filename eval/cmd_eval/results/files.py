@@ -13,7 +13,7 @@ from msgspec import ValidationError, convert
 from cmd_eval.results.experiment_records import Auxiliary, Decoupling, Evidence
 from cmd_eval.results.records import Probe, Recognition, Result, Retrieval
 from cmd_eval.results.schema import RESULT_FORMAT
-from cmd_extract.system.files import atomic_write, remove_leftovers
+from cmd_extract.system.files import remove_leftovers, write_atomically
 
 TYPES: Mapping[str, type[Result]] = {
     "retrieval": Retrieval,
@@ -61,8 +61,7 @@ def write_result(path: Path, record: Mapping[str, Any]) -> None:
     except ValueError as error:
         raise ValueError(f"{path}: not written: {error}") from error
     remove_leftovers(path.parent)
-    with atomic_write(path) as temporary:
-        temporary.write_text(text + "\n", "utf-8")
+    write_atomically(path, text + "\n")
 
 
 def read_result(path: Path, kind: str | None = None) -> dict[str, Any]:

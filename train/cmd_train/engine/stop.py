@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from cmd_extract.system.files import atomic_write
+from cmd_extract.system.files import write_atomically
 from cmd_train.checkpoints.files import FINISHED_NAME
 from cmd_train.distributed.process_group import RankContext
 
@@ -108,5 +108,4 @@ def write_outcome(run_dir: Path, *, finished: bool, step: int, reason: str) -> N
         reason: reason for the stop; unused if finished.
     """
     content = {"step": step} if finished else {"step": step, "reason": reason}
-    with atomic_write(run_dir / (FINISHED_NAME if finished else STOPPED_NAME)) as temporary:
-        temporary.write_text(json.dumps(content) + "\n", "utf-8")
+    write_atomically(run_dir / (FINISHED_NAME if finished else STOPPED_NAME), json.dumps(content) + "\n")

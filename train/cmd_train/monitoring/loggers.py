@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from cmd_extract.system.files import atomic_write
+from cmd_extract.system.files import write_atomically
 
 TENSORBOARD_NAME = "tensorboard"
 _HEADS = ("classification", "context", "motion", "retrieval")
@@ -120,8 +120,7 @@ def _recorded_id(path: Path, create: Callable[[], str]) -> str:
     """Return the tool's id of the run, which is created and recorded the first time."""
     if not path.exists():
         number = create()
-        with atomic_write(path) as temporary:
-            temporary.write_text(number + "\n", "utf-8")
+        write_atomically(path, number + "\n")
     return path.read_text("utf-8").strip()
 
 

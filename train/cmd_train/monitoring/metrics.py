@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from cmd_extract.console.progress import ProgressDisplay
-from cmd_extract.system.files import atomic_write, remove_leftovers
+from cmd_extract.system.files import remove_leftovers, write_atomically
 from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch
 from cmd_train.data.epoch_sampler import EpochSampler
@@ -122,8 +122,7 @@ class MetricsLogger:
         self._recent: deque[dict[str, float]] = deque(maxlen=_RECENT_STEPS)
         if self._main:
             remove_leftovers(run_dir)
-            with atomic_write(run_dir / CONFIG_NAME) as temporary:
-                temporary.write_text(json.dumps(stored, indent=1, sort_keys=True) + "\n", "utf-8")
+            write_atomically(run_dir / CONFIG_NAME, json.dumps(stored, indent=1, sort_keys=True) + "\n")
             self._drop_later_lines(first_step)
             self._logger = open_logger(config.run.logger, run_dir, first_step, config.as_dict())
 
@@ -144,8 +143,7 @@ class MetricsLogger:
             if step <= first_step:
                 kept.append(line)
                 self._recent.append({name: value for name, value in values.items() if name not in _OTHER_FIELDS})
-        with atomic_write(self._path) as temporary:
-            temporary.write_bytes(b"".join(kept))
+        write_atomically(self._path, b"".join(kept))
 
     def add(
         self,
