@@ -15,7 +15,7 @@ from cmd_eval.experiments.jobs import check_run_dir
 from cmd_eval.features.readout import ReadoutName
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.system.validation import require_range
-from cmd_train.checkpoints.files import FINISHED_NAME, load_checkpoint
+from cmd_train.checkpoints.files import FINISHED_NAME
 from cmd_train.config import TrainConfig, build_config, parse_overrides
 from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.selection import select_videos
@@ -372,9 +372,3 @@ def is_finished(plan: EvidencePlan, run: PretrainingRun, data_hash: str) -> bool
     if not check_run_dir(folder, plan.config(run), data_hash):
         return False
     return (folder / FINISHED_NAME).is_file()
-
-
-def weights_hash(plan: EvidencePlan, run: PretrainingRun) -> tuple[str, int]:
-    """Return the SHA-256 of the weights of a finished pre-training run, and its steps."""
-    checkpoint = load_checkpoint(plan.run_dir(run))
-    return checkpoint.weights_hash, checkpoint.step

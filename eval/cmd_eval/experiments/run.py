@@ -20,7 +20,6 @@ from cmd_eval.experiments.plan import (
     PretrainingRun,
     evidence_splits,
     is_finished,
-    weights_hash,
 )
 from cmd_eval.features.handcrafted import color_histogram_features, motion_grid_features
 from cmd_eval.features.readout import ReadoutName
@@ -34,6 +33,7 @@ from cmd_extract.console.tables import format_markdown
 from cmd_extract.shard.folders import join_paths, open_folders
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.system.files import write_atomically
+from cmd_train.checkpoints.files import load_checkpoint
 
 UNTRAINED = "untrained"
 BASELINES = {MOTION_GRIDS: motion_grid_features, COLOR_HISTOGRAM: color_histogram_features}
@@ -129,8 +129,6 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
 
 def _train(plan: EvidencePlan, data_hash: str, options: RunOptions) -> None:
     runs = plan.pretraining_runs
-    for run in runs:
-        plan.config(run)
     # Check all folders before the first run starts, so that one with other contents is reported at once.
     finished = {run: is_finished(plan, run, data_hash) for run in runs}
     titles = {}
@@ -209,10 +207,10 @@ def _record(plan: EvidencePlan, data_hash: str, rows: Sequence[Row], options: Ru
     headline = rows[0]
     runs = []
     for run in plan.pretraining_runs:
-        digest, step = weights_hash(plan, run)
-        runs.append(
-            {**asdict(run), "run_dir": str(plan.run_dir(run).relative_to(plan.out)), "step": step, "sha256": digest}
-        )
+        folder = plan.run_dir(run)
+        checkpoint = load_checkpoint(folder)
+        found = {"run_dir": str(folder.relative_to(plan.out)), "step": checkpoint.step}
+        runs.append({**asdict(run), **found, "sha256": checkpoint.weights_hash})
     provenance = Provenance(
         command=options.command,
         shards=join_paths(plan.shards),

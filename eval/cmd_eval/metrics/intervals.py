@@ -186,8 +186,6 @@ def paired_interval(
     groups: Sequence[str] | None = None,
     *,
     seed: int = 0,
-    resamples: int = RESAMPLES,
-    level: float = LEVEL,
 ) -> Interval:
     """Compute the mean of ``a - b`` over paired items with its bootstrap interval over groups or items.
 
@@ -197,7 +195,7 @@ def paired_interval(
     Args:
         a_N, b_N: one value per item, usually between 0 and 1, for example 1 for a hit; both at the same index belong to
             the same item.
-        groups, seed, resamples, level: see ``mean_interval``.
+        groups, seed: see ``mean_interval``.
 
     Raises:
         ValueError: the numbers of items differ, or there are no items.
@@ -205,5 +203,5 @@ def paired_interval(
     a, b = np.asarray(a_N, dtype=np.float64), np.asarray(b_N, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"b_N: shape {b.shape}, but a_N has {a.shape}; pairs need one value on each side")
-    _check_arguments(a, groups, resamples, level)
-    return _bootstrap(a - b, groups, (-1.0, 1.0), seed, resamples, level)
+    _check_arguments(a, groups, RESAMPLES, LEVEL)
+    return _bootstrap(a - b, groups, (-1.0, 1.0), seed, RESAMPLES, LEVEL)

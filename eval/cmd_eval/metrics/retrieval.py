@@ -45,21 +45,17 @@ def first_hits(
     return np.where(hit_QM.any(axis=1), hit_QM.argmax(axis=1) + 1, NO_HIT)
 
 
-def chance_recall_at(
-    query_labels: Sequence[str], gallery_labels: Sequence[str], rank: int, *, leave_one_out: bool = False
-) -> float:
+def chance_recall_at(query_labels: Sequence[str], gallery_labels: Sequence[str], rank: int) -> float:
     """Return the expected R@k if neighbors are drawn at random without replacement.
 
     Args:
         query_labels: Q labels.
         gallery_labels: G labels.
         rank: k.
-        leave_one_out: whether each query is itself in the gallery and excluded from its own neighbors.
     """
     gallery_counts = Counter(gallery_labels)
-    size = len(gallery_labels) - leave_one_out
-    matches = [gallery_counts[label] - leave_one_out for label in query_labels]
-    return chance_recall(np.full(len(matches), size), np.array(matches), rank)
+    matches = [gallery_counts[label] for label in query_labels]
+    return chance_recall(np.full(len(matches), len(gallery_labels)), np.array(matches), rank)
 
 
 def chance_recall(size_Q: NDArray[np.int64], matches_Q: NDArray[np.int64], rank: int) -> float:

@@ -208,15 +208,6 @@ def _motion(shards: ShardSet, left_out: list[str]) -> list[MotionView]:
 
 
 def _confusions(inputs: RunInputs) -> list[ConfusionView]:
-    views = []
-    for kind in ("recognition", "probe"):
-        views += _confusion_views(kind, inputs.results.get(kind, ()))
-    return views
-
-
-def _confusion_views(kind: str, records: Sequence[Record]) -> list[ConfusionView]:
-    if kind not in ("recognition", "probe"):
-        return []
     return [
         view_confusion(
             f"{method_name(record)} by {split['target']}, "
@@ -224,7 +215,8 @@ def _confusion_views(kind: str, records: Sequence[Record]) -> list[ConfusionView
             split,
             first=split is record["splits"][0],
         )
-        for record, split in newest_splits(trained_first(records))
+        for kind in ("recognition", "probe")
+        for record, split in newest_splits(trained_first(inputs.results.get(kind, ())))
         if split.get("confusion")
     ]
 

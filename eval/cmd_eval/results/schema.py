@@ -24,13 +24,19 @@ LEAVE_ONE_OUT = "leave-one-out"
 """Name of the split in which each video is compared with all others."""
 
 
+def software_versions() -> dict[str, str]:
+    """Return the versions of Python, this project, torch and numpy."""
+    names = ("context-motion-decoupling", "torch", "numpy")
+    return {"python": platform.python_version()} | {name: version(name) for name in names}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """Origin of the figures in a result.
 
     Attributes:
         command: command line that computed them.
-        shards: folder of the shards.
+        shards: folders of the shards, see ``cmd_extract.shard.folders.join_paths``.
         data_hash: hash of the shards' content, see ``cmd_extract.shard.reader.ShardSet``.
         features: kind of features, for example ``backbone, pooled``.
         checkpoint: folder of the checkpoint; None if no network was used.
@@ -68,7 +74,7 @@ class Provenance:
     preprocessing: int | None = None
     standardized: bool = False
     pretext: Mapping[str, float] = field(default_factory=dict)
-    software: Mapping[str, str] = field(default_factory=lambda: software_versions())
+    software: Mapping[str, str] = field(default_factory=software_versions)
 
     def as_json(self) -> dict[str, Any]:
         """Return the fields for a result file, with the current time; metrics that are not finite are left out."""
@@ -79,12 +85,6 @@ class Provenance:
             "versions": fields.pop("software"),
             **fields,
         }
-
-
-def software_versions(*packages: str) -> dict[str, str]:
-    """Return the versions of Python, this project, torch, numpy and further ``packages``."""
-    names = ("context-motion-decoupling", "torch", "numpy", *packages)
-    return {"python": platform.python_version()} | {name: version(name) for name in names}
 
 
 def result_record(kind: str, provenance: Provenance, **fields: Any) -> dict[str, Any]:

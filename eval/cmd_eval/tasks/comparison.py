@@ -59,14 +59,14 @@ def read_methods(arguments: Sequence[str]) -> list[Method]:
         record = read_result(path)
         if record["kind"] not in COMPARED:
             raise ValueError(f"{path}: contains {record['kind']} results; only {', '.join(COMPARED)} can be compared")
-        name = name if named else _file_name(path, record)
+        name = name if named else _default_name(path, record)
         if not named and name in found:
             raise ValueError(f"{path}: another result is also named {name}; tell them apart with NAME=FILE")
         found.setdefault(name, []).append(record)
     return [Method(name=name, records=records) for name, records in found.items()]
 
 
-def _file_name(path: Path, record: Record) -> str:
+def _default_name(path: Path, record: Record) -> str:
     """Return the file's stem, which is marked if the network is untrained and the file name does not say so."""
     unmarked = record["provenance"]["untrained"] and "untrained" not in path.stem
     return f"{path.stem} (untrained)" if unmarked else path.stem

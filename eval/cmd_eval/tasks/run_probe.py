@@ -284,17 +284,17 @@ def mean_over_splits(results: Sequence[ProbeResult]) -> list[dict[str, Any]]:
 
 
 def fold_splits(
-    videos: VideoTable, target: str, *, seed: int = 0, folds: int = TEST_FOLDS, rows: NDArray[np.int64] | None = None
+    videos: VideoTable, target: str, *, seed: int = 0, rows: NDArray[np.int64] | None = None
 ) -> list[EvalSplit]:
     """Return stratified folds of labeled videos as splits, so that each video is tested once.
 
+    There are ``TEST_FOLDS``, or fewer if no label has as many videos (files, if these are divided into segments).
     Segments of one file are in the same fold.
 
     Args:
         videos: the videos.
         target: ``label`` or ``group``.
         seed: random seed of the folds.
-        folds: number of folds; reduced if no label has as many videos (files, if these are divided into segments).
         rows: rows of labeled videos to use; None for all labeled videos.
 
     Raises:
@@ -304,7 +304,7 @@ def fold_splits(
         rows = videos.labeled(np.arange(len(videos)), target, "the shards")
     names = [videos.names(target)[row] for row in rows]
     files = [videos.fingerprints[row] for row in rows]
-    count = min(folds, max(Counter(name for name, _ in set(zip(names, files, strict=True))).values(), default=0))
+    count = min(TEST_FOLDS, max(Counter(name for name, _ in set(zip(names, files, strict=True))).values(), default=0))
     if count < 2:
         raise ValueError(f"{target}: no two videos from different files share a {target}, so there is nothing to learn")
     file_numbers = unit_group_numbers(files)

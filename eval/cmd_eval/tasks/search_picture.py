@@ -48,9 +48,9 @@ def check_picture_path(path: Path) -> None:
         raise ValueError(f"output: {path.name!r} must end in one of {', '.join(PICTURE_SUFFIXES)}")
 
 
-def frames_of(shards: ShardSet, entry: VideoEntry, count: int = FRAMES) -> list[Image.Image]:
-    """Return evenly spaced frames of a video, from the first to the last."""
-    places = np.linspace(0, entry.frame_count - 1, count).round().astype(int).tolist()
+def frames_of(shards: ShardSet, entry: VideoEntry) -> list[Image.Image]:
+    """Return ``FRAMES`` evenly spaced frames of a video, from the first to the last."""
+    places = np.linspace(0, entry.frame_count - 1, FRAMES).round().astype(int).tolist()
     jpegs = shards.frame_jpegs(entry, places)
     return [Image.open(BytesIO(jpeg)).convert("RGB") for jpeg in jpegs]
 

@@ -9,13 +9,14 @@ from typing import Any
 
 import yaml
 
+from cmd_train.augment.color import IMAGENET_MEAN, IMAGENET_STD
 from cmd_train.checkpoints.backbone import OpenedBackbone
 from cmd_train.checkpoints.files import FOLDER_NAME
 from cmd_train.export.formats import FILE_NAMES, INPUT_NAME, OUTPUT_NAMES, ExportFormat
 from cmd_train.export.torchvision_names import USAGE
 
 _PAPER = "https://arxiv.org/abs/2104.00862"
-_NORMALIZATION = "RGB divided by 255, minus the mean (0.485, 0.456, 0.406), divided by (0.229, 0.224, 0.225)"
+_NORMALIZATION = f"RGB divided by 255, minus the mean {IMAGENET_MEAN}, divided by {IMAGENET_STD}"
 
 
 def model_card(

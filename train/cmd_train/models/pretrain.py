@@ -43,28 +43,6 @@ class PretrainModel(nn.Module):
         elif config.motion_head:
             self.motion = MotionHead(config, token_channels=channels)
 
-    def forward_context_query(self, tokens_BCTHW: Tensor) -> Tensor:
-        """Embed the content of clips as (B, D) from their token map averaged over time and space."""
-        return self.context_query_head(tokens_BCTHW.mean(dim=(2, 3, 4)))  # type: ignore[no-any-return] # modules return Any
-
-    def forward_context_key(self, keyframe_B31HW: Tensor) -> Tensor:
-        """Embed keyframes (B, 3, 1, H, W) as (B, D)."""
-        return self.context_key_head(self.context_encoder(keyframe_B31HW))  # type: ignore[no-any-return] # modules return Any
-
-    def forward_motion_query(self, tokens_BCTHW: Tensor) -> Tensor:
-        """Predict the embeddings (B, P, D) of the motion that follows the clips."""
-        assert isinstance(self.motion, MotionHead)
-        return self.motion.forward_query(tokens_BCTHW)
-
-    def forward_motion_key(self, motion_BWCTHW: Tensor, window_valid_BW: Tensor | None = None) -> Tensor:
-        """Embed motion windows (B, W, C, T, H, W) as (B, W, P, D)."""
-        assert isinstance(self.motion, MotionHead)
-        return self.motion.forward_key(motion_BWCTHW, window_valid_BW)
-
-    def forward_directions(self, tokens_BCTHW: Tensor) -> Tensor:
-        """Predict scores (B, K, Q, H, W) of motion directions."""
-        return self.motion(tokens_BCTHW)  # type: ignore[no-any-return] # modules return Any
-
     def forward(
         self,
         clip_B3THW: Tensor,
@@ -77,7 +55,7 @@ class PretrainModel(nn.Module):
         Args:
             clip_B3THW: clips, normalized RGB.
             keyframe_B31HW: keyframes, normalized RGB; ignored if the context head is off.
-            motion_BWCTHW: motion windows (units: pixels / 10), the predicted one first; ignored unless the motion head
+            motion_BWCTHW: motion windows (see `crop_motion`), the predicted one first; ignored unless the motion head
                 predicts features.
             window_valid_BW: whether each motion window exists (all if None).
 
@@ -89,15 +67,14 @@ class PretrainModel(nn.Module):
         if self.config.context_head:
             if keyframe_B31HW is None:
                 raise ValueError("keyframe_B31HW: required, since the context head is on")
-            context_query_BD = self.forward_context_query(encoded.tokens_BCTHW)
-            context_key_BD = self.forward_context_key(keyframe_B31HW)
+            context_query_BD = self.context_query_head(encoded.tokens_BCTHW.mean(dim=(2, 3, 4)))
+            context_key_BD = self.context_key_head(self.context_encoder(keyframe_B31HW))
         if self.config.predicts_directions:
-            direction_BKQHW = self.forward_directions(encoded.tokens_BCTHW)
+            direction_BKQHW = self.motion(encoded.tokens_BCTHW)
         elif self.config.motion_head:
             if motion_BWCTHW is None:
                 raise ValueError("motion_BWCTHW: required, since the motion head is on")
-            motion_query_BPD = self.forward_motion_query(encoded.tokens_BCTHW)
-            motion_key_BWPD = self.forward_motion_key(motion_BWCTHW, window_valid_BW)
+            motion_query_BPD, motion_key_BWPD = self.motion(encoded.tokens_BCTHW, motion_BWCTHW, window_valid_BW)
         return ModelOutput(
             feature_BF=encoded.pooled_BC,
             context_query_BD=context_query_BD,

@@ -56,8 +56,9 @@ class RetrievalMonitor:
     """
 
     def __init__(self, shards: VideoSource, entries: Videos, config: TrainConfig, context: RankContext) -> None:
-        self._labels = [label for label in entries.names("label").texts() if label]
-        self._labeled = entries.select([row for row, label in enumerate(entries.names("label").texts()) if label])
+        labels = entries.names("label").texts()
+        self._labels = [label for label in labels if label]
+        self._labeled = entries.select([row for row, label in enumerate(labels) if label])
         self._shards, self._config, self._context = shards, config, context
 
     def __call__(self, model: nn.Module) -> dict[str, float]:

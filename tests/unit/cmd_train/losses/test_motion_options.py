@@ -75,12 +75,12 @@ def test_missing_windows_do_not_affect_batchnorm_statistics() -> None:
     valid = torch.tensor([[1, 1, 0, 0]] * 2).bool()
     expected = PretrainModel(SMALL)
     expected.load_state_dict(model.state_dict())
-    keys = model.forward_motion_key(motion, valid)
-    torch.testing.assert_close(keys[:, :2], expected.forward_motion_key(motion[:, :2]), rtol=1e-4, atol=1e-5)
+    keys = model.motion.forward_key(motion, valid)
+    torch.testing.assert_close(keys[:, :2], expected.motion.forward_key(motion[:, :2]), rtol=1e-4, atol=1e-5)
     for (name, own), other in zip(model.named_buffers(), expected.buffers(), strict=True):
         # The unbiased variance divides by count - 1, and the count is doubled here.
         torch.testing.assert_close(own, other, rtol=5e-3, atol=1e-5, msg=name)
-    mixed = expected.forward_motion_key(motion)
+    mixed = expected.motion.forward_key(motion)
     assert not torch.allclose(mixed[:, :2], keys[:, :2], atol=1e-2), (
         "missing windows change the result without the flags"
     )
