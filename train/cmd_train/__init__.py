@@ -4,7 +4,7 @@ Public names; nothing else of the package is promised to stay:
 
 - `load_backbone` loads the backbone (`Backbone`) of a run, a checkpoint, an exported folder or published weights; it
   maps clips to a `BackboneOutput`. `build_backbone` builds one by name, without trained weights.
-- `ShardDataset` reads clips of shards (`ShardItem`) for one's own training loop; `center_crop` crops and normalizes
+- `ShardDataset` reads clips of shards (`ShardItem`) for custom training loops; `center_crop` crops and normalizes
   them for a backbone.
 - `load_checkpoint` reads a checkpoint (`Checkpoint`). `build_config` makes a `TrainConfig` from a recipe and overrides.
 - `CheckpointError` and `DamagedSampleError` are raised.

@@ -115,7 +115,7 @@ class RunConfig:
         seed: random seed of weights, sample order, sampling, augmentation and dropout.
         precision: ``float32``; ``tf32``, float32 with TF32 products on CUDA; ``bf16``, automatic mixed precision; or
             ``auto``, bf16 on GPUs that have it and float32 elsewhere.
-        compile: compile the network with ``torch.compile``; if that fails, training continues without it.
+        compile: compile the network with ``torch.compile``; if that fails, the run stops with an error.
         channels_last: use the channels-last memory format for the network's weights.
         activation_checkpointing: recompute the activations inside blocks in the backward pass instead of storing them:
             less memory, about a third more computation, the same numbers.

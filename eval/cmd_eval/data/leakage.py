@@ -30,7 +30,7 @@ def check_leakage(videos: VideoTable, query: Rows, gallery: Rows) -> None:
     """Check that no query is in the gallery, by id or as a copy of the same file.
 
     Raises:
-        ValueError: A query is in the gallery; the message names the first one.
+        ValueError: a query is in the gallery; the message names the first one.
     """
     pairs = shared_videos(videos, query, gallery)
     if not pairs:

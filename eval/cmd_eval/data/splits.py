@@ -108,7 +108,7 @@ def choose_split_columns(
         alternative: what to do instead of choosing one column, for the error message.
 
     Raises:
-        ValueError: A given column does not exist, or none is given and the videos do not have exactly one.
+        ValueError: a given column does not exist, or none is given and the videos do not have exactly one.
     """
     columns = resolve_split_columns(tuple(videos.splits), given, alternative=alternative)
     if not columns:
@@ -121,7 +121,7 @@ def eval_splits(videos: VideoTable, spec: EvalSplitSpec) -> list[EvalSplit]:
     """Return the splits of a spec, ordered by target and split column, after checking all of them.
 
     Raises:
-        ValueError: A split, a part or a label does not exist, or a query is in the gallery.
+        ValueError: a split, a part or a label does not exist, or a query is in the gallery.
     """
     if spec.exclude_same == "group" and not any(videos.groups):
         raise ValueError("exclude_same: no video has a group; add a group column to the manifest, or use source")

@@ -232,7 +232,7 @@ def embed_to_file(
     with process_group(config.device) as context:
 
         def is_complete() -> bool:
-            # The main process decides, since another run may complete the file between two looks at it.
+            # The main process decides, since another run may complete the file between two checks.
             return any_rank((context.is_main and path.exists() and not fresh,), context)[0]
 
         if not is_complete():

@@ -54,7 +54,7 @@ def color_histogram_features(shards: ShardSet, command: str, progress: Progress)
         progress: called with (videos done, total videos).
 
     Raises:
-        RuntimeError: A frame is damaged.
+        RuntimeError: a frame is damaged.
     """
     frames = EvalDataset(shards, shards.videos, SamplingConfig(clip_frames=1, stride=1), COLOR_FRAMES)
     histograms = (describe_colors(frames[number].clips_u8[:, 0]) for number in range(len(frames)))

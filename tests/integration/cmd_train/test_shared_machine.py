@@ -62,7 +62,7 @@ def test_the_claim_of_a_killed_process_is_taken_over(tmp_path: Path) -> None:
     start, lines = time.monotonic(), []
     with claim_run(tmp_path / "there", ONE, lines.append, stale_seconds=2.0):
         assert time.monotonic() - start > 1.0
-    assert "waiting for a sign of life" in lines[0]
+    assert "waiting for a heartbeat" in lines[0]
 
 
 def test_a_living_process_on_another_host_is_noticed(tmp_path: Path) -> None:

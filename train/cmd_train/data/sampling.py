@@ -72,7 +72,6 @@ class SamplingConfig:
             self.future_interval >= -self.clip_frames,
             f"future_interval: must be at least -clip_frames = {-self.clip_frames}, got {self.future_interval}",
         )
-
         require_choice(self, "motion_window", MOTION_WINDOWS)
         require(
             self.motion_window == "future" or self.temporal_negatives == 0,

@@ -1,4 +1,4 @@
-"""Clips of shards as a plain dataset, for one's own training loop, ``DataLoader`` or Lightning.
+"""Clips of shards as a plain dataset, for a custom training loop, ``DataLoader`` or Lightning.
 
 Shape legend: N clips, T frames, H rows, W columns, gh x gw motion cells.
 """

@@ -23,7 +23,7 @@ def claim_run(
     """Claim a run folder for the duration of the ``with`` block; a collective operation.
 
     The claim of a process that has ended is taken over: on this host, or in an earlier start of the same job, at once;
-    on another host after ``stale_seconds`` without a sign of life.
+    on another host after ``stale_seconds`` without a heartbeat.
 
     Raises:
         CheckpointError: another run trains in the folder.
@@ -51,7 +51,7 @@ def _hold(stack: ExitStack, claims: Claims, log: Callable[[str], None]) -> str:
             who = f"process {claim.owner.pid} on {claim.owner.host}" if claim.owner else "another process"
             return f"{claims.out}: {who} trains in this folder; wait until it has ended, or choose another folder"
         if age < 0:
-            log(f"{claims.out}: claimed by a run on another host; waiting for a sign of life, or its claim to expire")
+            log(f"{claims.out}: claimed by a run on another host; waiting for a heartbeat or for its claim to expire")
         age = claim.age_seconds
         time.sleep(min(_POLL_SECONDS, claims.stale_seconds / 10))
     return ""

@@ -14,7 +14,7 @@ from cmd_train.config import OptimConfig
 def build_optimizer(model: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
     """Build the configured optimizer over all trainable parameters.
 
-    Updates are fused: one kernel for all parameters, which can be told to change nothing by a flag on the device
+    Updates are fused: one kernel for all parameters, which a flag on the device can turn into a no-op
     (``skip_update``).
     """
     parameters = [p for p in model.parameters() if p.requires_grad]

@@ -24,8 +24,8 @@ class LossConfig:
         drop_static_px: exclude predicted positions whose mean speed over their window, in pixels per frame, is lower
             than this from the queries; 0 keeps all, as in the paper. The metric ``motion_static_share`` records the
             excluded share.
-        motion_target: what motion prediction predicts, see `ModelConfig`. The settings above this one concern
-            "features", the two below it "directions".
+        motion_target: what motion prediction predicts, see `ModelConfig`. ``motion_own_position`` and
+            ``drop_static_px`` concern "features", ``still_px`` and ``still_weight`` "directions".
         still_px: speed below which a position counts as still, in pixels per frame.
         still_weight: weight of still positions in the cross-entropy; moving ones have weight 1.
     """
