@@ -47,7 +47,7 @@ def test_runs_with_and_without_motion_prediction_are_compared(few_shards: Path, 
     assert any("6 groups are in both parts" in note for note in more["notes"])
     page = call(eval_main, "report", tmp_path / "out")
     assert page.exit_code == 0, page.output
-    assert "incomplete result" not in page.output
+    assert "incomplete or invalid" not in page.output
     text = (tmp_path / "out" / "report.html").read_text()
     assert f"{100 * more['difference']['value']:+.1f} points" in text
     assert "over 2 pairs of runs" in text

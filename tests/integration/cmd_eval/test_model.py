@@ -66,8 +66,8 @@ def test_features_of_frames_in_memory(model: cmd_eval.VideoModel, few_shards: Pa
         model.embed_array(frames.astype(np.float32))  # type: ignore[arg-type] # the case under test
 
 
-def test_frames_are_resampled_to_the_frame_rate_of_training(model: cmd_eval.VideoModel) -> None:
-    slow = cmd_eval.load_model(model._opened.checkpoint.path) if model._opened.checkpoint else model
+def test_frames_are_resampled_to_the_frame_rate_of_training(model: cmd_eval.VideoModel, pretrained: Path) -> None:
+    slow = cmd_eval.load_model(pretrained)
     slow.extraction = ExtractConfig(fps="15")
     frames = np.random.default_rng(0).integers(0, 256, (60, 128, 170, 3), np.uint8)
     assert np.array_equal(slow.embed_array(frames, 30, device="cpu"), model.embed_array(frames[::2], device="cpu"))

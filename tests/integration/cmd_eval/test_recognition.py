@@ -39,7 +39,7 @@ def test_recognition_is_printed_and_written(tuned: Path, few_shards: Path, tmp_p
     assert split["chance"] == pytest.approx(0.5), "both classes have the same number of videos"
     page = call(eval_main, "report", tuned)
     assert page.exit_code == 0, page.output
-    assert "not a whole result" not in page.output
+    assert "incomplete or invalid" not in page.output
     text = (tuned / "report.html").read_text()
     assert '<section id="recognition">' in text
     assert "trained network, step 2, 3 clips per video" in text
