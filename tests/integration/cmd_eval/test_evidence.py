@@ -235,9 +235,7 @@ def test_invalid_input_is_reported_before_any_run(
 
 
 @pytest.mark.parametrize("column", ["label", "group"])
-def test_videos_without_labels_or_groups_are_refused(
-    column: str, few_shards: Path, shards: Path, tmp_path: Path
-) -> None:
+def test_videos_without_labels_or_groups_are_refused(column: str, shards: Path, tmp_path: Path) -> None:
     bare = extract(tmp_path / "bare", shards.parent / "manifest.csv", every=3, **{column: [""] * 8})
     result = evidence(bare, tmp_path / "out")
     assert result.exit_code == 1

@@ -201,7 +201,7 @@ def test_cached_features_of_other_weights_are_recomputed_only_on_request(few_sha
 
 @pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="needs a folder in which not even root can create files")
 def test_a_run_folder_that_cannot_be_written_is_noticed_first(
-    embeddings: Path, few_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    few_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = make_run(tmp_path / "run", few_shards)
     features = tmp_path / "features" / "f.h5"
@@ -230,7 +230,7 @@ def test_a_run_folder_that_cannot_be_written_is_noticed_first(
         assert "cannot be written to" in refused.output
         assert remedy in refused.output
     monkeypatch.undo()
-    # A folder of one's own.
+    # A folder given by the user.
     own = tmp_path / "own"
     result = evaluate("retrieval", run, few_shards, *SPLIT, "--clips", 1, "--eval-dir", own, *QUICK)
     assert result.exit_code == 0, result.output
@@ -245,7 +245,7 @@ def computed_again(*_: object) -> None:
     pytest.fail("features are computed once per kind")
 
 
-def test_read_outs_change_what_is_compared(run_dir: Path, few_shards: Path) -> None:
+def test_readouts_change_what_is_compared(run_dir: Path, few_shards: Path) -> None:
     found = {}
     for readout in ("mean", "ordered", "grid", "grid-ordered", "directions"):
         result = evaluate("retrieval", run_dir, few_shards, "--clips", 2, *SPLIT, "--readout", readout, *QUICK)
@@ -269,7 +269,7 @@ def test_read_outs_change_what_is_compared(run_dir: Path, few_shards: Path) -> N
     assert "allow the readouts mean, ordered, not 'grid'" in refused.output
 
 
-def test_a_features_file_records_its_read_out(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:
+def test_a_features_file_records_its_readout(run_dir: Path, few_shards: Path, tmp_path: Path) -> None:
     path = tmp_path / "f.h5"
     command = ("embed", run_dir, few_shards, path, "--clips", 1, "--readout", "grid-ordered", *QUICK)
     assert evaluate(*command).exit_code == 0

@@ -10,8 +10,12 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from cmd_extract.shard.index import ShardIndex
+from cmd_extract.shard.reader import ShardSet
 from cmd_train.checkpoints.files import load_checkpoint
 from cmd_train.cli.main import main
+from cmd_train.config import build_config
+from cmd_train.distributed.process_group import process_group
+from cmd_train.engine.setup import preflight
 from tests.indexes import update_index
 from tests.integration.cmd_train.training import finish, launch, metrics, options, same, weights
 
@@ -116,12 +120,7 @@ def test_errors_name_invalid_input_before_the_first_step(
     assert not (tmp_path / "run").exists()
 
 
-def test_single_video_is_rejected(few_shards: Path, tmp_path: Path) -> None:
-    from cmd_extract.shard.reader import ShardSet
-    from cmd_train.config import build_config
-    from cmd_train.distributed.process_group import process_group
-    from cmd_train.engine.setup import preflight
-
+def test_single_video_is_rejected(few_shards: Path) -> None:
     videos = ShardSet(few_shards).videos[:1]
     with (
         process_group("cpu") as context,

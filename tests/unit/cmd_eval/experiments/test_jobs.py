@@ -30,7 +30,7 @@ def test_eta_is_estimated_from_finished_jobs(monkeypatch: pytest.MonkeyPatch) ->
     assert str(eta) == ", about 40 s left"
 
 
-def test_a_failed_run_is_reported(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+def test_a_failed_run_is_reported(capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
         RuntimeError, match=r"cmd-train failed with exit code 1, .* command was: cmd-train recipes imagenet"
     ):

@@ -81,7 +81,7 @@ def test_options_that_do_not_fit_a_features_file_are_rejected(tmp_path: Path) ->
         opened(batch_size=4)
 
 
-def test_features_without_clips_and_read_outs(tmp_path: Path) -> None:
+def test_features_without_clips_and_readouts(tmp_path: Path) -> None:
     features = imported(tmp_path, VALUES[:, 0], name="Other model")
     assert (features.provenance.features, features.provenance.clips) == ("Other model", None)
     np.testing.assert_array_equal(features.table_VF, VALUES[:, 0].astype(np.float32))
@@ -211,7 +211,7 @@ def test_exported_features_are_imported_unchanged(tmp_path: Path) -> None:
 
 def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parquet = pytest.importorskip("pyarrow.parquet")
-    features = replace(features_of(VALUES[:, :2, :4].astype(np.float32)))
+    features = features_of(VALUES[:, :2, :4].astype(np.float32))
     features = replace(features, videos=replace(features.videos, ids=("a", "b", "c")))
     assert export_features(features, tmp_path / "f.parquet") == [tmp_path / "f.parquet"]
     table = parquet.read_table(tmp_path / "f.parquet")

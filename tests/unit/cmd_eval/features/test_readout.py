@@ -74,7 +74,7 @@ def features_of(clips_VNF: np.ndarray, kind: str, readout: str) -> Features:
     return Features(videos=videos, mean_VF=clips_VNF.mean(1), clips_VNF=clips_VNF, provenance=source)
 
 
-def test_ordered_read_outs_keep_clips_side_by_side() -> None:
+def test_ordered_readouts_keep_clips_side_by_side() -> None:
     clips = np.arange(24, dtype=np.float32).reshape(2, 3, 4)
     features = features_of(clips, POOLED_FEATURES, "mean")
     np.testing.assert_array_equal(features.table_VF, clips.mean(1))
@@ -86,12 +86,3 @@ def test_ordered_read_outs_keep_clips_side_by_side() -> None:
         with_readout(features, "grid")
     with pytest.raises(FeatureError, match="needs the features of single clips"):
         _ = replace(ordered, clips_VNF=None).table_VF
-
-
-def test_standardization_uses_the_gallery_only() -> None:
-    clips = np.array([[[1.0, 10.0]], [[3.0, 30.0]]], np.float32)
-    features = features_of(clips, POOLED_FEATURES, "mean")
-    asked = replace(features, provenance=replace(features.provenance, standardized=True))
-    query, gallery = asked.comparable(np.array([0]), np.array([1, 1]))
-    assert gallery.read().tolist() == [[0.0, 0.0]] * 2
-    assert query.read().tolist() == [[-2.0, -20.0]], "a deviation of 0 counts as 1"

@@ -113,7 +113,7 @@ def recognition(given: dict[str, Any] | None = None) -> dict[str, Any]:
     split["per_class"].append({"class": "down", "test": 0, **empty})
     split["confusion"] = [[*row, 0] for row in split["confusion"]] + [[0, 0, 0, 0]]
     split |= {"clips": 10, "trained_on_split_column": "split1", "seed": 0, "checkpoint": "x", "classes_unknown": []}
-    return record | {"clips": 10, "notes": ["top-5 says nothing: the classifier has 3 classes"]}
+    return record | {"clips": 10, "notes": ["top-5 is not meaningful: the classifier has 3 classes"]}
 
 
 def auxiliary(given: dict[str, Any] | None = None) -> dict[str, Any]:

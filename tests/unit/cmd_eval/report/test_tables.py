@@ -153,7 +153,7 @@ def test_recognition_without_the_number_of_training_videos() -> None:
     block = accuracy_block([results.recognition()], "caption")
     assert texts(block.table)[0][:5] == ["fine-tuned, trained network, step 9", "label", "split1", percent(None), "20"]
     assert texts(block.details[0])[-1] == ["down", "0", percent(None)]
-    assert block.notes == ["top-5 says nothing: the classifier has 3 classes"]
+    assert block.notes == ["top-5 is not meaningful: the classifier has 3 classes"]
 
 
 def test_auxiliary_tables_pair_runs_of_the_same_seed_and_split() -> None:
@@ -236,7 +236,7 @@ def test_confusion_is_a_table_or_a_picture() -> None:
         view_confusion("t", {"classes": ["a", "b", "c"], "confusion": [[1, 0], [0, 1]]})
 
 
-def test_names_of_features_tell_read_outs_standardization_and_precision_apart() -> None:
+def test_names_of_features_tell_readouts_standardization_and_precision_apart() -> None:
     changes = (
         {},
         {"readout": "ordered"},

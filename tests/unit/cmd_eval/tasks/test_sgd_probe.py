@@ -105,7 +105,7 @@ def test_large_training_parts_are_validated_on_one_fold(monkeypatch: pytest.Monk
     assert probe(features, split, "sgd", device="cpu").validation.folds == 1
 
 
-def test_features_without_clips_and_ordered_read_outs_have_one_sample_per_video() -> None:
+def test_features_without_clips_and_ordered_readouts_have_one_sample_per_video() -> None:
     features = clusters(5)
     assert ClipFeatures(features, np.arange(3)).clips == 1
     ordered = with_clips(features)

@@ -1,4 +1,4 @@
-"""Both objectives with directions: targets reach the model's scores unmirrored, and their loss is part of the total."""
+"""Both objectives with directions: targets reach the model's scores unmirrored."""
 
 from __future__ import annotations
 
@@ -12,11 +12,7 @@ from cmd_train.config import TrainConfig
 from cmd_train.data.batch import Batch
 from cmd_train.engine.objective import PretrainObjective
 from cmd_train.engine.supervised_objective import SupervisedObjective
-from cmd_train.losses.config import LossConfig
-from cmd_train.losses.directions import DirectionTargets, direction_loss
 from cmd_train.losses.outputs import ModelOutput, SupervisedOutput
-from cmd_train.losses.pretrain import context_loss, pretrain_loss
-from cmd_train.losses.supervised import supervised_loss
 from tests.unit.cmd_train.engine.test_step import HEADER, SIZE, batch, configured
 
 RIGHT, LEFT, UP = 1, 5, 7
@@ -97,31 +93,3 @@ def test_the_speed_and_weight_of_still_positions_are_settings() -> None:
     assert slow["motion_loss"] == pytest.approx(50 * 0.25 / 1.25)
     assert metrics(1.5, 1.0)["motion_loss"] == pytest.approx(25)
     assert metrics(3.0, 0.25)["motion_moving_share"] == 0
-
-
-def random_output(count: int = 4) -> tuple[ModelOutput, DirectionTargets]:
-    generator = torch.Generator().manual_seed(4)
-    query, key = (nn.functional.normalize(torch.randn(count, 8, generator=generator), dim=1) for _ in range(2))
-    scores = torch.randn(count, 9, 2, 2, 2, generator=generator)
-    classes = torch.randint(0, 9, (count, 2, 2, 2), generator=generator)
-    targets = DirectionTargets(class_BQHW=classes, valid_BQHW=torch.ones_like(classes, dtype=torch.bool))
-    output = ModelOutput(feature_BF=query, context_query_BD=query, context_key_BD=key, direction_BKQHW=scores)
-    return output, targets
-
-
-def test_the_total_is_the_weighted_sum() -> None:
-    output, targets = random_output()
-    config = LossConfig(motion_target="directions", context_weight=0.1, motion_weight=3.0, still_weight=0.4)
-    directions = direction_loss(output.direction_BKQHW, targets, still_weight=0.4).loss
-    found = pretrain_loss(output, None, config, targets=targets)
-    expected = 0.1 * context_loss(output, config).loss + 3 * directions
-    assert found.total.item() == pytest.approx(expected.item(), rel=1e-6)
-    assert found.motion is None
-    logits = torch.randn(4, 5, generator=torch.Generator().manual_seed(5))
-    label = torch.tensor([0, 1, 4, 2])
-    tuned = supervised_loss(SupervisedOutput(logits_BK=logits, embeddings=output), label, None, config, targets=targets)
-    assert tuned.total.item() == pytest.approx((nn.functional.cross_entropy(logits, label) + 3 * directions).item())
-    with pytest.raises(ValueError, match=r"^targets: required"):
-        pretrain_loss(output, None, config)
-    with pytest.raises(ValueError, match=r"^targets: required"):
-        supervised_loss(SupervisedOutput(logits_BK=logits, embeddings=output), label, None, config)

@@ -20,7 +20,7 @@ from cmd_train.checkpoints.published import published_name
 from cmd_train.config import TrainConfig, build_config
 from cmd_train.data.batch import unpack_batches
 from cmd_train.data.dataset import PretrainDataset
-from cmd_train.data.sampling import SamplingConfig, plan_clip, plan_sample, sample_rng
+from cmd_train.data.sampling import SamplingConfig, plan_clip, sample_rng
 from cmd_train.engine.damaged_samples import TolerantDataset
 from cmd_train.engine.finetune import select_classes
 from cmd_train.engine.finetune_start import load_start
@@ -111,15 +111,6 @@ def test_fewer_than_two_classes_are_rejected() -> None:
 
 
 # Samples without motion
-
-
-@pytest.mark.parametrize("frame_count", [300, 71, 60, 9, 1])
-def test_clip_without_motion_equals_that_of_the_full_sample(frame_count: int) -> None:
-    for index in range(20):
-        whole = plan_sample(frame_count, (0,), SamplingConfig(), sample_rng(1, 2, index))
-        alone = plan_clip(frame_count, SamplingConfig(), sample_rng(1, 2, index))
-        assert (alone.clip_frames, alone.stride) == (whole.clip_frames, whole.stride)
-        assert (alone.stride_shrunk, alone.clip_padded) == (whole.stride_shrunk, whole.clip_padded)
 
 
 def test_clip_without_room_for_motion_reaches_the_end_of_the_video() -> None:

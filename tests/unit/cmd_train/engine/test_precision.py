@@ -20,11 +20,11 @@ def test_mixed_precision_on_gpus_that_have_it(
     precision: str, supported: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: supported)
-    # Without a GPU, torch turns the context off with a warning; what was asked for is what counts.
-    asked: dict[str, bool] = {}
-    monkeypatch.setattr(torch, "autocast", lambda *_, enabled: asked.update(enabled=enabled))
+    # Without a GPU, torch turns the context off with a warning; what was requested is what counts.
+    requested: dict[str, bool] = {}
+    monkeypatch.setattr(torch, "autocast", lambda *_, enabled: requested.update(enabled=enabled))
     autocast(precision, torch.device("cuda"))
-    assert asked["enabled"] is expected
+    assert requested["enabled"] is expected
 
 
 def test_auto_is_float32_on_a_cpu() -> None:

@@ -8,7 +8,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from cmd_train.augment.config import motion_input_shape
 from cmd_train.config import TrainConfig
 from cmd_train.engine.objective import PretrainObjective
-from cmd_train.losses.outputs import ModelOutput
 from cmd_train.models.backbones import BackboneOutput, build_backbone, join_stages
 from cmd_train.models.config import BACKBONE_NAMES, ModelConfig, token_grid
 from cmd_train.models.encoders import ContextEncoder, MotionEncoder
@@ -318,18 +317,6 @@ def test_pretraining_requires_a_head():
     config = TrainConfig(model=ModelConfig(context_head=False, motion_head=False))
     with pytest.raises(ValueError, match=r"context_head, model\.motion_head: at least one"):
         PretrainObjective(config, header=None)
-
-
-def test_output_rejects_unpaired_embeddings_and_mismatched_shapes():
-    feature, two, three = torch.zeros(2, 4), torch.zeros(2, 3), torch.zeros(3, 3)
-    for given, message in (
-        ({"context_query_BD": two}, "context_key_BD"),
-        ({"context_query_BD": two, "context_key_BD": three}, "context_key_BD"),
-        ({"motion_key_BWPD": torch.zeros(2, 1, 4, 3)}, "motion_query_BPD"),
-        ({"motion_query_BPD": torch.zeros(2, 5, 3), "motion_key_BWPD": torch.zeros(2, 1, 4, 3)}, "motion_key_BWPD"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            ModelOutput(feature_BF=feature, **given)
 
 
 @pytest.mark.parametrize("name", ["r2plus1d_10", "c3d"])

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 import pytest
@@ -8,12 +7,10 @@ import torch
 from torch import Tensor
 
 from cmd_train.losses.config import LossConfig
-from cmd_train.losses.outputs import ModelOutput, SupervisedOutput
 from cmd_train.losses.pretrain import motion_loss
 from cmd_train.losses.supervised import supervised_loss
 from cmd_train.models.pretrain import PretrainModel
 from cmd_train.models.supervised import SupervisedModel
-from tests.unit.cmd_train.losses.test_losses import output_of
 from tests.unit.cmd_train.models.test_networks import SMALL, random_inputs
 
 WITH_MOTION = replace(SMALL, context_head=False)
@@ -67,28 +64,6 @@ def test_motion_head_and_loss_match_pretraining() -> None:
     assert matched.candidates == expected.candidates == 5 * 4
 
 
-def test_loss_is_the_weighted_sum() -> None:
-    given = output_of(samples=2)
-    output = SupervisedOutput(
-        logits_BK=torch.tensor([[1.0, 0, 0], [3.0, 0, 0]]),
-        embeddings=ModelOutput(
-            feature_BF=given.feature_BF,
-            motion_query_BPD=given.motion_query_BPD,
-            motion_key_BWPD=given.motion_key_BWPD,
-        ),
-    )
-    valid, labels = torch.ones(2, 4).bool(), torch.tensor([1, 0])
-    config = LossConfig(motion_weight=0.25, temperature=0.3)
-    loss = supervised_loss(output, labels, valid, config)
-    scores = (math.log(math.e + 2), math.log(math.exp(3) + 2) - 3)
-    assert loss.classification.item() == pytest.approx(sum(scores) / 2)
-    assert loss.top1.item() == 0.5
-    motion = motion_loss(given, valid, config).loss.item()
-    assert loss.total.item() == pytest.approx(sum(scores) / 2 + 0.25 * motion)
-    with pytest.raises(ValueError, match="window_valid_BW"):
-        supervised_loss(output, labels, None, config)
-
-
 def test_evaluation_needs_clips_only_and_has_no_dropout() -> None:
     model, (clip, _, motion) = built(), random_inputs(SMALL)
     with pytest.raises(ValueError, match="motion_BWCTHW"):
@@ -108,13 +83,3 @@ def test_errors_name_the_invalid_size() -> None:
         SupervisedModel(PLAIN, classes=1)
     with pytest.raises(ValueError, match=r"classifier_dropout: must be .* got 1"):
         replace(PLAIN, classifier_dropout=1.0)
-
-
-def test_masked_samples_do_not_count() -> None:
-    model, (clip, _, _) = built(PLAIN), random_inputs(SMALL)
-    logits = model.eval()(clip).logits_BK[[0, 1, 1]]
-    labels, valid_B = LABELS[[0, 1, 0]], torch.tensor([True, True, False])
-    output = SupervisedOutput(logits_BK=logits, embeddings=ModelOutput(feature_BF=logits))
-    loss = supervised_loss(output, labels, None, CONFIG, valid_B=valid_B)
-    torch.testing.assert_close(loss.classification, torch.nn.functional.cross_entropy(logits[:2], labels[:2]))
-    torch.testing.assert_close(loss.top1, (logits[:2].argmax(1) == labels[:2]).float().mean())
