@@ -34,7 +34,7 @@ def write_index(out: Path, shards: Sequence[ShardEntry], cells: Mapping[str, Seq
                 for row in range(shard.first_row, shard.end_row)
             ])  # fmt: skip
             writer.add_shard(shard)
-        writer.save(config, config_hash)
+        writer.save(config, config_hash, "")
 
 
 def cells_of(index: ShardIndex) -> dict[str, list[str]]:

@@ -80,11 +80,12 @@ def merge(
     from cmd_extract.cluster.merge import merge_tasks
     from cmd_extract.console.progress import ProgressDisplay
     from cmd_extract.run.recorded_run import read_recorded_run
+    from cmd_extract.shard.index import find_indexes
     from cmd_extract.shard.summary import count_notes
     from cmd_extract.system.claims import Claims
     from cmd_extract.system.signals import interruptible
 
-    recorded = read_recorded_run(out, manifest, root)
+    recorded, before = read_recorded_run(out, manifest, root), find_indexes(out)
     with interruptible(), ProgressDisplay("merge", "shards") as display:
         summary = merge_tasks(out, recorded, Claims(out=out, stale_seconds=stale_after), display.update)
     failed = f", {summary.failures} failed ({out / 'failures.csv'})" if summary.failures else ""
@@ -92,6 +93,7 @@ def merge(
     notes = f", {count} notes ({out / 'notes.csv'})" if (count := count_notes(out)) else ""
     found = f"{summary.videos} videos{failed}{damaged}{notes}"
     click.echo(f"{out}: {summary.shards} shards, {found}, {summary.size_bytes / 1e6:.1f} MB")
+    options.print_relabeling(before, out, recorded.manifest)
     if publish is not None:
         publish_folder(out, publish)
     if summary.failures and not allow_failures:

@@ -14,7 +14,10 @@ from cmd_extract.console.commands import EXIT_ERROR
 from cmd_extract.system.liveness import STALE_SECONDS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from cmd_extract.run.job import Limits
+    from cmd_extract.shard.index import ShardIndex
 
 EXIT_SOME_FAILED = 3
 """Finished, but some videos failed. ``FailureLimitError`` has its own code."""
@@ -155,3 +158,15 @@ moved_manifest = click.option(
 moved_root = click.option(
     "--root", type=RootFolder(), help="Current folder, or URL prefix, of the videos.  [default: that of the run]"
 )
+
+
+def print_relabeling(before: Sequence[ShardIndex], out: Path, manifest: Path) -> None:
+    """Print a note if labels, groups or splits of an earlier manifest have been replaced."""
+    from cmd_extract.schema import is_relabeled
+    from cmd_extract.shard.index import ShardIndex
+
+    after = ShardIndex(out)
+    removed = sorted({name for index in before for name in index.split_columns} - {*after.split_columns})
+    if removed or any(is_relabeled(index.data_hash, after.data_hash) for index in before):
+        removal = f"; split columns removed: {', '.join(removed)}" if removed else ""
+        click.echo(f"note: the labels, groups and splits in {out} are now those of {manifest}{removal}", err=True)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from cmd_extract.run.pipeline import BuildSettings
     from cmd_extract.run.plan import ShardPlan, Share
     from cmd_extract.run.record import RunSummary
-    from cmd_extract.shard.index import ShardIndex
 
 
 @click.command(short_help="Extract videos into shards.")
@@ -209,7 +208,7 @@ def _extract(
         before = find_indexes(job.out)
         summary = run_extraction(requested.planned, job, settings)
     _print_summary(summary, job.out)
-    _print_relabeling(before, job.out, requested.manifest)
+    options.print_relabeling(before, job.out, requested.manifest)
     if publish is not None:
         publish_folder(job.out, publish, job.limits.sources)
     if summary.failures:
@@ -237,18 +236,6 @@ def _print_summary(summary: RunSummary, out: Path) -> None:
         click.echo(f"notes     {count}, listed in {out / 'notes.csv'}")
     click.echo(f"shards    {summary.shards}, {summary.size_bytes / 1e6:.1f} MB, in {out}")
     click.echo(f"Next: cmd-train pretrain {out} RUN_DIR", err=True)
-
-
-def _print_relabeling(before: Sequence[ShardIndex], out: Path, manifest: Path) -> None:
-    """Print a note if labels, groups or splits of an earlier manifest have been replaced."""
-    from cmd_extract.schema import is_relabeled
-    from cmd_extract.shard.index import ShardIndex
-
-    after = ShardIndex(out)
-    removed = sorted({name for index in before for name in index.split_columns} - {*after.split_columns})
-    if removed or any(is_relabeled(index.data_hash, after.data_hash) for index in before):
-        removal = f"; split columns removed: {', '.join(removed)}" if removed else ""
-        click.echo(f"note: the labels, groups and splits in {out} are now those of {manifest}{removal}", err=True)
 
 
 def _print_task(summary: TaskSummary, share: Share, out: Path) -> None:

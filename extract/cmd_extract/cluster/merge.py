@@ -49,7 +49,7 @@ def merge_tasks(
         # Leftovers of tasks killed on machines that are no longer in use. Running processes renew their timestamps more
         # often than this.
         remove_leftovers(out, max(claims.stale_seconds, STALE_SECONDS))
-        totals = write_index(state, {}, log)
+        totals = write_index(state, {}, recorded.planned.manifest_sha256, log)
     written = {shard.name: shard for attempt in attempts for shard in attempt.written}  # some were built twice
     summary = RunSummary(
         **totals,

@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from cmd_extract import schema
-from cmd_extract.errors import ShardError
+from cmd_extract.errors import ShardError, run_error
 from cmd_extract.manifest.table import csv_bytes
 from cmd_extract.run.finished import FinishedShard, file_stamp, read_finished
 from cmd_extract.run.index_table import IndexWriter
 from cmd_extract.run.plan import ShardPlan, read_each
 from cmd_extract.run.state import OutputState
 from cmd_extract.run.task_log import ShardLog
-from cmd_extract.schema import DamagedRow, FailedRow, NoteRow
-from cmd_extract.shard.index import ShardEntry, find_indexes
+from cmd_extract.schema import FailedRow
+from cmd_extract.shard.index import ShardEntry, ShardIndex, find_indexes
+from cmd_extract.shard.index_format import SHARD_SHA256
 from cmd_extract.system.files import scratch_folder, sync, write_atomically
 
 _DAMAGED_COLUMNS = ("row", "id", "damage")
 _NOTES_COLUMNS = ("row", "id", "note")
 
 
-def write_index(state: OutputState, written: Mapping[str, FinishedShard], log: ShardLog) -> dict[str, int]:
-    """Write the index and all tables, in manifest order and without times.
+def write_index(
+    state: OutputState, written: Mapping[str, FinishedShard], manifest_sha256: str, log: ShardLog
+) -> dict[str, int]:
+    """Write the index and all tables, in manifest order and without times. An index that is up to date is kept.
 
     Args:
         state: the output folder before the run.
         written: shards written since, by name.
+        manifest_sha256: hash of the bytes of the manifest.
         log: receives shards that had to be read because another process has replaced them since.
 
     Returns:
@@ -36,24 +40,34 @@ def write_index(state: OutputState, written: Mapping[str, FinishedShard], log: S
     Raises:
         ShardError: a shard was removed, or replaced by one of another configuration or of other rows.
     """
-    out, failures, damaged, notes = state.job.out, list[FailedRow](), list[DamagedRow](), list[NoteRow]()
+    out, shards = state.job.out, list[FinishedShard]()
     previous = next((index for index in find_indexes(out) if index.is_intact()), None)
-    with scratch_folder(out) as scratch, contextlib.closing(IndexWriter(out, scratch, previous)) as writer:
-        for plan, records in zip(state.plans, read_each(state.plans), strict=True):
-            shard = _current(plan, state, written, log)
-            failures += shard.failures
-            damaged += shard.damaged
-            notes += shard.notes
-            writer.add_rows(records)
-            first, end = plan.rows.start, plan.rows.stop
-            writer.add_shard(ShardEntry(**vars(shard.written), first_row=first, end_row=end, rows_hash=plan.rows_hash))
-        write_failures(out, failures)
-        _write_table(out / schema.DAMAGED_NAME, _DAMAGED_COLUMNS, damaged)
-        if notes:
-            _write_table(out / schema.NOTES_NAME, _NOTES_COLUMNS, notes)
-        else:
-            (out / schema.NOTES_NAME).unlink(missing_ok=True)
-        return writer.save(state.job.described, state.job.config_hash)
+    if previous and not written and _is_current(previous, state, manifest_sha256):
+        _write_tables(out, list(state.finished.values()))
+        return previous.totals
+    try:
+        with scratch_folder(out) as scratch, contextlib.closing(IndexWriter(out, scratch, previous)) as writer:
+            for plan, records in zip(state.plans, read_each(state.plans), strict=True):
+                shard = _current(plan, state, written, log)
+                shards.append(shard)
+                writer.add_rows(records)
+                first, end = plan.rows.start, plan.rows.stop
+                writer.add_shard(
+                    ShardEntry(**vars(shard.written), first_row=first, end_row=end, rows_hash=plan.rows_hash)
+                )
+            _write_tables(out, shards)
+            return writer.save(state.job.described, state.job.config_hash, manifest_sha256)
+    except OSError as error:
+        raise run_error(error, str(out)) from None
+
+
+def _is_current(index: ShardIndex, state: OutputState, manifest_sha256: str) -> bool:
+    """Return whether an index is that of the finished shards and of the manifest, and in its place."""
+    if index.name != schema.INDEX_NAME or index.config_hash != state.job.config_hash:
+        return False
+    checksums = [shard.written.sha256.encode() for shard in state.finished.values()]  # in the order of the plans
+    same = len(checksums) == len(state.plans) and index.column(SHARD_SHA256).tolist() == checksums
+    return same and index.head.get("manifest_sha256") == manifest_sha256
 
 
 def remove_index(out: Path) -> None:
@@ -83,6 +97,15 @@ def _current(plan: ShardPlan, state: OutputState, written: Mapping[str, Finished
             "same command again"
         )
     return shard
+
+
+def _write_tables(out: Path, shards: Sequence[FinishedShard]) -> None:
+    write_failures(out, [row for shard in shards for row in shard.failures])
+    _write_table(out / schema.DAMAGED_NAME, _DAMAGED_COLUMNS, [row for shard in shards for row in shard.damaged])
+    if notes := [row for shard in shards for row in shard.notes]:
+        _write_table(out / schema.NOTES_NAME, _NOTES_COLUMNS, notes)
+    else:
+        (out / schema.NOTES_NAME).unlink(missing_ok=True)
 
 
 def write_failures(out: Path, failures: Iterable[FailedRow]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cmd_extract import schema
+from cmd_extract.errors import ShardError
 from cmd_extract.schema import VideoRecord
 from cmd_extract.shard import index_format as names
 from cmd_extract.shard.hdf5_file import new_hdf5
-from cmd_extract.shard.index import ShardEntry, ShardIndex, cell_of, find_indexes
-from cmd_extract.shard.index_format import CODES, FIRST, VALUES
+from cmd_extract.shard.index import ShardEntry, ShardIndex, cell_of
+from cmd_extract.shard.index_format import CODES, FIRST, VALUES, read_head
 from cmd_extract.shard.reader import ShardReader
 from cmd_extract.sources.access import fingerprint
 from cmd_extract.system.files import sync, write_atomically
@@ -26,7 +27,6 @@ from cmd_extract.system.mapping import map_file
 
 _BLOCK = 1 << 16
 _ROWS_AT_ONCE = 4096
-_TOTALS = ("videos", "frames", "failures", "damaged", "size_bytes")
 
 
 class _Column:
@@ -106,7 +106,7 @@ class IndexWriter:
             self._columns[name].append([0])
         self._codec = _Codes(self._column(CODES.format(names.CODEC), np.uint32))
         self._cells = {name: _Codes(self._column(CODES.format(name), np.uint32)) for name in (names.LABEL, names.GROUP)}
-        self._totals = dict.fromkeys(_TOTALS, 0)
+        self._totals = dict.fromkeys(names.TOTALS, 0)
         self._rows = self._shards = 0
         self._records: list[VideoRecord] = []  # not in the columns yet
         self._entries: list[tuple[ShardEntry, int]] = []  # the same, each with the number of videos up to its end
@@ -145,7 +145,7 @@ class IndexWriter:
     def add_shard(self, shard: ShardEntry) -> None:
         """Add a shard. Its videos are copied from the previous index if that has the same shard, otherwise read."""
         number, self._shards = self._shards, self._shards + 1
-        self._totals = {key: self._totals[key] + getattr(shard, key) for key in _TOTALS}
+        self._totals = {key: self._totals[key] + getattr(shard, key) for key in names.TOTALS}
         self._entries.append((shard, self._totals["videos"]))
         if len(self._entries) >= _ROWS_AT_ONCE:
             self._write_entries()
@@ -180,12 +180,20 @@ class IndexWriter:
             self._add_videos(found)
             self._codec.append_codes(index.column(CODES.format(names.CODEC))[part], codecs)
 
-    def save(self, config: Mapping[str, Any], config_hash: str) -> dict[str, int]:
+    def save(
+        self,
+        config: Mapping[str, Any],
+        config_hash: str,
+        manifest_sha256: str,
+        check: Callable[[], None] = lambda: None,
+    ) -> dict[str, int]:
         """Write the table, then ``index.json``, which names it; remove the table of the index that is replaced.
 
         Args:
             config: resolved extraction configuration.
             config_hash: its hash.
+            manifest_sha256: hash of the bytes of the manifest that labels, groups and splits come from.
+            check: called at the last moment; raises an error if the index must not be replaced.
 
         Returns:
             Totals: videos, frames, failures, damaged, size_bytes.
@@ -207,6 +215,7 @@ class IndexWriter:
             "config": config,
             "config_hash": config_hash,
             "data_hash": data_hash,
+            "manifest_sha256": manifest_sha256,
             "totals": self._totals,
             "shards": self._shards,
             "rows": self._rows,
@@ -214,16 +223,30 @@ class IndexWriter:
             "split_columns": splits,
             "table": table | {"size_bytes": temporary.stat().st_size},
         }
-        replaced = {index.table_path for index in find_indexes(self._out)}
+        path = self._out / table["name"]
         sync(temporary)
-        temporary.replace(self._out / table["name"])
-        text = json.dumps(head, indent=1) + "\n"
-        # Also syncs the folder.
-        write_atomically(self._out / schema.INDEX_NAME, text)
+        check()
+        temporary.replace(path)
+        write_atomically(self._out / schema.INDEX_NAME, json.dumps(head, indent=1) + "\n")  # syncs the folder, too
         (self._out / schema.PREVIOUS_INDEX_NAME).unlink(missing_ok=True)
-        for path in replaced - {self._out / table["name"]}:
-            path.unlink(missing_ok=True)
+        self._remove_other_tables(path)
         return self._totals
+
+    def _remove_other_tables(self, written: Path) -> None:
+        """Remove the tables that the index does not name, also those of killed processes.
+
+        Raises:
+            ShardError: another process has written an index at the same time.
+        """
+        named = read_head(self._out, schema.INDEX_NAME)["table"]["name"]
+        for path in self._out.glob(schema.INDEX_TABLE_PATTERN.format("*")):
+            if path.name != named:
+                path.unlink(missing_ok=True)
+        if named != written.name or not written.exists():
+            raise ShardError(
+                f"{self._out}: another process has written {schema.INDEX_NAME} at the same time; run the same command "
+                "again"
+            )
 
     def _write_columns(self, file: h5py.File, splits: Sequence[str]) -> None:
         cells = {name: self._cells[name] for name in (names.LABEL, names.GROUP)}

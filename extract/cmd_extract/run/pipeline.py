@@ -111,7 +111,7 @@ def run_extraction(planned: Planned, job: RunJob, settings: BuildSettings) -> Ru
             write_failures(job.out, sorted(failures))
             raise FailureLimitError(len(failures), built.planned.rows)
         summary = RunSummary(
-            **write_index(built.state, shards, log),
+            **write_index(built.state, shards, built.planned.manifest_sha256, log),
             shards=len(built.planned.plans),
             new_videos=sum(shard.written.videos for shard in built.shards.values()),
             new_frames=sum(shard.written.frames for shard in built.shards.values()),

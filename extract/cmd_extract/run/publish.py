@@ -116,6 +116,8 @@ def publish(
             publisher.remove(NOTES_NAME)  # of an earlier state
         sizes = []
         for number, name in enumerate(names):
+            if name == INDEX_NAME and ShardIndex(out).head != index.head:
+                raise ShardError(f"{out}: another process has just changed {INDEX_NAME}; publish it again")
             sizes.append(publisher.copy(name, checksums.get(name)))
             progress(number + 1, len(names))
     except VideoError as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cmd_extract import schema
-from cmd_extract.errors import ShardError
+from cmd_extract.errors import ShardError, run_error
 from cmd_extract.manifest.records import read_manifest
 from cmd_extract.manifest.rows import ListedRows
 from cmd_extract.run.division import divide
@@ -21,8 +21,9 @@ from cmd_extract.run.index_table import IndexWriter
 from cmd_extract.run.plan import ShardPlan
 from cmd_extract.run.record import read_record
 from cmd_extract.schema import VideoRecord
-from cmd_extract.shard.index import ShardIndex, cell_of
+from cmd_extract.shard.index import ShardIndex, cell_of, find_indexes
 from cmd_extract.shard.reader import ShardReader
+from cmd_extract.sources.access import fingerprint
 from cmd_extract.system.files import scratch_folder, write_atomically
 
 _ROWS_MUST_MATCH = "a manifest with other rows, ids or paths must be extracted into another folder"
@@ -71,7 +72,7 @@ def relabel(out: Path, manifest: Path) -> Relabeling:
         raise ShardError(f"{out}: no {schema.RUN_NAME} found; pass the output folder of `cmd-extract run`")
     if not index.is_intact():
         raise ShardError(f"{index.table_path}: damaged; run `cmd-extract merge {out}` to rebuild it first")
-    records = read_manifest(manifest, check_paths=False)
+    sha256, records = fingerprint(manifest), read_manifest(manifest, check_paths=False)
     if len(records) != record.identity.manifest_rows:
         raise ShardError(
             f"{manifest}: has {len(records)} rows, but {out} was extracted from {record.identity.manifest_rows}; "
@@ -85,7 +86,7 @@ def relabel(out: Path, manifest: Path) -> Relabeling:
         name: sum(cell != cell_of(name, r) for cell, r in zip(index.cells(name), records, strict=True))
         for name in sorted(before & after, key=_column_order)
     }
-    _replace_index(index, plans)
+    _replace_index(index, plans, sha256)
     _record_manifest(out, manifest)
     return Relabeling(
         rows=len(records),
@@ -99,17 +100,23 @@ def _column_order(name: str) -> tuple[bool, bool, str]:
     return name != "label", name != "group", name
 
 
-def _replace_index(index: ShardIndex, plans: Sequence[ShardPlan]) -> None:
+def _replace_index(index: ShardIndex, plans: Sequence[ShardPlan], manifest_sha256: str) -> None:
     out = index.folder
-    with scratch_folder(out) as scratch, contextlib.closing(IndexWriter(out, scratch, index)) as writer:
-        for plan, shard in zip(plans, index.shards(), strict=True):
-            writer.add_rows(plan.read_records())
-            writer.add_shard(shard)
+
+    def check() -> None:
         # A retry or repair removes the index before it replaces shards; its index must not be overwritten by an older
         # one.
         if ShardIndex(out).head != index.head:
             raise ShardError(f"{out}: another process has just changed {schema.INDEX_NAME}; run the same command again")
-        writer.save(index.head["config"], index.config_hash)
+
+    try:
+        with scratch_folder(out) as scratch, contextlib.closing(IndexWriter(out, scratch, index)) as writer:
+            for plan, shard in zip(plans, index.shards(), strict=True):
+                writer.add_rows(plan.read_records())
+                writer.add_shard(shard)
+            writer.save(index.head["config"], index.config_hash, manifest_sha256, check)
+    except OSError as error:
+        raise run_error(error, str(out)) from None
 
 
 def check_labels(out: Path, manifest: Path, records: Sequence[VideoRecord]) -> None:
@@ -118,11 +125,8 @@ def check_labels(out: Path, manifest: Path, records: Sequence[VideoRecord]) -> N
     Raises:
         ShardError: they differ, so that writing the index would change them.
     """
-    try:
-        index = ShardIndex(out)
-    except ShardError:
-        return
-    if not index.has_columns_of(records):
+    indexes = find_indexes(out)
+    if indexes and not indexes[0].has_columns_of(records):
         raise ShardError(
             f"{manifest}: has changed since {out} was extracted (labels, groups or splits); run `cmd-extract relabel "
             f"{out} {manifest}` first, or pass the original manifest with --manifest"

@@ -51,8 +51,8 @@ class JoinedShardSet(ShardSet):
         return self._first_shards[-1]
 
     def _check(self) -> None:
-        first, hashes = self._sets[0], [each.data_hash for each in self._sets]
-        for folder, each in zip(self.folders[1:], self._sets[1:], strict=True):
+        first = self._sets[0]
+        for number, (folder, each) in enumerate(zip(self.folders, self._sets, strict=True)):
             if each.config_hash != first.config_hash:
                 ours, theirs = first.header.config, each.header.config
                 names = sorted(name for name in {*ours, *theirs} if ours.get(name) != theirs.get(name))
@@ -61,9 +61,10 @@ class JoinedShardSet(ShardSet):
                     f"{folder}: extracted with other settings than {self.folders[0]}: {listed}; extract both with the "
                     "same settings"
                 )
-            if hashes.count(each.data_hash) > 1:
-                same = self.folders[hashes.index(each.data_hash)]
-                raise ShardError(f"{folder}: the same videos as {same}; give each folder once")
+            for earlier in self._sets[:number]:
+                same = each.data_hash == earlier.data_hash or schema.is_relabeled(each.data_hash, earlier.data_hash)
+                if same:
+                    raise ShardError(f"{folder}: the same videos as {earlier.folders[0]}; give each folder once")
 
     @property
     def totals(self) -> dict[str, int]:

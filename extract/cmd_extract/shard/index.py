@@ -54,6 +54,7 @@ from cmd_extract.shard.videos import Names, Videos
 from cmd_extract.sources.access import fingerprint
 from cmd_extract.system.mapping import map_file
 
+_TYPES = {"code": np.uint32, "values": np.uint8, "values_first": np.int64}
 _COUNTS = ("size_bytes", "frames", "failures", "damaged")
 _BLOCK = 1 << 16  # texts or rows at a time, so that a column need not fit into memory
 
@@ -258,6 +259,10 @@ class ShardIndex:
             CODES.format(CODEC): videos,
             **{CODES.format(self.row_column(name)): rows for name in (LABEL, GROUP, *self.split_columns)},
         }
+        for name, column in columns.items():
+            dtype, *shape = PLAIN_COLUMNS.get(name) or (_TYPES[name.rpartition("/")[2]],)
+            if column.dtype != np.dtype(dtype) or column.shape[1:] != tuple(shape):
+                return f"{name} is {column.dtype} {column.shape}"
         wrong = [name for name, length in lengths.items() if len(columns[name]) != length]
         return f"{wrong[0]} has {len(columns[wrong[0]])} items, expected {lengths[wrong[0]]}" if wrong else ""
 

@@ -57,6 +57,7 @@ FIRST = "{}_first"  # of a text column, (N + 1,) int64
 VALUES = "{}/values"  # (bytes,) uint8
 ATTR_DATA_HASH = "data_hash"
 
+TOTALS = ("videos", "frames", "failures", "damaged", "size_bytes")
 _HEAD = {
     "config": dict, "config_hash": str, "data_hash": str, "totals": dict, "shards": int, "rows": int, "videos": int,
     "split_columns": list, "table": dict,
@@ -100,14 +101,22 @@ def check_head(path: str, head: Any, remedy: str) -> dict[str, Any]:
     """
     if not isinstance(head, dict):
         raise ShardError(f"{path}: not an index of shards; {remedy}")
-    if head.get("format") != schema.FORMAT_NAME or head.get("version") != schema.INDEX_VERSION:
+    version = head.get("version")
+    if type(version) is int and version > schema.INDEX_VERSION:
+        remedy = "update this project to read it"
+    if head.get("format") != schema.FORMAT_NAME or version != schema.INDEX_VERSION:
         raise ShardError(
-            f"{path}: format {head.get('format')!r} version {head.get('version')}, this release reads version "
-            f"{schema.INDEX_VERSION} of {schema.FORMAT_NAME!r}; {remedy}, without extracting again"
+            f"{path}: format {head.get('format')!r} version {version}, this release reads version "
+            f"{schema.INDEX_VERSION} of {schema.FORMAT_NAME!r}; {remedy}"
         )
     table: Any = head.get("table")
     kinds = {"name": str, "sha256": str, "size_bytes": int}
     complete = all(type(head.get(key)) is kind for key, kind in _HEAD.items())
+    numbers = [head.get(key) for key in ("shards", "rows", "videos")] + [
+        head["totals"].get(key) for key in TOTALS if isinstance(head.get("totals"), dict)
+    ]
+    complete = complete and all(type(number) is int and 0 <= number < 1 << 62 for number in numbers)
+    complete = complete and all(type(name) is str for name in head["split_columns"])
     if not complete or not all(type(table.get(key)) is kind for key, kind in kinds.items()):
         raise ShardError(f"{path}: incomplete or edited; {remedy}")
     if table["name"] != Path(table["name"]).name:
@@ -118,7 +127,7 @@ def check_head(path: str, head: Any, remedy: str) -> dict[str, Any]:
 
 def rebuild_hint(folder: Path) -> str:
     """Return the words that say how to rebuild the index of a folder."""
-    return f"run `cmd-extract merge {folder}` to rebuild it"
+    return f"run `cmd-extract merge {folder}` to rebuild it, without extracting again"
 
 
 def read_checksums(table: Path, head: Mapping[str, Any]) -> dict[str, str]:

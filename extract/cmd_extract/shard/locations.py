@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple
 
 import h5py
@@ -28,9 +29,13 @@ def find_column(file: h5py.File, name: str) -> Column:
 
     Raises:
         KeyError: there is no such dataset.
+        ValueError: it is not contiguous.
     """
     dataset = h5py.h5d.open(file.id, name.encode())  # four times as fast as ``file[name]``
-    return Column(dataset.get_offset() or 0, dataset.dtype, dataset.shape)
+    position = dataset.get_offset()
+    if position is None and math.prod(dataset.shape):
+        raise ValueError(f"{name} is not contiguous")
+    return Column(position or 0, dataset.dtype, dataset.shape)
 
 
 def chunk_table(dataset: h5py.Dataset) -> NDArray[np.uint64]:

@@ -13,7 +13,7 @@ from cmd_extract.errors import CacheError, ShardError, VideoError
 from cmd_extract.schema import INDEX_NAME
 from cmd_extract.shard.cache import RemoteShard, ShardCache
 from cmd_extract.shard.folders import Folders, open_folders
-from cmd_extract.shard.index import ShardIndex
+from cmd_extract.shard.index import ShardIndex, find_indexes
 from cmd_extract.shard.index_format import check_head
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.sources.access import read_chunks
@@ -130,7 +130,7 @@ def _fetch_index(url: str, cache: ShardCache) -> Path:
     table = _parse_head(f"{url}/{INDEX_NAME}", index)["table"]
     folder = cache.folder / hashlib.sha256(f"{url}\n".encode() + index).hexdigest()[:16]
     try:
-        if not (folder / INDEX_NAME).exists():
+        if not find_indexes(folder):  # or damaged
             folder.mkdir(parents=True, exist_ok=True)
             _fetch_table(f"{url}/{table['name']}", folder / table["name"], table["sha256"], cache.limits)
             write_atomically(folder / INDEX_NAME, index)
