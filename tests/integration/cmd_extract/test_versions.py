@@ -53,6 +53,47 @@ def test_an_older_index_is_replaced_by_merge(finished: Path, tmp_path: Path) -> 
     assert ShardSet(out).videos == ShardSet(finished).videos
 
 
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"version": schema.INDEX_VERSION + 1}, "update this project to read it"),
+        ({"totals": {}}, "incomplete or edited; run `cmd-extract merge"),
+        ({"split_columns": [1]}, "incomplete or edited"),
+        ({"shards": 10**30}, "incomplete or edited"),
+        ({"rows": 4}, "label/code has 3 items, expected 4"),
+    ],
+)
+def test_an_index_that_was_edited_is_named(
+    finished: Path, tmp_path: Path, changed: dict[str, object], message: str
+) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    head = json.loads((out / schema.INDEX_NAME).read_text())
+    (out / schema.INDEX_NAME).write_text(json.dumps(head | changed))
+    code, output = call("inspect", out)
+    assert (code, message in output) == (1, True), output
+    assert f"{out}/index" in output
+
+
+def test_an_index_that_is_up_to_date_is_kept(finished: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "index-0123456789abcdef.h5").touch()  # left by a killed process
+    before = (out / schema.INDEX_NAME).stat().st_ino
+    (out / schema.FAILURES_NAME).unlink()
+    assert call("merge", out, "--allow-failures")[0] == 0
+    assert (out / schema.INDEX_NAME).stat().st_ino == before
+    assert (out / schema.FAILURES_NAME).exists()
+    header, *rows = (finished.parent / "m.csv").read_text().splitlines()
+    manifest = finished.parent / "labels.csv"
+    manifest.write_text("\n".join([f"{header},label", *(f"{row},x" for row in rows)]))
+    assert call("relabel", out, manifest)[0] == 0
+    assert len(list(out.glob("index-*.h5"))) == 1, "tables that no index names are removed"
+    code, output = call("merge", out, "--allow-failures", "--manifest", finished.parent / "m.csv")
+    assert code == 0, output
+    assert "note: the labels, groups and splits in" in output
+
+
 def test_verify_finds_a_table_of_chunks_that_does_not_match(finished: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     shutil.copytree(finished, out)
