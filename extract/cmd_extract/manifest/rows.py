@@ -214,16 +214,18 @@ def _check_columns(path: Path, columns: Sequence[str]) -> None:
                 f"{path}, line 1: column {name!r} starts or ends with white space; remove it there and around the "
                 "other cells, or let 'cmd-extract manifest' do so"
             )
-        if not _is_column(name):
-            raise ManifestError(
-                f"{path}, line 1: unknown column {name!r}; allowed: {_ALLOWED_COLUMNS}. 'cmd-extract manifest' "
-                "converts CSV files with other columns"
-            )
     missing = [name for name in REQUIRED_COLUMNS if name not in columns]
     if missing:
+        remedy = "rename the column with the paths" if "path" in missing else "'cmd-extract manifest' adds ids"
         raise ManifestError(
             f"{path}, line 1: no column {' and no column '.join(map(repr, missing))} in the header "
-            f"({', '.join(columns)}); 'cmd-extract manifest' converts CSV files without ids"
+            f"({', '.join(columns)}); {remedy}"
+        )
+    unknown = [name for name in columns if not _is_column(name)]
+    if unknown:
+        raise ManifestError(
+            f"{path}, line 1: unknown column {unknown[0]!r}; allowed: {_ALLOWED_COLUMNS}. Rename it, or let "
+            "'cmd-extract manifest' leave it out"
         )
 
 

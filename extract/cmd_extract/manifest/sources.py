@@ -209,7 +209,10 @@ def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> Manif
     """
     table = read_table(csv_path, strip_cells=True)
     if "path" not in table.columns:
-        raise ManifestError(f"{csv_path}, line 1: no column 'path' in the header ({', '.join(table.columns)})")
+        raise ManifestError(
+            f"{csv_path}, line 1: no column 'path' in the header ({', '.join(table.columns)}); rename the column with "
+            "the paths"
+        )
     empty = [row.line for row in table.rows if not row.cells["path"] or "\0" in row.cells["path"]]
     if empty:
         raise ManifestError(f"{csv_path}, line {empty[0]}, column 'path': is empty; enter the path of the video")
@@ -233,6 +236,8 @@ def from_csv(csv_path: Path, *, root: Path, videos: Path | None = None) -> Manif
     ]
     ignored = [c for c in table.columns if c not in ("id", "path", "label", "group") and not is_split_column(c)]
     notes = [f"{csv_path}: ignored {summarize([repr(name) for name in ignored], 'column')}"] if ignored else []
+    if ignored and "label" not in table.columns:
+        notes.append(f"{csv_path}: no labels; if a column has them, rename it to 'label'")
     return assemble(csv_path, found, root=root, notes=notes)
 
 

@@ -25,7 +25,7 @@ SHOWN_PROBLEMS = 5
 """Maximum number of rows that an error message names; it only counts the others."""
 
 _BUFFER_BYTES = 1 << 20
-_NUL_BYTES = "{}: contains NUL bytes; save it as UTF-8 text, not UTF-16"
+_NUL_BYTES = "{}: contains NUL bytes; save it as UTF-8 text, not UTF-16, or give the folder of the videos"
 _UNUSABLE_CATEGORIES = {
     "Cc": "a control character",
     "Cs": "bytes that are not UTF-8",

@@ -59,7 +59,7 @@ def test_relative_paths_start_at_the_manifest_and_absolute_paths_stay(tmp_path: 
         ("", "empty"),
         ("id,path\n", "no rows"),
         ("path,label\na,b\n", "line 1: no column 'id'"),
-        ("id;path\na;b\n", "line 1: unknown column 'id;path'"),
+        ("id;path\na;b\n", r"line 1: no column 'id' and no column 'path' in the header \(id;path\); rename the column"),
         ("id,path,fps\na,b,3\n", "line 1: unknown column 'fps'; allowed: id, path, label, group and split"),
         ("id,path,split/1\na,b,\n", "unknown column 'split/1'"),
         ("id,path,path\na,b,b\n", "duplicate column 'path'"),
