@@ -28,7 +28,7 @@ from cmd_extract.decode.source import SourceInfo, input_options, input_url, open
 from cmd_extract.decode.stamps import JUMP_SECONDS
 from cmd_extract.decode.streams import time_base_of
 from cmd_extract.errors import NO_ROOM, OutputError, VideoError
-from cmd_extract.system.process import memory_left, prepare_program
+from cmd_extract.system.process import has_other_threads, memory_left, prepare_program
 
 with contextlib.suppress(Exception):  # another package of that name; find_ffmpeg reports it
     import ffmpeg
@@ -205,7 +205,7 @@ def _run(command: Sequence[str], log: Path, stamps: Path) -> tuple[int, FfmpegLo
             stdin=subprocess.DEVNULL,
             stdout=stdout,
             stderr=stderr,
-            preexec_fn=prepare_program,
+            preexec_fn=None if has_other_threads() else prepare_program,
         ) as process,
     ):
         try:

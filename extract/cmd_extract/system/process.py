@@ -14,6 +14,7 @@ from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
 _MIB = 1 << 20
+_PARENT_WATCH = "parent-watch"
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 
 
@@ -39,7 +40,16 @@ def watch_parent(parent: int, poll_seconds: float = 1.0) -> None:
             time.sleep(poll_seconds)
         os._exit(1)
 
-    threading.Thread(target=watch, daemon=True, name="parent-watch").start()
+    threading.Thread(target=watch, daemon=True, name=_PARENT_WATCH).start()
+
+
+def has_other_threads() -> bool:
+    """Return whether other Python threads run in this process, apart from that of ``watch_parent``.
+
+    Then no Python code may run between fork and exec (``preexec_fn``). Before it, the child finalizes the thread-local
+    objects of the other threads, and those of PyAV wait for threads that the fork has not copied: for ever.
+    """
+    return any(t is not threading.current_thread() and t.name != _PARENT_WATCH for t in threading.enumerate())
 
 
 def limit_memory(added_mb: int) -> None:

@@ -183,6 +183,37 @@ def test_frames_are_decoded_in_this_process_on_request(shards: cmd_extract.Shard
         assert interpreters() == set()
 
 
+BESIDE_A_THREAD = """
+import os, sys, threading, time
+import cmd_extract
+
+class Waits:
+    def __init__(self):
+        self.process = os.getpid()
+
+    def __del__(self):  # as PyAV's, for threads that a fork does not copy
+        if os.getpid() != self.process:
+            time.sleep(600)
+
+def hold():
+    local.kept = Waits()
+    held.set()
+    end.wait()
+
+local, held, end = threading.local(), threading.Event(), threading.Event()
+threading.Thread(target=hold).start()
+held.wait()
+print(len(list(cmd_extract.read_motion(sys.argv[1], contained=False))))
+end.set()
+"""
+
+
+def test_files_are_read_beside_threads_that_must_not_be_forked(video: Path) -> None:
+    command = [sys.executable, "-c", BESIDE_A_THREAD, video]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert done.stdout == "70\n"
+
+
 def test_an_abandoned_iteration_leaves_nothing(
     shards: cmd_extract.Shards, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -9,6 +9,7 @@ import signal
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import Finalize
 from typing import Any
 
 import torch
@@ -57,6 +58,8 @@ def iterate_samples(
     others = set(multiprocessing.active_children())
     iterator = iter(loader)
     own = set(multiprocessing.active_children()) - others
+    # At exit, for an iteration that nobody has closed: the traceback of an error may keep it.
+    end_at_exit = Finalize(None, _end, args=(iterator, own), exitpriority=1)
     try:
         yield from iterator
     except GeneratorExit:
@@ -70,6 +73,8 @@ def iterate_samples(
                 "or use --workers 0"
             ) from error
         raise
+    finally:
+        end_at_exit.cancel()
 
 
 class DeviceCopier:

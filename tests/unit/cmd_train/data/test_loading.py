@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import multiprocessing
+import subprocess
+import sys
 import tempfile
 import time
 from dataclasses import replace
@@ -47,6 +49,17 @@ def test_a_worker_that_hangs_is_an_error_and_is_killed() -> None:
         process.join(30)
     assert not set(multiprocessing.active_children()) - others
     assert time.monotonic() - start < 60
+
+
+UNFINISHED = """
+from cmd_train.data.loading import iterate_samples
+samples = iterate_samples([1, 2, 3, 4, 5, 6], workers=1, timeout_seconds=60)
+next(samples)
+"""
+
+
+def test_a_process_ends_though_an_iteration_was_never_closed() -> None:
+    subprocess.run([sys.executable, "-c", UNFINISHED], check=True, timeout=60)
 
 
 def test_a_long_temporary_folder_does_not_matter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
