@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import os
 import random
+import select
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -319,4 +320,27 @@ def _open_system(url: str, limits: SourceLimits) -> tuple[Any, str]:
         raise VideoError("open", f"not a usable URL: {type(error).__name__}: {error}") from error
     if scheme == "s3":
         system.retries = 1
+    _loops.add(system.loop)
     return system, path
+
+
+_loops: set[Any] = set()
+"""Event loops of fsspec in which requests are made; it has one per process."""
+
+
+def _leave_loops() -> None:
+    """Separate the event loops of a forked process from those of its parent.
+
+    Both share the kernel's list of awaited connections. When the child finalizes its copies of the connections, it
+    would remove the parent's from the list, and the parent would wait for answers that have arrived, until the time
+    limit.
+    """
+    for loop in _loops:
+        selector = getattr(loop, "_selector", None)
+        if selector is not None and isinstance(getattr(selector, "_selector", None), _EPOLL):
+            selector._selector = select.epoll()
+    _loops.clear()
+
+
+_EPOLL = getattr(select, "epoll", ())  # Linux only
+os.register_at_fork(after_in_child=_leave_loops)

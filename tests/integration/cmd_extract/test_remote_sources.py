@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -265,3 +267,30 @@ def test_answers_are_read_up_to_the_requested_size_only(
     ):
         spool(RemoteFile(f"{server.url}/hostile.mp4"), tmp_path, LIMITS)
     assert server.blocks < 200
+
+
+FORKS = """
+import gc, os, sys, time
+from cmd_extract.sources.limits import SourceLimits
+from cmd_extract.sources.remote import RemoteObject
+
+file = RemoteObject(sys.argv[1], SourceLimits(timeout_seconds=20))
+file.state()
+child = os.fork()
+if not child:  # such as a data worker: finalizes the connections that it has inherited
+    type(file._system).clear_instance_cache()
+    del file
+    gc.collect()
+    os._exit(0)
+os.waitpid(child, 0)
+start = time.monotonic()
+file.state()
+print(time.monotonic() - start, flush=True)
+os._exit(0)
+"""
+
+
+def test_a_forked_process_does_not_disturb_the_connections_of_its_parent(server: FaultyServer) -> None:
+    command = [sys.executable, "-c", FORKS, f"{server.url}/good.mp4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=90)
+    assert float(done.stdout) < 15, "the answer is not noticed before the time limit"
