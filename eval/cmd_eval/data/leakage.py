@@ -149,21 +149,23 @@ class TrainingSet:
         split_column: split column; None for all videos.
         part: part of that split.
         labeled_only: whether videos without a label were left out, as by fine-tuning.
+        count: number of videos that were trained on, if known.
     """
 
     data_hash: str | None
     split_column: str | None
     part: str
     labeled_only: bool = False
+    count: int | None = None
 
     def rows(self, videos: VideoTable, data_hash: str) -> Rows | None:
         """Return the rows of a shard set that were trained on.
 
         All rows, if the network was trained on all videos of the same shards before they were relabeled; None if it was
-        trained on a part of them then, or on other shards.
+        trained on some of them then, or on other shards.
         """
-        relabeled = is_relabeled(self.data_hash, data_hash)
-        if relabeled and self.split_column is None:
+        used_all = self.split_column is None and (not self.labeled_only or self.count == len(videos))
+        if used_all and is_relabeled(self.data_hash, data_hash):
             return np.arange(len(videos))
         if self.data_hash != data_hash:
             return None
@@ -174,7 +176,9 @@ class TrainingSet:
         return np.flatnonzero(used)
 
 
-def training_sets(provenance: Provenance, *, classifier: bool = False) -> list[TrainingSet]:
+def training_sets(
+    provenance: Provenance, *, classifier: bool = False, trained_videos: int | None = None
+) -> list[TrainingSet]:
     """Return the training data of a network's own run, then of its initial weights, and so on.
 
     The list is empty for hand-crafted features and for untrained networks.
@@ -182,6 +186,7 @@ def training_sets(provenance: Provenance, *, classifier: bool = False) -> list[T
     Args:
         provenance: provenance of the features or probabilities.
         classifier: whether the network is a classifier, and thus was trained on labeled videos only.
+        trained_videos: number of videos that it was trained on, if known.
     """
     if provenance.settings is None or provenance.untrained:
         return []
@@ -192,6 +197,7 @@ def training_sets(provenance: Provenance, *, classifier: bool = False) -> list[T
             split_column=data.split_column,
             part=data.train_part,
             labeled_only=classifier,
+            count=trained_videos,
         )
     ]
     before = _trained_on(provenance.initial_weights)
@@ -213,7 +219,14 @@ def _trained_on(initial: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
 
 
 def training_notes(
-    provenance: Provenance, videos: VideoTable, tested: Rows, where: str, what: str, *, classifier: bool = False
+    provenance: Provenance,
+    videos: VideoTable,
+    tested: Rows,
+    where: str,
+    what: str,
+    *,
+    classifier: bool = False,
+    trained_videos: int | None = None,
 ) -> list[str]:
     """Return notes on test videos that the network, or its initial weights, were trained on.
 
@@ -223,16 +236,19 @@ def training_notes(
         tested: rows of the test videos.
         where: name of the split.
         what: plural noun for the test videos, such as ``queries``.
-        classifier: whether the network is a classifier, see ``training_sets``.
+        classifier, trained_videos: see ``training_sets``.
     """
     notes = []
-    for number, training in enumerate(training_sets(provenance, classifier=classifier)):
+    sets = training_sets(provenance, classifier=classifier, trained_videos=trained_videos)
+    for number, training in enumerate(sets):
         who, verb = ("the checkpoint's initial weights", "were") if number else ("the checkpoint", "was")
         trained = training.rows(videos, provenance.data_hash)
         if trained is None and is_relabeled(training.data_hash, provenance.data_hash):
+            column = training.split_column
+            used = "the videos with a label" if column is None else f"part {training.part!r} of {column}"
             notes.append(
-                f"{who} {verb} trained on part {training.part!r} of {training.split_column} before the shards were "
-                f"relabeled; whether it contained {what} is unknown"
+                f"{who} {verb} trained on {used} before the shards were relabeled; whether {what} were among them is "
+                "unknown"
             )
             continue
         if trained is None:

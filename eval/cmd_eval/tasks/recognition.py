@@ -115,8 +115,9 @@ def evaluate_recognition(
     tested = labeled_part(videos, spec.split_column, spec.test_part)
     provenance = _provenance(loaded, spec, shards, command)
     labeled = len(tested)
-    tested = _without_copies(videos, tested, provenance) if spec.skip_copies else tested
-    notes = check_test_videos(videos, tested, provenance)
+    trained_videos = loaded.config["videos"]
+    tested = _without_copies(videos, tested, provenance, trained_videos) if spec.skip_copies else tested
+    notes = check_test_videos(videos, tested, provenance, trained_videos)
     if len(tested) < labeled:
         notes.append(f"{labeled - len(tested)} test videos were left out as copies of training videos")
     entries = shards.videos.select(tested)
@@ -242,30 +243,38 @@ def labeled_part(videos: VideoTable, column: str, part: str) -> Rows:
     return videos.labeled(videos.part(column, part), "label", f"part {part!r} of {column}")
 
 
-def _without_copies(videos: VideoTable, tested: Rows, provenance: Provenance) -> Rows:
-    trained = training_sets(provenance, classifier=True)[0].rows(videos, provenance.data_hash)
+def _without_copies(
+    videos: VideoTable, tested: Rows, provenance: Provenance, trained_videos: int | None = None
+) -> Rows:
+    own, *_ = training_sets(provenance, classifier=True, trained_videos=trained_videos)
+    trained = own.rows(videos, provenance.data_hash)
     return tested if trained is None else without_copies(videos, tested, trained)
 
 
-def check_test_videos(videos: VideoTable, tested: Rows, provenance: Provenance) -> list[str]:
+def check_test_videos(
+    videos: VideoTable, tested: Rows, provenance: Provenance, trained_videos: int | None = None
+) -> list[str]:
     """Check that a classifier was not trained on its test videos, and return notes on its training data.
 
     Args:
         videos: all videos of the shards.
         tested: rows of the test videos.
         provenance: provenance of the checkpoint.
+        trained_videos: number of videos that it was trained on, if known.
 
     Raises:
         ValueError: the checkpoint was trained on test videos, or on copies of them.
     """
-    own, *_ = training_sets(provenance, classifier=True)
+    own, *_ = training_sets(provenance, classifier=True, trained_videos=trained_videos)
     trained = own.rows(videos, provenance.data_hash)
     notes = []
     if trained is not None:
         check_not_trained_on(videos, tested, trained)
         notes = group_notes(videos, tested, trained, own.split_column or "all videos", "test videos")
     where = own.split_column or "all videos"
-    return notes + training_notes(provenance, videos, tested, where, "test videos", classifier=True)
+    return notes + training_notes(
+        provenance, videos, tested, where, "test videos", classifier=True, trained_videos=trained_videos
+    )
 
 
 def _notes_on_result(result: RecognitionResult) -> list[str]:

@@ -102,8 +102,14 @@ def test_a_classifier_is_not_tested_on_its_training_videos_in_any_split() -> Non
 def test_the_training_videos_of_relabeled_shards_are_known_if_all_were_used() -> None:
     shards, other = "c" * 32, "e" * 32
     now = {"data_hash": "a" * 32 + shards, "trained_on": "b" * 32 + shards}
+    tested = labeled_part(VIDEOS, "split1", "test")
     with pytest.raises(ValueError, match="trained on 2 of the 2 test videos"):
-        check_test_videos(VIDEOS, labeled_part(VIDEOS, "split1", "test"), trained(None, **now))
+        check_test_videos(VIDEOS, tested, trained(None, **now), len(VIDEOS))
+    # Not if some had no label then: they may be the test videos.
+    (note,) = check_test_videos(VIDEOS, tested, trained(None, **now), len(VIDEOS) - 2)
+    assert note.startswith("the checkpoint was trained on the videos with a label before the shards were relabeled;")
+    (note,) = training_notes(trained(None, **now), VIDEOS, tested, "split1", "queries")
+    assert note.endswith("trained on 2 of the 2 queries"), "pre-training uses all videos"
     (note,) = training_notes(trained("split1", **now), VIDEOS, rows(2), "split1", "queries")
     assert note.startswith("the checkpoint was trained on part 'train' of split1 before the shards were relabeled;")
     before = {"data_hash": now["trained_on"], "split_column": None, "train_part": "train"}
