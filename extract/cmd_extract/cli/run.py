@@ -174,6 +174,7 @@ def _build_settings(
     from cmd_extract.run.pipeline import BuildSettings
     from cmd_extract.system.claims import Claims
 
+    # A share may be empty, and its task then only helps others.
     limit = None if max_failures is None else parse_failure_limit(max_failures, rows or requested.planned.rows)
     return BuildSettings(
         workers=workers,

@@ -68,8 +68,7 @@ def _list(url: str, limits: SourceLimits) -> list[str]:
     try:
         names = RemoteObject(url, limits).names_below()
     except VideoError as error:
-        missing = error.is_missing
-        reason = "no such bucket; check the URL" if missing else error.reason
+        reason = "no such bucket; check the URL" if error.is_missing else error.reason
         raise ManifestError(f"{url}: {reason}") from None
     if not names:
         raise ManifestError(

@@ -101,7 +101,7 @@ class OtherShards:
             return []
         present = {entry.name for entry in os.scandir(self._out)}
         self._numbers = [number for number in self._numbers if SHARD_PATTERN.format(number) not in present]
-        return [self._plans[number] for number in self._numbers]
+        return list(self._plans.pick(self._numbers))
 
 
 def _describe(plans: Sequence[ShardPlan], held: Mapping[str, Claim]) -> str:

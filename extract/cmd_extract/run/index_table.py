@@ -108,8 +108,9 @@ class IndexWriter:
         self._cells = {name: _Codes(self._column(CODES.format(name), np.uint32)) for name in (names.LABEL, names.GROUP)}
         self._totals = dict.fromkeys(names.TOTALS, 0)
         self._rows = self._shards = 0
-        self._records: list[VideoRecord] = []  # not in the columns yet
-        self._entries: list[tuple[ShardEntry, int]] = []  # the same, each with the number of videos up to its end
+        # Not in the columns yet: rows, and shards, each with the number of videos up to its end.
+        self._records: list[VideoRecord] = []
+        self._entries: list[tuple[ShardEntry, int]] = []
         self._reused = range(0)  # shards to copy from the previous index
 
     def _column(self, name: str, dtype: Any, shape: tuple[int, ...] = ()) -> _Column:
@@ -133,12 +134,14 @@ class IndexWriter:
         self._rows += len(records)
 
     def _write_entries(self) -> None:
-        (entries, videos), self._entries = zip(*self._entries, strict=True) if self._entries else ((), ()), []
-        columns = self._columns
+        if not self._entries:
+            return
+        entries, videos = zip(*self._entries, strict=True)
+        self._entries, columns = [], self._columns
         columns[names.SHARD_SHA256].append([shard.sha256.encode() for shard in entries])
         columns[names.SHARD_ROWS_HASH].append([shard.rows_hash.encode() for shard in entries])
         counts = [(shard.size_bytes, shard.frames, shard.failures, shard.damaged) for shard in entries]
-        columns[names.SHARD_COUNTS].append(np.array(counts).reshape(-1, 4))
+        columns[names.SHARD_COUNTS].append(counts)
         columns[names.SHARD_FIRST_ROW].append([shard.end_row for shard in entries])
         columns[names.SHARD_FIRST_VIDEO].append(videos)
 

@@ -129,22 +129,22 @@ def build_share(planned: Planned, job: RunJob, share: Share, settings: BuildSett
     """
     identity, planned = prepare_folders(job, planned)
     with contextlib.ExitStack() as stack:
-        stale_seconds = (settings.claims or Claims(out=job.out)).stale_seconds
-        log = stack.enter_context(_open_log(job.out, share, stale_seconds))
+        claims = settings.claims or Claims(out=job.out)
+        log = stack.enter_context(_open_log(job.out, share, claims.stale_seconds))
         state = read_state(
             share.of(planned.plans), job, redo=settings.redo, retry_stages=settings.retry_stages, log=log
         )
         state.check_sources()
         add_rows(job, identity)
         if share == _ALL and state.todo:
-            log = stack.enter_context(TaskLog(job.out, share, stale_seconds))
+            log = stack.enter_context(TaskLog(job.out, share, claims.stale_seconds))
         try:
-            shards = _build(planned, state, share, settings, log)
+            shards = _build(planned, state, share, settings, claims, log)
         finally:
             # An error in one worker kills the others, perhaps in the middle of a shard.
             for folder in {job.out, job.scratch}:
                 remove_leftovers(folder)
-            Claims(out=job.out).remove_ended()
+            claims.remove_ended()
     return BuiltShare(identity=identity, planned=planned, state=state, shards=shards)
 
 
@@ -154,7 +154,7 @@ def _open_log(out: Path, share: Share, stale_seconds: float) -> contextlib.Abstr
 
 
 def _build(
-    planned: Planned, state: OutputState, share: Share, settings: BuildSettings, log: ShardLog
+    planned: Planned, state: OutputState, share: Share, settings: BuildSettings, claims: Claims, log: ShardLog
 ) -> dict[str, FinishedShard]:
     """Build the unfinished shards and log each of them."""
     job, todo = state.job, state.todo
@@ -170,8 +170,8 @@ def _build(
         return {}
     built: dict[str, FinishedShard] = {}
     with scratch_folder(job.scratch) as scratch:
-        claims = None if settings.backend else settings.claims or Claims(out=job.out)
-        work = ShardWork(job=job, scratch=scratch, extract=settings.extract, limit=limit, claims=claims)
+        own_claims = None if settings.backend else claims
+        work = ShardWork(job=job, scratch=scratch, extract=settings.extract, limit=limit, claims=own_claims)
         try:
             with watch_journals(scratch, count_rows(todo), limit.videos) as print_line:
                 if settings.backend:

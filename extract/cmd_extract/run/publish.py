@@ -116,8 +116,8 @@ def publish(
             publisher.remove(NOTES_NAME)  # of an earlier state
         sizes = []
         for number, name in enumerate(names):
-            if name == INDEX_NAME and ShardIndex(out).head != index.head:
-                raise ShardError(f"{out}: another process has just changed {INDEX_NAME}; publish it again")
+            if name == INDEX_NAME:
+                index.check_in_place()
             sizes.append(publisher.copy(name, checksums.get(name)))
             progress(number + 1, len(names))
     except VideoError as error:
@@ -226,9 +226,8 @@ def fetch(
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ShardError(f"{url}: not a valid extraction ({type(error).__name__}: {error}); publish it again") from None
     write_atomically(out / INDEX_NAME, index)
-    for path in out.glob(_TABLES):
-        if path != ShardIndex(out).table_path:
-            path.unlink()
+    for path in {*out.glob(_TABLES)} - {ShardIndex(out).table_path}:
+        path.unlink()
     return _summary(sizes)
 
 

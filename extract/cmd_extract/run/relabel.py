@@ -102,19 +102,14 @@ def _column_order(name: str) -> tuple[bool, bool, str]:
 
 def _replace_index(index: ShardIndex, plans: Sequence[ShardPlan], manifest_sha256: str) -> None:
     out = index.folder
-
-    def check() -> None:
-        # A retry or repair removes the index before it replaces shards; its index must not be overwritten by an older
-        # one.
-        if ShardIndex(out).head != index.head:
-            raise ShardError(f"{out}: another process has just changed {schema.INDEX_NAME}; run the same command again")
-
     try:
         with scratch_folder(out) as scratch, contextlib.closing(IndexWriter(out, scratch, index)) as writer:
             for plan, shard in zip(plans, index.shards(), strict=True):
                 writer.add_rows(plan.read_records())
                 writer.add_shard(shard)
-            writer.save(index.head["config"], index.config_hash, manifest_sha256, check)
+            # A retry or repair removes the index before it replaces shards; its index must not be overwritten by an
+            # older one.
+            writer.save(index.head["config"], index.config_hash, manifest_sha256, index.check_in_place)
     except OSError as error:
         raise run_error(error, str(out)) from None
 

@@ -203,6 +203,15 @@ class ShardIndex:
         sha256: str = self.head["table"]["sha256"]
         return fingerprint(self.table_path) == sha256
 
+    def check_in_place(self) -> None:
+        """Check that this still is the index of its folder.
+
+        Raises:
+            ShardError: another process has replaced or removed it.
+        """
+        if ShardIndex(self.folder, self.name).head != self.head:
+            raise ShardError(f"{self.folder}: another process has just changed {self.name}; run the same command again")
+
     def checksums(self) -> dict[str, str]:
         """Return the SHA-256 of each file that the index describes, by file name."""
         return list_checksums(self.head, self._columns[SHARD_SHA256])
