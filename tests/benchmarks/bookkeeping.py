@@ -99,7 +99,7 @@ def restart(folder: Path, videos_per_shard: int) -> None:
 
 
 def index(folder: Path, videos_per_shard: int) -> None:
-    """Run an extraction of which only the index is missing."""
+    """Run an extraction that is finished except for its index."""
     restart(folder, videos_per_shard)
 
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cmd_extract.errors import ShardError
 from cmd_extract.schema import MotionGrid, ShardHeader, VideoEntry
-from cmd_extract.shard.folders import Folders, open_folders
+from cmd_extract.shard.folders import Folders, folder_paths, open_folders
 from cmd_extract.shard.pictures import decode_jpegs
 from cmd_extract.shard.videos import Videos
 
@@ -157,7 +157,4 @@ def open_shards(folder: str | PathLike[str] | Sequence[str | PathLike[str]]) -> 
         ValueError: the sequence is empty.
         ShardError: a folder contains no complete extraction, or was extracted with other settings.
     """
-    given = [folder] if isinstance(folder, (str, PathLike)) else folder
-    if not given:
-        raise ValueError("folder: no folder given")
-    return Shards([Path(each) for each in given])
+    return Shards(folder_paths(folder))

@@ -62,8 +62,7 @@ class JoinedShardSet(ShardSet):
                     "same settings"
                 )
             for earlier in self._sets[:number]:
-                same = each.data_hash == earlier.data_hash or schema.is_relabeled(each.data_hash, earlier.data_hash)
-                if same:
+                if each.data_hash == earlier.data_hash or schema.is_relabeled(each.data_hash, earlier.data_hash):
                     raise ShardError(f"{folder}: the same videos as {earlier.folders[0]}; give each folder once")
 
     @property
@@ -85,6 +84,18 @@ def open_folders(folders: Folders) -> ShardSet:
     """
     given = [folders] if isinstance(folders, Path) else list(folders)
     return ShardSet(given[0]) if len(given) == 1 else JoinedShardSet(given)
+
+
+def folder_paths(given: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[Path]:
+    """Return the paths of one folder or of several.
+
+    Raises:
+        ValueError: the sequence is empty.
+    """
+    paths = [Path(given)] if isinstance(given, (str, os.PathLike)) else [Path(each) for each in given]
+    if not paths:
+        raise ValueError("folder: no folder given")
+    return paths
 
 
 def join_paths(folders: Folders) -> str:

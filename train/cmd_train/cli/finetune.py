@@ -89,4 +89,4 @@ def finetune(
             dry_run=dry_run,
         )
     if not dry_run:
-        report_outcome(result, target, "recognition")
+        report_outcome(result, target)

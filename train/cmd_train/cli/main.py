@@ -97,7 +97,7 @@ def pretrain(
             dry_run=dry_run,
         )
     if not dry_run:
-        report_outcome(result, target, "retrieval")
+        report_outcome(result, target)
 
 
 main.add_command(finetune)

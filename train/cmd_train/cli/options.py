@@ -149,8 +149,8 @@ def deadline(max_hours: float | None) -> float:
     return math.inf if max_hours is None else _STARTED + 3600 * max_hours
 
 
-def report_outcome(result: TrainingResult, run_dir: Path, evaluation: str) -> None:
-    """Print the outcome of a run, on rank 0 only, and the command of ``cmd-eval`` that evaluates it.
+def report_outcome(result: TrainingResult, run_dir: Path) -> None:
+    """Print the outcome of a run, on rank 0 only.
 
     Raises:
         SystemExit: the run was stopped before its end.
@@ -162,7 +162,7 @@ def report_outcome(result: TrainingResult, run_dir: Path, evaluation: str) -> No
     launch = read_launch_info(os.environ)
     if launch.rank == 0 and result.finished:
         click.echo(f"Finished after {result.steps} steps; checkpoint in {run_dir}")
-        click.echo(f"Next: cmd-eval {evaluation} {run_dir} SHARDS")
+        click.echo(f"Next: cmd-eval report {run_dir}", err=True)
     elif launch.rank == 0:
         again = "Run the same command again to continue."
         click.echo(f"Stopped after step {result.steps} ({result.reason}). {again}", err=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
-from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from cmd_extract.schema import ShardHeader, VideoEntry
-from cmd_extract.shard.folders import open_folders
+from cmd_extract.shard.folders import folder_paths, open_folders
 from cmd_extract.shard.videos import Videos
 from cmd_extract.system.validation import require
 from cmd_train.data.dataset import DamagedSampleError, read_frames, require_frames
@@ -68,8 +67,8 @@ class ShardDataset(Dataset[ShardItem]):
 
     Raises:
         ShardError: the folder contains no complete extraction.
-        ValueError: the split column or its part does not exist, a setting is out of range, or the shards contain no
-            small frames.
+        ValueError: no folder is given, the split column or its part does not exist, a setting is out of range, or the
+            shards contain no small frames.
     """
 
     videos: Videos
@@ -91,8 +90,7 @@ class ShardDataset(Dataset[ShardItem]):
     ) -> None:
         require(clips is None or clips >= 1, f"clips: must be at least 1, got {clips}")
         require(clips is None or not motion, "motion: needs random clips; remove clips")
-        given = [folder] if isinstance(folder, (str, PathLike)) else folder
-        self._shards = open_folders([Path(each) for each in given])
+        self._shards = open_folders(folder_paths(folder))
         self.header = self._shards.header
         require_frames(self.header)
         self.videos = select_videos(self._shards.videos, split_column, part)

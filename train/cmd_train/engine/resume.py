@@ -106,9 +106,9 @@ def _check_same_run(run_dir: Path, checkpoint: Checkpoint, stored: dict[str, Any
         raise CheckpointError(f"{run_dir} contains a {task} run; choose another folder")
     trained_on = checkpoint.config.get("data_hash")
     if trained_on != stored["data_hash"]:
-        before = " before they were relabeled" if is_relabeled(trained_on, stored["data_hash"]) else ""
-        shards = "these shards" if before else "different shards"
-        raise CheckpointError(f"{run_dir} contains a run on {shards}{before}; choose another folder")
+        relabeled = is_relabeled(trained_on, stored["data_hash"])
+        shards = "these shards before they were relabeled" if relabeled else "different shards"
+        raise CheckpointError(f"{run_dir} contains a run on {shards}; choose another folder")
     changed = changed_fields(checkpoint.config["settings"], stored["settings"])
     changed = [change for change in changed if not change.startswith(MUTABLE_FIELDS)]
     if changed:
