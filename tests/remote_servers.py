@@ -13,8 +13,11 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 from urllib.parse import parse_qs, unquote
+
+if TYPE_CHECKING:
+    import pytest
 
 
 class FaultyServer:
@@ -306,3 +309,12 @@ def google_store() -> Iterator[tuple[str, dict[str, bytes]]]:
         server.server_close()
         thread.join()
         GoogleHandler.objects.clear()
+
+
+def use_store(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have ``s3://`` URLs lead to a server on this machine."""
+    import fsspec.config
+
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})

@@ -17,7 +17,7 @@ from cmd_extract.sources import remote
 from cmd_extract.sources.limits import SourceLimits
 from tests.indexes import update_index
 from tests.integration.cmd_extract.extraction import call, read_rows
-from tests.remote_servers import FaultyProxy, object_store
+from tests.remote_servers import FaultyProxy, object_store, use_store
 
 pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
 
@@ -33,13 +33,9 @@ def store() -> Iterator[str]:
 
 @pytest.fixture
 def proxy(store: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
-    import fsspec.config
-
     running = FaultyProxy(store)
     monkeypatch.setattr(remote, "_FIRST_PAUSE_SECONDS", 0.05)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": running.url})
+    use_store(running.url, monkeypatch)
     try:
         yield running
     finally:

@@ -14,7 +14,7 @@ import pytest
 from cmd_extract.shard.reader import ShardSet
 from cmd_extract.sources import remote
 from tests.integration.cmd_extract.extraction import SMALL, MakeVideo, call, read_rows
-from tests.remote_servers import FaultyProxy, GoogleHandler, faulty_server, google_store, object_store
+from tests.remote_servers import FaultyProxy, GoogleHandler, faulty_server, google_store, object_store, use_store
 
 # gcsfs asks Google's servers for properties of the bucket through another interface, which the test server lacks.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -60,15 +60,11 @@ def bucket() -> Iterator[Any]:
 @pytest.fixture
 def proxy(bucket: Any, monkeypatch: pytest.MonkeyPatch) -> Iterator[FaultyProxy]:
     """An empty bucket behind a proxy."""
-    import fsspec.config
-
     bucket.objects.delete()
     running = FaultyProxy(bucket.meta.client.meta.endpoint_url)
     monkeypatch.setattr(remote, "_FIRST_PAUSE_SECONDS", 0.05)
     monkeypatch.setattr(remote, "_PAGE_KEYS", 2)
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": running.url})
+    use_store(running.url, monkeypatch)
     try:
         yield running
     finally:

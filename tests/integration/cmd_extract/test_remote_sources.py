@@ -18,7 +18,7 @@ from cmd_extract.sources.access import fingerprint, sizes, spool
 from cmd_extract.sources.limits import SourceLimits
 from cmd_extract.sources.location import RemoteFile
 from tests.integration.cmd_extract.extraction import SMALL, MakeVideo, call, read_rows
-from tests.remote_servers import FaultyServer, faulty_server, google_store, object_store
+from tests.remote_servers import FaultyServer, faulty_server, google_store, object_store, use_store
 
 # gcsfs asks Google's servers for properties of the bucket through another interface, which the test server lacks.
 os.environ["GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT"] = "false"
@@ -71,11 +71,7 @@ def store() -> Iterator[str]:
 
 @pytest.fixture
 def s3(store: str, monkeypatch: pytest.MonkeyPatch) -> str:
-    import fsspec.config
-
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
-    monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": store})
+    use_store(store, monkeypatch)
     return store
 
 

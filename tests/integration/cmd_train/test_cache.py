@@ -23,7 +23,7 @@ from cmd_train.data.epoch_sampler import EpochSampler
 from cmd_train.data.read_ahead import ReadAhead, shards_per_block
 from tests.command_line import call
 from tests.integration.cmd_train.training import finish, launch, metrics, options, same, weights
-from tests.remote_servers import FaultyServer, faulty_server, object_store
+from tests.remote_servers import FaultyServer, faulty_server, object_store, use_store
 
 pytest.importorskip("s3fs", reason="the extra `remote` is not installed")
 
@@ -108,13 +108,9 @@ def test_two_ranks_share_the_copies(server: FaultyServer, few_shards: Path, tmp_
 
 
 def test_shards_in_an_object_store(few_shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "k")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "s")
     with object_store("bucket") as url:
         monkeypatch.setenv("FSSPEC_S3_ENDPOINT_URL", url)
-        import fsspec.config
-
-        monkeypatch.setitem(fsspec.config.conf, "s3", {"endpoint_url": url})
+        use_store(url, monkeypatch)
         out = shutil.copytree(few_shards, tmp_path / "out")
         assert call(extract_main, "publish", out, "s3://bucket/set").exit_code == 0
         gb = 3 * sum(sizes(few_shards)) / 1e9
