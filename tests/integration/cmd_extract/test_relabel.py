@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from cmd_eval.cli.main import main as eval_main
+from cmd_extract.errors import ShardError
 from cmd_extract.schema import is_relabeled
+from cmd_extract.shard.index import ShardIndex
 from cmd_extract.shard.reader import ShardSet
 from tests.command_line import outcome
 from tests.integration.cmd_extract.extraction import SIZE, X264, MakeVideo, call, contents
@@ -37,7 +39,8 @@ def labels(out: Path) -> list[tuple[str, str, str, dict[str, str]]]:
 
 
 def test_relabeling_equals_an_extraction_of_the_new_manifest(out: Path, tmp_path: Path) -> None:
-    data_hash, before = ShardSet(out).data_hash, stamps(out)
+    data_hash, before, index = ShardSet(out).data_hash, stamps(out), ShardIndex(out)
+    index.check_in_place()
     assert labels(out) == [("a", "run", "g1", {"split1": "train"}), ("b", "", "g2", {"split1": "train"})]
     new = tmp_path / "new.csv"
     new.write_text(AFTER)
@@ -50,6 +53,8 @@ def test_relabeling_equals_an_extraction_of_the_new_manifest(out: Path, tmp_path
     after = ShardSet(out).data_hash
     assert after != data_hash, "features and checkpoints of other splits must not be mistaken for new"
     assert is_relabeled(data_hash, after), "but their shards are known to be the same"
+    with pytest.raises(ShardError, match=r"another process has just changed index\.json"):
+        index.check_in_place()
     assert call("verify", out)[0] == 0, "run.json names the new manifest"
     assert call("run", new, tmp_path / "fresh", *OPTIONS)[0] == 3
     assert contents(out) == contents(tmp_path / "fresh")

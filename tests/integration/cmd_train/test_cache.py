@@ -80,6 +80,16 @@ def test_published_shards_read_like_local_ones(server: FaultyServer, few_shards:
         assert copies(tmp_path / "cache") <= 3 * max(sizes(few_shards))
 
 
+def test_a_damaged_index_in_the_cache_is_downloaded_again(
+    server: FaultyServer, few_shards: Path, tmp_path: Path
+) -> None:
+    folder = remote_folder(server.url, tmp_path / "cache", 3 * max(sizes(few_shards)))
+    CachedShardSet(folder)
+    (table,) = (tmp_path / "cache").rglob("index-*.h5")
+    table.write_bytes(table.read_bytes()[:-1])
+    assert CachedShardSet(folder).videos == ShardSet(few_shards).videos
+
+
 def test_training_through_a_small_cache_with_faults(small_shards: Path, local_run: Path, tmp_path: Path) -> None:
     gb = 6.5 * max(sizes(small_shards)) / 1e9  # of eight shards; with two workers, up to ten samples are in work
     words = options(optim__epochs=2, optim__batch_size=2, data__shuffle_shards=1, data__workers=2)
